@@ -1,0 +1,86 @@
+"""Randomness as a pure function: counter-based draws that are the same on every machine.
+
+Every number is addressed, never advanced to: (seed, name, place) -> bits, through NumPy's Philox counter and its raw
+bits, whose values do not depend on the version. So step 40 000 can be drawn without drawing the steps before it, a rank
+can draw its share of the same tasks, and adding a quantity never shifts another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quickstudy.errors import InputError
+from quickstudy.types import Shape
+
+SPLITS = {"train": 0, "val": 1, "test": 2}
+_NOISE = 3  # beside the splits: the noise of a task's adaptation shares no stream with the drawing of tasks
+
+
+def _bits(seed: int, name: str, place: int, kind: int, n: int) -> NDArray[np.uint64]:
+    generator = np.random.Philox(
+        key=np.array([seed % 2**64, crc32(name.encode())], dtype=np.uint64),
+        counter=np.array([0, place % 2**64, kind, 0], dtype=np.uint64),
+    )
+    bits: NDArray[np.uint64] = generator.random_raw(n)
+    return bits
+
+
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """53 bits as a double in (0, 1): the half step keeps log(u) and log(1 - u) finite."""
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of one step of one split: `draws.uniform("phase", 4)` is always the same four numbers.
+
+    >>> Draws(seed=0, split="train", step=7).uniform("phase", 2).tolist()
+    [0.042105594301570404, 0.0705848904947986]
+    """
+
+    seed: int
+    split: str
+    step: int
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InputError(f"There is no split {self.split!r}. Splits are: {', '.join(SPLITS)}.")
+
+    def uniform(self, name: str, *shape: int) -> NDArray[np.float64]:
+        """Doubles in (0, 1)."""
+        return _uniform(_bits(self.seed, name, self.step, SPLITS[self.split], prod(shape))).reshape(shape)
+
+    def order(self, name: str, *shape: int) -> NDArray[np.int64]:
+        """Random permutations along the last axis."""
+        return np.argsort(self.uniform(name, *shape), axis=-1, kind="stable")
+
+    def normal(self, name: str, *shape: int) -> NDArray[np.float64]:
+        """Standard normal doubles (Box-Muller)."""
+        u, v = self.uniform(name, 2, *shape)
+        return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v))
+
+    def keys(self, n: int) -> Tensor:
+        """One 63-bit key for each of the step's n tasks."""
+        bits = _bits(self.seed, "key", self.step, SPLITS[self.split], n)
+        return torch.from_numpy((bits >> np.uint64(1)).astype(np.int64))
+
+
+def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: int, like: Tensor) -> dict[str, Tensor]:
+    """Uniform noise in (0, 1) for a batch of tasks: `[T, *shape]` by name, a function of (seed, task key, name) only.
+
+    >>> both = task_noise({"mask": (3,)}, torch.tensor([5, 9]), seed=0, like=torch.zeros(()))
+    >>> alone = task_noise({"mask": (3,)}, torch.tensor([9]), seed=0, like=torch.zeros(()))
+    >>> torch.equal(both["mask"][1:], alone["mask"])
+    True
+    """
+    noise = {}
+    for name, shape in shapes.items():
+        drawn = np.stack([_uniform(_bits(seed, name, key, _NOISE, prod(shape))) for key in keys.tolist()])
+        noise[name] = torch.from_numpy(drawn).reshape(len(keys), *shape).to(like)
+    return noise

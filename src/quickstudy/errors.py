@@ -1,0 +1,30 @@
+"""The two ways a command can go wrong, and the nearest-name help that both use.
+
+A message says what was given, what would have worked, and the next move.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: a name, a file, a shape, a setting. The command line exits with 2."""
+
+
+class RunError(RuntimeError):
+    """The work itself failed: the loss became NaN, the disk is full. The command line exits with 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name closest to `word`, as the end of an error message.
+
+    >>> nearest("inner_lrr", ["inner_lr", "steps"])
+    'Did you mean `inner_lr`? Known: inner_lr, steps.'
+    >>> nearest("xyz", [])
+    'None are known.'
+    """
+    names = sorted(known)
+    if not names:
+        return "None are known."
+    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {', '.join(names)}."
