@@ -1,0 +1,111 @@
+"""How a batch of tasks is run: the one place that chooses.
+
+Everything else is written for one task. `Engine.each` adds the task axis by `vmap`, in chunks, or by a plain loop; the
+results agree, and tests hold them to it. Noise is part of the arguments, so nothing random happens in here.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from quickstudy.errors import InputError
+from quickstudy.types import Outcome, pick, stack
+
+BACKENDS = ("auto", "vmap", "loop")
+
+Gradients = list[Tensor | None]
+
+
+class LoopFallback(UserWarning):
+    """Said once per learner whose model `vmap` refuses."""
+
+
+@dataclass
+class Engine:
+    """A choice of backend for one learner.
+
+    Args:
+        backend: "vmap" (all tasks of a chunk in one batched pass), "loop" (one task after the other, a backward each)
+            or "auto", which becomes one of the two when first used.
+        chunk: At most so many tasks at once under `vmap`; memory grows with it. None: all.
+    """
+
+    backend: str = "auto"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
+        if self.chunk is not None and self.chunk < 1:
+            raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
+
+    def settle(self, model: nn.Module) -> str:
+        """Replace "auto" by what suits the model: convolutions on a CPU are faster one task at a time."""
+        if self.backend == "auto":
+            conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
+            on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+            self.backend = "loop" if conv and on_cpu else "vmap"
+        return self.backend
+
+    def each(self, one: Callable[..., Any], *args: Any) -> Any:
+        """`one` on every task of the batch; results stacked along a leading task axis."""
+        if self.backend != "loop":
+            try:
+                return torch.vmap(one, randomness="different", chunk_size=self.chunk)(*args)
+            except (RuntimeError, ValueError, NotImplementedError) as refusal:
+                # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
+                result = self._loop(one, args)
+                self._fall_back(refusal)
+                return result
+        return self._loop(one, args)
+
+    def meta_gradient(
+        self, one: Callable[..., Outcome], args: tuple[Any, ...], params: Sequence[Tensor], weight: float
+    ) -> tuple[Outcome, Gradients]:
+        """Outcomes of a batch (without graph) and the gradient of `weight * sum of losses` for each of `params`.
+
+        Under `vmap` with a chunk, and on the loop, every chunk has a backward of its own: memory stays flat in tasks.
+        """
+        size = len(tree_leaves(args)[0])
+        width = 1 if self.backend == "loop" else (self.chunk or size)
+        outcomes: list[Outcome] = []
+        total: Gradients = [None] * len(params)
+        try:
+            for start in range(0, size, width):
+                outcome = self.each(one, *pick(args, slice(start, start + width)))
+                loss = weight * outcome.loss.sum()
+                grads = torch.autograd.grad(loss, params, allow_unused=True)
+                total = [_plus(t, g) for t, g in zip(total, grads, strict=True)]
+                outcomes.append(tree_map(torch.detach, outcome))
+        except (RuntimeError, NotImplementedError) as refusal:
+            if self.backend == "loop":
+                raise
+            looped = Engine("loop").meta_gradient(one, args, params, weight)
+            self._fall_back(refusal)
+            return looped
+        return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
+
+    def _fall_back(self, refusal: Exception) -> None:
+        self.backend = "loop"
+        reason = str(refusal).strip().splitlines()[0]
+        warnings.warn(
+            f"vmap refuses this model, so its tasks run one after the other (slower, same results). Reason: {reason}",
+            LoopFallback,
+            stacklevel=4,
+        )
+
+    @staticmethod
+    def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        size = len(tree_leaves(args)[0])
+        return stack([one(*pick(args, i)) for i in range(size)])
+
+
+def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    if total is None or part is None:
+        return part if total is None else total
+    return total + part

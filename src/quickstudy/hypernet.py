@@ -1,0 +1,68 @@
+r"""HyperMAML's hypernetwork: a summary of each class's support examples becomes that class's row of the head.
+
+.. math:: (\Delta W_c, \Delta b_c) = H\Big(\tfrac{1}{K} \sum_{i: y_i = c} [e_i, p_i, y_i]\Big)
+
+One shared MLP is applied to every class, so the network does not grow with the ways; it does read the predictions and
+labels at absolute positions, so relabelling the classes is not a symmetry of it.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.types import Params
+
+
+class ClassHypernet(nn.Module):
+    """An MLP from per-class support summaries to the rows of a linear head.
+
+    Reference: Przewiezlikowski et al., 2022, section 3.3 and appendix E.1 (https://arxiv.org/abs/2205.15745).
+
+    Args:
+        head: The linear head whose update is emitted, `weight [ways, features]` and `bias [ways]`, or those of them
+            that adapt.
+        width: Hidden size (256 or 512 in the paper).
+        hidden_layers: Hidden layers, one to three. The paper's depth counts linear layers: its 3 is 2 here.
+        enhance: Whether the rows carry the head's own guesses beside features and label.
+        labels: "one_hot" (the paper's text) or "index" (the released code: one column with the class number).
+    """
+
+    def __init__(
+        self, head: Params, *, width: int = 256, hidden_layers: int = 2, enhance: bool = True, labels: str = "one_hot"
+    ) -> None:
+        super().__init__()
+        if labels not in ("one_hot", "index"):
+            raise InputError(f"`labels` are 'one_hot' or 'index', not {labels!r}.")
+        if not 1 <= hidden_layers <= 3:
+            raise InputError(f"`hidden_layers` was {hidden_layers}; the hypernetwork takes 1 to 3.")
+        weights = [p for p in head.values() if p.ndim == 2]
+        if len(weights) != 1 or any(len(p) != len(weights[0]) or p.ndim > 2 for p in head.values()):
+            raise InputError(
+                "The hypernetwork emits the rows of one linear head: a weight [ways, features] and its bias [ways]. "
+                f"It was given {', '.join(f'{name} {list(p.shape)}' for name, p in head.items())}. "
+                "Name the model's last linear layer as `head`."
+            )
+        (weight,) = weights
+        self.ways, features = weight.shape
+        self.columns = {name: features if p.ndim == 2 else 1 for name, p in head.items()}
+        self.flat = {name for name, p in head.items() if p.ndim == 1}
+        self.enhance = enhance
+        self.labels = labels
+        sizes = [features + (self.ways if enhance else 0) + (self.ways if labels == "one_hot" else 1)]
+        sizes += [width] * hidden_layers + [sum(self.columns.values())]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(fan_in, fan_out, dtype=weight.dtype), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
+        """The update of the head, by parameter name."""
+        member = F.one_hot(y, self.ways).to(x.dtype)  # [n, ways]
+        label = member if self.labels == "one_hot" else y.to(x.dtype)[:, None]
+        rows = torch.cat([x, guess, label] if self.enhance else [x, label], dim=-1)
+        summary = member.T @ rows / member.sum(0)[:, None]  # mean over the shots of each class: [ways, columns]
+        parts = self.layers(summary).split(list(self.columns.values()), dim=-1)
+        named = zip(self.columns, parts, strict=True)
+        return {name: part.squeeze(-1) if name in self.flat else part for name, part in named}

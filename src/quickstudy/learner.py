@@ -1,0 +1,257 @@
+"""Learners: what training, evaluation and reports know.
+
+A learner is a pure pair, `update(support, noise) -> params` and `predict(params, x) -> output`, both written for one
+task. `adapt(support)` is the public face: it returns a plain module. A `RuleLearner` is a head that a rule adapts,
+behind a body that all tasks share.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quickstudy.draws import task_noise
+from quickstudy.engine import Engine, Gradients
+from quickstudy.errors import InputError
+from quickstudy.norms import policy, safe
+from quickstudy.objective import Objective
+from quickstudy.params import Selection, adaptable, trainable
+from quickstudy.rules.base import Rule
+from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, pick
+
+Noise = Mapping[str, Tensor]
+
+
+class Learner(nn.Module, ABC):
+    """Something that adapts to a support set and predicts.
+
+    Args:
+        criterion: The query loss.
+        engine: How batches of tasks are run; by default chosen from the model.
+    """
+
+    def __init__(self, criterion: Criterion, engine: Engine | None = None) -> None:
+        super().__init__()
+        self.criterion = criterion
+        self.engine = engine or Engine()
+
+    @abstractmethod
+    def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
+        """What the task changes, as parameters. One task; pure; called under `vmap` or in a loop."""
+
+    @abstractmethod
+    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Outputs for `x` under what `update` returned. One task; pure."""
+
+    def noise(self) -> dict[str, Shape]:
+        """The noise that one task's update reads, by name and shape; none unless overridden."""
+        return {}
+
+    def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
+        """One task in training: its query loss and outputs. Overridden where training looks at more than the end."""
+        return self.judge(self.update(support, noise), query)
+
+    def judge(self, params: Params, query: Examples) -> Outcome:
+        """The query loss and outputs under given parameters."""
+        output = self.predict(params, query.x)
+        return Outcome(self.criterion(output, query.y), output)
+
+    def evaluate(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
+        """One task in evaluation: as `solve`, with the evaluation steps and the final parameters only."""
+        return self.judge(self.update(support, noise, evaluating=True), query)
+
+    def forward(self, tasks: Task | Sequence[Task], *, seed: int = 0, evaluating: bool = False) -> Outcome:
+        """A batch of tasks, or a sequence of tasks of unequal sizes (which runs on the loop).
+
+        For a sequence, outputs are padded with NaN to the longest query set. Masks and the like are drawn from
+        (seed, task key).
+        """
+        if not isinstance(tasks, Task):
+            return _padded([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
+        self.engine.settle(self)
+        one = self.evaluate if evaluating else self.solve
+        outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
+        return outcome
+
+    def draw(self, tasks: Task, seed: int = 0) -> dict[str, Tensor]:
+        """The noise of a batch of tasks, a function of (seed, task key)."""
+        return task_noise(self.noise(), tasks.key, seed, like=next(self.parameters(), torch.zeros(())).detach())
+
+    def meta_gradient(self, tasks: Task, *, seed: int = 0, reduction: str = "mean") -> tuple[Outcome, Gradients]:
+        """Outcomes and the gradient of the outer loss for each trainable parameter, in the order of `meta_params()`.
+
+        Args:
+            tasks: A batch.
+            seed: Of the adaptation's noise.
+            reduction: Over the tasks of the batch: "mean" or "sum".
+        """
+        if reduction not in ("mean", "sum"):
+            raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
+        self.engine.settle(self)
+        weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
+        args = (tasks.support, tasks.query, self.draw(tasks, seed))
+        return self.engine.meta_gradient(self.solve, args, list(self.meta_params().values()), weight)
+
+    def task_gradients(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
+        """Each task's own meta-gradient, `[T, *shape]` by name: what their cosines and conflicts are read from."""
+        own = [self.meta_gradient(pick(tasks, slice(i, i + 1)), seed=seed)[1] for i in range(len(tasks.key))]
+        return {
+            name: torch.stack([torch.zeros_like(p) if (g := grads[i]) is None else g for grads in own])
+            for i, (name, p) in enumerate(self.meta_params().items())
+        }
+
+    def meta_params(self) -> Params:
+        """What meta-training moves, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
+        """Quantities of each task worth logging, by name; none unless overridden."""
+        del tasks, seed
+        return {}
+
+    def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
+        """A plain module that has learned from `support`: call it, save it, export it.
+
+        Args:
+            support: One task's labelled examples.
+            key: The task's key, which its noise is drawn from.
+            seed: Of that noise.
+        """
+        noise = task_noise(self.noise(), torch.tensor([key]), seed, like=next(self.parameters()).detach())
+        with torch.no_grad():
+            return self.module(self.update(support, pick(noise, 0), evaluating=True))
+
+    @abstractmethod
+    def module(self, params: Params) -> nn.Module:
+        """The adapted predictor as a plain module that owns its parameters."""
+
+    @property
+    def norms(self) -> str:
+        """The norm policy in words, printed with every result."""
+        return policy(self.modules())
+
+
+class RuleLearner(Learner):
+    """A head that a rule adapts, behind a body that it does not.
+
+    `body` decides what the rule sees (features instead of inputs: ANIL, HyperMAML); `adapts` decides what moves among
+    what it sees (in an MT-net, W and its bias; not T, not the norms). Models are copied, with norms made safe.
+
+    Args:
+        head: The module whose parameters adapt.
+        rule: How they adapt.
+        criterion: The query loss.
+        inner_criterion: The support loss, where it differs (the papers sum over classes inside).
+        body: Run once per set of examples, never adapted, trained with the rest.
+        adapts: Pattern, names or predicate; never what requires no gradient.
+        norms: "batch" or "running": see `norms.safe`.
+        engine: How batches of tasks are run.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        rule: Rule,
+        criterion: Criterion,
+        *,
+        inner_criterion: Criterion | None = None,
+        body: nn.Module | None = None,
+        adapts: Selection = trainable,
+        norms: str = "batch",
+        engine: Engine | None = None,
+    ) -> None:
+        super().__init__(criterion, engine)
+        self.head = safe(head, norms)
+        self.body = None if body is None else safe(body, norms)
+        self.rule = rule
+        self.inner_criterion = inner_criterion or criterion
+        self.adapts = tuple(adaptable(self.head, adapts))
+        self.noise()  # a rule built for other parameters says so here
+
+    def params(self) -> Params:
+        """theta: what adapts, as it is before any task."""
+        every = dict(self.head.named_parameters())
+        return {name: every[name] for name in self.adapts}
+
+    def noise(self) -> dict[str, Shape]:
+        return self.rule.noise(self.params())
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees."""
+        if self.body is None:
+            return x
+        seen: Tensor = self.body(x)
+        return seen
+
+    def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
+        """The task's support loss as a function of what adapts."""
+        x = self.features(support.x)
+        return Objective(
+            lambda params: functional_call(self.head, params, (x,)),
+            self.inner_criterion,
+            Examples(x, support.y),
+            noise,
+            evaluating,
+        )
+
+    def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
+        phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
+        return phi
+
+    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        output: Tensor = functional_call(self.head, params, (self.features(x),))
+        return output
+
+    def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
+        """The losses of the rule's endpoints, weighted and added up; the outputs are those of the last."""
+        ends = self.rule.endpoints(self.params(), self.objective(support, noise))
+        x = self.features(query.x)
+        outputs = [functional_call(self.head, params, (x,)) for _, params in ends]
+        losses = [weight * self.criterion(out, query.y) for (weight, _), out in zip(ends, outputs, strict=True)]
+        return Outcome(torch.stack(losses).sum(), outputs[-1])
+
+    def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
+        """What the rule reports of each task, and `update.<name>`, the norm of each parameter's change."""
+        theta = self.params()
+
+        def one(support: Examples, noise: Noise) -> dict[str, Tensor]:
+            objective = self.objective(support, noise, evaluating=True)
+            phi = self.rule(theta, objective)
+            moved = {f"update.{name}": (phi[name] - p).square().sum().sqrt() for name, p in theta.items()}
+            return moved | self.rule.observe(theta, objective)
+
+        self.engine.settle(self)
+        with torch.no_grad():
+            seen: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))
+        return seen
+
+    def module(self, params: Params) -> nn.Module:
+        head = deepcopy(self.head)
+        own = dict(head.named_parameters())
+        for name, value in params.items():
+            own[name].data.copy_(value)
+        adapted = head if self.body is None else nn.Sequential(deepcopy(self.body), head)
+        return adapted.eval().requires_grad_(False)
+
+
+def _as_batch(task: Task) -> Task:
+    return Task(
+        Examples(task.support.x[None], task.support.y[None]),
+        Examples(task.query.x[None], task.query.y[None]),
+        task.key.reshape(1),
+        {name: value[None] for name, value in task.about.items()},
+    )
+
+
+def _padded(outcomes: list[Outcome]) -> Outcome:
+    longest = max(outcome.output.shape[1] for outcome in outcomes)
+    outputs = []
+    for outcome in outcomes:
+        short = outcome.output
+        gap = short.new_full((1, longest - short.shape[1], *short.shape[2:]), torch.nan)
+        outputs.append(torch.cat([short, gap], dim=1))
+    return Outcome(torch.cat([outcome.loss for outcome in outcomes]), torch.cat(outputs))

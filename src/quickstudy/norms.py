@@ -1,0 +1,180 @@
+"""Normalisations whose meta-gradients stay right under `vmap`, and the pass that puts them into any model.
+
+In torch 2.13 an affine native batch, layer or instance norm inside `vmap` gives a silently wrong second-order
+gradient when the outer gradient is taken over the vmapped result (relative error 3e-2 for batch norm); without the
+affine part it is exact. So the safe norms call the native kernel without scale and bias and apply those outside.
+Only the class of a module changes: its parameters, their names and the state dict's keys stay what they were.
+
+Batch norms keep the statistics of each (task, half): support and query are normalised apart, each by its own batch.
+That is MAML's convention, and transductive: a prediction depends on what else is in the batch.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from quickstudy.errors import InputError
+from quickstudy.params import per_row
+
+POLICIES = ("batch", "running")
+
+
+def _affine(module: Any, x: Tensor, channels: bool) -> Tensor:
+    """Scale and bias, outside the kernel: per channel (axis 1), or over the trailing axes."""
+    for name, apply in (("weight", torch.mul), ("bias", torch.add)):
+        value = getattr(module, name, None)
+        if value is not None:
+            x = apply(x, per_row(value, tuple(value.shape) + (1,) * (x.ndim - 2)) if channels else value)
+    return x
+
+
+class SafeBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm by the statistics of the batch it is given; running statistics are neither read nor written."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
+        return _affine(self, normal, channels=True)
+
+
+class FrozenBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm by its running statistics, which stay as they are."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        shape = (1, -1) + (1,) * (input.ndim - 2)
+        scale = (self.running_var + self.eps).rsqrt().reshape(shape)
+        return _affine(self, (input - self.running_mean.reshape(shape)) * scale, channels=True)
+
+
+class SafeLayerNorm(nn.LayerNorm):
+    """Layer norm with its scale and bias outside the kernel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _affine(self, F.layer_norm(input, self.normalized_shape, None, None, self.eps), channels=False)
+
+
+class SafeInstanceNorm(nn.modules.instancenorm._InstanceNorm):
+    """Instance norm with its scale and bias outside the kernel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        batched = input.ndim - self._get_no_batch_dim()  # type: ignore[no-untyped-call]
+        x = input if batched else input.unsqueeze(0)
+        x = _affine(self, F.instance_norm(x, None, None, None, None, True, 0.0, self.eps), channels=True)
+        return x if batched else x.squeeze(0)
+
+
+def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
+    kind = type(module)
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return SafeBatchNorm if statistics == "batch" else FrozenBatchNorm
+    if kind is nn.LayerNorm:
+        return SafeLayerNorm
+    if kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
+        return _INSTANCE[kind]
+    return None
+
+
+class _SafeInstanceNorm1d(SafeInstanceNorm, nn.InstanceNorm1d):
+    pass
+
+
+class _SafeInstanceNorm2d(SafeInstanceNorm, nn.InstanceNorm2d):
+    pass
+
+
+class _SafeInstanceNorm3d(SafeInstanceNorm, nn.InstanceNorm3d):
+    pass
+
+
+_INSTANCE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.InstanceNorm1d: _SafeInstanceNorm1d,
+    nn.InstanceNorm2d: _SafeInstanceNorm2d,
+    nn.InstanceNorm3d: _SafeInstanceNorm3d,
+}
+
+
+def with_class(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """The same module under another class: it shares every parameter, buffer and hook."""
+    twin = kind.__new__(kind)
+    twin.__dict__ = module.__dict__
+    return twin
+
+
+def replace_modules(model: nn.Module, replace: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Swap modules for others, in place, wherever they appear (a module used twice is swapped in both places)."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in replace:
+                setattr(parent, name, replace[child])
+    return replace.get(model, model)
+
+
+def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
+    """A copy of `model` whose norms are safe under `vmap`; the same parameter names and state-dict keys.
+
+    Args:
+        model: Any module. Norms of a class of its own are left alone; `learner.check` says whether they are right.
+        statistics: "batch" (each half of each task by its own batch) or "running" (batch norms use their running
+            statistics, frozen).
+    """
+    if statistics not in POLICIES:
+        raise InputError(f"Norm statistics are 'batch' or 'running', not {statistics!r}.")
+    model = deepcopy(model)
+    replace = {}
+    for name, module in model.named_modules():
+        kind = _safe_class(module, statistics)
+        if kind is FrozenBatchNorm and getattr(module, "running_mean", None) is None:
+            raise InputError(
+                f"Norm statistics were to be 'running', but {name or 'the model'} keeps none "
+                "(track_running_stats=False). Use 'batch', or a model that was trained with running statistics."
+            )
+        if kind is not None:
+            replace[module] = with_class(module, kind)
+    return replace_modules(model, replace)
+
+
+def policy(modules: Iterable[nn.Module]) -> str:
+    """The norm policy in words, as it is printed with every result."""
+    kinds = {type(module) for module in modules}
+    if any(issubclass(kind, SafeBatchNorm) for kind in kinds):
+        return "batch statistics per task and half (transductive)"
+    if FrozenBatchNorm in kinds:
+        return "running statistics, frozen"
+    return "no batch statistics"
+
+
+class _LeafTracer(fx.Tracer):
+    """Traces calls between modules and never looks inside one that has no children."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
+
+
+def calls(model: nn.Module) -> fx.Graph | None:
+    """The model's graph of module calls, or None where its forward cannot be traced without an input."""
+    try:
+        return _LeafTracer().trace(model)
+    except Exception:  # tracing runs the user's forward on proxies, which may fail in any way
+        return None
+
+
+def feeds_norm(model: nn.Module, layers: Iterable[str]) -> list[str]:
+    """Those of the named layers whose output goes into a batch, layer or instance norm and nowhere else.
+
+    The loss does not depend on the scale of such a layer, so a gain on it can do nothing.
+    """
+    graph = calls(model)
+    if graph is None:
+        return []
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+    modules = dict(model.named_modules())
+    blind = []
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in set(layers) and node.users:
+            if all(u.op == "call_module" and isinstance(modules[u.target], norms) for u in node.users):
+                blind.append(node.target)
+    return blind

@@ -1,0 +1,97 @@
+"""Parameters by name: choosing them, grouping them by layer, and keeping them in modules.
+
+Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids dots, so the one pair of functions
+`held` and `by_name` goes back and forth.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.types import Params, Shape
+
+Selection = str | Iterable[str] | Callable[[str], bool]
+"""A name pattern (`"head.*"`), several of them, or a predicate on names."""
+
+
+def trainable(name: str) -> bool:
+    """Every parameter that requires a gradient: the default choice of what adapts."""
+    del name
+    return True
+
+
+def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
+    """The names that a selection picks, in their order; an error when it picks none.
+
+    >>> select(["conv.weight", "head.weight", "head.bias"], "head.*", what="adapts")
+    ['head.weight', 'head.bias']
+    """
+    known = list(names)
+    if callable(selection):
+        chosen, given = [name for name in known if selection(name)], "the predicate"
+    else:
+        patterns = [selection] if isinstance(selection, str) else list(selection)
+        chosen = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        given = ", ".join(repr(pattern) for pattern in patterns) or "an empty list"
+    if not chosen:
+        raise InputError(
+            f"`{what}` was {given} and matched none of the parameters, so nothing would adapt. "
+            f"Names are: {', '.join(known) or '(none that require a gradient)'}."
+        )
+    return chosen
+
+
+def adaptable(module: nn.Module, selection: Selection, what: str = "adapts") -> Params:
+    """The parameters of `module` that a selection picks among those that require a gradient.
+
+    Tied parameters appear once, under their first name.
+    """
+    params = {name: param for name, param in module.named_parameters() if param.requires_grad}
+    return {name: params[name] for name in select(params, selection, what)}
+
+
+def layer_of(name: str) -> str:
+    """The layer a parameter belongs to.
+
+    >>> layer_of("body.0.weight"), layer_of("weight")
+    ('body.0', '')
+    """
+    return name.rpartition(".")[0]
+
+
+def layers(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Parameter names by layer, in order of appearance."""
+    groups: dict[str, list[str]] = {}
+    for name in params:
+        groups.setdefault(layer_of(name), []).append(name)
+    return groups
+
+
+def rows(params: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each parameter, the group whose rows it shares: same layer and same number of rows.
+
+    A weight `[out, ...]` and the bias `[out]` of its layer fall in one group, so a unit adapts whole or not at all.
+    """
+    return {name: f"{layer_of(name)}.rows{len(p) if p.ndim else 1}".lstrip(".") for name, p in params.items()}
+
+
+def per_row(value: Tensor, shape: Shape) -> Tensor:
+    """One number per row, shaped to multiply a parameter of `shape`: `[out] -> [out, 1, ..., 1]`."""
+    return value.reshape(shape[:1] + (1,) * (len(shape) - 1))
+
+
+def held(params: Mapping[str, Tensor]) -> nn.ParameterDict:
+    """Meta-parameters by dotted name, in a module that a state dict can save.
+
+    >>> import torch
+    >>> list(by_name(held({"head.weight": torch.zeros(2, 3)})))
+    ['head.weight']
+    """
+    return nn.ParameterDict({name.replace(".", "/"): nn.Parameter(value) for name, value in params.items()})
+
+
+def by_name(module: nn.ParameterDict) -> Params:
+    """What `held` keeps, by dotted name again."""
+    return {name.replace("/", "."): value for name, value in module.items()}

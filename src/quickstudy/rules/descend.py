@@ -1,0 +1,160 @@
+"""Gradient descent on the support loss, with step sizes as a separate part.
+
+`Descend(Constant(a), k)` is MAML, with `first_order=True` FOMAML, with `Learned(...)` Meta-SGD or per-layer-per-step
+rates, with `Masked(Constant(a), ...)` MT-net. The learner decides which parameters it moves.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from quickstudy.errors import InputError
+from quickstudy.objective import Objective
+from quickstudy.params import by_name, held, layer_of
+from quickstudy.rules.base import Rate, Rule
+from quickstudy.types import Params, Shape
+
+
+def itself(gradient: Tensor) -> Tensor:
+    """The direction of steepest descent is the gradient."""
+    return gradient
+
+
+class Descend(Rule):
+    r"""Gradient steps on the support loss.
+
+    .. math:: \theta_{k+1} = \theta_k - r_k \odot d(\nabla L_S(\theta_k))
+
+    Reference: Finn, Abbeel & Levine, 2017, eq. 1 (https://arxiv.org/abs/1703.03400).
+
+    Args:
+        rate: The step sizes :math:`r_k`.
+        steps: Inner steps in training.
+        eval_steps: Inner steps in evaluation; by default those that were trained. A T-net trained with one step can
+            diverge when evaluated with five, so more steps are a choice.
+        first_order: Whether to treat the inner gradient as a constant in the outer one.
+        direction: The map :math:`d` on each gradient; `torch.sign` gives Sign-MAML.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        steps: int,
+        *,
+        eval_steps: int | None = None,
+        first_order: bool = False,
+        direction: Callable[[Tensor], Tensor] = itself,
+    ) -> None:
+        super().__init__()
+        for name, value in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
+            if value < 0:
+                raise InputError(f"`{name}` was {value}; it counts gradient steps, so 0 or more.")
+        self.rate = rate
+        self.steps = steps
+        self.eval_steps = steps if eval_steps is None else eval_steps
+        self.first_order = first_order
+        self.direction = direction
+
+    def forward(self, params: Params, objective: Objective) -> Params:
+        return deque(self.iterates(params, objective), maxlen=1).pop()  # the last; earlier ones may be freed
+
+    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
+        """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step."""
+        steps = self.eval_steps if objective.evaluating else self.steps
+        yield params
+        for rate in self.rate(params, steps, objective.noise):
+            params = self.step(params, rate, objective)
+            yield params
+
+    def step(self, params: Params, rate: Params, objective: Objective) -> Params:
+        """One step; pure."""
+        grads = grad(objective.loss)(params)
+        if self.first_order:
+            grads = {name: g.detach() for name, g in grads.items()}
+        return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        return self.rate.noise(params)
+
+    def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
+        return self.rate.observe(params, objective.noise)
+
+
+class Constant(Rate):
+    """One step size for every parameter and step.
+
+    Args:
+        value: The step size. A buffer, so that a schedule can move it by path.
+        decay: Factor from one step to the next: step j uses `value * decay**j`. Below 1 the steps anneal.
+    """
+
+    value: Tensor
+    decay: Tensor
+
+    def __init__(self, value: float, decay: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float(value)))
+        self.register_buffer("decay", torch.tensor(float(decay)))
+
+    def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
+        del noise
+        return [dict.fromkeys(params, self.value * self.decay**j) for j in range(steps)]
+
+
+class ByName(Rate):
+    """Different rates for different parameters: the first whose pattern matches a name gives its step sizes.
+
+    Args:
+        rates: Name prefix -> rate. The prefix "" matches every name.
+    """
+
+    def __init__(self, rates: Mapping[str, Rate]) -> None:
+        super().__init__()
+        self.prefixes = list(rates)
+        self.rates = nn.ModuleList(rates.values())
+
+    def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
+        chosen = {name: next(i for i, p in enumerate(self.prefixes) if name.startswith(p)) for name in params}
+        every = [rate(params, steps, noise) for rate in self.rates]
+        return [{name: every[i][step][name] for name, i in chosen.items()} for step in range(steps)]
+
+
+class Learned(Rate):
+    r"""Step sizes learned with the initialisation.
+
+    Per parameter this is Meta-SGD's :math:`\alpha`, one number for each weight (Li et al., 2017, eq. 2,
+    https://arxiv.org/abs/1707.09835). Beyond the steps that have rates of their own, the last one repeats.
+
+    Args:
+        params: Parameters to be adapted; names, shapes and type are used.
+        init: The first value, or the bounds of a uniform draw (Meta-SGD: .005 to .1).
+        per: What shares a rate: "parameter" (each number its own), "layer", or "layer_step".
+        steps: With "layer_step", how many steps have rates of their own.
+    """
+
+    def __init__(
+        self, params: Params, init: float | tuple[float, float], *, per: str = "parameter", steps: int = 1
+    ) -> None:
+        super().__init__()
+        if per not in ("parameter", "layer", "layer_step"):
+            raise InputError(f"Learned rates are per 'parameter', 'layer' or 'layer_step', not per {per!r}.")
+        like = next(iter(params.values()))
+        shapes: dict[str, Shape]
+        if per == "parameter":
+            shapes = {name: tuple(p.shape) for name, p in params.items()}
+        else:
+            shapes = {layer_of(name) or "top": (steps if per == "layer_step" else 1,) for name in params}
+        low, high = (init, init) if isinstance(init, float | int) else init
+        self.per = per
+        self.values = held({n: torch.empty(s, dtype=like.dtype).uniform_(low, high) for n, s in shapes.items()})
+
+    def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
+        del noise
+        values = by_name(self.values)
+        if self.per == "parameter":
+            return [values] * steps
+        own = {name: values[layer_of(name) or "top"] for name in params}
+        return [{name: value[min(step, len(value) - 1)] for name, value in own.items()} for step in range(steps)]

@@ -1,0 +1,509 @@
+"""Runs: the directory a training run lives in, written so that a kill at any instant leaves it usable.
+
+    run/  config.yaml  versions.json  metrics.jsonl  checkpoints/{last,best}.safetensors  results/<name>.{json,npz}
+
+Two habits carry it. A file that replaces another is first written in full beside it, brought to the disk, and then
+renamed, so a name holds the old bytes or the new ones. A log only grows by whole lines, so what follows the last
+newline is the trace of a crash and no row. Nothing here is a pickle: reading a run never executes it.
+
+JSON has no NaN, yet losses do: non-finite floats are written as the strings "nan", "inf" and "-inf", and those three
+strings are read back as floats.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from quickstudy.errors import InputError, RunError, nearest
+
+FORMAT = 1
+"""Of every file in a run. It goes up when a reader of the present one would misread."""
+
+_NON_FINITE = ("nan", "inf", "-inf")
+_OUR_LEFTOVERS = {".lock", ".writer", "versions.json"}
+
+
+class Checkpoint(NamedTuple):
+    """Tensors by name, on the CPU, and the plain values saved with them."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Result(NamedTuple):
+    """An evaluation: its summary, and the arrays (per task, and one example task) behind it."""
+
+    summary: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+class Run:
+    """A run directory. Make one with `Run.create`, come back to it with `Run.open`.
+
+    `log`, `rewind` and `save` belong inside `with run.writing():`, which keeps a second trainer out. Reading needs no
+    lock, and neither does `write_result`: a checkpoint may be tested while its training goes on.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        # thread_local=False: the lock is the process's, whichever of its threads logs.
+        self._lock = FileLock(path / ".lock", timeout=0, thread_local=False)
+
+    @staticmethod
+    def create(path: str | Path, config: Mapping[str, Any]) -> "Run":
+        """A new run in a directory that is absent or empty; `run.config` will be `config` again when it is opened."""
+        path = Path(path)
+        _check_vacant(path)
+        with _writes(path, "Give a directory that can be made and written."):
+            path.mkdir(parents=True, exist_ok=True)
+        run = Run(path, {key: value for key, value in config.items() if key != "format"})
+        with run.writing():
+            _check_vacant(path)  # again, now that nobody else can be creating it
+            with _writes(path, "Free some space, or give a directory on another disk."):
+                write_atomic(path / "versions.json", _pretty(_versions()))
+                text = yaml.safe_dump({"format": FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
+                # Last: a directory is a run from the moment that its config stands.
+                write_atomic(path / "config.yaml", text.encode())
+        return run
+
+    @staticmethod
+    def open(path: str | Path) -> "Run":
+        """The run at `path`; when there is none, an error that names the runs beside or below it."""
+        path = Path(path)
+        file = path / "config.yaml"
+        if not file.is_file():
+            below = _runs_in(path)
+            if below:
+                raise InputError(f"{path} is not a run but holds some. Give one of: {', '.join(below)}.")
+            beside = nearest(path.name, _runs_in(path.parent))
+            raise InputError(f"There is no run at {path} (no config.yaml). Runs in {path.parent}: {beside}")
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{file} cannot be read: {error}. Repair it, or start a new run.") from error
+        if not isinstance(config, dict):
+            raise InputError(f"{file} should hold settings by name and does not. Repair it, or start a new run.")
+        _check_format(config.pop("format", None), file)
+        return Run(path, config)
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """What the run was started with: packages, platform, threads, commit."""
+        return _read_json(self.path / "versions.json")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run for writing. The lock is the operating system's, so a killed writer leaves none behind.
+
+        On entry, what a killed writer did leave is cleared: half-written files, and half a line of metrics.
+        """
+        if self._lock.is_locked:
+            yield
+            return
+        holder = self.path / ".writer"
+        try:
+            with _writes(self.path, "Check that you may write there."):
+                self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{self.path} is in use by {_read_holder(holder)}. Wait for it to end, or give another directory."
+            ) from None
+        try:
+            with _writes(self.path, "Free some space, then try again."):
+                holder.write_text(f"process {os.getpid()} on {platform.node()}")
+                _remove_stale(self.path)
+                _remove_stale(self.path / "checkpoints")
+                self._drop_half_line()
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            self._lock.release()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row to the metrics. It survives a kill of the process; `save` makes it survive a power cut."""
+        self._must_be_writing()
+        line = (_dumps(row) + "\n").encode()
+        path = self.path / "metrics.jsonl"
+        with _writes(path, "The rows before it are intact. Free some space and continue with `--resume`."):
+            end = path.stat().st_size if path.exists() else 0
+            try:
+                with path.open("ab") as file:
+                    file.write(line)
+            except OSError:
+                os.truncate(path, end)  # or the next row would be glued to half of this one
+                raise
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every row logged, in order, without the half line a crash may have left."""
+        rows = []
+        for number, line in enumerate(self._lines(), start=1):
+            try:
+                row = _loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise RunError(
+                    f"Line {number} of {self.path / 'metrics.jsonl'} is no row of metrics: {line[:60]!r}. "
+                    "The file was changed or damaged; delete that line to go on without it."
+                )
+            rows.append(row)
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of later steps, when training resumes from a checkpoint of this one."""
+        self._must_be_writing()
+        rows = self.metrics()
+        kept = [row for row in rows if row.get("step", step) <= step]
+        if len(kept) == len(rows):
+            return
+        path = self.path / "metrics.jsonl"
+        with _writes(path, "The metrics are as they were. Free some space, then try again."):
+            write_atomic(path, "".join(_dumps(row) + "\n" for row in kept).encode())
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Replace checkpoint `name`, or leave it as it was. Tensors may live anywhere and share memory."""
+        self._must_be_writing()
+        # Copies: safetensors refuses tensors that share memory, as tied or expanded ones do.
+        copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+        text = _dumps(state)
+        header = {"format": str(FORMAT), "state": text, "sha256": _digest(copies, text)}
+        path = self._checkpoint(name)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            self._sync_metrics()  # so that no checkpoint is ahead of its own history
+            write_atomic(path, to_safetensors(copies, header))
+        except OSError as error:
+            raise RunError(
+                f"Checkpoint {path} could not be written: {error.strerror or error}. {_standing(path)} "
+                "Free some space and continue with `--resume`."
+            ) from error
+
+    def checkpoints(self) -> list[str]:
+        """Names of the checkpoints there are, sound or not."""
+        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.safetensors"))
+
+    def load(self, name: str) -> Checkpoint:
+        """Checkpoint `name`, verified to be byte for byte what was saved."""
+        path = self._checkpoint(name)
+        if not path.is_file():
+            raise InputError(f"{self.path} has no checkpoint `{name}`. {nearest(name, self.checkpoints())}")
+        try:
+            return _read_checkpoint(path)
+        except RunError as damage:
+            others = [f"`{other}` ({step})" for other in self.checkpoints() if (step := self._soundness(other))]
+            advice = f"Use {' or '.join(others)} instead." if others else "No other checkpoint can be read."
+            raise RunError(f"{damage} {advice}") from damage
+
+    def write_result(self, name: str, summary: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Replace result `name`. A kill in between leaves the old result, the new one, or none; never a mixture."""
+        for key, array in arrays.items():
+            if array.dtype.hasobject:
+                raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
+        folder = self.path / "results"
+        table, data = folder / f"{_checked(name)}.json", folder / f"{name}.npz"
+        named: dict[str, Any] = dict(arrays)
+        packed = io.BytesIO()
+        np.savez(packed, **named)
+        with _writes(data, "Free some space and evaluate again; the checkpoint is not affected."):
+            folder.mkdir(exist_ok=True)
+            with FileLock(folder / ".lock"):
+                _remove_stale(folder)
+                new_data = _stage(data, packed.getvalue())
+                try:
+                    new_table = _stage(table, _pretty({"format": FORMAT, **summary}))
+                except BaseException:
+                    new_data.unlink()
+                    raise
+                table.unlink(missing_ok=True)  # a result is what has a table, so none stands beside another's arrays
+                os.replace(new_data, data)
+                os.replace(new_table, table)
+                _sync(folder)
+
+    def results(self) -> dict[str, Result]:
+        """Every result, by name."""
+        return {table.stem: _read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{_checked(name)}.safetensors"
+
+    def _soundness(self, name: str) -> str:
+        """'step 300' when the checkpoint can be read, else nothing."""
+        try:
+            return _step(_read_checkpoint(self._checkpoint(name)))
+        except (InputError, RunError):
+            return ""
+
+    def _must_be_writing(self) -> None:
+        if not self._lock.is_locked:
+            raise RuntimeError("A run is written inside `with run.writing():`, so that there is one writer.")
+
+    def _lines(self) -> list[bytes]:
+        path = self.path / "metrics.jsonl"
+        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+    def _drop_half_line(self) -> None:
+        path = self.path / "metrics.jsonl"
+        whole = sum(len(line) + 1 for line in self._lines())
+        if path.exists() and path.stat().st_size > whole:
+            os.truncate(path, whole)
+
+    def _sync_metrics(self) -> None:
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
+def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors whose names or shapes are not those expected; `what` opens the message ("Checkpoint `best`")."""
+    faults = [f"{name} is missing" for name in expected if name not in tensors]
+    faults += [f"{name} is unexpected" for name in tensors if name not in expected]
+    faults += [
+        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise InputError(
+            f"{what} is of another method or model: {'; '.join(faults[:4])}{more}. "
+            "Use the settings it was trained with (config.yaml beside it), or another checkpoint."
+        )
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """`path` holds its old bytes or all of the new ones, whenever the process or the machine stops."""
+    os.replace(_stage(path, data), path)
+    _sync(path.parent)
+
+
+def _stage(path: Path, data: bytes) -> Path:
+    """The data on disk, under a temporary name in the same directory: renaming within one is atomic."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with staged.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return staged
+
+
+def _sync(folder: Path) -> None:
+    """Bring a rename to the disk. Windows cannot open a directory, and needs no such call."""
+    if os.name != "nt":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_stale(folder: Path) -> None:
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writes(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except Timeout:  # of the lock: an OSError that is no failure to write
+        raise
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
+
+
+def _check_vacant(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, and a run is a directory. Give another path.")
+    if (path / "config.yaml").is_file():
+        raise InputError(f"{path} already holds a run. Continue it with `--resume`, or give another directory.")
+    others = [name for name in _names(path) if name not in _OUR_LEFTOVERS and not name.endswith(".tmp")]
+    if others:
+        raise InputError(
+            f"{path} is not empty (it has {others[0]}) and is not a run. Give a new or an empty directory."
+        )
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def _runs_in(folder: Path) -> list[str]:
+    return [name for name in _names(folder) if (folder / name / "config.yaml").is_file()]
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text() or "another process"
+    except OSError:  # between taking the lock and signing it, or just released
+        return "another process"
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{name!r} cannot name a file of a run. Use letters, digits, `-`, `_` and `.`, as in `best`.")
+    return name
+
+
+def _check_format(value: Any, path: Path) -> None:
+    if not isinstance(value, int):
+        raise InputError(f"{path} has no `format` number, so it is not quickstudy's. Give the path of a run.")
+    if value > FORMAT:
+        raise InputError(
+            f"{path} has format {value}; this quickstudy reads up to {FORMAT}. "
+            "Update it (`pip install --upgrade quickstudy`), or use the version named in versions.json."
+        )
+
+
+def _versions() -> dict[str, Any]:
+    def installed(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {
+        "quickstudy": installed("quickstudy"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Of the working directory, with '-dirty' when it differs from it; None outside a repository or without git."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types only; scalars and arrays of NumPy and torch become numbers and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _revive(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _revive(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_revive(item) for item in value]
+    return float(value) if isinstance(value, str) and value in _NON_FINITE else value
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
+
+
+def _pretty(value: Any) -> bytes:
+    return (json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _loads(text: str | bytes) -> Any:
+    return _revive(json.loads(text))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = _loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}. It was changed or damaged.") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} should hold values by name and does not. It was changed or damaged.")
+    return value
+
+
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    sha = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            # Copies: the file is mapped into memory, and may be replaced while its tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is cut short or is no checkpoint ({error}).") from error
+    if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
+        raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
+    _check_format(int(header["format"]), path)
+    if _digest(tensors, header["state"]) != header["sha256"]:
+        raise RunError(f"{path} is damaged: its contents do not have the digest they were saved with.")
+    return Checkpoint(tensors, _loads(header["state"]))
+
+
+def _step(checkpoint: Checkpoint) -> str:
+    return f"step {checkpoint.state.get('step', 'unknown')}"
+
+
+def _standing(path: Path) -> str:
+    """What a failed write left at `path`, in a sentence."""
+    if not path.exists():
+        return "There is no earlier one under that name."
+    try:
+        return f"The previous checkpoint ({_step(_read_checkpoint(path))}) is intact."
+    except (InputError, RunError) as damage:
+        return f"The previous checkpoint cannot be used either: {damage}"
+
+
+def _read_result(table: Path) -> Result:
+    summary = _read_json(table)
+    _check_format(summary.get("format"), table)
+    data = table.with_suffix(".npz")
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    # What zipfile and NumPy raise depends on which byte is wrong.
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(
+            f"{data} is missing or damaged ({error}). Evaluate again, or delete {table.name} to go on without it."
+        ) from error
+    return Result(summary, arrays)
