@@ -26,25 +26,10 @@ _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*X<>"
 _RIGHT, _WRONG = "#009e73", "#d55e00"
 _INK, _FAINT = "#333333", "#b8b8b8"
-_BINS = 200
+_BINS = 100
+DPI = 160
 
 Array = NDArray[Any]
-
-
-def amount(mean: float, interval: float, metric: str) -> str:
-    """A mean with its 95% interval, to the interval's two leading digits; accuracy in percent.
-
-    >>> amount(0.9712, 0.0041, "accuracy"), amount(0.5271, 0.0558, "mse"), amount(0.5, float("nan"), "mse")
-    ('97.1 ± 0.4 %', '0.527 ± 0.056', '0.500')
-    """
-    percent = metric == "accuracy"
-    scale, unit = (100.0, " %") if percent else (1.0, "")
-    spread = interval * scale
-    known = math.isfinite(spread) and spread > 0
-    digits = (1 if percent else 2) - 1 - math.floor(math.log10(spread)) if known else (1 if percent else 3)
-    digits = min(max(digits, 1 if percent else 0), 8)
-    tail = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
-    return f"{mean * scale:.{digits}f}{tail}{unit}"
 
 
 def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
@@ -56,7 +41,11 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
     panels = (["loss"] if train else []) + sorted({metrics[label] for label in val})
     if not panels:
         return None
-    figure, grid = _figure(max(4.6 * len(panels), 5.5), 3.5, columns=len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    rows_of_axes = math.ceil(len(panels) / columns)
+    figure, grid = _figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     colours = dict(zip(runs, cycle(COLOURS), strict=False))
     dashes = {label: _DASHES[i // len(COLOURS) % len(_DASHES)] for i, label in enumerate(runs)}
     if train:
@@ -65,7 +54,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
             grid[0].plot(step, loss, color=colours[label], ls=dashes[label], lw=1.6, label=label)
         _axes(grid[0], "training loss", "step", "")
         _log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
-    for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=True):
+    for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=False):
         for label, own in val.items():
             if metrics[label] == metric:
                 step, mean, spread = (_column(own, key) for key in ("step", "metric", "interval"))
@@ -158,9 +147,9 @@ def example_task(result: Result) -> tuple[bytes, str] | None:
 
 
 def metric_of(run: Run) -> str:
-    """The name its results give to the metric. Rows of validation do not carry one."""
-    results = run.results()
-    return next((str(result.summary["metric"]) for result in results.values() if "metric" in result.summary), "metric")
+    """The name that its results, or else its settings, give to the metric. Rows of validation do not carry one."""
+    named = [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
+    return str((named or [run.config.get("metric", "metric")])[0])
 
 
 def _images(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
@@ -186,7 +175,7 @@ def _images(support_x: Array, support_y: Array, query_x: Array, query_y: Array, 
 
     axes.text(0, -0.12, "support", fontsize=10, color=_INK)
     axes.text(start, -0.12, "query, with the predicted class", fontsize=10, color=_INK)
-    axes.plot([start - 0.31] * 2, [0, len(shown) * 1.42 - 0.1], color=_FAINT, lw=1)
+    axes.plot([start - 0.31] * 2, [0, len(shown) * 1.42 - 0.42], color=_FAINT, lw=1)
     for row, label in enumerate(shown):
         y = row * 1.42
         axes.text(-0.15, y + 0.5, f"class {label}", ha="right", va="center", fontsize=9, color=_INK)
@@ -212,7 +201,7 @@ def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array,
     figure, (axes,) = _figure(5.4, 4.4)
     for label, colour, marker in zip(np.unique(support_y), cycle(COLOURS), cycle(_MARKERS), strict=False):
         said, given = query_x[guess == label], support_x[support_y == label]
-        axes.scatter(said[:, 0], said[:, 1], s=16, color=colour, marker=marker, alpha=0.45, lw=0)
+        axes.scatter(said[:, 0], said[:, 1], s=20, color=colour, marker=marker, alpha=0.6, lw=0)
         axes.scatter(
             given[:, 0],
             given[:, 1],
@@ -295,7 +284,7 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> Array:
 
 
 def _binned(step: Array, value: Array) -> tuple[Array, Array]:
-    """Means over at most 200 stretches of steps: a line of 60 000 noisy points hides its own trend."""
+    """Means over at most 100 stretches of steps: a line of 60 000 noisy points hides its own trend."""
     pieces = np.array_split(np.arange(len(step)), min(_BINS, len(step)))
 
     def mean(values: Array) -> float:
@@ -345,5 +334,5 @@ def _log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
 
 def _png(figure: "matplotlib.figure.Figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -195,7 +195,14 @@ mnet_full = _masked(
 )
 
 
-CHARTS = ("scalar", "tanh", "diagonal", "per_layer", "low_rank", "low_rank_literal")
+CHARTS = {
+    "scalar": "C = c (eq. 3)",
+    "tanh": "C = tanh(t) (eq. 4)",
+    "diagonal": "C diagonal (eq. 5)",
+    "per_layer": "one number per layer (eq. 6)",
+    "low_rank": "C = I + U V' (eq. 7, with the identity as its start)",
+    "low_rank_literal": "C = U V' (eq. 7 as printed)",
+}
 
 
 def chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) -> Chart:

@@ -4,7 +4,7 @@ Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids
 `held` and `by_name` goes back and forth.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.types import Params, Shape
 
-Selection = str | Iterable[str] | Callable[[str], bool]
+Selection = str | Sequence[str] | Callable[[str], bool]
 """A name pattern (`"head.*"`), several of them, or a predicate on names."""
 
 

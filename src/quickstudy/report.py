@@ -46,18 +46,7 @@ summary { cursor: pointer; padding: .5rem .9rem; } pre { margin: 0; padding: .75
   background: var(--card); font-size: .82rem; border-radius: 0 0 6px 6px; }
 """
 
-_COLUMNS = (
-    "run",
-    "method",
-    "metric, 95% interval",
-    "finite tasks",
-    "adapt (ms)",
-    "training (s)",
-    "parameters",
-    "data",
-    "normalisation",
-    "task list",
-)
+_COLUMNS = ("run", "method", "metric, 95% interval", "adapt (ms)", "training (s)", "parameters", "data", "task list")
 
 
 def report(runs: Sequence[Run], out: str | Path) -> Path:
@@ -97,8 +86,10 @@ class _Page:
         self.names.add(stem)
         write_atomic(self.out / f"{stem}.png", png)
         source = base64.b64encode(png).decode()
+        # A PNG opens with its size: 4 bytes each at 16 and 20. Shown at 96 dots an inch, its text is the page's size.
+        width, height = (int.from_bytes(png[at : at + 4], "big") * 96 // figures.DPI for at in (16, 20))
         return (
-            f'<figure><img src="data:image/png;base64,{source}" alt="{escape(alt)}">'
+            f'<figure><img width="{width}" height="{height}" src="data:image/png;base64,{source}" alt="{escape(alt)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
 
@@ -117,7 +108,7 @@ def _body(named: Mapping[str, Run], results: Mapping[str, Mapping[str, Result]],
             "learning",
             figures.learning_curves(named),
             f"Training loss and validation metric against the step, for {', '.join(named)}.",
-            "Left to right: training loss, averaged over at most 200 stretches of steps, then the validation metric. "
+            "Left to right: training loss, averaged over at most 100 stretches of steps, then the validation metric. "
             "The band is the 95% interval over validation tasks.",
             "No run has logged training or validation yet.",
         ),
@@ -178,8 +169,9 @@ def _table(results: Mapping[str, Mapping[str, Result]]) -> str:
             )
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in _COLUMNS)
     return (
-        '<div class="scroll"><table><caption>Mean over test tasks ± half of its 95% interval over tasks. Tasks whose '
-        "loss or metric is not finite have no part in the mean and are counted beside it.</caption>"
+        '<div class="scroll"><table><caption>Mean over tasks, ± the half-width of its 95% interval over tasks. Tasks '
+        "whose outcome is not finite have no part in the mean and are counted. Below the method: how it normalises."
+        "</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -189,19 +181,35 @@ def _row(title: str, summary: Mapping[str, Any]) -> str:
     tasks, finite = summary.get("tasks"), summary.get("finite")
     data = summary.get("data") or {}
     line = " · ".join(f"{key}: {_text(value)}" for key, value in data.items()) if isinstance(data, dict) else str(data)
+    counted = f"{metric}, {_text(finite)} of {_text(tasks)} tasks finite"
     cells = [
-        ("", escape(_text(summary.get("method")))),
-        ("number", f"{escape(score(summary))}<small>{escape(metric)}</small>"),
-        ("number", escape(f"{_text(finite)} of {_text(tasks)}")),
+        ("", f"{escape(_text(summary.get('method')))}<small>{escape(_text(summary.get('norms')))}</small>"),
+        ("number", f"{escape(score(summary))}<small>{escape(counted)}</small>"),
         ("number", escape(_number(summary.get("adapt_ms"), 2))),
         ("number", escape(_number(summary.get("train_seconds"), 0))),
         ("number", escape(_number(summary.get("parameters"), 0))),
         ("wide", f"{escape(line or '–')}<small>protocol: {escape(_text(summary.get('protocol')))}</small>"),
-        ("", escape(_text(summary.get("norms")))),
         ("", f"<code>{escape(_text(summary.get('hash'))[:12])}</code>"),
     ]
     columns = "".join(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>" for kind, text in cells)
     return f'<tr><th scope="row">{escape(title)}</th>{columns}</tr>'
+
+
+def amount(mean: float, interval: float, metric: str) -> str:
+    """A mean with its 95% interval, to the interval's leading digits: one for accuracy in percent, else two.
+
+    >>> amount(0.9712, 0.0041, "accuracy"), amount(0.5271, 0.0558, "mse"), amount(0.5, float("nan"), "mse")
+    ('97.1 ± 0.4 %', '0.527 ± 0.056', '0.500')
+    """
+    percent = metric == "accuracy"
+    least, lead, unit = (1, 1, " %") if percent else (0, 2, "")
+    mean, spread = (100 * mean, 100 * interval) if percent else (mean, interval)
+    known = math.isfinite(spread)
+    if max(abs(mean), abs(spread) if known else 0.0) >= 1e6:
+        return f"{mean:.3g}" + (f" ± {spread:.2g}" if known else "") + unit
+    digits = lead - 1 - math.floor(math.log10(spread)) if known and spread > 0 else 2 * lead - 1
+    digits = min(max(digits, least), 8)
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if known else "") + unit
 
 
 def score(summary: Mapping[str, Any]) -> str:
@@ -220,18 +228,19 @@ def score(summary: Mapping[str, Any]) -> str:
     if not isinstance(mean, int | float):
         return "–"
     spread = interval if isinstance(interval, int | float) else math.nan
-    shown = figures.amount(mean, spread, str(summary.get("metric", "")))
+    shown = amount(mean, spread, str(summary.get("metric", "")))
     return f"{shown} ({lost} of {tasks} diverged)" if lost else shown
 
 
 def _hash_note(results: Mapping[str, Mapping[str, Result]]) -> str:
     """Numbers are comparable task by task only on the same list of tasks, so a difference is said aloud."""
+    kinds: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for label, own in results.items():
+        for name, result in own.items():
+            lists = kinds.setdefault((name, str(result.summary.get("metric"))), {})
+            lists.setdefault(_text(result.summary.get("hash")), []).append(label)
     notes = []
-    for name in sorted({name for own in results.values() for name in own}):
-        lists: dict[str, list[str]] = {}
-        for label, own in results.items():
-            if name in own:
-                lists.setdefault(_text(own[name].summary.get("hash")), []).append(label)
+    for (name, _), lists in sorted(kinds.items()):
         if len(lists) > 1:
             groups = "; ".join(f"{which[:12]}: {', '.join(labels)}" for which, labels in lists.items())
             notes.append(

@@ -293,9 +293,23 @@ def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         )
 
 
+def free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that does not exist."""
+    taken, candidate = 1, path
+    while candidate.exists():
+        taken += 1
+        candidate = path.with_name(f"{path.name}-{taken}")
+    return candidate
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """`path` holds its old bytes or all of the new ones, whenever the process or the machine stops."""
-    os.replace(_stage(path, data), path)
+    staged = _stage(path, data)
+    try:
+        os.replace(staged, path)
+    except OSError:
+        staged.unlink()
+        raise
     _sync(path.parent)
 
 
@@ -375,7 +389,7 @@ def _checked(name: str) -> str:
 
 
 def _check_format(value: Any, path: Path) -> None:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or value < 1:
         raise InputError(f"{path} has no `format` number, so it is not quickstudy's. Give the path of a run.")
     if value > FORMAT:
         raise InputError(
@@ -499,7 +513,8 @@ def _read_result(table: Path) -> Result:
     _check_format(summary.get("format"), table)
     data = table.with_suffix(".npz")
     try:
-        with np.load(data, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file it cannot make sense of open.
+        with data.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     # What zipfile and NumPy raise depends on which byte is wrong.
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,0 +1,41 @@
+"""Tasks: where problems to learn from come from.
+
+A family knows what its tasks are; `family.source(split, seed=..., size=...)` gives meta-batches as a pure function of
+the step. Write your own by subclassing `TaskFamily`, or hand images and labels to `Episodes`.
+"""
+
+from collections.abc import Callable
+
+from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.check import check_task
+from quickstudy.tasks.digits import digits
+from quickstudy.tasks.episodes import Episodes
+from quickstudy.tasks.gaussians import Gaussians
+from quickstudy.tasks.polynomial import Polynomial
+from quickstudy.tasks.sine import Sine
+from quickstudy.tasks.threshold import AverageThreshold
+from quickstudy.tasks.wavelet import Wavelet
+
+FAMILIES: dict[str, Callable[..., TaskFamily]] = {
+    "sine": Sine,
+    "polynomial": Polynomial,
+    "threshold": AverageThreshold,
+    "wavelet": Wavelet,
+    "gaussians": Gaussians,
+    "digits": digits,
+}
+"""Families by the name that configuration files and the command line use."""
+
+__all__ = [
+    "FAMILIES",
+    "AverageThreshold",
+    "Episodes",
+    "Gaussians",
+    "Polynomial",
+    "Sine",
+    "TaskFamily",
+    "TaskSource",
+    "Wavelet",
+    "check_task",
+    "digits",
+]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.draws import Draws
+from quickstudy.errors import InputError
 from quickstudy.types import Examples, Shape, Task
 
 
@@ -43,6 +44,8 @@ class TaskFamily(ABC):
 
     def source(self, split: str, *, seed: int = 0, size: int) -> "TaskSource":
         """The tasks of a split, `size` to a step."""
+        if size < 1:
+            raise InputError(f"A step was to have {size} tasks; it needs at least one.")
         Draws(seed, split, 0)  # refuses an unknown split here rather than at the first step
         return TaskSource(self, split, seed, size)
 

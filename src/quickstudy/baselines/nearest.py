@@ -1,0 +1,55 @@
+"""Nearest neighbour on the raw inputs: what a task's images say without any learning."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from quickstudy.criteria import criterion
+from quickstudy.learner import Learner, Noise
+from quickstudy.types import Criterion, Examples, Params
+
+
+class NearestNeighbour(Learner):
+    """A query is of the class of the support example nearest to it (Euclidean distance between flattened inputs).
+
+    The output for a class is minus the squared distance to its nearest example, so that argmax decides.
+
+    Args:
+        ways: Classes in a task.
+        loss: The criterion that is reported beside the accuracy.
+    """
+
+    def __init__(self, ways: int, loss: str | Criterion = "cross_entropy") -> None:
+        super().__init__(criterion(loss))
+        self.ways = ways
+
+    def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
+        del noise, evaluating
+        return {"x": support.x.flatten(1), "y": support.y}
+
+    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+        gaps = x.flatten(1)[:, None] - params["x"]  # [n, n_s, features]
+        closeness = -gaps.square().sum(-1)
+        member = params["y"][:, None] == torch.arange(self.ways, device=x.device)  # [n_s, ways]
+        return closeness[:, :, None].masked_fill(~member, -torch.inf).amax(1)
+
+    def module(self, params: Params) -> nn.Module:
+        return _Remembers(self, params)
+
+
+class _Remembers(nn.Module):
+    """A nearest-neighbour classifier with its examples."""
+
+    def __init__(self, learner: NearestNeighbour, params: Params) -> None:
+        super().__init__()
+        self.learner = learner
+        for name, value in params.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.learner.predict(dict(self.named_buffers()), x)
+
+
+def nearest_neighbour(outputs: int, *, loss: str | Criterion = "cross_entropy") -> Learner:
+    """Nearest neighbour on the raw inputs; nothing is trained."""
+    return NearestNeighbour(outputs, loss)

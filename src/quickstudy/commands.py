@@ -1,0 +1,227 @@
+"""What each verb of the command line does."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from quickstudy import cli, config, criteria, methods, nets, terminal
+from quickstudy.config import Setup
+from quickstudy.demo import demo
+from quickstudy.errors import InputError, nearest
+from quickstudy.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
+from quickstudy.judge import judge
+from quickstudy.metrics import METRICS
+from quickstudy.report import report, score
+from quickstudy.runs import Run, free
+from quickstudy.saved import rehearse, restore
+from quickstudy.tasks import FAMILIES
+from quickstudy.train import train
+
+
+def run(verb: Any, rest: Sequence[str]) -> None:
+    """Do what a parsed verb says; `rest` are overrides of the configuration."""
+    doers: dict[type, Callable[[Any, Sequence[str]], None]] = {
+        cli.Demo: lambda v, _: demo(v.out, v.seed, quiet=v.quiet, as_json=v.json),
+        cli.List: _list,
+        cli.Train: _train,
+        cli.Evaluate: _evaluate,
+        cli.Compare: _compare,
+        cli.Report: _report,
+        cli.Info: _info,
+    }
+    doers[type(verb)](verb, rest)
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def _list(verb: cli.List, rest: Sequence[str]) -> None:
+    del rest
+    every: dict[str, dict[str, str]] = {
+        "methods": {name: _first_line(build) for name, build in config.METHODS.items()},
+        "models": {name: _first_line(net) for name, net in nets.NETS.items()},
+        "tasks": {name: _first_line(family) for name, family in FAMILIES.items()},
+        "configurations": {
+            name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            for name, path in config.shipped().items()
+        },
+        "protocols": {
+            name: f"{p.tasks} tasks" + (f", {p.repeats} times over" if p.repeats > 1 else "")
+            for name, p in PROTOCOLS.items()
+        },
+        "charts": dict(methods.CHARTS),
+        "losses": {name: _first_line(loss) for name, loss in criteria.CRITERIA.items()},
+        "metrics": {name: _first_line(metric.measure) for name, metric in METRICS.items()},
+    }
+    if verb.what is not None and verb.what not in every:
+        raise InputError(f"There is nothing called {verb.what!r} to list. {nearest(verb.what, every)}")
+    chosen = {what: rows for what, rows in every.items() if verb.what in (None, what)}
+    if verb.json:
+        terminal.print_json(chosen)
+        return
+    for what, rows in chosen.items():
+        terminal.listing(what, rows)
+
+
+def _train(verb: cli.Train, rest: Sequence[str]) -> None:
+    if (verb.config is None) == (verb.resume is None):
+        raise InputError(
+            "Give a configuration to start from, or --resume RUN to go on with a run. "
+            f"Configurations that ship: {', '.join(config.shipped())}."
+        )
+    if verb.resume is not None:
+        if rest or verb.out is not None:
+            raise InputError(
+                f"A resumed run keeps its directory and its configuration, so `{' '.join(rest) or '--out'}` does not "
+                "go with --resume. For other settings start a new run."
+            )
+        existing = Run.open(verb.resume)
+        setup = config.build(config.parse(existing.config))
+    else:
+        assert verb.config is not None
+        setup = config.build(config.load(verb.config, rest))
+    if verb.print_config:
+        print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    if verb.resume is None:
+        assert verb.config is not None
+        rehearse(setup, setup.family.source("train", seed=setup.config.seed, size=1)(0))
+        place = Path(verb.out) if verb.out else free(Path("runs") / Path(verb.config).stem)
+        existing = Run.create(place, setup.config.model_dump(mode="json"))
+    _announce(setup, existing, verb)
+    steps = setup.config.train.steps
+    logs = terminal.tensorboard(existing.path / "tensorboard") if verb.tensorboard else []
+    bar = not (verb.quiet or verb.json)
+    with terminal.TerminalWatcher(steps, setup.config.method.name, bar=bar, rows=verb.json, logs=logs) as watcher:
+        train(setup, existing, watcher)
+    if not (verb.quiet or verb.json):
+        _last_words(existing)
+
+
+def _announce(setup: Setup, run: Run, verb: cli.Train) -> None:
+    if verb.quiet or verb.json:
+        return
+    count = sum(p.numel() for p in setup.learner.meta_params().values())
+    terminal.note(f"run: {run.path}")
+    terminal.note(f"tasks: {', '.join(f'{k} {v}' for k, v in setup.family.describe().items())}")
+    terminal.note(f"learner: {setup.config.method.name}, {count} parameters, {setup.learner.norms}")
+
+
+def _last_words(run: Run) -> None:
+    rows = [row for row in run.metrics() if row["kind"] == "val"]
+    if rows:
+        last = rows[-1]
+        terminal.note(f"validation at step {last['step']}: {last['metric']:.4g} ± {last['interval']:.2g}")
+    terminal.note(f"next: quickstudy evaluate {run.path}")
+
+
+def _evaluate(verb: cli.Evaluate, rest: Sequence[str]) -> None:
+    if not verb.runs:
+        raise InputError("Give one or more run directories to evaluate.")
+    summaries = []
+    for path in verb.runs:
+        summary = judge(Run.open(path), verb.checkpoint, verb.protocol, rest, verb.name)
+        summaries.append((path, summary))
+        if verb.json:
+            terminal.print_json({"run": path, **summary})
+    if verb.json:
+        return
+    for path, summary in summaries:
+        described = ", ".join(f"{key} {value}" for key, value in summary["data"].items())
+        if not verb.quiet:
+            terminal.note(f"{path}: {described}; {summary['norms']}")
+    rows = [
+        (
+            path,
+            s["method"],
+            score(s),
+            f"{s['tasks']} of {s['split']}",
+            s["hash"],
+            f"{s['adapt_ms']:.2f}",
+            s["checkpoint"],
+        )
+        for path, s in summaries
+    ]
+    kinds = "/".join(dict.fromkeys(s["metric"] for _, s in summaries))
+    columns = ("run", "method", kinds, "tasks", "list", "adapt ms", "checkpoint")
+    terminal.table("", columns, rows, "" if verb.quiet else f"±: {summaries[0][1]['spread']}")
+
+
+def _compare(verb: cli.Compare, rest: Sequence[str]) -> None:
+    if len(verb.runs) < 2:
+        raise InputError(f"Comparing takes two runs or more; {len(verb.runs)} given.")
+    every: list[tuple[str, Setup, Summary]] = []
+    for path in verb.runs:
+        setup, _ = restore(Run.open(path), verb.checkpoint, rest)
+        asked = setup.config.evaluate
+        summary = evaluate(setup.learner, setup.family, setup.metric, split=asked.split, n=asked.tasks, seed=asked.seed)
+        every.append((path, setup, summary))
+    _, _, reference = every[0]
+    pairs: list[tuple[str, Setup, Summary, Difference | None]] = [(*every[0], None)]
+    pairs += [(*one, compare(reference, one[2], drop_unequal=verb.drop_unequal)) for one in every[1:]]
+    if verb.json:
+        for path, setup, summary, difference in pairs:
+            gap = None if difference is None else vars(difference.spread) | {"left_out": difference.left_out}
+            row = {"run": path, "method": setup.config.method.name, **vars(summary.spread), "hash": summary.hash}
+            terminal.print_json(row | {"metric": summary.metric.name, "difference": gap})
+        return
+    rows = [
+        (path, setup.config.method.name, str(s.spread), "reference" if d is None else _gap(d))
+        for path, setup, s, d in pairs
+    ]
+    caption = f"{len(reference.values)} identical tasks, list {reference.hash}; ± is a 95% interval over tasks"
+    name = reference.metric.name
+    terminal.table("", ("run", "method", name, "paired difference"), rows, "" if verb.quiet else caption)
+
+
+def _gap(difference: Difference) -> str:
+    gap = difference.spread
+    sure = "" if abs(gap.mean) > gap.interval else ", not distinguishable"
+    lost = f", {difference.left_out} tasks left out" if difference.left_out else ""
+    return f"{gap.mean:+.4g} ± {gap.interval:.2g}{sure}{lost}"
+
+
+def _report(verb: cli.Report, rest: Sequence[str]) -> None:
+    del rest
+    runs = [Run.open(path) for path in verb.runs]
+    if not runs:
+        raise InputError("Give one or more run directories to report on.")
+    default = runs[0].path / "report" if len(runs) == 1 else free(Path("runs") / "report")
+    page = report(runs, Path(verb.out) if verb.out else default)
+    terminal.print_json({"report": str(page)}) if verb.json else print(page)
+
+
+def _info(verb: cli.Info, rest: Sequence[str]) -> None:
+    del rest
+    shown: dict[str, Any] = {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "extras": ", ".join(
+            f"{extra} {'yes' if find_spec(module) else 'no'}"
+            for extra, module in (("plot", "matplotlib"), ("data", "sklearn"), ("track", "tensorboard"))
+        ),
+    }
+    if verb.run is not None:
+        run = Run.open(verb.run)
+        rows = run.metrics()
+        shown = {
+            "run": str(run.path),
+            "method": run.config["method"]["name"],
+            "tasks": run.config["tasks"]["name"],
+            "steps": f"{max((row['step'] for row in rows), default=0)} of {run.config['train']['steps']} logged",
+            "checkpoints": ", ".join(f"{n} (step {run.load(n).state['step']})" for n in run.checkpoints()) or "none",
+            **{f"result {name}": score(result.summary) for name, result in run.results().items()},
+            "started with": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
+        }
+    print(json.dumps(shown)) if verb.json else terminal.listing("", shown)

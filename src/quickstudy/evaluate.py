@@ -1,0 +1,181 @@
+"""Judging learners: the same tasks for everyone, intervals over tasks, and paired differences.
+
+A task list is fixed by (family, split, seed, n) and named by a hash, whatever is being evaluated. No outer graph is
+built: adaptation takes its own inner gradients under `torch.no_grad`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quickstudy.errors import InputError, nearest
+from quickstudy.learner import Learner
+from quickstudy.metrics import Metric, Spread, spread
+from quickstudy.tasks.base import TaskFamily
+from quickstudy.types import Task, pick
+
+BATCH = 50  # a constant: how a list is cut into batches must not decide what is in it
+TIMED = 20
+
+Values = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How published numbers are made: so many tasks, so many times over.
+
+    With one repeat the spread is the 95% interval over tasks; with several it is the standard deviation of the repeats'
+    means (seeds s, s+1, ... of the task list), as the papers that repeat report it.
+    """
+
+    name: str
+    tasks: int
+    repeats: int = 1
+
+
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol("finn", 600),
+        Protocol("closerlook", 600),
+        Protocol("hypermaml", 600, 5),
+        Protocol("libfewshot", 2000, 5),
+    )
+}
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by name."""
+    if name not in PROTOCOLS:
+        raise InputError(f"There is no protocol {name!r}. {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One learner on one list of tasks."""
+
+    metric: Metric
+    values: Values
+    losses: Values
+    hash: str
+    example: dict[str, NDArray[np.generic]] = field(repr=False)
+
+    @property
+    def spread(self) -> Spread:
+        """Mean and 95% interval of the metric over tasks."""
+        return spread(self.values)
+
+    @property
+    def loss(self) -> Spread:
+        """Mean and 95% interval of the query loss over tasks."""
+        return spread(self.losses)
+
+
+def batches(family: TaskFamily, split: str, n: int, seed: int) -> Iterator[Task]:
+    """The fixed list of n tasks, in batches."""
+    if n < 1:
+        raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
+    source = family.source(split, seed=seed, size=BATCH)
+    for step in range(-(-n // BATCH)):
+        yield source(step, slice(0, min(BATCH, n - step * BATCH)))
+
+
+def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
+    """Twelve hexadecimal digits that name a task list: what it was drawn from, and every draw."""
+    digest = sha256(json.dumps(family.describe(), sort_keys=True, default=str).encode())
+    for task in tasks:
+        digest.update(task.key.numpy().tobytes())
+        for name in sorted(task.about):
+            digest.update(name.encode() + task.about[name].numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def evaluate(
+    learner: Learner, family: TaskFamily, metric: Metric, *, split: str = "test", n: int = 600, seed: int = 0
+) -> Summary:
+    """A learner on n fixed tasks of a split."""
+    values: list[Values] = []
+    losses: list[Values] = []
+    listed: list[Task] = []
+    with torch.no_grad():
+        for tasks in batches(family, split, n, seed):
+            outcome = learner(tasks, seed=seed, evaluating=True)
+            values.append(metric.measure(outcome.output, tasks.query.y).numpy())
+            losses.append(outcome.loss.numpy())
+            if not listed:
+                example = _example(tasks, outcome.output)
+            listed.append(Task(*pick((tasks.support, tasks.query), slice(0, 0)), tasks.key, tasks.about))
+    return Summary(
+        metric=metric,
+        values=np.concatenate(values),
+        losses=np.concatenate(losses),
+        hash=task_hash(family, listed),
+        example=example,
+    )
+
+
+def _example(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:
+    first = pick((tasks.support, tasks.query), 0)
+    arrays = {
+        f"{half}_{part}": getattr(ex, part)
+        for half, ex in zip(("support", "query"), first, strict=True)
+        for part in "xy"
+    }
+    return {name: value.numpy() for name, value in (arrays | {"output": output[0]}).items()}
+
+
+def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
+    """Milliseconds to adapt to one task alone, the median of several (the first ones, which warm up, left out)."""
+    tasks = family.source(split, seed=seed, size=BATCH)(0, slice(0, TIMED))
+    noise = learner.draw(tasks, seed)
+    times = []
+    with torch.no_grad():
+        for i in range(TIMED):
+            support, own = pick((tasks.support, noise), i)
+            start = perf_counter()
+            learner.update(support, own, evaluating=True)
+            times.append(perf_counter() - start)
+    return float(np.median(times[3:]) * 1e3)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first, over the tasks on which both are finite, with the 95% interval of the paired difference."""
+
+    spread: Spread
+    left_out: int
+
+
+def compare(first: Summary, second: Summary, *, drop_unequal: bool = False) -> Difference:
+    """The paired difference of two learners on identical tasks.
+
+    Args:
+        first: The reference.
+        second: What is compared with it.
+        drop_unequal: Leave out tasks on which one of the two diverged, instead of refusing.
+    """
+    if first.hash != second.hash:
+        raise InputError(
+            f"The two were evaluated on different tasks (lists {first.hash} and {second.hash}), so they cannot be "
+            "paired. Evaluate both with the same tasks, split, seed and number of tasks."
+        )
+    if first.metric.name != second.metric.name:
+        raise InputError(
+            f"One is judged by {first.metric.name}, the other by {second.metric.name}; compare like with like."
+        )
+    finite = np.isfinite(first.values), np.isfinite(second.values)
+    unequal = int((finite[0] != finite[1]).sum())
+    if unequal and not drop_unequal:
+        raise InputError(
+            f"On {unequal} of {len(first.values)} tasks one of the two diverged and the other did not; leaving them "
+            "out would favour the one that diverged. Pass --drop-unequal to do so all the same."
+        )
+    both = finite[0] & finite[1]
+    return Difference(spread((second.values - first.values)[both]), len(both) - int(both.sum()))

@@ -1,0 +1,63 @@
+"""A run, evaluated, and the result written into it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
+from quickstudy.runs import Run
+from quickstudy.saved import rehearse, restore
+
+
+def judge(
+    run: Run, checkpoint: str | None = None, named: str | None = None, overrides: Sequence[str] = (), name: str = "test"
+) -> dict[str, Any]:
+    """Evaluate a checkpoint and keep the result in the run under `name`.
+
+    Args:
+        run: The run.
+        checkpoint: "best" or "last"; by default best where there is one.
+        named: A protocol; by default the configuration's number of tasks, once.
+        overrides: `--key.sub value` pairs for the evaluation.
+        name: Of the result.
+    """
+    setup, state = restore(run, checkpoint, overrides)
+    asked = setup.config.evaluate
+    made = protocol(named) if named else Protocol("tasks", asked.tasks)
+    rehearse(setup, setup.family.source(asked.split, seed=asked.seed, size=1)(0))
+    repeats = [
+        evaluate(setup.learner, setup.family, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
+        for i in range(made.repeats)
+    ]
+    first = repeats[0]
+    if made.repeats == 1:
+        mean, interval, what = first.spread.mean, first.spread.interval, "95% interval over tasks"
+    else:
+        means = np.array([summary.spread.mean for summary in repeats])
+        mean, interval = float(means.mean()), float(means.std())
+        what = f"standard deviation over {made.repeats} task lists"
+    summary = {
+        "name": name,
+        "method": setup.config.method.name,
+        "metric": setup.metric.name,
+        "mean": mean,
+        "interval": interval,
+        "spread": what,
+        "tasks": made.tasks * made.repeats,
+        "finite": sum(one.spread.finite for one in repeats),
+        "loss": first.loss.mean,
+        "hash": "+".join(one.hash for one in repeats),
+        "split": asked.split,
+        "seed": asked.seed,
+        "adapt_ms": adaptation_ms(setup.learner, setup.family, asked.split, asked.seed),
+        "train_seconds": state["seconds"],
+        "step": state["step"],
+        "checkpoint": state["checkpoint"],
+        "protocol": made.name,
+        "data": setup.family.describe(),
+        "norms": setup.learner.norms,
+        "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
+    }
+    run.write_result(name, summary, {"metric": first.values, "loss": first.losses, **first.example})
+    return summary

@@ -1,0 +1,123 @@
+"""Functions of the step, and their application to a learner from outside: no module knows the time."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import nn
+
+from quickstudy.errors import InputError, nearest
+
+Value = float | tuple[float, ...]
+
+
+class Ramp(BaseModel, frozen=True, extra="forbid"):
+    """Linear from one value to another: `before` up to step `start`, `after` from step `end` on.
+
+    HyperMAML's switch with W warm-up epochs, S switch epochs and k steps an epoch is
+    `Ramp(start=W - 1, end=W + S, before=(0, 1), after=(1, 0), every=k)` on `rule.weights`.
+    """
+
+    kind: Literal["ramp"] = "ramp"
+    start: int
+    end: int
+    before: Value
+    after: Value
+    every: int = Field(1, ge=1, description="steps during which the value stays (an epoch)")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Ramp":
+        if self.end <= self.start:
+            raise ValueError(f"a ramp ends after it starts; start is {self.start} and end is {self.end}")
+        if len(_numbers(self.before)) != len(_numbers(self.after)):
+            raise ValueError("`before` and `after` need the same number of values")
+        return self
+
+    def at(self, step: int) -> list[float]:
+        """The value at a step.
+
+        >>> Ramp(start=0, end=4, before=(0, 1), after=(1, 0)).at(1)
+        [0.25, 0.75]
+        """
+        share = min(max((step // self.every - self.start) / (self.end - self.start), 0.0), 1.0)
+        pairs = zip(_numbers(self.before), _numbers(self.after), strict=True)
+        return [before * (1 - share) + after * share for before, after in pairs]
+
+    @property
+    def over(self) -> int:
+        """The first step at which the value is final."""
+        return self.end * self.every
+
+
+class Multistep(BaseModel, frozen=True, extra="forbid"):
+    """A value multiplied by `gamma` at each milestone."""
+
+    kind: Literal["multistep"]
+    value: float
+    milestones: tuple[int, ...]
+    gamma: float
+
+    def at(self, step: int) -> list[float]:
+        """The value at a step."""
+        return [multistep(step, self.value, self.milestones, self.gamma)]
+
+    @property
+    def over(self) -> int:
+        """The first step at which the value is final."""
+        return max(self.milestones, default=0)
+
+
+Schedule = Annotated[Ramp | Multistep, Field(discriminator="kind")]
+
+
+def multistep(step: int, value: float, milestones: tuple[int, ...], gamma: float) -> float:
+    """`value` times `gamma` for each milestone that has been reached.
+
+    >>> multistep(10, 1.0, (10, 20), 0.5)
+    0.5
+    """
+    return value * gamma ** sum(step >= milestone for milestone in milestones)
+
+
+def _numbers(value: Value) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def check(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> None:
+    """Refuse a path that is no buffer, or a value of another size."""
+    buffers = dict(learner.named_buffers())
+    for path, schedule in schedules.items():
+        if path not in buffers:
+            raise InputError(f"A schedule moves {path!r}, which is no buffer of this learner. {nearest(path, buffers)}")
+        given, wanted = len(schedule.at(0)), buffers[path].numel()
+        if given != wanted:
+            raise InputError(f"The schedule of {path!r} gives {given} values; the buffer holds {wanted}.")
+
+
+def apply(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep], step: int) -> None:
+    """Set every scheduled buffer to its value at `step`."""
+    buffers = dict(learner.named_buffers()) if schedules else {}
+    with torch.no_grad():
+        for path, schedule in schedules.items():
+            buffers[path].copy_(torch.tensor(schedule.at(step)).reshape(buffers[path].shape))
+
+
+def over(schedules: Mapping[str, Ramp | Multistep]) -> int:
+    """The first step at which every schedule has reached its final value."""
+    return max((schedule.over for schedule in schedules.values()), default=0)
+
+
+@contextmanager
+def final(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> Iterator[None]:
+    """The learner as it will be when every schedule is over: HyperMAML's pure emission, say."""
+    buffers = dict(learner.named_buffers())
+    kept = {path: buffers[path].clone() for path in schedules}
+    apply(learner, schedules, over(schedules))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for path, value in kept.items():
+                buffers[path].copy_(value)

@@ -1,0 +1,79 @@
+"""Arrays from outside: what is accepted as images, labels and splits, and what is said when it is not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quickstudy.draws import SPLITS
+from quickstudy.errors import InputError, nearest
+
+Array = NDArray[Any] | Tensor
+
+
+def as_array(values: Array) -> NDArray[Any]:
+    """A NumPy view of an array or a tensor, copied only where NumPy lacks the type (bfloat16) or the device."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
+    return np.asarray(values)
+
+
+def as_integers(name: str, values: Array) -> NDArray[np.int64]:
+    """One row of whole numbers, as int64."""
+    array = as_array(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} of type {array.dtype} and shape {list(array.shape)} cannot be used: give one row of integers, for "
+            "example np.unique(names, return_inverse=True)[1] for class names, or np.flatnonzero(mask) for a mask."
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_images(images: NDArray[Any]) -> None:
+    """Refuse what is not `[N, *input]` of finite numbers that float32 can hold."""
+    if images.dtype.kind != "f" and images.dtype != np.uint8:
+        raise InputError(
+            f"images are {images.dtype}: give a floating type or uint8, for example images.astype('float32')."
+        )
+    if images.ndim < 2 or images.size == 0:
+        raise InputError(
+            f"images have the shape {list(images.shape)}: give [N, *input] with at least one image and one input axis, "
+            "for example [N, 1, 28, 28] or [N, features]."
+        )
+    # The extremes alone are looked at: NaN and infinity show in them, and no second array of the data's size is made.
+    if not max(abs(float(images.min())), abs(float(images.max()))) <= float(np.finfo(np.float32).max):
+        bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(1))
+        which = f"{len(bad)} of {len(images)}, first number {bad[0]}" if len(bad) else "values beyond float32's range"
+        raise InputError(f"images hold NaN, infinity or too large a number ({which}): repair or drop these images.")
+
+
+def check_splits(splits: Mapping[str, Array], n: int) -> None:
+    """Refuse unknown names, numbers that are no image, and an image that is given twice."""
+    if not splits:
+        raise InputError("splits are empty: give the image numbers of at least one of train, val and test.")
+    home = np.full(n, -1)
+    for split, images in splits.items():
+        if split not in SPLITS:
+            raise InputError(f"There is no split {split!r}. {nearest(split, SPLITS)}")
+        numbers = as_integers(f"splits[{split!r}]", images)
+        if len(numbers) == 0:
+            raise InputError(f"Split {split!r} has no images: leave it out, or give it some.")
+        if numbers.min() < 0 or numbers.max() >= n:
+            raise InputError(
+                f"Split {split!r} has image numbers from {numbers.min()} to {numbers.max()}, but there are {n} images: "
+                f"give numbers from 0 to {n - 1}."
+            )
+        if len(np.unique(numbers)) < len(numbers):
+            raise InputError(f"Split {split!r} has an image twice: give np.unique(...) of its image numbers.")
+        taken = numbers[home[numbers] >= 0]
+        if len(taken):
+            other = list(SPLITS)[home[taken[0]]]
+            raise InputError(
+                f"Image {taken[0]} is in {other!r} and in {split!r} ({len(taken)} such images): what is trained on "
+                "cannot be tested on. Take them out of one of the two."
+            )
+        home[numbers] = SPLITS[split]

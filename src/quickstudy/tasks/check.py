@@ -1,0 +1,129 @@
+"""What every batch of tasks must be, asked of a source's first batch, whoever wrote the source."""
+
+import torch
+from torch import Tensor
+
+from quickstudy.errors import InputError
+from quickstudy.types import Examples, Task
+
+_MADE_BY = (
+    "A source gives Task(support=Examples(x, y), query=Examples(x, y), key=..., about={...}) from quickstudy.types"
+)
+
+
+def check_task(task: object, ways: int | None) -> None:
+    """Refuse a batch that a learner would choke on, or worse, learn nonsense from.
+
+    The trainer calls this once, on the first batch. Expected are, for T tasks: x `[T, n, *input]` floating and finite,
+    y `[T, n, ...]`, key `[T]` int64.
+
+    Args:
+        task: What the source returned.
+        ways: Classes of a classification, whose y is `[T, n]` int64 in 0..ways-1; None when y is floating.
+    """
+    if not isinstance(task, Task):
+        raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_MADE_BY}.")
+    _check_key(task.key)
+    for half, examples in (("support", task.support), ("query", task.query)):
+        if not isinstance(examples, Examples):
+            raise InputError(f"The {half} is a {type(examples).__name__}, not Examples. {_MADE_BY}.")
+        _check_sizes(half, examples, len(task.key))
+        _check_x(half, examples.x)
+        if ways is None:
+            _check_floats(half, examples.y)
+        else:
+            _check_labels(half, examples.y, ways)
+    for part, support, query in (
+        ("inputs", task.support.x.shape[2:], task.query.x.shape[2:]),
+        ("targets", task.support.y.shape[2:], task.query.y.shape[2:]),
+    ):
+        if support != query:
+            raise InputError(
+                f"Support {part} have the shape {list(support)} each, query {part} {list(query)}: a model sees both, "
+                "so make them the same."
+            )
+    if ways is not None:
+        _check_all_classes(task.support.y, ways)
+    _check_about(task.about, len(task.key))
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 1 or len(key) == 0:
+        raise InputError(f"key is {_said(key)}: give one int64 number per task, [T], for example draws.keys(T).")
+
+
+def _check_sizes(half: str, examples: Examples, tasks: int) -> None:
+    for name, value in examples._asdict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{half}.{name} is {_said(value)}: give a tensor, for example torch.as_tensor(value).")
+        if value.ndim < 2 or value.shape[0] != tasks or value.shape[1] == 0:
+            raise InputError(
+                f"{half}.{name} is {_said(value)}, with {tasks} task(s) by key: give [T, n, ...] with T={tasks} and "
+                "n of at least 1, also for a single task or example."
+            )
+    if examples.x.shape[1] != examples.y.shape[1]:
+        raise InputError(
+            f"The {half} has {examples.x.shape[1]} inputs and {examples.y.shape[1]} targets per task: give one target "
+            "per input."
+        )
+
+
+def _check_x(half: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise InputError(f"{half}.x is {_said(x)}: give floating inputs, for example x.float().")
+    _check_finite(f"{half}.x", x)
+
+
+def _check_floats(half: str, y: Tensor) -> None:
+    if not y.is_floating_point():
+        raise InputError(
+            f"{half}.y is {_said(y)}, and nothing says this is a classification: give y.float(), or a family whose "
+            "loss is 'cross_entropy'."
+        )
+    _check_finite(f"{half}.y", y)
+
+
+def _check_labels(half: str, y: Tensor, ways: int) -> None:
+    if y.dtype != torch.int64 or y.ndim != 2:
+        raise InputError(f"{half}.y is {_said(y)}: give class numbers as [T, n] int64, for example y.long().")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= ways:
+        raise InputError(
+            f"{half}.y has labels from {low} to {high}, and a {ways}-way task numbers its classes 0 to {ways - 1}: "
+            "number them anew in every task."
+        )
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    finite = value.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero()[:, 0].tolist()
+        raise InputError(
+            f"{name} holds NaN or infinity in {len(bad)} of {len(finite)} tasks, first in task {bad[0]}: "
+            "repair the source."
+        )
+
+
+def _check_all_classes(y: Tensor, ways: int) -> None:
+    present = (y[:, :, None] == torch.arange(ways, device=y.device)).any(1)
+    if not present.all():
+        number, missing = (~present).nonzero()[0].tolist()
+        raise InputError(
+            f"The support set of task {number} has no example of class {missing} of {ways}: give every class at least "
+            "one shot, or lower ways."
+        )
+
+
+def _check_about(about: object, tasks: int) -> None:
+    entries = about.items() if isinstance(about, dict) else [("about", about)]
+    for name, value in entries:
+        if not isinstance(about, dict) or not isinstance(value, Tensor) or value.shape[:1] != (tasks,):
+            raise InputError(
+                f"about ({name!r}) is {_said(value)}: give a dictionary of tensors [T, ...] with T={tasks}, or {{}}."
+            )
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return f"a {type(value).__name__}"

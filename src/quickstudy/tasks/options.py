@@ -1,0 +1,47 @@
+"""What the families share: checks of their options, and a range applied to uniform draws."""
+
+from math import isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quickstudy.errors import InputError
+
+Range = tuple[float, float]
+"""Lowest and highest value of a uniform draw; equal ends fix the quantity."""
+
+
+def check_counts(least: int = 1, **counts: int) -> None:
+    """Refuse counts that are not whole numbers of at least `least`.
+
+    >>> check_counts(shots=0)
+    Traceback (most recent call last):
+        ...
+    quickstudy.errors.InputError: shots=0 cannot be used: give a whole number of at least 1, for example shots=1.
+    """
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < least:
+            raise InputError(
+                f"{name}={count!r} cannot be used: give a whole number of at least {least}, for example {name}={least}."
+            )
+
+
+def check_ranges(**ranges: Range) -> None:
+    """Refuse ranges that are not two finite numbers in rising order."""
+    for name, limits in ranges.items():
+        if len(limits) != 2 or not all(map(isfinite, limits)) or limits[0] > limits[1]:
+            raise InputError(
+                f"{name}={limits!r} is no range: give two finite numbers (low, high) with low <= high, "
+                f"or the same number twice to fix {name}."
+            )
+
+
+def within(uniform: NDArray[np.float64], limits: Range) -> NDArray[np.float64]:
+    """Draws in (0, 1), moved to a range."""
+    low, high = limits
+    return low + (high - low) * uniform
+
+
+def signs(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draws in (0, 1), as -1 or +1 with equal chance."""
+    return np.where(uniform < 0.5, -1.0, 1.0)

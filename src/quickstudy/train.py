@@ -1,0 +1,224 @@
+"""Meta-training: the outer loop, and everything that has to survive it.
+
+The state of a run is the learner, the optimizer, the step and a few sums; a checkpoint holds all of it, and tasks are a
+function of the step. So a run that is killed and resumed ends with the very bits of one that was not (on the same
+machine, with the same number of threads).
+"""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import inf, isfinite, nan
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy import schedule
+from quickstudy.config import Setup
+from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.evaluate import evaluate
+from quickstudy.runs import Run
+from quickstudy.saved import load_model, rehearse
+from quickstudy.tasks.check import check_task
+from quickstudy.types import Params, Task
+from quickstudy.watch import Watcher
+
+PROBED_NUMBERS = 64  # of a quantity: more are summed up by their norm
+
+
+class Stopped(RunError):
+    """Training was interrupted by the user, after saving where it stood."""
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps beside tensors. `loss`, `metric` and `count` are the sums since the last train row."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: list[float] = field(default_factory=lambda: [-1.0, -inf])  # finite tasks, score: fewer diverged comes first
+    loss: float = 0.0
+    metric: float = 0.0
+    count: int = 0
+
+
+def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
+    """Meta-train `setup.learner` in a run directory, from its last checkpoint if it has one.
+
+    Ends with checkpoints `last` and, when there is validation, `best`.
+    """
+    with run.writing():
+        _Trainer(setup, run, watch or Watcher()).run_through()
+
+
+class _Trainer:
+    def __init__(self, setup: Setup, run: Run, watch: Watcher) -> None:
+        self.setup, self.run, self.watch = setup, run, watch
+        self.config = setup.config.train
+        self.learner, self.family, self.metric = setup.learner, setup.family, setup.metric
+        self.source = self.family.source("train", seed=setup.config.seed, size=self.config.meta_batch_size)
+        self.params = self.learner.meta_params()
+        if not self.params and self.config.steps:
+            raise InputError(
+                f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
+                "unfreeze the model."
+            )
+        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {}
+        # An optimizer refuses an empty list, and a method without parameters has nothing for it to do.
+        trained = list(self.params.values()) or [torch.zeros(0)]
+        self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)
+        self.progress = _Progress()
+        schedule.check(self.learner, self.config.schedules)
+        first = self.source(0)
+        check_task(first, self.family.outputs if self.family.loss == "cross_entropy" else None)
+        rehearse(setup, first)
+        self.probes = self._probes(first)
+        self.validate_every = self.config.often(self.config.validate_every, 20)
+        if self.validate_every:
+            self.family.source("val", size=1)  # refuses here, not after the first hour, where there is no such split
+
+    def run_through(self) -> None:
+        self._restore()
+        log = self.config.often(self.config.log_every, 200)
+        save = self.config.often(self.config.checkpoint_every, 20)
+        self.learner.train()
+        began = perf_counter() - self.progress.seconds
+        while self.progress.step < self.config.steps:
+            tasks = self.source(self.progress.step)
+            loss = self._step(tasks)
+            step, last = self.progress.step, self.progress.step == self.config.steps
+            self.progress.seconds = perf_counter() - began
+            if step % log == 0 or last:
+                self._log_train()
+            if self.probes and (step % self.config.probe_every == 0 or last):
+                self._log_probes(tasks)
+            if self.validate_every and (step % self.validate_every == 0 or last):
+                self._validate()
+            if step % save == 0 or last or self.watch.stopping:
+                self._save()
+            self.watch.step(step, loss)
+            if self.watch.stopping and not last:
+                raise Stopped(
+                    f"Stopped at step {step} of {self.config.steps}; nothing is lost. "
+                    f"Continue with: quickstudy train --resume {self.run.path}"
+                )
+        if "last" not in self.run.checkpoints():  # no steps were asked for: the start is still worth having
+            self._save()
+
+    def _step(self, tasks: Task) -> float:
+        done, config = self.progress, self.config
+        schedule.apply(self.learner, config.schedules, done.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.multistep(done.step, config.meta_lr, config.milestones, config.gamma)
+        outcome, gradients = self.learner.meta_gradient(tasks, seed=self.setup.config.seed, reduction=config.reduction)
+        loss = float(outcome.loss.mean())
+        if not isfinite(loss):
+            self._stop_at(loss)
+        for param, gradient in zip(self.params.values(), gradients, strict=True):
+            param.grad = gradient
+        if config.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self.params.values(), config.clip_value)
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip_norm)
+        self.optimizer.step()
+        done.loss += loss
+        done.metric += float(self.metric.measure(outcome.output, tasks.query.y).mean())
+        done.count += 1
+        done.step += 1
+        return loss
+
+    def _stop_at(self, loss: float) -> None:
+        saved = self.run.checkpoints()
+        good = (
+            f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
+            if "last" in saved
+            else "No checkpoint had been saved yet."
+        )
+        raise RunError(
+            f"The loss became {loss} at step {self.progress.step}. {good} Try a smaller `method.inner_lr` or "
+            "`train.meta_lr`, or bound the meta-gradient with `train.clip_norm`."
+        )
+
+    def _log(self, kind: str, **row: Any) -> None:
+        full = {"kind": kind, "step": self.progress.step, **row}
+        self.run.log(full)
+        self.watch.row(full)
+
+    def _log_train(self) -> None:
+        done = self.progress
+        lr = self.optimizer.param_groups[0]["lr"]
+        means = {"loss": done.loss / done.count, "metric": done.metric / done.count}
+        self._log("train", **means, lr=lr, seconds=done.seconds)
+        done.loss, done.metric, done.count = 0.0, 0.0, 0
+
+    def _validate(self) -> None:
+        config = self.config
+        ahead = config.schedules if config.select_with == "final" else {}
+        with schedule.final(self.learner, ahead):
+            self.learner.eval()
+            summary = evaluate(self.learner, self.family, self.metric, split="val", n=config.validate_tasks)
+            self.learner.train()
+            spread = summary.spread
+            self._log(
+                "val", loss=summary.loss.mean, metric=spread.mean, interval=spread.interval,
+                finite=spread.finite, tasks=spread.tasks,
+            )  # fmt: skip
+            score = spread.mean if self.metric.larger_is_better else -spread.mean
+            # A warm-up checkpoint is in effect MAML: until the schedules are over, none is the best.
+            eligible = config.select_with == "current" or self.progress.step >= schedule.over(config.schedules)
+            if eligible and spread.finite and [spread.finite, score] > self.progress.best:
+                self.progress.best = [spread.finite, score]
+                self._save("best")
+
+    def _save(self, name: str = "last") -> None:
+        broken = [n for n, p in self.params.items() if not p.isfinite().all()]
+        if broken:  # the loss of the next step would be NaN: stop before a good checkpoint is replaced
+            self._stop_at(nan)
+        tensors = {f"model.{n}": t for n, t in self.learner.state_dict().items()}
+        if name == "last":
+            for index, slots in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}
+            tensors["rng"] = torch.get_rng_state()  # a user's dropout draws from it
+        self.run.save(name, tensors, vars(self.progress))
+
+    def _restore(self) -> None:
+        if "last" not in self.run.checkpoints():
+            self.run.rewind(0)
+            return
+        tensors, state = self.run.load("last")
+        load_model(self.setup, tensors, "Checkpoint `last`")
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, slot = name.split(".", 2)
+                slots.setdefault(int(index), {})[slot] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        torch.set_rng_state(tensors["rng"])
+        self.progress = _Progress(**state)
+        self.run.rewind(self.progress.step)
+
+    def _probes(self, tasks: Task) -> list[str]:
+        if not self.config.probes:
+            return []
+        known = [*self._held(), *self.learner.observe(tasks)]
+        for pattern in self.config.probes:
+            if not any(fnmatchcase(name, pattern) for name in known):
+                raise InputError(f"`train.probes` has {pattern!r}, which matches nothing. {nearest(pattern, known)}")
+        return [name for name in known if any(fnmatchcase(name, pattern) for pattern in self.config.probes)]
+
+    def _held(self) -> Params:
+        return self.learner.state_dict()
+
+    def _log_probes(self, tasks: Task) -> None:
+        held = self._held()
+        seen = self.learner.observe(tasks, seed=self.setup.config.seed) if set(self.probes) - set(held) else {}
+        for name in self.probes:
+            value = held[name] if name in held else seen[name]
+            if name in seen and value.numel() > PROBED_NUMBERS:  # per task: [T, ...]
+                value = value.mean(0)
+            if value.numel() > PROBED_NUMBERS:
+                value = value.square().sum().sqrt()
+            self._log("probe", name=name, value=value.detach().tolist())
