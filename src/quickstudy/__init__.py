@@ -1,0 +1,93 @@
+"""quickstudy: learning new tasks from a handful of examples.
+
+An adaptation rule is a map from parameters to parameters, given one task; rules compose. Start from a recipe
+(`quickstudy.mtnet(model, inner_lr=0.4)`), or put rules together yourself and hand them to a `RuleLearner`.
+"""
+
+from quickstudy.cells import MetricConv2d, MetricLinear, with_metric
+from quickstudy.engine import Engine
+from quickstudy.errors import InputError, RunError
+from quickstudy.evaluate import compare, evaluate
+from quickstudy.hypernet import ClassHypernet
+from quickstudy.learner import Learner, RuleLearner
+from quickstudy.methods import (
+    RECIPES,
+    anil,
+    fomaml,
+    hypermaml,
+    maml,
+    meta_sgd,
+    mnet,
+    mnet_full,
+    mtnet,
+    mtnet_full,
+    recipe,
+    tnet,
+    wormhole,
+)
+from quickstudy.objective import Objective
+from quickstudy.rules.base import Rate, Rule
+from quickstudy.rules.combine import Chain, Mix, MixLosses
+from quickstudy.rules.descend import ByName, Constant, Descend, Learned
+from quickstudy.rules.emit import Emit
+from quickstudy.rules.mask import Masked
+from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+from quickstudy.runs import Run
+from quickstudy.tasks import Episodes, TaskFamily
+from quickstudy.train import train
+from quickstudy.types import Examples, Outcome, Params, Task
+
+__all__ = [
+    "RECIPES",
+    "ByName",
+    "Chain",
+    "Chart",
+    "ClassHypernet",
+    "Coadapt",
+    "Constant",
+    "Descend",
+    "Diagonal",
+    "Emit",
+    "Engine",
+    "Episodes",
+    "Examples",
+    "InputError",
+    "Learned",
+    "Learner",
+    "LowRank",
+    "Masked",
+    "MetricConv2d",
+    "MetricLinear",
+    "Mix",
+    "MixLosses",
+    "Objective",
+    "Outcome",
+    "Params",
+    "PerLayer",
+    "Rate",
+    "Rescale",
+    "Rule",
+    "RuleLearner",
+    "Run",
+    "RunError",
+    "Scalar",
+    "Tanh",
+    "Task",
+    "TaskFamily",
+    "anil",
+    "compare",
+    "evaluate",
+    "fomaml",
+    "hypermaml",
+    "maml",
+    "meta_sgd",
+    "mnet",
+    "mnet_full",
+    "mtnet",
+    "mtnet_full",
+    "recipe",
+    "tnet",
+    "train",
+    "with_metric",
+    "wormhole",
+]

@@ -162,7 +162,7 @@ def _compare(verb: cli.Compare, rest: Sequence[str]) -> None:
     for path in verb.runs:
         setup, _ = restore(Run.open(path), verb.checkpoint, rest)
         asked = setup.config.evaluate
-        summary = evaluate(setup.learner, setup.family, setup.metric, split=asked.split, n=asked.tasks, seed=asked.seed)
+        summary = evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=asked.tasks, seed=asked.seed)
         every.append((path, setup, summary))
     _, _, reference = every[0]
     pairs: list[tuple[str, Setup, Summary, Difference | None]] = [(*every[0], None)]

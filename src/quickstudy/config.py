@@ -83,6 +83,7 @@ class Evaluate(BaseModel, frozen=True, extra="forbid"):
     split: str = "test"
     seed: int = Field(0, description="of the task list; not of the training")
     metric: str | None = Field(None, description="by default what suits the loss")
+    options: dict[str, Any] = Field({}, description="of the tasks, where evaluation differs: {queries: 15}")
 
 
 class Config(BaseModel):
@@ -101,10 +102,11 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a configuration describes, built."""
+    """What a configuration describes, built. `judged` are the tasks of the evaluation, `family` those of training."""
 
     config: Config
     family: TaskFamily
+    judged: TaskFamily
     learner: Learner
     metric: metrics.Metric
 
@@ -114,9 +116,10 @@ METHODS: dict[str, Callable[..., Any]] = {name: recipe.build for name, recipe in
 
 def build(config: Config) -> Setup:
     """Tasks, model and method, started from the seed, and the configuration with nothing left unsaid."""
-    family, tasks = make(config.tasks, FAMILIES, "tasks")
-    if not isinstance(family, TaskFamily):
-        raise InputError(f"`tasks` {config.tasks.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
+    family, tasks = _tasks(config.tasks)
+    judged = family
+    if config.evaluate.options:
+        judged, _ = _tasks(Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}))
     torch.manual_seed(config.seed)
     context: dict[str, Any] = {"inputs": family.inputs, "outputs": family.outputs}
     net = None
@@ -133,7 +136,14 @@ def build(config: Config) -> Setup:
         raise InputError(f"`method` {method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
     metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS.get(family.loss, "mse"))
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way})
-    return Setup(resolved, family, learner, metric)
+    return Setup(resolved, family, judged, learner, metric)
+
+
+def _tasks(part: Part) -> tuple[TaskFamily, Part]:
+    family, resolved = make(part, FAMILIES, "tasks")
+    if not isinstance(family, TaskFamily):
+        raise InputError(f"`tasks` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
+    return family, resolved
 
 
 def make(part: Part, known: Mapping[str, Callable[..., Any]], what: str, **context: Any) -> tuple[Any, Part]:

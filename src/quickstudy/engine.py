@@ -18,6 +18,9 @@ from quickstudy.types import Outcome, pick, stack
 
 BACKENDS = ("auto", "vmap", "loop")
 
+THUMBNAIL = 10 * 10
+"""Numbers in an image up to which `vmap` was the faster one for convolutions on a CPU."""
+
 Gradients = list[Tensor | None]
 
 
@@ -44,13 +47,15 @@ class Engine:
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
 
-    def settle(self, model: nn.Module) -> str:
-        """Replace "auto" by what suits the model: convolutions on a CPU are faster one task at a time."""
+    def settle(self, model: nn.Module, x: Tensor) -> None:
+        """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
+
+        On a CPU, convolutions over images beyond thumbnails are faster one task at a time.
+        """
         if self.backend == "auto":
             conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-            on_cpu = all(p.device.type == "cpu" for p in model.parameters())
-            self.backend = "loop" if conv and on_cpu else "vmap"
-        return self.backend
+            large = x[0, 0].numel() > THUMBNAIL
+            self.backend = "loop" if conv and large and x.device.type == "cpu" else "vmap"
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""

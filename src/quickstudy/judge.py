@@ -25,9 +25,9 @@ def judge(
     setup, state = restore(run, checkpoint, overrides)
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
-    rehearse(setup, setup.family.source(asked.split, seed=asked.seed, size=1)(0))
+    rehearse(setup, setup.judged.source(asked.split, seed=asked.seed, size=1)(0))
     repeats = [
-        evaluate(setup.learner, setup.family, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
+        evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
         for i in range(made.repeats)
     ]
     first = repeats[0]
@@ -50,12 +50,12 @@ def judge(
         "hash": "+".join(one.hash for one in repeats),
         "split": asked.split,
         "seed": asked.seed,
-        "adapt_ms": adaptation_ms(setup.learner, setup.family, asked.split, asked.seed),
+        "adapt_ms": adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed),
         "train_seconds": state["seconds"],
         "step": state["step"],
         "checkpoint": state["checkpoint"],
         "protocol": made.name,
-        "data": setup.family.describe(),
+        "data": setup.judged.describe(),
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }

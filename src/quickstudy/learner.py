@@ -72,7 +72,7 @@ class Learner(nn.Module, ABC):
         """
         if not isinstance(tasks, Task):
             return _padded([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
-        self.engine.settle(self)
+        self.engine.settle(self, tasks.support.x)
         one = self.evaluate if evaluating else self.solve
         outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
         return outcome
@@ -91,7 +91,7 @@ class Learner(nn.Module, ABC):
         """
         if reduction not in ("mean", "sum"):
             raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
-        self.engine.settle(self)
+        self.engine.settle(self, tasks.support.x)
         weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
         args = (tasks.support, tasks.query, self.draw(tasks, seed))
         return self.engine.meta_gradient(self.solve, args, list(self.meta_params().values()), weight)
@@ -224,7 +224,7 @@ class RuleLearner(Learner):
             moved = {f"update.{name}": (phi[name] - p).square().sum().sqrt() for name, p in theta.items()}
             return moved | self.rule.observe(theta, objective)
 
-        self.engine.settle(self)
+        self.engine.settle(self, tasks.support.x)
         with torch.no_grad():
             seen: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))
         return seen
