@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from quickstudy import cli, config, criteria, methods, nets, terminal
+from quickstudy import config, criteria, methods, nets, terminal, verbs
 from quickstudy.config import Setup
 from quickstudy.demo import demo
 from quickstudy.errors import InputError, nearest
@@ -28,13 +28,13 @@ from quickstudy.train import train
 def run(verb: Any, rest: Sequence[str]) -> None:
     """Do what a parsed verb says; `rest` are overrides of the configuration."""
     doers: dict[type, Callable[[Any, Sequence[str]], None]] = {
-        cli.Demo: lambda v, _: demo(v.out, v.seed, quiet=v.quiet, as_json=v.json),
-        cli.List: _list,
-        cli.Train: _train,
-        cli.Evaluate: _evaluate,
-        cli.Compare: _compare,
-        cli.Report: _report,
-        cli.Info: _info,
+        verbs.Demo: lambda v, _: demo(v.out, v.seed, quiet=v.quiet, as_json=v.json),
+        verbs.List: _list,
+        verbs.Train: _train,
+        verbs.Evaluate: _evaluate,
+        verbs.Compare: _compare,
+        verbs.Report: _report,
+        verbs.Info: _info,
     }
     doers[type(verb)](verb, rest)
 
@@ -43,7 +43,7 @@ def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
-def _list(verb: cli.List, rest: Sequence[str]) -> None:
+def _list(verb: verbs.List, rest: Sequence[str]) -> None:
     del rest
     every: dict[str, dict[str, str]] = {
         "methods": {name: _first_line(build) for name, build in config.METHODS.items()},
@@ -71,7 +71,7 @@ def _list(verb: cli.List, rest: Sequence[str]) -> None:
         terminal.listing(what, rows)
 
 
-def _train(verb: cli.Train, rest: Sequence[str]) -> None:
+def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
     if (verb.config is None) == (verb.resume is None):
         raise InputError(
             "Give a configuration to start from, or --resume RUN to go on with a run. "
@@ -106,7 +106,7 @@ def _train(verb: cli.Train, rest: Sequence[str]) -> None:
         _last_words(existing)
 
 
-def _announce(setup: Setup, run: Run, verb: cli.Train) -> None:
+def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
     if verb.quiet or verb.json:
         return
     count = sum(p.numel() for p in setup.learner.meta_params().values())
@@ -123,7 +123,7 @@ def _last_words(run: Run) -> None:
     terminal.note(f"next: quickstudy evaluate {run.path}")
 
 
-def _evaluate(verb: cli.Evaluate, rest: Sequence[str]) -> None:
+def _evaluate(verb: verbs.Evaluate, rest: Sequence[str]) -> None:
     if not verb.runs:
         raise InputError("Give one or more run directories to evaluate.")
     summaries = []
@@ -155,7 +155,7 @@ def _evaluate(verb: cli.Evaluate, rest: Sequence[str]) -> None:
     terminal.table("", columns, rows, "" if verb.quiet else f"±: {summaries[0][1]['spread']}")
 
 
-def _compare(verb: cli.Compare, rest: Sequence[str]) -> None:
+def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
     if len(verb.runs) < 2:
         raise InputError(f"Comparing takes two runs or more; {len(verb.runs)} given.")
     every: list[tuple[str, Setup, Summary]] = []
@@ -189,7 +189,7 @@ def _gap(difference: Difference) -> str:
     return f"{gap.mean:+.4g} ± {gap.interval:.2g}{sure}{lost}"
 
 
-def _report(verb: cli.Report, rest: Sequence[str]) -> None:
+def _report(verb: verbs.Report, rest: Sequence[str]) -> None:
     del rest
     runs = [Run.open(path) for path in verb.runs]
     if not runs:
@@ -199,7 +199,7 @@ def _report(verb: cli.Report, rest: Sequence[str]) -> None:
     terminal.print_json({"report": str(page)}) if verb.json else print(page)
 
 
-def _info(verb: cli.Info, rest: Sequence[str]) -> None:
+def _info(verb: verbs.Info, rest: Sequence[str]) -> None:
     del rest
     shown: dict[str, Any] = {
         "python": sys.version.split()[0],
