@@ -5,12 +5,14 @@ results agree, and tests hold them to it. Noise is part of the arguments, so not
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from quickstudy.errors import InputError
@@ -59,15 +61,16 @@ class Engine:
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
-        if self.backend != "loop":
-            try:
-                return torch.vmap(one, randomness="different", chunk_size=self.chunk)(*args)
-            except (RuntimeError, ValueError, NotImplementedError) as refusal:
-                # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
-                result = self._loop(one, args)
-                self._fall_back(refusal)
-                return result
-        return self._loop(one, args)
+        with twice_differentiable():
+            if self.backend != "loop":
+                try:
+                    return torch.vmap(one, randomness="different", chunk_size=self.chunk)(*args)
+                except (RuntimeError, ValueError, NotImplementedError) as refusal:
+                    # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
+                    result = self._loop(one, args)
+                    self._fall_back(refusal)
+                    return result
+            return self._loop(one, args)
 
     def meta_gradient(
         self, one: Callable[..., Outcome], args: tuple[Any, ...], params: Sequence[Tensor], weight: float
@@ -108,6 +111,18 @@ class Engine:
     def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         size = len(tree_leaves(args)[0])
         return stack([one(*pick(args, i)) for i in range(size)])
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention by its plain formula: the fused kernels and the encoder's fast path have no second derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:

@@ -5,6 +5,7 @@ task. `adapt(support)` is the public face: it returns a plain module. A `RuleLea
 behind a body that all tasks share.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.draws import task_noise
-from quickstudy.engine import Engine, Gradients
+from quickstudy.engine import Engine, Gradients, LoopFallback
 from quickstudy.errors import InputError
 from quickstudy.norms import policy, safe
 from quickstudy.objective import Objective
 from quickstudy.params import Selection, adaptable, trainable
 from quickstudy.rules.base import Rule
-from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, pick
+from quickstudy.selfcheck import TOLERANCE, Check, relative_errors, suspects
+from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
 Noise = Mapping[str, Tensor]
 
@@ -107,6 +109,30 @@ class Learner(nn.Module, ABC):
     def meta_params(self) -> Params:
         """What meta-training moves, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def check(self, tasks: Task, *, seed: int = 0) -> Check:
+        """Compare the vectorised with the looped meta-gradient in float64, and name the module that disagrees.
+
+        Works on a copy, in evaluation mode (dropout off), so that both see the same function.
+        """
+        twin = deepcopy(self).double().eval()
+        tasks = move(tasks, torch.float64)
+        twin.engine = Engine("loop")
+        _, looped = twin.meta_gradient(tasks, seed=seed)
+        twin.engine = Engine("vmap")
+        with warnings.catch_warnings(record=True) as refusals:
+            warnings.simplefilter("always", LoopFallback)
+            _, together = twin.meta_gradient(tasks, seed=seed)
+        if twin.engine.backend == "loop":
+            return Check({}, [], str(refusals[-1].message).partition("Reason: ")[2])
+        errors = relative_errors(list(twin.meta_params()), together, looped)
+        wrong = any(error >= TOLERANCE for error in errors.values())
+        return Check(errors, twin.suspects(tasks.support.x[0]) if wrong else [])
+
+    def suspects(self, x: Tensor) -> list[str]:
+        """Modules to blame for a wrong vectorised gradient, given one task's inputs; unknown unless overridden."""
+        del x
+        return []
 
     def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
         """Quantities of each task worth logging, by name; none unless overridden."""
@@ -228,6 +254,10 @@ class RuleLearner(Learner):
         with torch.no_grad():
             seen: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))
         return seen
+
+    def suspects(self, x: Tensor) -> list[str]:
+        model = nn.ModuleDict({"head": self.head} if self.body is None else {"body": self.body, "head": self.head})
+        return suspects(model, lambda: self.head(self.features(x)))
 
     def module(self, params: Params) -> nn.Module:
         head = deepcopy(self.head)
