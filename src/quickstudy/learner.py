@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.draws import task_noise
-from quickstudy.engine import Engine, Gradients, LoopFallback
+from quickstudy.engine import Engine, Gradients, LoopFallback, twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.norms import policy, safe
 from quickstudy.objective import Objective
@@ -148,7 +148,7 @@ class Learner(nn.Module, ABC):
             seed: Of that noise.
         """
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=next(self.parameters()).detach())
-        with torch.no_grad():
+        with torch.no_grad(), twice_differentiable():
             return self.module(self.update(support, pick(noise, 0), evaluating=True))
 
     @abstractmethod

@@ -9,6 +9,7 @@ Reference: Chang, Gao & Lou, 2022, eq. 2-7 (https://arxiv.org/abs/2212.14094). A
 from C theta by a gradient taken before C moved; the formulas here are the reading that reduces to MAML at C = 1.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -136,15 +137,26 @@ class Scalar(Chart):
         return {name: t["c"] * p for name, p in params.items()}
 
 
+class FlatStart(UserWarning):
+    """A gain that starts where its chart is flat."""
+
+
 class Tanh(Chart):
     """Eq. 4: C = tanh(t), one number between -1 and 1: a sign that can be found by gradient steps.
 
     Args:
-        start: t0. At 1, C starts at .76; above 2 the tanh is flat and t hardly moves.
+        start: t0. At 1, C starts at .76; beyond 2 the tanh is flat and t hardly moves.
     """
 
     def __init__(self, start: float = 1.0) -> None:
         super().__init__()
+        if abs(start) > 2:
+            warnings.warn(
+                f"tanh is flat at t = {start:g}, so the gain will hardly move from {torch.tensor(start).tanh():.3g}. "
+                "A start between -2 and 2 lets it find its sign.",
+                FlatStart,
+                stacklevel=2,
+            )
         self.t0 = float(start)
 
     def start(self, params: Params) -> Params:

@@ -1,0 +1,167 @@
+"""The table that the laws run over: every method and some combinations that no paper has, on small nets.
+
+A new recipe enters by itself: the table reads `RECIPES`. What differs between methods stands in their recipe.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy import (
+    RECIPES,
+    Chain,
+    ClassHypernet,
+    Constant,
+    Descend,
+    Emit,
+    Examples,
+    Learner,
+    Masked,
+    Mix,
+    Rescale,
+    RuleLearner,
+    Scalar,
+    Tanh,
+    Task,
+    with_metric,
+)
+from quickstudy.cells import cell_params
+from quickstudy.criteria import cross_entropy
+from quickstudy.methods import CHARTS, split_head
+from quickstudy.nets import conv_net, mlp
+from quickstudy.params import adaptable
+
+WAYS, SHOTS, QUERIES, TASKS = 3, 2, 3, 3
+
+
+class Tied(nn.Module):
+    """A user's module: two layers share a weight, one is frozen, the forward is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.norm = nn.LayerNorm(4)
+        self.fc = nn.Linear(4, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.fc(self.norm(h + self.frozen(torch.tanh(self.second(h)))))
+
+
+def layer_normed() -> nn.Module:
+    """Linear layers with LayerNorm between."""
+    parts = [("a", nn.Linear(4, 6)), ("norm", nn.LayerNorm(6)), ("act", nn.Tanh()), ("head", nn.Linear(6, WAYS))]
+    return nn.Sequential(OrderedDict(parts))
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model and the shape of its inputs."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: tuple[int, ...]
+
+
+NETS = [
+    Net("mlp", lambda: mlp(4, WAYS, hidden=(5,), std=0.5), (4,)),
+    Net("conv_batch_norm", lambda: conv_net((1, 4, 4), WAYS, filters=3, blocks=2), (1, 4, 4)),
+    Net("layer_norm", layer_normed, (4,)),
+    Net("conv_group_norm", lambda: conv_net((1, 4, 4), WAYS, filters=3, blocks=2, norm="group"), (1, 4, 4)),
+    Net("tied_and_frozen", Tied, (4,)),
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a learner is built, and the options under which some laws hold: as in `methods.Recipe`."""
+
+    name: str
+    build: Callable[..., Learner]
+    exact: dict[str, Any] | None = field(default_factory=dict)
+    still: dict[str, Any] = field(default_factory=dict)
+
+
+def _variant(name: str, label: str, **options: Any) -> Method:
+    recipe = RECIPES[name]
+
+    def build(model: nn.Module, **more: Any) -> Learner:
+        return recipe(model, **options | more)
+
+    return Method(f"{name}_{label}", build, None if recipe.exact is None else dict(recipe.exact), dict(recipe.still))
+
+
+def masked_under_gain(model: nn.Module, draw: str = "hard", gain: str = "tanh") -> Learner:
+    """MT-net's cells and masks under Wormhole's gain."""
+    cells = with_metric(model)
+    names = cell_params(cells)
+    params = adaptable(cells, names)
+    found = Rescale(Descend(Constant(0.5), 2), Tanh() if gain == "tanh" else Scalar(), names[-2:])
+    rule = Chain([found, Descend(Masked(Constant(0.2), params, draw=draw), 2)])
+    return RuleLearner(cells, rule, cross_entropy, adapts=names)
+
+
+def emission_then_masked(model: nn.Module, draw: str = "hard", enhance: bool = True) -> Learner:
+    """HyperMAML's emission followed by MT-net's masked descent on a T W cell."""
+    body, head = split_head(model)
+    cell = with_metric(head)
+    names = cell_params(cell)
+    params = adaptable(cell, names)
+    emit = Emit(ClassHypernet(params, width=8, hidden_layers=1, enhance=enhance))
+    rule = Chain([emit, Descend(Masked(Constant(0.2), params, draw=draw), 1)])
+    return RuleLearner(cell, rule, cross_entropy, body=body, adapts=names)
+
+
+def emission_beside_gain(model: nn.Module, enhance: bool = True) -> Learner:
+    """A third of an emission, a third of a gain, and the rest at home."""
+    body, head = split_head(model)
+    params = adaptable(head, "*")
+    emit = Emit(ClassHypernet(params, width=8, hidden_layers=1, enhance=enhance))
+    gain = Rescale(Descend(Constant(0.5), 2), Scalar(), list(params))
+    return RuleLearner(head, Mix([emit, gain], weights=[0.3, 0.3]), cross_entropy, body=body)
+
+
+METHODS = [
+    *(
+        Method(name, recipe.build, None if recipe.exact is None else dict(recipe.exact), dict(recipe.still))
+        for name, recipe in RECIPES.items()
+    ),
+    *(_variant("wormhole", chart, chart=chart) for chart in CHARTS if chart != "tanh"),
+    _variant("wormhole", "literal", reading="literal"),
+    _variant("wormhole", "coadapted", reading="coadapt"),
+    _variant("wormhole", "annealed", gain_decay=0.5),
+    _variant("meta_sgd", "layer_step", per="layer_step", inner_steps=2),
+    _variant("mtnet", "soft", draw="soft"),
+    _variant("hypermaml", "eq7", emission=0.5, labels="index", hidden_layers=3),
+    _variant("hypermaml", "appendix_b", emission=0.5, mixing="loss"),
+    Method("masked_under_gain", masked_under_gain, {"draw": "expected"}, {"gain": "scalar"}),
+    Method("emission_then_masked", emission_then_masked, {"draw": "expected", "enhance": False}, {}),
+    Method("emission_beside_gain", emission_beside_gain, {"enhance": False}, {}),
+]
+
+
+def learner(method: Method, net: Net, **options: Any) -> Learner:
+    """A learner with a seeded start; inner steps of a size that moves something."""
+    torch.manual_seed(0)
+    return method.build(net.build(), **options)
+
+
+def tasks(net: Net, *, count: int = TASKS, seed: int = 1, shots: int = SHOTS, queries: int = QUERIES) -> Task:
+    """A batch of random classification tasks."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def examples(each: int) -> Examples:
+        y = torch.arange(WAYS).repeat(each).expand(count, -1)
+        x = torch.randn(count, WAYS * each, *net.inputs, generator=draw) + 0.3 * y.reshape(
+            count, -1, *[1] * len(net.inputs)
+        )
+        return Examples(x, y)
+
+    return Task(examples(shots), examples(queries), torch.arange(10, 10 + count), {})

@@ -1,0 +1,236 @@
+"""Normalisations under vmap: right second-order gradients, the same names, support and query apart."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cases import NETS, WAYS, tasks
+from quickstudy import Engine, InputError, RuleLearner, anil, maml
+from quickstudy.engine import LoopFallback
+from quickstudy.norms import feeds_norm, policy, safe
+from quickstudy.types import pick
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+@pytest.fixture(autouse=True)
+def double() -> Iterator[None]:
+    """In single precision correct nets differ by as much as a wrong kernel."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+NATIVE = [
+    pytest.param(lambda: nn.BatchNorm1d(4), (6, 4), id="batch1d"),
+    pytest.param(lambda: nn.BatchNorm1d(4), (6, 4, 5), id="batch1d-sequence"),
+    pytest.param(lambda: nn.BatchNorm2d(4), (6, 4, 3, 3), id="batch2d"),
+    pytest.param(lambda: nn.BatchNorm2d(4, affine=False), (6, 4, 3, 3), id="batch2d-plain"),
+    pytest.param(lambda: nn.BatchNorm3d(4), (6, 4, 2, 2, 2), id="batch3d"),
+    pytest.param(lambda: nn.LayerNorm(4), (6, 4), id="layer"),
+    pytest.param(lambda: nn.LayerNorm((3, 4), bias=False), (6, 3, 4), id="layer-two-axes"),
+    pytest.param(lambda: nn.InstanceNorm1d(4, affine=True), (6, 4, 5), id="instance1d"),
+    pytest.param(lambda: nn.InstanceNorm2d(4, affine=True), (6, 4, 3, 3), id="instance2d"),
+    pytest.param(lambda: nn.InstanceNorm2d(4), (6, 4, 3, 3), id="instance2d-plain"),
+    pytest.param(lambda: nn.GroupNorm(2, 4), (6, 4, 3, 3), id="group"),
+    pytest.param(lambda: nn.RMSNorm(4), (6, 4), id="rms"),
+]
+
+
+def scrambled(module: nn.Module) -> nn.Module:
+    """Scales and biases away from 1 and 0."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_(1.0, 0.5)
+    return module
+
+
+@pytest.mark.parametrize("build, shape", NATIVE)
+def test_a_safe_norm_is_the_native_one(build: object, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    native = scrambled(build())  # type: ignore[operator]
+    twin = safe(native)
+    x = torch.randn(shape)
+    torch.testing.assert_close(twin(x), native(x), **CLOSE)
+    assert list(twin.state_dict()) == list(native.state_dict())
+    assert [n for n, _ in twin.named_parameters()] == [n for n, _ in native.named_parameters()]
+    assert type(native).__module__.startswith("torch"), "the user's own model was changed"
+
+
+@pytest.mark.parametrize("build, shape", NATIVE)
+def test_second_order_under_vmap_is_the_loop_and_the_central_difference(build: object, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    kind = {2: nn.Linear(4, 4), 3: nn.Linear(shape[-1], shape[-1])}.get(len(shape), nn.Identity())
+    flat = nn.Flatten()
+    size = int(torch.tensor(shape[1:]).prod())
+    parts = [("mix", kind), ("norm", scrambled(build())), ("act", nn.Tanh()), ("flat", flat)]  # type: ignore[operator]
+    model = maml(nn.Sequential(OrderedDict([*parts, ("head", nn.Linear(size, WAYS))])), inner_steps=2, inner_lr=0.5)
+    net = type(NETS[0])("", nn.Identity, shape[1:])
+    batch = tasks(net)
+    model.engine = Engine("loop")
+    _, looped = model.meta_gradient(batch)
+    model.engine = Engine("vmap")
+    _, together = model.meta_gradient(batch)
+    assert model.engine.backend == "vmap"
+    torch.testing.assert_close(together, looped, **CLOSE)
+    params = list(model.meta_params().values())
+    way = [torch.randn_like(p) for p in params]
+    ends = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for p, w in zip(params, way, strict=True):
+                p.add_(w, alpha=sign * 1e-6)
+            ends.append(model(batch).loss.mean())
+    slope = sum((g * w).sum() for g, w in zip(together, way, strict=True) if g is not None)
+    # A step of 1e-6: rounding 1e-10, truncation 1e-12 times the third derivative.
+    torch.testing.assert_close((ends[0] - ends[1]) / 2e-6, torch.as_tensor(slope), rtol=1e-6, atol=1e-7)
+
+
+class Own(nn.BatchNorm2d):
+    """A user's subclass, which no pass can know to be harmless."""
+
+
+def test_check_names_the_module_that_vmap_gets_wrong() -> None:
+    torch.manual_seed(0)
+    layers = [("conv", nn.Conv2d(1, 4, 3, padding=1)), ("own", Own(4, track_running_stats=False)), ("act", nn.Tanh())]
+    model = nn.Sequential(OrderedDict([*layers, ("flat", nn.Flatten()), ("head", nn.Linear(64, WAYS))]))
+    scrambled(model.own)
+    learner = maml(model, inner_steps=2)
+    found = learner.check(tasks(NETS[1]))
+    if found.ok:
+        pytest.skip("this version of torch has a right second-order batch norm under vmap")
+    assert found.modules == ["head.own"]
+    assert "head.own" in str(found) and max(found.errors.values()) > 1e-6
+    assert maml(nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS))).check(tasks(NETS[1])).ok
+
+
+@pytest.mark.parametrize("engine", [Engine("loop"), Engine("vmap"), Engine("vmap", chunk=1)], ids=str)
+@pytest.mark.parametrize("build", [maml, anil], ids=["head", "body"])
+def test_support_and_query_are_normalised_apart(build: object, engine: Engine) -> None:
+    """With no inner step the output is the plain net's on the query alone, by the query's own statistics."""
+    torch.manual_seed(0)
+    net = NETS[1]
+    plain, batch = net.build(), tasks(net)
+    learner = build(plain, inner_steps=0)  # type: ignore[operator]
+    learner.engine = copy.copy(engine)
+    for i, output in enumerate(learner(batch).output):
+        torch.testing.assert_close(output, plain(batch.query.x[i]), **CLOSE)
+
+
+def test_the_support_gradient_uses_the_support_statistics() -> None:
+    torch.manual_seed(0)
+    net = NETS[1]
+    plain, batch = net.build(), tasks(net)
+    learner = maml(plain, inner_lr=0.3)
+    assert isinstance(learner, RuleLearner)
+    (x, y), (xq, _) = pick((batch.support, batch.query), 0)
+    names, params = zip(*plain.named_parameters(), strict=True)
+    loss = nn.functional.cross_entropy(functional_call(plain, dict(zip(names, params, strict=True)), (x,)), y)
+    moved = [p - 0.3 * g for p, g in zip(params, torch.autograd.grad(loss, params), strict=True)]
+    expected = functional_call(plain, dict(zip(names, moved, strict=True)), (xq,))
+    torch.testing.assert_close(learner(batch).output[0], expected, **CLOSE)
+
+
+def test_running_statistics_are_frozen_when_asked_for() -> None:
+    torch.manual_seed(0)
+    native = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, WAYS))
+    native(torch.randn(20, 1, 4, 4))
+    before = copy.deepcopy(native.state_dict())
+    learner = maml(native, inner_steps=0, norms="running")
+    batch = tasks(NETS[1])
+    torch.testing.assert_close(learner(batch).output[0], native.eval()(batch.query.x[0]), **CLOSE)
+    held = {n.removeprefix("head."): v for n, v in learner.state_dict().items() if n.startswith("head.")}
+    torch.testing.assert_close(held, dict(before), rtol=0, atol=0)
+    assert "frozen" in learner.norms
+    assert learner.check(batch).ok
+    with pytest.raises(InputError, match="keeps none"):
+        maml(NETS[1].build(), norms="running")
+    with pytest.raises(InputError, match="'batch' or 'running'"):
+        safe(native, "moving")
+
+
+def test_the_policy_is_said_in_words() -> None:
+    assert "transductive" in policy(safe(NETS[1].build()).modules())
+    assert policy(safe(NETS[3].build()).modules()) == "no batch statistics"
+
+
+def test_a_norm_used_twice_is_replaced_in_both_places() -> None:
+    norm = nn.LayerNorm(4)
+    model = safe(nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), norm), "b": norm}))
+    assert model["a"][1] is model["b"]  # type: ignore[index]
+    assert type(model["b"]) is not nn.LayerNorm  # type: ignore[index]
+
+
+def test_scale_blind_layers_are_found() -> None:
+    assert feeds_norm(NETS[1].build(), ["block0.conv", "block1.conv", "head"]) == ["block0.conv", "block1.conv"]
+
+
+class Recurrent(nn.Module):
+    """An LSTM, which vmap refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(1, 3, batch_first=True)
+        self.head = nn.Linear(3, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x[:, :, None])[0][:, -1])
+
+
+def test_what_vmap_refuses_falls_back_to_the_loop_and_says_so_once() -> None:
+    torch.manual_seed(0)
+    learner, batch = maml(Recurrent()), tasks(NETS[0])
+    with pytest.warns(LoopFallback, match="one after the other") as said:
+        first = learner(batch)
+        learner.meta_gradient(batch)
+    assert len(said) == 1
+    learner.engine = Engine("loop")
+    torch.testing.assert_close(first, learner(batch), **CLOSE)
+    assert "refuses" in str(learner.check(batch))
+
+
+def test_a_refusal_in_the_backward_pass_falls_back_too() -> None:
+    torch.manual_seed(0)
+    learner, batch = maml(Recurrent()), tasks(NETS[0])
+    with pytest.warns(LoopFallback):
+        _, gradients = learner.meta_gradient(batch)
+    again = maml(Recurrent())
+    again.load_state_dict(learner.state_dict())
+    again.engine = Engine("loop")
+    torch.testing.assert_close(gradients, again.meta_gradient(batch)[1], **CLOSE)
+
+
+def test_attention_runs_in_second_order() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, WAYS))
+    learner, batch = maml(model, inner_steps=2), tasks(NETS[0])
+    assert learner.check(batch).ok
+    learner.eval()
+    with torch.no_grad():
+        together = learner(batch, evaluating=True)
+    adapted = learner.adapt(pick(batch.support, 0))
+    torch.testing.assert_close(adapted(batch.query.x[0]), together.output[0], **CLOSE)
+
+
+def test_dropout_is_the_users_own_and_runs_under_vmap() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, WAYS))
+    learner, batch = maml(model), tasks(NETS[0])
+    assert not torch.equal(learner(batch).output, learner(batch).output)
+    learner.eval()
+    torch.testing.assert_close(learner(batch).output, learner(batch).output, rtol=0, atol=0)
+    assert learner.check(batch).ok
+
+
+def test_an_error_in_the_users_model_is_the_users_error() -> None:
+    learner = maml(nn.Linear(5, WAYS))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        learner(tasks(NETS[0]))
+    assert learner.engine.backend == "vmap"
