@@ -31,7 +31,8 @@ from quickstudy import (
 )
 from quickstudy.cells import cell_params
 from quickstudy.criteria import cross_entropy
-from quickstudy.methods import CHARTS, split_head
+from quickstudy.heads import split_head
+from quickstudy.methods import CHARTS
 from quickstudy.nets import conv_net, mlp
 from quickstudy.params import adaptable
 

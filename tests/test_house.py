@@ -16,7 +16,7 @@ LAYERS = [
     "draws params",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
-    "cells hypernet nets",
+    "cells heads hypernet nets",
     "learner",
     "methods",
     "baselines",

@@ -65,6 +65,8 @@ class Engine:
             if self.backend != "loop":
                 try:
                     return torch.vmap(one, randomness="different", chunk_size=self.chunk)(*args)
+                except torch.OutOfMemoryError:
+                    raise
                 except (RuntimeError, ValueError, NotImplementedError) as refusal:
                     # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
                     result = self._loop(one, args)
@@ -88,10 +90,10 @@ class Engine:
                 outcome = self.each(one, *pick(args, slice(start, start + width)))
                 loss = weight * outcome.loss.sum()
                 grads = torch.autograd.grad(loss, params, allow_unused=True)
-                total = [_plus(t, g) for t, g in zip(total, grads, strict=True)]
+                total = [added([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(tree_map(torch.detach, outcome))
         except (RuntimeError, NotImplementedError) as refusal:
-            if self.backend == "loop":
+            if self.backend == "loop" or isinstance(refusal, torch.OutOfMemoryError):
                 raise
             looped = Engine("loop").meta_gradient(one, args, params, weight)
             self._fall_back(refusal)
@@ -125,7 +127,7 @@ def twice_differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    if total is None or part is None:
-        return part if total is None else total
-    return total + part
+def added(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of gradients, where a missing one counts as zero; None when all are missing."""
+    given = [part for part in parts if part is not None]
+    return torch.stack(given).sum(0) if len(given) > 1 else (given[0] if given else None)

@@ -54,7 +54,7 @@ class ClassHypernet(nn.Module):
         sizes += [width] * hidden_layers + [sum(self.columns.values())]
         layers: list[nn.Module] = []
         for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [nn.Linear(fan_in, fan_out, dtype=weight.dtype), nn.ReLU()]
+            layers += [nn.Linear(fan_in, fan_out, dtype=weight.dtype, device=weight.device), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
@@ -62,7 +62,8 @@ class ClassHypernet(nn.Module):
         member = F.one_hot(y, self.ways).to(x.dtype)  # [n, ways]
         label = member if self.labels == "one_hot" else y.to(x.dtype)[:, None]
         rows = torch.cat([x, guess, label] if self.enhance else [x, label], dim=-1)
-        summary = member.T @ rows / member.sum(0)[:, None]  # mean over the shots of each class: [ways, columns]
+        # The mean over the shots of each class, [ways, columns]; a class without any is a row of zeros.
+        summary = member.T @ rows / member.sum(0).clamp(min=1)[:, None]
         parts = self.layers(summary).split(list(self.columns.values()), dim=-1)
         named = zip(self.columns, parts, strict=True)
         return {name: part.squeeze(-1) if name in self.flat else part for name, part in named}

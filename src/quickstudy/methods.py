@@ -5,8 +5,8 @@ and the law tests iterate: a new method is one function. What is true of a metho
 its outer gradient exact, say) is in that line too, so that no test needs an exception of its own.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import nn
 from quickstudy.cells import cell_params, with_metric
 from quickstudy.criteria import criterion
 from quickstudy.errors import InputError, nearest
+from quickstudy.heads import last_linear, split_head
 from quickstudy.hypernet import ClassHypernet
 from quickstudy.learner import Learner, RuleLearner
-from quickstudy.norms import calls, feeds_norm
+from quickstudy.norms import feeds_norm
 from quickstudy.params import Selection, adaptable, layer_of, trainable
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain, Mix, MixLosses
@@ -243,9 +244,10 @@ def wormhole(
     "literal" (eq. 2 as printed: C theta + Delta(theta)) or "coadapt" (C and theta together, at their two rates).
     """
     params = adaptable(model, adapts)
-    names = list(adaptable(model, _last_linear(model) if scope is None else scope, "scope"))
-    blind = feeds_norm(model, dict.fromkeys(map(layer_of, names)))
-    if set(blind) == set(map(layer_of, names)):
+    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
+    one_number = chart in ("scalar", "tanh", "per_layer")  # others can turn a layer, which a norm does see
+    blind = feeds_norm(model, dict.fromkeys(map(layer_of, names)), norms) if one_number else []
+    if blind and set(blind) == set(map(layer_of, names)):
         raise InputError(
             f"`scope` is {', '.join(blind)}, whose outputs go straight into a norm: the loss does not depend on their "
             "scale, so a gain there can do nothing. Leave `scope` out (the last linear layer) or add other layers."
@@ -259,7 +261,7 @@ def wormhole(
     elif reading == "literal":
         rule = Mix([gain, descend], weights=[1.0, 1.0])
     elif reading == "coadapt":
-        rates = ByName({"gain.": Constant(gain_lr, gain_decay), "": Constant(inner_lr)})
+        rates = ByName({"gain:": Constant(gain_lr, gain_decay), "": Constant(inner_lr)})
         rule = Coadapt(Descend(rates, inner_steps, eval_steps=eval_inner_steps, first_order=first_order), C, names)
     else:
         raise InputError(f"`reading` is 'recommended', 'literal' or 'coadapt', not {reading!r}.")
@@ -307,49 +309,24 @@ def _learner(model: nn.Module, rule: Rule, loss: Loss, inner_loss: Loss | None, 
     return RuleLearner(model, rule, criterion(loss), inner_criterion=inner, **options)
 
 
+class SharedLayers(UserWarning):
+    """Layers that T and masks do not act on."""
+
+
 def _cells(model: nn.Module) -> Sequence[str]:
     names = cell_params(model)
     if not names:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
-        raise InputError(f"Masks act on Linear and Conv2d layers that can train; this model has none, only: {kinds}.")
-    return names
-
-
-def _last_linear(model: nn.Module) -> str:
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise InputError(
-            "The model has no Linear layer, so there is no default head or scope. "
-            f"Name one; modules are: {', '.join(name for name, _ in model.named_modules() if name)}."
+        raise InputError(f"Masks act on Linear and Conv2d layers that train; this model has none, only: {kinds}.")
+    others = {
+        layer_of(name)
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.ndim > 1 and name not in names and not name.endswith("metric")
+    }
+    if others:
+        warnings.warn(
+            f"T and masks act on plain Linear and Conv2d layers; all tasks will share {', '.join(sorted(others))}.",
+            SharedLayers,
+            stacklevel=4,
         )
-    return f"{linears[-1]}.*".lstrip(".")
-
-
-def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn.Module]:
-    """The model in two: a body that yields features, and the layer that reads them last.
-
-    Args:
-        model: Any module whose output is its head's output.
-        head: The head's name, such as "fc"; by default the last Linear of the model.
-    """
-    name = head if head is not None else _last_linear(model).removesuffix("*").removesuffix(".")
-    modules = dict(model.named_modules())
-    if name not in modules:
-        raise InputError(f"The model has no module {name!r} to use as `head`. {nearest(name, modules)}")
-    if name == "":
-        return nn.Identity(), deepcopy(model)
-    graph = calls(model)
-    if graph is not None:
-        heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
-        if [user.op for node in heads for user in node.users] != ["output"]:
-            raise InputError(
-                f"`head` is {name!r}, but the model does more after it, so features and head cannot be told apart. "
-                "Name the module whose output is the model's output, or move what follows into the loss."
-            )
-    body = deepcopy(model)
-    last = body.get_submodule(name)
-    body.set_submodule(name, nn.Identity())
-    shared = {id(p) for p in body.parameters()} & {id(p) for p in last.parameters()}
-    if shared:
-        raise InputError(f"The head {name!r} shares parameters with the body, so it cannot adapt alone.")
-    return body, last
+    return names

@@ -1,4 +1,4 @@
-"""The networks of the papers, as plain modules: any other module works as well.
+"""Small networks as plain modules: any other module works as well.
 
 Each ends in a linear layer called `head`, so that head-only methods find it.
 """

@@ -23,6 +23,9 @@ from quickstudy.params import per_row
 POLICIES = ("batch", "running")
 
 
+_BATCH = nn.modules.batchnorm._BatchNorm
+
+
 def _affine(module: Any, x: Tensor, channels: bool) -> Tensor:
     """Scale and bias, outside the kernel: per channel (axis 1), or over the trailing axes."""
     for name, apply in (("weight", torch.mul), ("bias", torch.add)):
@@ -68,13 +71,13 @@ class SafeInstanceNorm(nn.modules.instancenorm._InstanceNorm):
 
 
 def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
-    kind = type(module)
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+    forward = type(module).forward  # a subclass that leaves the forward alone is the norm it comes from
+    if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return SafeBatchNorm if statistics == "batch" else FrozenBatchNorm
-    if kind is nn.LayerNorm:
+    if forward is nn.LayerNorm.forward:
         return SafeLayerNorm
-    if kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
-        return _INSTANCE[kind]
+    if forward is nn.InstanceNorm2d.forward:
+        return next(safe for kind, safe in _INSTANCE.items() if isinstance(module, kind))
     return None
 
 
@@ -107,7 +110,7 @@ def with_class(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 def replace_modules(model: nn.Module, replace: dict[nn.Module, nn.Module]) -> nn.Module:
     """Swap modules for others, in place, wherever they appear (a module used twice is swapped in both places)."""
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children() gives a module's first place only
             if child in replace:
                 setattr(parent, name, replace[child])
     return replace.get(model, model)
@@ -140,6 +143,9 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
 def policy(modules: Iterable[nn.Module]) -> str:
     """The norm policy in words, as it is printed with every result."""
     kinds = {type(module) for module in modules}
+    foreign = [k for k in kinds if issubclass(k, _BATCH) and not issubclass(k, SafeBatchNorm | FrozenBatchNorm)]
+    if foreign:
+        return f"as {', '.join(sorted(kind.__name__ for kind in foreign))} does it"
     if any(issubclass(kind, SafeBatchNorm) for kind in kinds):
         return "batch statistics per task and half (transductive)"
     if FrozenBatchNorm in kinds:
@@ -157,20 +163,25 @@ class _LeafTracer(fx.Tracer):
 def calls(model: nn.Module) -> fx.Graph | None:
     """The model's graph of module calls, or None where its forward cannot be traced without an input."""
     try:
-        return _LeafTracer().trace(model)
+        with torch.random.fork_rng():  # a copy, and its own dice: the user's model must not notice
+            return _LeafTracer().trace(deepcopy(model))
     except Exception:  # tracing runs the user's forward on proxies, which may fail in any way
         return None
 
 
-def feeds_norm(model: nn.Module, layers: Iterable[str]) -> list[str]:
-    """Those of the named layers whose output goes into a batch, layer or instance norm and nowhere else.
+def feeds_norm(model: nn.Module, layers: Iterable[str], statistics: str = "batch") -> list[str]:
+    """Those of the named layers whose output goes into a norm and nowhere else.
 
-    The loss does not depend on the scale of such a layer, so a gain on it can do nothing.
+    The loss does not depend on the scale of such a layer, so one number that multiplies it can do nothing. (A
+    batch norm with running statistics is a fixed affine map and does depend on it.)
     """
     graph = calls(model)
     if graph is None:
         return []
-    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+    norms: tuple[type[nn.Module], ...]
+    norms = (nn.LayerNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+    if statistics == "batch":
+        norms += (_BATCH,)
     modules = dict(model.named_modules())
     blind = []
     for node in graph.nodes:

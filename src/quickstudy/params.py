@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy.errors import InputError
 from quickstudy.types import Params, Shape
@@ -73,6 +74,7 @@ def rows(params: Mapping[str, Tensor]) -> dict[str, str]:
     """For each parameter, the group whose rows it shares: same layer and same number of rows.
 
     A weight `[out, ...]` and the bias `[out]` of its layer fall in one group, so a unit adapts whole or not at all.
+    (The rows of a transposed convolution are its inputs: there a row and a bias entry are not one unit.)
     """
     return {name: f"{layer_of(name)}.rows{len(p) if p.ndim else 1}".lstrip(".") for name, p in params.items()}
 
@@ -89,9 +91,38 @@ def held(params: Mapping[str, Tensor]) -> nn.ParameterDict:
     >>> list(by_name(held({"head.weight": torch.zeros(2, 3)})))
     ['head.weight']
     """
-    return nn.ParameterDict({name.replace(".", "/"): nn.Parameter(value) for name, value in params.items()})
+    return nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in params.items()})
 
 
 def by_name(module: nn.ParameterDict) -> Params:
     """What `held` keeps, by dotted name again."""
-    return {name.replace("/", "."): value for name, value in module.items()}
+    return {key.removeprefix("/").replace("/", "."): value for key, value in module.items()}
+
+
+def _key(name: str) -> str:
+    key = name.replace(".", "/")
+    return f"/{key}" if not key or hasattr(nn.ParameterDict, key) else key  # "values" is a method there
+
+
+def slots(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+    """Every place that holds each of the named parameters: one path per module and attribute.
+
+    A parameter can sit in several modules (tied weights), and a module in several places of its parent.
+    """
+    params = dict(module.named_parameters())
+    held_at: dict[int, list[str]] = {}
+    for path, part in module.named_modules():
+        for leaf, param in part.named_parameters(recurse=False, remove_duplicate=False):
+            held_at.setdefault(id(param), []).append(f"{path}.{leaf}".lstrip("."))
+    return {name: held_at[id(params[name])] for name in names}
+
+
+def call(module: nn.Module, params: Params, places: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
+    """The module's output with `params` in the places of its own.
+
+    Places are spelled out because `functional_call` finds tied ones itself by path: a module that is reachable by two
+    paths is then swapped twice, and left with the wrong parameters.
+    """
+    swapped = {place: value for name, value in params.items() for place in places[name]}
+    output: Tensor = functional_call(module, swapped, (x,), tie_weights=False)
+    return output

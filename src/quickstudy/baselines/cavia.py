@@ -9,7 +9,6 @@ Reference: Zintgraf et al., 2019, section 3.1 (https://arxiv.org/abs/1810.03642)
 layer (or through FiLM, which also scales); here it shifts every bias that trains, of any module.
 """
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.criteria import criterion
@@ -35,7 +34,7 @@ class Context(Chart):
         if size < 1:
             raise InputError(f"`context` was {size}; it counts the numbers that a task may move, so 1 or more.")
         self.size = size
-        self.maps = held({n: torch.randn(p.numel(), size, dtype=p.dtype) / size**0.5 for n, p in params.items()})
+        self.maps = held({n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()})
 
     def start(self, params: Params) -> Params:
         return {"z": next(iter(params.values())).new_zeros(self.size)}

@@ -6,11 +6,12 @@ Descend(Constant(0.01), 1)])`. HyperMAML in warm-up (eq. 7) is `Mix([Emit(networ
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from quickstudy.errors import InputError
 from quickstudy.objective import Objective
 from quickstudy.types import Params, Shape
 
@@ -44,6 +45,16 @@ class Rule(nn.Module, ABC):
         return {}
 
 
+def check_built_for(own: Iterable[str], params: Params, what: str) -> None:
+    """Refuse parameters that a part was not built for."""
+    missing, spare = sorted(set(params) - set(own)), sorted(set(own) - set(params))
+    if missing or spare:
+        raise InputError(
+            f"{what} was built for other parameters than those that adapt: it lacks {', '.join(missing) or 'none'} and "
+            f"has {', '.join(spare) or 'none'} to spare. Build it from `adaptable(model, adapts)` of the same model."
+        )
+
+
 class Rate(nn.Module, ABC):
     """Step sizes: one `Params`-shaped set of multipliers per step, asked once per task."""
 
@@ -56,7 +67,8 @@ class Rate(nn.Module, ABC):
         """The multipliers of each of `steps` steps; each broadcasts against its parameter."""
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        """What the rate will read from the noise; none unless overridden."""
+        """What the rate will read from the noise; none unless overridden. A rate that was built for certain parameters
+        checks here, before any task runs, that these are the ones."""
         del params
         return {}
 

@@ -92,9 +92,9 @@ class MixLosses(Mix):
 
     .. math:: L = \sum_i w_i L_Q(a_i(\theta))
 
-    Reference: HyperMAML, appendix B, which mixes two losses where eq. 7 and the released code mix one update. Once a
-    single weight is left the two agree.
+    Reference: HyperMAML, appendix B, which mixes two losses where eq. 7 and the released code mix one update. With one
+    weight of 1 and the others 0 the two agree.
     """
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        return [(weight, leads) for weight, leads in self.branches(params, objective)]
+        return [*self.branches(params, objective)] or [(1.0, params)]

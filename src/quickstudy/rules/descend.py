@@ -6,6 +6,7 @@ rates, with `Masked(Constant(a), ...)` MT-net. The learner decides which paramet
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.func import grad
 from quickstudy.errors import InputError
 from quickstudy.objective import Objective
 from quickstudy.params import by_name, held, layer_of
-from quickstudy.rules.base import Rate, Rule
+from quickstudy.rules.base import Rate, Rule, check_built_for
 from quickstudy.types import Params, Shape
 
 
@@ -28,7 +29,7 @@ class Descend(Rule):
 
     .. math:: \theta_{k+1} = \theta_k - r_k \odot d(\nabla L_S(\theta_k))
 
-    Reference: Finn, Abbeel & Levine, 2017, eq. 1 (https://arxiv.org/abs/1703.03400).
+    Reference: Finn, Abbeel & Levine, 2017, section 2.2 and algorithm 1 (https://arxiv.org/abs/1703.03400).
 
     Args:
         rate: The step sizes :math:`r_k`.
@@ -116,10 +117,33 @@ class ByName(Rate):
         self.prefixes = list(rates)
         self.rates = nn.ModuleList(rates.values())
 
+    def parts(self, params: Params) -> list[tuple[str, Rate, Params]]:
+        """Each rate with its number and the parameters that are its own."""
+        chosen: list[Params] = [{} for _ in self.prefixes]
+        for name, p in params.items():
+            index = next((i for i, prefix in enumerate(self.prefixes) if name.startswith(prefix)), None)
+            if index is None:
+                raise InputError(
+                    f"No rate is given for {name!r}; prefixes are {self.prefixes}. The prefix '' takes the rest."
+                )
+            chosen[index][name] = p
+        rates = zip(self.rates, chosen, strict=True)
+        return [(f"{i}.", cast(Rate, rate), own) for i, (rate, own) in enumerate(rates) if own]
+
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
-        chosen = {name: next(i for i, p in enumerate(self.prefixes) if name.startswith(p)) for name in params}
-        every = [rate(params, steps, noise) for rate in self.rates]
-        return [{name: every[i][step][name] for name, i in chosen.items()} for step in range(steps)]
+        every = [rate(own, steps, _share(noise, mark)) for mark, rate, own in self.parts(params)]
+        return [{name: r for part in step for name, r in part.items()} for step in zip(*every, strict=True)]
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        return {mark + n: shape for mark, rate, own in self.parts(params) for n, shape in rate.noise(own).items()}
+
+    def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        parts = self.parts(params)
+        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, _share(noise, mark)).items()}
+
+
+def _share(noise: Mapping[str, Tensor], mark: str) -> dict[str, Tensor]:
+    return {name.removeprefix(mark): value for name, value in noise.items() if name.startswith(mark)}
 
 
 class Learned(Rate):
@@ -141,20 +165,25 @@ class Learned(Rate):
         super().__init__()
         if per not in ("parameter", "layer", "layer_step"):
             raise InputError(f"Learned rates are per 'parameter', 'layer' or 'layer_step', not per {per!r}.")
-        like = next(iter(params.values()))
+        like = next(iter(params.values())).detach()
+        self.names = list(params)
         shapes: dict[str, Shape]
         if per == "parameter":
             shapes = {name: tuple(p.shape) for name, p in params.items()}
         else:
-            shapes = {layer_of(name) or "top": (steps if per == "layer_step" else 1,) for name in params}
+            shapes = {layer_of(name): (steps if per == "layer_step" else 1,) for name in params}
         low, high = (init, init) if isinstance(init, float | int) else init
         self.per = per
-        self.values = held({n: torch.empty(s, dtype=like.dtype).uniform_(low, high) for n, s in shapes.items()})
+        self.values = held({n: like.new_empty(s).uniform_(low, high) for n, s in shapes.items()})
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        check_built_for(self.names, params, "A learned rate")
+        return {}
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         del noise
         values = by_name(self.values)
         if self.per == "parameter":
             return [values] * steps
-        own = {name: values[layer_of(name) or "top"] for name in params}
+        own = {name: values[layer_of(name)] for name in params}
         return [{name: value[min(step, len(value) - 1)] for name, value in own.items()} for step in range(steps)]

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quickstudy.objective import Objective
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_built_for
 from quickstudy.types import Params
 
 
@@ -25,8 +25,9 @@ class Emit(Rule):
     The guesses :math:`p_i` are those of the universal head :math:`\theta` and carry no gradient; :math:`\theta` still
     receives one through the sum, and the encoder through :math:`e_i`.
 
-    Reference: Przewiezlikowski et al., 2022, eq. 2-5 (https://arxiv.org/abs/2205.15745). The released code subtracts,
-    which is the same up to the sign of H's last layer, and reads guesses of the previous task's head, a mistake.
+    Reference: Przewiezlikowski et al., 2022, eq. 5 and 6 (https://arxiv.org/abs/2205.15745). The released code
+    subtracts, which is the same up to the sign of H's last layer, and reads guesses of the
+    previous task's head, a mistake.
 
     Args:
         network: The hypernetwork H, built for the parameters that adapt: see `ClassHypernet`.
@@ -40,4 +41,5 @@ class Emit(Rule):
         x, y = objective.support
         guess = objective.predict(params).softmax(-1).detach()
         delta = self.network(x, guess, y)
+        check_built_for(delta, params, "The hypernetwork")
         return {name: p + delta[name] for name, p in params.items()}

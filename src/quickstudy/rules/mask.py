@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.params import by_name, held, per_row, rows
-from quickstudy.rules.base import Rate
+from quickstudy.rules.base import Rate, check_built_for
 from quickstudy.types import Params, Shape
 
 
@@ -20,8 +19,9 @@ class Masked(Rate):
     Sampled as :math:`s = \sigma((\zeta + \mathrm{logit}\,u) / c)` with u uniform (the difference of two Gumbel draws is
     logistic); the hard mask is :math:`1[s > 1/2]` forward and s backward (straight-through).
 
-    Reference: Lee & Choi, 2018, eq. 3.6-3.9 (https://arxiv.org/abs/1801.05558). The paper writes the soft relaxation
-    and calls the mask binary; the released code, whose tables are published, is hard. Hence "hard" is the default.
+    Reference: Lee, 2018 (thesis), eq. 3.6-3.9; ICML version: Lee & Choi, https://arxiv.org/abs/1801.05558. The thesis
+    writes the soft relaxation and calls the mask binary; the released code, whose tables are published, is hard. Hence
+    "hard" is the default.
 
     Args:
         rate: The rate :math:`r_0` that is masked.
@@ -55,10 +55,11 @@ class Masked(Rate):
         shapes: dict[str, Shape] = {}
         for name, p in params.items():
             shapes[self.group[name]] = tuple(p.shape) if per_weight else (len(p) if p.ndim else 1,)
-        dtype = next(iter(params.values())).dtype
-        self.logits = held({group: torch.full(shape, logit, dtype=dtype) for group, shape in shapes.items()})
+        like = next(iter(params.values())).detach()
+        self.logits = held({group: like.new_full(shape, logit) for group, shape in shapes.items()})
 
     def noise(self, params: Params) -> dict[str, Shape]:
+        check_built_for(self.group, params, "A mask")
         own = self.rate.noise(params)
         if self.draw == "expected":
             return own

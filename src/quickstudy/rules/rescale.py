@@ -76,7 +76,7 @@ class Rescale(Rule):
         return self.inner.noise(self.start(params))
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        return {f"gain.{name}": value for name, value in self.find(params, objective).items()}
+        return {f"gain.{name}".rstrip("."): value for name, value in self.find(params, objective).items()}
 
 
 class Coadapt(Rule):
@@ -85,7 +85,8 @@ class Coadapt(Rule):
     .. math:: (t, \theta) \leftarrow (t, \theta) - r \odot \nabla L_S(C(t)\,\theta), \qquad \phi = C(t)\,\theta
 
     Sections 4.1 and 5 of the paper suggest it and do not evaluate it. The inner rule sees t under names that start with
-    `gain.`, so `ByName({"gain.": Constant(gamma), "": Constant(alpha)})` gives the two rates.
+    `gain:` (no module's name holds a colon), so the two rates are
+    `ByName({"gain:": Constant(gamma), "": Constant(alpha)})`.
 
     Args:
         inner: The rule that moves both.
@@ -101,19 +102,31 @@ class Coadapt(Rule):
 
     def both(self, params: Params) -> Params:
         """The joint starting point."""
-        return {f"gain.{n}": t for n, t in self.chart.start(scoped(params, self.scope)).items()} | params
+        return {f"gain:{n}": t for n, t in self.chart.start(scoped(params, self.scope)).items()} | params
+
+    def apart(self, both: Params) -> tuple[Params, Params]:
+        """t and theta of a joint point."""
+        t = {name.removeprefix("gain:"): v for name, v in both.items() if name.startswith("gain:")}
+        return t, {name: p for name, p in both.items() if not name.startswith("gain:")}
 
     def through(self, both: Params) -> Params:
         """C(t) theta of a joint point."""
-        t = {name.removeprefix("gain."): v for name, v in both.items() if name.startswith("gain.")}
-        params = {name: p for name, p in both.items() if not name.startswith("gain.")}
+        t, params = self.apart(both)
         return params | self.chart(t, scoped(params, self.scope))
 
+    def find(self, params: Params, objective: Objective) -> Params:
+        """The joint point that the inner rule ends at."""
+        return self.inner(self.both(params), objective.pullback(self.through))
+
     def forward(self, params: Params, objective: Objective) -> Params:
-        return self.through(self.inner(self.both(params), objective.pullback(self.through)))
+        return self.through(self.find(params, objective))
 
     def noise(self, params: Params) -> dict[str, Shape]:
         return self.inner.noise(self.both(params))
+
+    def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
+        t, _ = self.apart(self.find(params, objective))
+        return {f"gain.{name}".rstrip("."): value for name, value in t.items()}
 
 
 def scoped(params: Params, scope: Sequence[str]) -> Params:
@@ -180,10 +193,10 @@ class PerLayer(Chart):
     """Eq. 6: one number per layer, shared by its weight and bias, all starting at 1."""
 
     def start(self, params: Params) -> Params:
-        return {layer_of(name) or "top": p.new_ones(()) for name, p in params.items()}
+        return {layer_of(name): p.new_ones(()) for name, p in params.items()}
 
     def forward(self, t: Params, params: Params) -> Params:
-        return {name: t[layer_of(name) or "top"] * p for name, p in params.items()}
+        return {name: t[layer_of(name)] * p for name, p in params.items()}
 
 
 class LowRank(Chart):
@@ -213,7 +226,7 @@ class LowRank(Chart):
         return nn.ParameterDict(
             {
                 name.replace(".", "/"): nn.Parameter(
-                    torch.randn(p.numel(), rank, dtype=p.dtype) / p.numel() ** 0.5, requires_grad=False
+                    p.detach().new_empty(p.numel(), rank).normal_() / p.numel() ** 0.5, requires_grad=False
                 )
                 for name, p in params.items()
             }
