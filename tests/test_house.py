@@ -12,7 +12,7 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types",
+    "types settings",
     "draws params",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
@@ -21,11 +21,11 @@ LAYERS = [
     "methods",
     "baselines",
     "tasks",
+    "rehearse",
     "files",
     "checkpoints",
     "runs",
     "evaluate config",
-    "rehearse",
     "saved",
     "train judge",
     "figures",

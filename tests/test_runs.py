@@ -15,9 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quickstudy import runs
+from quickstudy import files
+from quickstudy.checkpoints import check_matches
 from quickstudy.errors import InputError, RunError
-from quickstudy.runs import Run, check_matches
+from quickstudy.runs import Run
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_opening_nothing_names_the_runs_nearby(run):
         Run.open(run.path.parent / "runn")
     with pytest.raises(InputError, match="holds some. Give one of: run"):
         Run.open(run.path.parent)
-    with pytest.raises(InputError, match="None are known"):
+    with pytest.raises(InputError, match="There are none"):
         Run.open(run.path.parent / "nowhere" / "run")
 
 
@@ -373,8 +374,8 @@ def test_a_damaged_result_is_named(run):
 
 def test_an_atomic_write_replaces_all_or_nothing(tmp_path):
     path = tmp_path / "file"
-    runs.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
     with pytest.raises(IsADirectoryError):
         (tmp_path / "folder").mkdir()
-        runs.write_atomic(tmp_path / "folder", b"new")
+        files.write_atomic(tmp_path / "folder", b"new")
     assert Path(path).read_bytes() == b"old"

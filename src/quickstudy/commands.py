@@ -1,8 +1,8 @@
 """What each verb of the command line does."""
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,26 @@ import numpy as np
 import torch
 import yaml
 
-from quickstudy import config, criteria, methods, nets, terminal, verbs
+from quickstudy import config, criteria, methods, nets, schedule, terminal, verbs
 from quickstudy.config import Setup
 from quickstudy.demo import demo
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
 from quickstudy.judge import judge
 from quickstudy.metrics import METRICS
-from quickstudy.report import report, score
+from quickstudy.rehearse import first_tasks, rehearse
+from quickstudy.report import amount, report, score
 from quickstudy.runs import Run, free
-from quickstudy.saved import rehearse, restore
+from quickstudy.saved import restore
+from quickstudy.settings import pairs
 from quickstudy.tasks import FAMILIES
-from quickstudy.train import train
+from quickstudy.train import check, train
 
 
 def run(verb: Any, rest: Sequence[str]) -> None:
     """Do what a parsed verb says; `rest` are overrides of the configuration."""
     doers: dict[type, Callable[[Any, Sequence[str]], None]] = {
-        verbs.Demo: lambda v, _: demo(v.out, v.seed, quiet=v.quiet, as_json=v.json),
+        verbs.Demo: lambda v, _: demo(v.out, v.seed, steps=v.steps, quiet=v.quiet, as_json=v.json),
         verbs.List: _list,
         verbs.Train: _train,
         verbs.Evaluate: _evaluate,
@@ -85,6 +87,11 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
             )
         existing = Run.open(verb.resume)
         setup = config.build(config.parse(existing.config))
+        if not verb.print_config and _finished(existing, setup):
+            if not (verb.quiet or verb.json):
+                terminal.note(f"{existing.path} is finished: {setup.config.train.steps} steps are done.")
+                _last_words(existing, setup.metric.name)
+            return
     else:
         assert verb.config is not None
         setup = config.build(config.load(verb.config, rest))
@@ -93,17 +100,17 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
         return
     if verb.resume is None:
         assert verb.config is not None
-        rehearse(setup, setup.family.source("train", seed=setup.config.seed, size=1)(0))
+        check(setup)
         place = Path(verb.out) if verb.out else free(Path("runs") / Path(verb.config).stem)
         existing = Run.create(place, setup.config.model_dump(mode="json"))
     _announce(setup, existing, verb)
     steps = setup.config.train.steps
-    logs = terminal.tensorboard(existing.path / "tensorboard") if verb.tensorboard else []
+    logs = terminal.tensorboard(existing.path / "tensorboard") if not verb.no_tensorboard else []
     bar = not (verb.quiet or verb.json)
     with terminal.TerminalWatcher(steps, setup.config.method.name, bar=bar, rows=verb.json, logs=logs) as watcher:
         train(setup, existing, watcher)
     if not (verb.quiet or verb.json):
-        _last_words(existing)
+        _last_words(existing, setup.metric.name)
 
 
 def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
@@ -111,33 +118,48 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
         return
     count = sum(p.numel() for p in setup.learner.meta_params().values())
     terminal.note(f"run: {run.path}")
-    terminal.note(f"tasks: {', '.join(f'{k} {v}' for k, v in setup.family.describe().items())}")
+    terminal.note(f"tasks: {terminal.described(setup.family.describe())}")
     terminal.note(f"learner: {setup.config.method.name}, {count} parameters, {setup.learner.norms}")
+    asked = setup.config.train
+    if asked.select_with == "final" and 0 < asked.steps < schedule.over(asked.schedules):
+        terminal.note(
+            f"a schedule ends at step {schedule.over(asked.schedules)}, after the last of {asked.steps} steps: no "
+            "`best` is kept, and `last` is judged as if the schedule were over"
+        )
 
 
-def _last_words(run: Run) -> None:
+def _finished(run: Run, setup: Setup) -> bool:
+    return "last" in run.checkpoints() and run.load("last").state.get("step") == setup.config.train.steps
+
+
+def _last_words(run: Run, metric: str) -> None:
     rows = [row for row in run.metrics() if row["kind"] == "val"]
     if rows:
         last = rows[-1]
-        terminal.note(f"validation at step {last['step']}: {last['metric']:.4g} ± {last['interval']:.2g}")
+        shown = amount(last["metric"], last["interval"], metric) if last["finite"] else "every task diverged"
+        terminal.note(f"validation at step {last['step']}: {metric} {shown}")
     terminal.note(f"next: quickstudy evaluate {run.path}")
 
 
 def _evaluate(verb: verbs.Evaluate, rest: Sequence[str]) -> None:
     if not verb.runs:
         raise InputError("Give one or more run directories to evaluate.")
+    if verb.protocol and any(keys == ["evaluate", "tasks"] for keys, _ in pairs(rest)):
+        raise InputError(
+            "`--protocol` says how many tasks there are, and so does `--evaluate.tasks`. Give one of them."
+        )
     summaries = []
-    for path in verb.runs:
-        summary = judge(Run.open(path), verb.checkpoint, verb.protocol, rest, verb.name)
+    for path, run in [(path, Run.open(path)) for path in verb.runs]:
+        with _named(path):
+            summary = judge(run, verb.checkpoint, verb.protocol, rest, verb.name)
         summaries.append((path, summary))
         if verb.json:
             terminal.print_json({"run": path, **summary})
     if verb.json:
         return
     for path, summary in summaries:
-        described = ", ".join(f"{key} {value}" for key, value in summary["data"].items())
         if not verb.quiet:
-            terminal.note(f"{path}: {described}; {summary['norms']}")
+            terminal.note(f"{path}: {terminal.described(summary['data'])}; {summary['norms']}")
     rows = [
         (
             path,
@@ -159,10 +181,12 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
     if len(verb.runs) < 2:
         raise InputError(f"Comparing takes two runs or more; {len(verb.runs)} given.")
     every: list[tuple[str, Setup, Summary]] = []
-    for path in verb.runs:
-        setup, _ = restore(Run.open(path), verb.checkpoint, rest)
-        asked = setup.config.evaluate
-        summary = evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=asked.tasks, seed=asked.seed)
+    for path, run in [(path, Run.open(path)) for path in verb.runs]:
+        with _named(path):
+            setup, _ = restore(run, verb.checkpoint, rest)
+            on = setup.config.evaluate
+            rehearse(setup.learner, setup.judged, first_tasks(setup.judged, on.split, seed=on.seed))
+            summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
         every.append((path, setup, summary))
     _, _, reference = every[0]
     pairs: list[tuple[str, Setup, Summary, Difference | None]] = [(*every[0], None)]
@@ -180,6 +204,17 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
     caption = f"{len(reference.values)} identical tasks, list {reference.hash}; ± is a 95% interval over tasks"
     name = reference.metric.name
     terminal.table("", ("run", "method", name, "paired difference"), rows, "" if verb.quiet else caption)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Several runs may be given: an error says whose it is."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
+    except RunError as error:
+        raise RunError(str(error) if path in str(error) else f"{path}: {error}") from error
 
 
 def _gap(difference: Difference) -> str:
@@ -214,14 +249,22 @@ def _info(verb: verbs.Info, rest: Sequence[str]) -> None:
     }
     if verb.run is not None:
         run = Run.open(verb.run)
+        settings = config.parse(run.config)
         rows = run.metrics()
         shown = {
             "run": str(run.path),
-            "method": run.config["method"]["name"],
-            "tasks": run.config["tasks"]["name"],
-            "steps": f"{max((row['step'] for row in rows), default=0)} of {run.config['train']['steps']} logged",
-            "checkpoints": ", ".join(f"{n} (step {run.load(n).state['step']})" for n in run.checkpoints()) or "none",
+            "method": settings.method.name,
+            "tasks": settings.tasks.name,
+            "steps": f"{max((row.get('step', 0) for row in rows), default=0)} of {settings.train.steps} logged",
+            "checkpoints": ", ".join(f"{name} ({_state(run, name)})" for name in run.checkpoints()) or "none",
             **{f"result {name}": score(result.summary) for name, result in run.results().items()},
             "started with": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
         }
-    print(json.dumps(shown)) if verb.json else terminal.listing("", shown)
+    terminal.print_json(shown) if verb.json else terminal.listing("", shown)
+
+
+def _state(run: Run, name: str) -> str:
+    try:
+        return f"step {run.load(name).state['step']}"
+    except (InputError, RunError):
+        return "damaged"

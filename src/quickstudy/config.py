@@ -7,22 +7,24 @@ signature. Unknown keys are refused with the nearest known name.
 
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
 from quickstudy import methods, metrics, nets
 from quickstudy.baselines import BASELINES
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.learner import Learner
-from quickstudy.schedule import Schedule
+from quickstudy.schedule import SCHEDULES, Schedule
+from quickstudy.settings import overlaid, read_file
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 
@@ -92,7 +94,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     tasks: Part
     model: Part | None = Field(None, description="none for methods that have no model")
     method: Part
@@ -112,6 +114,12 @@ class Setup:
 
 
 METHODS: dict[str, Callable[..., Any]] = {name: recipe.build for name, recipe in methods.RECIPES.items()} | BASELINES
+TARGETS = {  # losses by name, and the families' losses whose targets they can read
+    "cross_entropy": ("cross_entropy",),
+    "class_sum_cross_entropy": ("cross_entropy",),
+    "mse": ("mse", "binary_cross_entropy"),
+    "binary_cross_entropy": ("binary_cross_entropy",),
+}
 
 
 def build(config: Config) -> Setup:
@@ -128,28 +136,50 @@ def build(config: Config) -> Setup:
         if not isinstance(model, nn.Module):
             raise InputError(f"`model` {config.model.name!r} gave a {type(model).__name__}; an nn.Module is needed.")
         context["model"] = model
-    method = config.method
-    if "loss" not in method.options:
-        method = Part.model_validate({"name": method.name, **method.options, "loss": family.loss})
-    learner, way = make(method, METHODS, "method", **context)
+    for option in ("loss", "inner_loss"):
+        _check_suits(f"method.{option}", config.method.options.get(option), family.loss, TARGETS)
+    learner, way = make(config.method, METHODS, "method", {"loss": family.loss}, **context)
     if not isinstance(learner, Learner):
-        raise InputError(f"`method` {method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
-    metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS.get(family.loss, "mse"))
+        raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
+    metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS[family.loss])
+    _check_suits("evaluate.metric", metric.name, family.loss, {m.name: m.suits for m in metrics.METRICS.values()})
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way})
     return Setup(resolved, family, judged, learner, metric)
+
+
+def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse what would compare outputs with targets of another kind: broadcasting makes a number of that as well."""
+    if name in suits and loss not in suits[name]:
+        fit = ", ".join(sorted(other for other, those in suits.items() if loss in those))
+        raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
 
 
 def _tasks(part: Part) -> tuple[TaskFamily, Part]:
     family, resolved = make(part, FAMILIES, "tasks")
     if not isinstance(family, TaskFamily):
         raise InputError(f"`tasks` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
+    try:
+        loss, described, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
+    except Exception as error:  # the user's family may fail in any way
+        raise InputError(f"`tasks` {part.name!r} does not say what its tasks are: {told(error)}.") from error
+    if loss not in metrics.FOR_LOSS:
+        raise InputError(f"`tasks` {part.name!r} has the loss {loss!r}. {nearest(str(loss), metrics.FOR_LOSS)}")
+    if not isinstance(described, dict):
+        raise InputError(f"`tasks` {part.name!r} describes itself by a {type(described).__name__}; give a dictionary.")
     return family, resolved
 
 
-def make(part: Part, known: Mapping[str, Callable[..., Any]], what: str, **context: Any) -> tuple[Any, Part]:
+def make(
+    part: Part,
+    known: Mapping[str, Callable[..., Any]],
+    what: str,
+    defaults: Mapping[str, Any] | None = None,
+    **context: Any,
+) -> tuple[Any, Part]:
     """Call a part's factory; the result, and the part with the factory's defaults filled in.
 
-    `context` is passed to a factory that asks for it by name (a model may want `inputs` and `outputs`).
+    `context` is passed to a factory that asks for it by name (a model may want `inputs` and `outputs`), and so are
+    `defaults`, which the part's own options override.
     """
     factory = imported(part.name, what) if ":" in part.name else known.get(part.name)
     if factory is None:
@@ -157,13 +187,30 @@ def make(part: Part, known: Mapping[str, Callable[..., Any]], what: str, **conte
             f"There is no {what} {part.name!r}. {nearest(part.name, known)} "
             "Your own is given as package.module:factory."
         )
-    signature = inspect.signature(factory).parameters
+    signature = _signature(factory, part.name, what)
     if what == "method" and "model" in signature and "model" not in context:
         raise InputError(f"`method` {part.name!r} adapts a model, and no `model` is given. {nearest('', nets.NETS)}")
-    options = _checked(part, signature, what, context)
+    said = {name: value for name, value in (defaults or {}).items() if name in signature}
+    options = _checked(Part.model_validate({**said, **part.model_dump()}), signature, what, context)
     wanted = {name: value for name, value in context.items() if name in signature}
-    said = {name: value for name, value in options.items() if _plain(value)}
-    return factory(**wanted, **options), Part.model_validate({"name": part.name, **said})
+    try:
+        made = factory(**wanted, **options)
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # the user's factory may fail in any way, and torch has its own words for a size of -1
+        raise InputError(f"`{what}` {part.name!r} could not be built: {told(error)}.") from error
+    kept = {name: value for name, value in options.items() if _plain(value)}
+    return made, Part.model_validate({"name": part.name, **kept})
+
+
+def _signature(factory: Callable[..., Any], name: str, what: str) -> Mapping[str, inspect.Parameter]:
+    """Parameters with annotations evaluated, as far as that is possible: some exist for type checkers only."""
+    for evaluate in (True, False):
+        try:
+            return inspect.signature(factory, eval_str=evaluate).parameters
+        except Exception:  # an annotation is any expression
+            continue
+    raise InputError(f"`{what}` {name!r} does not tell its options. Wrap it in a function that names them.")
 
 
 def _checked(
@@ -174,23 +221,39 @@ def _checked(
     free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values())
     for name in part.options:
         if name in context:
-            raise InputError(f"`{what}.{name}` comes from the tasks and cannot be set.")
+            raise InputError(f"`{what}.{name}` comes from the tasks and the model; it cannot be set.")
         if name not in takes and not free:
             raise InputError(f"`{what}.{name}` is no option of {part.name!r}. {nearest(name, takes)}")
-    fields: dict[str, Any] = {}
-    for name, parameter in takes.items():
-        given = Any if parameter.annotation is parameter.empty else parameter.annotation
-        fields[name] = (given, ... if parameter.default is parameter.empty else parameter.default)
-    extra: Literal["allow", "forbid"] = "allow" if free else "forbid"
-    schema = create_model(what, __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **fields)
-    try:
-        checked = schema(**part.options)
-    except ValidationError as error:
-        raise InputError(explain(error, prefix=f"{what}.")) from None
-    return {name: getattr(checked, name) for name in (*fields, *(checked.model_extra or {}))}
+    missing = [n for n, p in takes.items() if p.default is p.empty and n not in part.options]
+    if missing:
+        raise InputError(
+            f"{part.name!r} needs {', '.join(f'`{what}.{name}`' for name in missing)}, which is not given."
+        )
+    checked = {name: parameter.default for name, parameter in takes.items()}
+    for name, value in part.options.items():
+        try:
+            checked[name] = _fitted(value, takes[name].annotation) if name in takes else value
+        except ValidationError as error:
+            raise InputError(explain(error, place=f"{what}.{name}")) from None
+    return checked
+
+
+def _fitted(value: Any, annotation: Any) -> Any:
+    """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return value
+    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass brings a config and refuses another
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
+        except Exception:  # an annotation may be anything
+            continue
+        return adapter.validate_python(value)
+    return value
 
 
 def _plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     return value is None or isinstance(value, str | int | float | bool)
@@ -201,34 +264,57 @@ def imported(path: str, what: str) -> Callable[..., Any]:
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may fail in any way while it is imported
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way while it is imported
         raise InputError(
-            f"`{what}` is {path!r}, but importing {module_name!r} failed: {type(error).__name__}: {error}. "
+            f"`{what}` is {path!r}, but importing {module_name!r} failed: {told(error)}. "
             "It must be importable from the current directory or installed."
         ) from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(
-            f"`{what}` is {path!r}, but {module_name!r} has no callable {name!r}. {nearest(name, vars(module))}"
+            f"`{what}` is {path!r}, but {module_name!r} has no callable {name!r}. "
+            f"{nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
         )
     chosen: Callable[..., Any] = factory
     return chosen
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
-    """A validation error as one sentence per mistake, unknown keys with the nearest known one."""
+def explain(error: ValidationError, place: str = "") -> str:
+    """A validation error as one sentence per mistake, unknown keys with the nearest known one.
+
+    Args:
+        error: The error.
+        place: What was validated; by default a whole configuration.
+    """
     sentences = []
     for item in error.errors():
-        place = prefix + ".".join(str(step) for step in item["loc"])
+        steps = [str(step) for step in item["loc"]]
+        where = ".".join([place] if place else steps)
+        given = " ".join(repr(item["input"]).split())
+        given = given if len(given) <= 80 else given[:77] + "..."
         if item["type"] == "extra_forbidden":
-            sentences.append(f"`{place}` is no setting. {nearest(str(item['loc'][-1]), _siblings(item['loc'][:-1]))}")
+            sentences.append(f"`{where}` is no setting. {near(steps[-1], _siblings(item['loc'][:-1]))}")
+        elif item["type"] == "missing":
+            sentences.append(f"`{where}` is missing.")
         else:
-            given = "" if item["type"] == "missing" else f" (given: {item['input']!r})"
-            sentences.append(f"`{place}`: {item['msg']}{given}.")
-    return " ".join(sentences)
+            said = item["msg"].removeprefix("Value error, ")
+            sentences.append(f"`{where}`: {said[:1].lower()}{said[1:]} (given: {given}).")
+    return " ".join(dict.fromkeys(sentences))
+
+
+def near(key: str, known: Sequence[str]) -> str:
+    """The nearest of the known settings, or where a setting of that name is to be found: `--steps` is `train.steps`."""
+    homes = {n: f"{part}.{n}" for part, sub in (("evaluate", Evaluate), ("train", Train)) for n in sub.model_fields}
+    close = get_close_matches(key.lstrip("-").replace("-", "_"), homes, n=1, cutoff=0.8)
+    if close and homes[close[0]].partition(".")[2] not in known:
+        return f"Did you mean `{homes[close[0]]}`? Known here: {', '.join(sorted(known))}."
+    return nearest(key, known)
 
 
 def _siblings(path: Sequence[Any]) -> list[str]:
+    """The settings beside an unknown one. A schedule's place ends in its kind."""
+    if path and path[-1] in SCHEDULES:
+        return sorted(SCHEDULES[path[-1]].model_fields)
     model: Any = Config
     for step in path:
         field = getattr(model, "model_fields", {}).get(step)
@@ -245,27 +331,17 @@ def shipped() -> dict[str, Path]:
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides."""
     path = shipped().get(str(source), Path(source))
-    if not path.is_file():
+    if not os.path.exists(path):  # unlike Path.exists, False also for a name too long to be one
         raise InputError(
             f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
             f"{nearest(str(source), shipped())}"
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise InputError(
-            f"{path} holds a {type(raw).__name__}; a configuration is a mapping with tasks, model and method."
-        )
-    return parse(raw, overrides)
+    return parse(read_file(path), overrides)
 
 
-def parse(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+def parse(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
     """A configuration from plain data and overrides."""
-    data: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    for keys, value in _pairs(overrides):
-        _set(data, keys, value)
+    data = overlaid(raw, overrides)
     if isinstance(data.get("format"), int) and data["format"] > FORMAT:
         raise InputError(
             f"The configuration has format {data['format']}; this version reads up to {FORMAT}. Upgrade quickstudy."
@@ -274,41 +350,3 @@ def parse(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise InputError(explain(error)) from None
-
-
-def _pairs(words: Sequence[str]) -> list[tuple[list[str], Any]]:
-    pairs = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise InputError(
-                f"{word!r} stands alone; an override is written --key.sub value, for example --train.steps 100."
-            )
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise InputError(f"--{key} has no value; write --{key} VALUE.")
-            value = rest.pop(0)
-        try:
-            pairs.append((key.replace("-", "_").split("."), yaml.safe_load(value)))
-        except yaml.YAMLError:
-            raise InputError(f"--{key} was {value!r}, which is not readable as a value. Quote it.") from None
-    return pairs
-
-
-def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    *above, last = keys
-    for key in above:
-        below = data.get(key)
-        if isinstance(below, str):  # a part given by its bare name
-            below = {"name": below}
-        elif below is None:
-            below = {}
-        elif not isinstance(below, dict):
-            raise InputError(f"--{'.'.join(keys)} goes into {key!r}, which is a value and has no settings of its own.")
-        data[key] = dict(below)
-        data = data[key]
-    if isinstance(data.get(last), dict) and "name" in data[last] and isinstance(value, str):
-        value = {**data[last], "name": value}  # --method mtnet changes the method and keeps the options
-    data[last] = value

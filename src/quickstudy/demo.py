@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from quickstudy import config, terminal
+from quickstudy.errors import InputError
 from quickstudy.judge import judge
 from quickstudy.report import report, score
 from quickstudy.runs import Run, free
@@ -18,14 +19,30 @@ ROWS = (
     ("Wormhole MAML", "digits-wormhole", ()),
     ("HyperMAML", "digits-hypermaml", ()),
 )
+QUICK_TASKS = 100
 
 
-def demo(out: str | None, seed: int, *, quiet: bool, as_json: bool) -> None:
-    """Train, evaluate, print the table, write the report."""
+def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, as_json: bool) -> None:
+    """Train, evaluate, print the table, write the report.
+
+    Args:
+        out: Directory for the runs and the report; by default a free one.
+        seed: Of the models' start and of the training tasks.
+        steps: Train at most so many steps each, and judge on 100 tasks, for a quick look.
+        quiet: Print the table only.
+        as_json: Print JSON lines instead.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"`--steps` was {steps}; give 1 or more.")
     folder = Path(out) if out else free(Path("runs") / "demo")
     runs, summaries = [], []
     for title, name, overrides in ROWS:
-        setup = config.build(config.load(name, [*overrides, "--seed", str(seed)]))
+        asked = config.load(name, [*overrides, "--seed", str(seed)])
+        if steps is not None:
+            trained = asked.train.model_copy(update={"steps": min(steps, asked.train.steps)})
+            judged = asked.evaluate.model_copy(update={"tasks": QUICK_TASKS})
+            asked = asked.model_copy(update={"train": trained, "evaluate": judged})
+        setup = config.build(asked)
         run = Run.create(
             folder / title.lower().replace(" ", "-").replace(",", ""), setup.config.model_dump(mode="json")
         )

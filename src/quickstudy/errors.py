@@ -3,8 +3,11 @@
 A message says what was given, what would have worked, and the next move.
 """
 
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -28,3 +31,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
         return "None are known."
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {', '.join(names)}."
+
+
+def told(error: BaseException) -> str:
+    """An error that the user's own code raised, on one line and with its place there (else the place below ours)."""
+    ours = Path(__file__).parent
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    near = [(p, n) for p, n in frames if p.is_file() and not any(map(p.is_relative_to, installed))]
+    place = ([(p, n) for p, n in near if not p.is_relative_to(ours)] or near[1:])[-1:]
+    said = " ".join(str(error).split())
+    return type(error).__name__ + (f": {said}" if said else "") + "".join(f" ({p.name}, line {n})" for p, n in place)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quickstudy.errors import InputError, nearest
 from quickstudy.learner import Learner
 from quickstudy.metrics import Metric, Spread, spread
+from quickstudy.rehearse import drawn
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.types import Task, pick
 
@@ -84,13 +85,14 @@ def batches(family: TaskFamily, split: str, n: int, seed: int) -> Iterator[Task]
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
     source = family.source(split, seed=seed, size=BATCH)
     for step in range(-(-n // BATCH)):
-        yield source(step, slice(0, min(BATCH, n - step * BATCH)))
+        yield drawn(source, step, slice(0, min(BATCH, n - step * BATCH)))
 
 
 def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
-    """Twelve hexadecimal digits that name a task list: what it was drawn from, and every draw."""
+    """Twelve hexadecimal digits that name a task list: what it was drawn from, its sizes, and every draw."""
     digest = sha256(json.dumps(family.describe(), sort_keys=True, default=str).encode())
     for task in tasks:
+        digest.update(str([list(part.shape[1:]) for part in (*task.support, *task.query)]).encode())
         digest.update(task.key.numpy().tobytes())
         for name in sorted(task.about):
             digest.update(name.encode() + task.about[name].numpy().tobytes())

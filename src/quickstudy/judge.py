@@ -1,13 +1,15 @@
 """A run, evaluated, and the result written into it."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
-from quickstudy.runs import Run
-from quickstudy.saved import rehearse, restore
+from quickstudy.rehearse import first_tasks, rehearse
+from quickstudy.runs import Run, check_name
+from quickstudy.saved import restore
 
 
 def judge(
@@ -22,10 +24,11 @@ def judge(
         overrides: `--key.sub value` pairs for the evaluation.
         name: Of the result.
     """
+    check_name(name)
     setup, state = restore(run, checkpoint, overrides)
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
-    rehearse(setup, setup.judged.source(asked.split, seed=asked.seed, size=1)(0))
+    rehearse(setup.learner, setup.judged, first_tasks(setup.judged, asked.split, seed=asked.seed))
     repeats = [
         evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
         for i in range(made.repeats)
@@ -55,7 +58,7 @@ def judge(
         "step": state["step"],
         "checkpoint": state["checkpoint"],
         "protocol": made.name,
-        "data": setup.judged.describe(),
+        "data": json.loads(json.dumps(setup.judged.describe(), default=str)),  # a user's family may say anything
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }

@@ -41,20 +41,21 @@ def mae(output: Float[Tensor, "*t n out"], y: Float[Tensor, "*t n out"]) -> Floa
 
 @dataclass(frozen=True)
 class Metric:
-    """A named measure, and whether larger is better."""
+    """A named measure, whether larger is better, and the families' losses whose targets it can read."""
 
     name: str
     measure: Callable[[Tensor, Tensor], Tensor]
     larger_is_better: bool
+    suits: tuple[str, ...]
 
 
 METRICS = {
     m.name: m
     for m in (
-        Metric("accuracy", accuracy, True),
-        Metric("binary_accuracy", binary_accuracy, True),
-        Metric("mse", mse, False),
-        Metric("mae", mae, False),
+        Metric("accuracy", accuracy, True, ("cross_entropy",)),
+        Metric("binary_accuracy", binary_accuracy, True, ("binary_cross_entropy",)),
+        Metric("mse", mse, False, ("mse", "binary_cross_entropy")),
+        Metric("mae", mae, False, ("mse", "binary_cross_entropy")),
     )
 }
 FOR_LOSS = {"cross_entropy": "accuracy", "binary_cross_entropy": "binary_accuracy", "mse": "mse"}

@@ -17,7 +17,8 @@ import yaml
 
 from quickstudy import figures
 from quickstudy.errors import InputError, RunError
-from quickstudy.runs import Result, Run, write_atomic
+from quickstudy.files import write_atomic
+from quickstudy.runs import Result, Run
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5d6670; --line: #dde1e6; --page: #fff; --card: #f6f7f9; }

@@ -2,18 +2,12 @@
 
     run/  config.yaml  versions.json  metrics.jsonl  checkpoints/{last,best}.safetensors  results/<name>.{json,npz}
 
-Two habits carry it. A file that replaces another is first written in full beside it, brought to the disk, and then
-renamed, so a name holds the old bytes or the new ones. A log only grows by whole lines, so what follows the last
-newline is the trace of a crash and no row. Nothing here is a pickle: reading a run never executes it.
-
-JSON has no NaN, yet losses do: non-finite floats are written as the strings "nan", "inf" and "-inf", and those three
-strings are read back as floats.
+Two habits carry it. A file that replaces another does so at once and in full (`files`). A log only grows by whole
+lines, so what follows the last newline is the trace of a crash and no row. Nothing here is a pickle: reading a run
+never executes it.
 """
 
-import hashlib
 import io
-import json
-import math
 import os
 import platform
 import re
@@ -31,24 +25,26 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from quickstudy.checkpoints import Checkpoint, digest, read_checkpoint, standing, step_of
 from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.files import (
+    FORMAT,
+    check_format,
+    dumps,
+    loads,
+    pretty,
+    read_json,
+    remove_stale,
+    stage,
+    sync,
+    write_atomic,
+    writes,
+)
 
-FORMAT = 1
-"""Of every file in a run. It goes up when a reader of the present one would misread."""
-
-_NON_FINITE = ("nan", "inf", "-inf")
 _OUR_LEFTOVERS = {".lock", ".writer", "versions.json"}
-
-
-class Checkpoint(NamedTuple):
-    """Tensors by name, on the CPU, and the plain values saved with them."""
-
-    tensors: dict[str, Tensor]
-    state: dict[str, Any]
 
 
 class Result(NamedTuple):
@@ -76,13 +72,13 @@ class Run:
         """A new run in a directory that is absent or empty; `run.config` will be `config` again when it is opened."""
         path = Path(path)
         _check_vacant(path)
-        with _writes(path, "Give a directory that can be made and written."):
+        with writes(path, "Give a directory that can be made and written."):
             path.mkdir(parents=True, exist_ok=True)
         run = Run(path, {key: value for key, value in config.items() if key != "format"})
         with run.writing():
             _check_vacant(path)  # again, now that nobody else can be creating it
-            with _writes(path, "Free some space, or give a directory on another disk."):
-                write_atomic(path / "versions.json", _pretty(_versions()))
+            with writes(path, "Free some space, or give a directory on another disk."):
+                write_atomic(path / "versions.json", pretty(_versions()))
                 text = yaml.safe_dump({"format": FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
                 # Last: a directory is a run from the moment that its config stands.
                 write_atomic(path / "config.yaml", text.encode())
@@ -97,21 +93,24 @@ class Run:
             below = _runs_in(path)
             if below:
                 raise InputError(f"{path} is not a run but holds some. Give one of: {', '.join(below)}.")
-            beside = nearest(path.name, _runs_in(path.parent))
-            raise InputError(f"There is no run at {path} (no config.yaml). Runs in {path.parent}: {beside}")
+            if (path.parent / "config.yaml").is_file():
+                raise InputError(f"{path} is part of a run. Give the run: {path.parent}.")
+            beside = _runs_in(path.parent)
+            known = nearest(path.name, beside) if beside else "There are none."
+            raise InputError(f"There is no run at {path} (no config.yaml). Runs in {path.parent}: {known}")
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{file} cannot be read: {error}. Repair it, or start a new run.") from error
         if not isinstance(config, dict):
             raise InputError(f"{file} should hold settings by name and does not. Repair it, or start a new run.")
-        _check_format(config.pop("format", None), file)
+        check_format(config.pop("format", None), file)
         return Run(path, config)
 
     @property
     def versions(self) -> dict[str, Any]:
         """What the run was started with: packages, platform, threads, commit."""
-        return _read_json(self.path / "versions.json")
+        return read_json(self.path / "versions.json")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -124,17 +123,17 @@ class Run:
             return
         holder = self.path / ".writer"
         try:
-            with _writes(self.path, "Check that you may write there."):
+            with writes(self.path, "Check that you may write there."):
                 self._lock.acquire()
         except Timeout:
             raise InputError(
                 f"{self.path} is in use by {_read_holder(holder)}. Wait for it to end, or give another directory."
             ) from None
         try:
-            with _writes(self.path, "Free some space, then try again."):
+            with writes(self.path, "Free some space, then try again."):
                 holder.write_text(f"process {os.getpid()} on {platform.node()}")
-                _remove_stale(self.path)
-                _remove_stale(self.path / "checkpoints")
+                remove_stale(self.path)
+                remove_stale(self.path / "checkpoints")
                 self._drop_half_line()
             yield
         finally:
@@ -144,9 +143,9 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to the metrics. It survives a kill of the process; `save` makes it survive a power cut."""
         self._must_be_writing()
-        line = (_dumps(row) + "\n").encode()
+        line = (dumps(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
-        with _writes(path, "The rows before it are intact. Free some space and continue with `--resume`."):
+        with writes(path, "The rows before it are intact. Free some space and continue with `--resume`."):
             end = path.stat().st_size if path.exists() else 0
             try:
                 with path.open("ab") as file:
@@ -160,7 +159,7 @@ class Run:
         rows = []
         for number, line in enumerate(self._lines(), start=1):
             try:
-                row = _loads(line)
+                row = loads(line)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
@@ -179,16 +178,16 @@ class Run:
         if len(kept) == len(rows):
             return
         path = self.path / "metrics.jsonl"
-        with _writes(path, "The metrics are as they were. Free some space, then try again."):
-            write_atomic(path, "".join(_dumps(row) + "\n" for row in kept).encode())
+        with writes(path, "The metrics are as they were. Free some space, then try again."):
+            write_atomic(path, "".join(dumps(row) + "\n" for row in kept).encode())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Replace checkpoint `name`, or leave it as it was. Tensors may live anywhere and share memory."""
         self._must_be_writing()
         # Copies: safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-        text = _dumps(state)
-        header = {"format": str(FORMAT), "state": text, "sha256": _digest(copies, text)}
+        text = dumps(state)
+        header = {"format": str(FORMAT), "state": text, "sha256": digest(copies, text)}
         path = self._checkpoint(name)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -196,7 +195,7 @@ class Run:
             write_atomic(path, to_safetensors(copies, header))
         except OSError as error:
             raise RunError(
-                f"Checkpoint {path} could not be written: {error.strerror or error}. {_standing(path)} "
+                f"Checkpoint {path} could not be written: {error.strerror or error}. {standing(path)} "
                 "Free some space and continue with `--resume`."
             ) from error
 
@@ -208,9 +207,14 @@ class Run:
         """Checkpoint `name`, verified to be byte for byte what was saved."""
         path = self._checkpoint(name)
         if not path.is_file():
-            raise InputError(f"{self.path} has no checkpoint `{name}`. {nearest(name, self.checkpoints())}")
+            known = self.checkpoints()
+            if not known:
+                raise InputError(
+                    f"{self.path} has no checkpoint yet. Train it first: quickstudy train --resume {self.path}"
+                )
+            raise InputError(f"{self.path} has no checkpoint `{name}`. {nearest(name, known)}")
         try:
-            return _read_checkpoint(path)
+            return read_checkpoint(path)
         except RunError as damage:
             others = [f"`{other}` ({step})" for other in self.checkpoints() if (step := self._soundness(other))]
             advice = f"Use {' or '.join(others)} instead." if others else "No other checkpoint can be read."
@@ -222,36 +226,36 @@ class Run:
             if array.dtype.hasobject:
                 raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
         folder = self.path / "results"
-        table, data = folder / f"{_checked(name)}.json", folder / f"{name}.npz"
+        table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
         named: dict[str, Any] = dict(arrays)
         packed = io.BytesIO()
         np.savez(packed, **named)
-        with _writes(data, "Free some space and evaluate again; the checkpoint is not affected."):
+        with writes(data, "Free some space and evaluate again; the checkpoint is not affected."):
             folder.mkdir(exist_ok=True)
             with FileLock(folder / ".lock"):
-                _remove_stale(folder)
-                new_data = _stage(data, packed.getvalue())
+                remove_stale(folder)
+                new_data = stage(data, packed.getvalue())
                 try:
-                    new_table = _stage(table, _pretty({"format": FORMAT, **summary}))
+                    new_table = stage(table, pretty({"format": FORMAT, **summary}))
                 except BaseException:
                     new_data.unlink()
                     raise
                 table.unlink(missing_ok=True)  # a result is what has a table, so none stands beside another's arrays
                 os.replace(new_data, data)
                 os.replace(new_table, table)
-                _sync(folder)
+                sync(folder)
 
     def results(self) -> dict[str, Result]:
         """Every result, by name."""
         return {table.stem: _read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
 
     def _checkpoint(self, name: str) -> Path:
-        return self.path / "checkpoints" / f"{_checked(name)}.safetensors"
+        return self.path / "checkpoints" / f"{check_name(name)}.safetensors"
 
     def _soundness(self, name: str) -> str:
         """'step 300' when the checkpoint can be read, else nothing."""
         try:
-            return _step(_read_checkpoint(self._checkpoint(name)))
+            return step_of(read_checkpoint(self._checkpoint(name)))
         except (InputError, RunError):
             return ""
 
@@ -276,23 +280,6 @@ class Run:
                 os.fsync(file.fileno())
 
 
-def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors whose names or shapes are not those expected; `what` opens the message ("Checkpoint `best`")."""
-    faults = [f"{name} is missing" for name in expected if name not in tensors]
-    faults += [f"{name} is unexpected" for name in tensors if name not in expected]
-    faults += [
-        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise InputError(
-            f"{what} is of another method or model: {'; '.join(faults[:4])}{more}. "
-            "Use the settings it was trained with (config.yaml beside it), or another checkpoint."
-        )
-
-
 def free(path: Path) -> Path:
     """The path, or the first of path-2, path-3, ... that does not exist."""
     taken, candidate = 1, path
@@ -300,56 +287,6 @@ def free(path: Path) -> Path:
         taken += 1
         candidate = path.with_name(f"{path.name}-{taken}")
     return candidate
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """`path` holds its old bytes or all of the new ones, whenever the process or the machine stops."""
-    staged = _stage(path, data)
-    try:
-        os.replace(staged, path)
-    except OSError:
-        staged.unlink()
-        raise
-    _sync(path.parent)
-
-
-def _stage(path: Path, data: bytes) -> Path:
-    """The data on disk, under a temporary name in the same directory: renaming within one is atomic."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with staged.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
-    return staged
-
-
-def _sync(folder: Path) -> None:
-    """Bring a rename to the disk. Windows cannot open a directory, and needs no such call."""
-    if os.name != "nt":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_stale(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writes(path: Path, advice: str) -> Iterator[None]:
-    try:
-        yield
-    except Timeout:  # of the lock: an OSError that is no failure to write
-        raise
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
 
 
 def _check_vacant(path: Path) -> None:
@@ -382,20 +319,11 @@ def _read_holder(path: Path) -> str:
         return "another process"
 
 
-def _checked(name: str) -> str:
+def check_name(name: str) -> str:
+    """The name, if a checkpoint or a result can have it."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{name!r} cannot name a file of a run. Use letters, digits, `-`, `_` and `.`, as in `best`.")
     return name
-
-
-def _check_format(value: Any, path: Path) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{path} has no `format` number, so it is not quickstudy's. Give the path of a run.")
-    if value > FORMAT:
-        raise InputError(
-            f"{path} has format {value}; this quickstudy reads up to {FORMAT}. "
-            "Update it (`pip install --upgrade quickstudy`), or use the version named in versions.json."
-        )
 
 
 def _versions() -> dict[str, Any]:
@@ -426,91 +354,9 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _plain(value: Any) -> Any:
-    """JSON's own types only; scalars and arrays of NumPy and torch become numbers and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray | Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _revive(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _revive(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_revive(item) for item in value]
-    return float(value) if isinstance(value, str) and value in _NON_FINITE else value
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(_plain(value), allow_nan=False, ensure_ascii=False)
-
-
-def _pretty(value: Any) -> bytes:
-    return (json.dumps(_plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def _loads(text: str | bytes) -> Any:
-    return _revive(json.loads(text))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = _loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}. It was changed or damaged.") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} should hold values by name and does not. It was changed or damaged.")
-    return value
-
-
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    sha = hashlib.sha256(state.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
-
-
-def _read_checkpoint(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
-            # Copies: the file is mapped into memory, and may be replaced while its tensors are in use.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path} is cut short or is no checkpoint ({error}).") from error
-    if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
-        raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
-    _check_format(int(header["format"]), path)
-    if _digest(tensors, header["state"]) != header["sha256"]:
-        raise RunError(f"{path} is damaged: its contents do not have the digest they were saved with.")
-    return Checkpoint(tensors, _loads(header["state"]))
-
-
-def _step(checkpoint: Checkpoint) -> str:
-    return f"step {checkpoint.state.get('step', 'unknown')}"
-
-
-def _standing(path: Path) -> str:
-    """What a failed write left at `path`, in a sentence."""
-    if not path.exists():
-        return "There is no earlier one under that name."
-    try:
-        return f"The previous checkpoint ({_step(_read_checkpoint(path))}) is intact."
-    except (InputError, RunError) as damage:
-        return f"The previous checkpoint cannot be used either: {damage}"
-
-
 def _read_result(table: Path) -> Result:
-    summary = _read_json(table)
-    _check_format(summary.get("format"), table)
+    summary = read_json(table)
+    check_format(summary.get("format"), table)
     data = table.with_suffix(".npz")
     try:
         # Opened here: np.load leaves a file it cannot make sense of open.

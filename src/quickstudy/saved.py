@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from quickstudy import schedule
+from quickstudy.checkpoints import check_matches
 from quickstudy.config import Setup, build, parse
-from quickstudy.errors import InputError, RunError
-from quickstudy.runs import Run, check_matches
-from quickstudy.types import Task, pick
+from quickstudy.errors import InputError
+from quickstudy.runs import Run
+from quickstudy.settings import pairs
 
 
 def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -29,6 +29,12 @@ def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = 
         overrides: `--key.sub value` pairs: other shots, more evaluation steps.
     """
     name = checkpoint or ("best" if "best" in run.checkpoints() else "last")
+    for keys, _ in pairs(overrides):
+        if keys[0] in ("train", "seed", "format"):
+            raise InputError(
+                f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
+                "(tasks, split, seed, metric, options), --method.* and --tasks.*."
+            )
     setup = build(parse(run.config, overrides))
     saved = run.load(name)
     load_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}")
@@ -37,24 +43,3 @@ def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = 
     schedule.apply(setup.learner, schedules, schedule.over(schedules))
     setup.learner.eval()
     return setup, {**saved.state, "checkpoint": name}
-
-
-def rehearse(setup: Setup, tasks: Task) -> None:
-    """Run one task, so that a model that does not fit the tasks is refused before anything is written."""
-    shape = list(tasks.support.x.shape[2:])
-    try:
-        with torch.no_grad():
-            outcome = setup.learner(pick(tasks, slice(0, 1)), evaluating=True)
-    except (InputError, RunError):
-        raise
-    except Exception as error:  # the user's model may fail in any way
-        raise InputError(
-            f"The model fails on these tasks, whose inputs are {shape} and which want {setup.family.outputs} outputs: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}. Change the model or the tasks."
-        ) from error
-    wanted = (1, tasks.query.y.shape[1], setup.family.outputs)
-    if tuple(outcome.output.shape) != wanted:
-        raise InputError(
-            f"The model's output for {wanted[1]} queries has the shape {list(outcome.output.shape[1:])}; the tasks "
-            f"want {list(wanted[1:])}. Give the model {setup.family.outputs} outputs."
-        )

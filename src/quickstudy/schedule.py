@@ -70,6 +70,7 @@ class Multistep(BaseModel, frozen=True, extra="forbid"):
 
 
 Schedule = Annotated[Ramp | Multistep, Field(discriminator="kind")]
+SCHEDULES: dict[str, type[BaseModel]] = {"ramp": Ramp, "multistep": Multistep}
 
 
 def multistep(step: int, value: float, milestones: tuple[int, ...], gamma: float) -> float:

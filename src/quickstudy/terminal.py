@@ -1,37 +1,57 @@
 """What the command line shows: tables and results on standard output, progress, notes and errors on standard error."""
 
-import json
+import os
 import signal
-import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from quickstudy.files import dumps
 from quickstudy.watch import Watcher
-
-
-def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False, soft_wrap=True)
 
 
 def error_line(error: object, as_json: bool) -> None:
     """One error, without a traceback."""
     if as_json:
-        print(json.dumps({"error": str(error)}), flush=True)
+        print_json({"error": str(error)})
     else:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}")
+        _stderr().print(Text.assemble(("error:", "bold red"), f" {error}"))
 
 
 def note(text: str) -> None:
     """A remark beside the results."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[dim]note:[/] {_plain(text)}")
+    _stderr().print(Text.assemble(("note:", "dim"), f" {text}"))
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """What a task family says of itself, in words.
+
+    >>> described({"name": "sine", "shots": 10, "phase": (0.0, 3.14159), "images": {"train": 6, "test": 4}})
+    'sine: shots 10, phase 0 to 3.142, images (train 6, test 4)'
+    """
+    rest = [f"{key.replace('_', ' ')} {_worded(value)}" for key, value in values.items() if key != "name"]
+    return ": ".join(part for part in (str(values.get("name", "")), ", ".join(rest)) if part)
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_worded(item)}' for key, item in value.items())})"
+    if isinstance(value, list | tuple):
+        return (" to " if len(value) == 2 else ", ").join(map(_worded, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def note_warnings(quiet: bool) -> None:
@@ -47,21 +67,29 @@ def note_warnings(quiet: bool) -> None:
     warnings.showwarning = show
 
 
-def _plain(text: object) -> str:
-    return str(text).replace("[", r"\[")
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
-    """A table on standard output; wide enough for its content where the terminal is not known."""
-    shown = Table(title=title or None, caption=caption or None, title_justify="left", caption_justify="left")
+    """A table on standard output, or a list where the terminal is too narrow for it."""
+    shown = Table()
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*map(_plain, row))
-    wide = Console(highlight=False)
-    if not wide.is_terminal:
-        wide.width = max(wide.width, 140)
-    wide.print(shown)
+        shown.add_column(column, justify="left" if i == 0 else "right")
+    cells = [[str(cell) for cell in row] for row in rows]
+    for row in cells:
+        shown.add_row(*map(Text, row))
+    out = Console(highlight=False, markup=False, emoji=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = max(out.width, 140)
+    # Title and caption are lines of their own: as the table's, they would be cut to its width.
+    if title:
+        out.print(title)
+    if out.measure(shown, options=out.options.update(max_width=10_000)).maximum <= out.width:
+        out.print(shown)
+    else:
+        for first, *others in cells:
+            out.print(first)
+            for name, cell in zip(columns[1:], others, strict=True):
+                out.print(f"  {name}: {cell}")
+    if caption:
+        out.print(caption)
 
 
 def listing(title: str, rows: Mapping[str, Any]) -> None:
@@ -74,12 +102,20 @@ def listing(title: str, rows: Mapping[str, Any]) -> None:
 
 
 class TerminalWatcher(Watcher):
-    """A progress bar with rate, loss and time left. Ctrl-C and a polite kill stop at the next step, saved."""
+    """A progress bar with rate, loss and time left. Ctrl-C and a polite kill stop at the next step, saved.
+
+    Where standard error is a file or a pipe, ten lines stand for the bar.
+    """
 
     def __init__(self, steps: int, title: str, *, bar: bool, rows: bool, logs: Sequence[Any] = ()) -> None:
         self.stopping = False
         self.rows = rows
-        self.logs = logs
+        self.logs = list(logs)
+        self.steps, self.title = steps, title
+        self.start: int | None = None
+        console = _stderr()
+        shown = bar and steps > 0
+        self.lines = shown and not console.is_terminal
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -90,10 +126,10 @@ class TerminalWatcher(Watcher):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not bar,
+            disable=not shown or self.lines,
             refresh_per_second=4,
         )
-        self.task = self.progress.add_task(title, total=steps, loss="-", rate="")
+        self.task = self.progress.add_task(escape(title), total=steps, loss="-", rate="")
         self.handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> "TerminalWatcher":
@@ -114,37 +150,53 @@ class TerminalWatcher(Watcher):
         self.progress.stop()
         for number, handler in self.handlers:
             signal.signal(number, handler)
-        for log in self.logs:
-            log.close()
+        with self._logging():
+            for log in self.logs:
+                log.close()
 
     def step(self, step: int, loss: float) -> None:
         """After every outer step."""
+        if self.start is None:  # a resumed run does not begin at 0, and its rate must not count what was done before
+            self.start = step - 1
+            self.progress.reset(self.task, total=self.steps, completed=self.start)
         speed = self.progress.tasks[0].speed
         rate = f"{speed:.1f} steps/s" if speed else ""
         self.progress.update(self.task, completed=step, loss=f"{loss:.4f}", rate=rate)
+        if self.lines and (step == self.steps or step * 10 // self.steps > (step - 1) * 10 // self.steps):
+            note(f"{self.title}: step {step} of {self.steps}, loss {loss:.4f}")
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """TensorBoard's log is a copy of the metrics: when it fails, it ends and training goes on."""
+        try:
+            yield
+        except Exception as error:  # its writer is a thread that hands over whatever it met
+            self.logs.clear()
+            note(f"logging to TensorBoard ended: {error}")
 
     def row(self, row: dict[str, Any]) -> None:
         """With every row that goes into the metrics."""
         if self.rows:
-            print(json.dumps(row), flush=True)
-        for log in self.logs:
-            for name, value in row.items():
-                if row["kind"] != "probe" and name not in ("kind", "step") and isinstance(value, float | int):
-                    log.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-            if row["kind"] == "probe" and isinstance(row["value"], float | int):
-                log.add_scalar(f"probe/{row['name']}", row["value"], row["step"])
+            print_json(row)
+        probed = {f"probe/{row['name']}": row["value"]} if row["kind"] == "probe" else {}
+        values = probed or {f"{row['kind']}/{name}": v for name, v in row.items() if name not in ("kind", "step")}
+        with self._logging():
+            for log in self.logs:
+                for name, value in values.items():
+                    if isinstance(value, float | int):
+                        log.add_scalar(name, value, row["step"])
 
 
 def tensorboard(folder: Path) -> list[Any]:
-    """A TensorBoard writer in a list, or no writer where TensorBoard is not installed."""
+    """A TensorBoard writer in a list, or no writer where TensorBoard is not installed or cannot write."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+
+        return [SummaryWriter(str(folder))]
+    except (ImportError, OSError):
         return []
-    return [SummaryWriter(str(folder))]
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on a line of standard output."""
-    print(json.dumps(value, default=str), flush=True)
-    sys.stdout.flush()
+    """One JSON value on a line of standard output; NaN and infinities, which JSON lacks, as strings."""
+    print(dumps(value), flush=True)

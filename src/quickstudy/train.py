@@ -5,9 +5,11 @@ function of the step. So a run that is killed and resumed ends with the very bit
 machine, with the same number of threads).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from math import inf, isfinite, nan
+from math import inf, isfinite
 from time import perf_counter
 from typing import Any
 
@@ -16,14 +18,15 @@ from torch import Tensor
 
 from quickstudy import schedule
 from quickstudy.config import Setup
-from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
+from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
-from quickstudy.saved import load_model, rehearse
-from quickstudy.tasks.check import check_task
+from quickstudy.saved import load_model
 from quickstudy.types import Params, Task
 from quickstudy.watch import Watcher
 
+VALIDATIONS = 20  # over a run, unless the configuration says otherwise
 PROBED_NUMBERS = 64  # of a quantity: more are summed up by their norm
 
 
@@ -43,11 +46,34 @@ class _Progress:
     count: int = 0
 
 
+def check(setup: Setup) -> None:
+    """Refuse what cannot be trained, in seconds and before anything is written."""
+    config = setup.config.train
+    schedule.check(setup.learner, config.schedules)
+    tasks = first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
+    if not config.steps:
+        rehearse(setup.learner, setup.family, tasks)
+        return
+    if not setup.learner.meta_params():
+        raise InputError(
+            f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
+            "unfreeze the model."
+        )
+    rehearse(setup.learner, setup.family, tasks, training=True)
+    _probed(setup, tasks)
+    if config.often(config.validate_every, VALIDATIONS):
+        try:
+            first_tasks(setup.family, "val")
+        except InputError as error:
+            raise InputError(f"{error} To train without validation: --train.validate_every 0.") from error
+
+
 def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
     """Meta-train `setup.learner` in a run directory, from its last checkpoint if it has one.
 
     Ends with checkpoints `last` and, when there is validation, `best`.
     """
+    check(setup)
     with run.writing():
         _Trainer(setup, run, watch or Watcher()).run_through()
 
@@ -59,25 +85,14 @@ class _Trainer:
         self.learner, self.family, self.metric = setup.learner, setup.family, setup.metric
         self.source = self.family.source("train", seed=setup.config.seed, size=self.config.meta_batch_size)
         self.params = self.learner.meta_params()
-        if not self.params and self.config.steps:
-            raise InputError(
-                f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
-                "unfreeze the model."
-            )
         kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
         options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {}
         # An optimizer refuses an empty list, and a method without parameters has nothing for it to do.
         trained = list(self.params.values()) or [torch.zeros(0)]
         self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)
         self.progress = _Progress()
-        schedule.check(self.learner, self.config.schedules)
-        first = self.source(0)
-        check_task(first, self.family.outputs if self.family.loss == "cross_entropy" else None)
-        rehearse(setup, first)
-        self.probes = self._probes(first)
-        self.validate_every = self.config.often(self.config.validate_every, 20)
-        if self.validate_every:
-            self.family.source("val", size=1)  # refuses here, not after the first hour, where there is no such split
+        self.probes = _probed(setup, self.source(0)) if self.config.probes and self.config.steps else []
+        self.validate_every = self.config.often(self.config.validate_every, VALIDATIONS)
 
     def run_through(self) -> None:
         self._restore()
@@ -86,20 +101,22 @@ class _Trainer:
         self.learner.train()
         began = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
-            tasks = self.source(self.progress.step)
-            loss = self._step(tasks)
-            step, last = self.progress.step, self.progress.step == self.config.steps
-            self.progress.seconds = perf_counter() - began
-            if step % log == 0 or last:
-                self._log_train()
-            if self.probes and (step % self.config.probe_every == 0 or last):
-                self._log_probes(tasks)
-            if self.validate_every and (step % self.validate_every == 0 or last):
-                self._validate()
-            if step % save == 0 or last or self.watch.stopping:
+            with self._told():
+                tasks = self.source(self.progress.step)
+                loss = self._step(tasks)
+                step, last = self.progress.step, self.progress.step == self.config.steps
+                self.progress.seconds = perf_counter() - began
+                if step % log == 0 or last:
+                    self._log_train()
+                if self.probes and (step % self.config.probe_every == 0 or last):
+                    self._log_probes(tasks)
+                if self.validate_every and (step % self.validate_every == 0 or last):
+                    self._validate()
+            stopping = self.watch.stopping and not last  # asked once: a signal may come between saving and stopping
+            if step % save == 0 or last or stopping:
                 self._save()
             self.watch.step(step, loss)
-            if self.watch.stopping and not last:
+            if stopping:
                 raise Stopped(
                     f"Stopped at step {step} of {self.config.steps}; nothing is lost. "
                     f"Continue with: quickstudy train --resume {self.run.path}"
@@ -115,7 +132,7 @@ class _Trainer:
         outcome, gradients = self.learner.meta_gradient(tasks, seed=self.setup.config.seed, reduction=config.reduction)
         loss = float(outcome.loss.mean())
         if not isfinite(loss):
-            self._stop_at(loss)
+            self._stop_at(done.step + 1, f"loss became {loss}")
         for param, gradient in zip(self.params.values(), gradients, strict=True):
             param.grad = gradient
         if config.clip_value is not None:
@@ -129,16 +146,25 @@ class _Trainer:
         done.step += 1
         return loss
 
-    def _stop_at(self, loss: float) -> None:
-        saved = self.run.checkpoints()
-        good = (
-            f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
-            if "last" in saved
-            else "No checkpoint had been saved yet."
-        )
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the user's own tasks or model raise after thousands of good steps, on one line."""
+        try:
+            yield
+        except (InputError, RunError):
+            raise
+        except Exception as error:
+            raise RunError(f"Step {self.progress.step + 1} failed: {told(error)}. {self._standing()}") from error
+
+    def _standing(self) -> str:
+        if "last" not in self.run.checkpoints():
+            return "No checkpoint had been saved yet."
+        return f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
+
+    def _stop_at(self, step: int, what: str) -> None:
         raise RunError(
-            f"The loss became {loss} at step {self.progress.step}. {good} Try a smaller `method.inner_lr` or "
-            "`train.meta_lr`, or bound the meta-gradient with `train.clip_norm`."
+            f"The {what} at step {step}. {self._standing()} Try a smaller `method.inner_lr` or `train.meta_lr`, or "
+            "bound the meta-gradient with `train.clip_norm`."
         )
 
     def _log(self, kind: str, **row: Any) -> None:
@@ -168,14 +194,14 @@ class _Trainer:
             score = spread.mean if self.metric.larger_is_better else -spread.mean
             # A warm-up checkpoint is in effect MAML: until the schedules are over, none is the best.
             eligible = config.select_with == "current" or self.progress.step >= schedule.over(config.schedules)
-            if eligible and spread.finite and [spread.finite, score] > self.progress.best:
-                self.progress.best = [spread.finite, score]
+            if eligible and spread.finite and [float(spread.finite), score] > self.progress.best:
+                self.progress.best = [float(spread.finite), score]
                 self._save("best")
 
     def _save(self, name: str = "last") -> None:
         broken = [n for n, p in self.params.items() if not p.isfinite().all()]
         if broken:  # the loss of the next step would be NaN: stop before a good checkpoint is replaced
-            self._stop_at(nan)
+            self._stop_at(self.progress.step, f"parameter {broken[0]} became infinite or NaN")
         tensors = {f"model.{n}": t for n, t in self.learner.state_dict().items()}
         if name == "last":
             for index, slots in self.optimizer.state_dict()["state"].items():
@@ -186,34 +212,40 @@ class _Trainer:
     def _restore(self) -> None:
         if "last" not in self.run.checkpoints():
             self.run.rewind(0)
+            torch.manual_seed(self.setup.config.seed)  # whatever was drawn between building and here
             return
         tensors, state = self.run.load("last")
-        load_model(self.setup, tensors, "Checkpoint `last`")
+        load_model(self.setup, tensors, f"Checkpoint `last` of {self.run.path}")
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)
                 slots.setdefault(int(index), {})[slot] = value
+        self._check_slots(tensors, state, {slot for held in slots.values() for slot in held})
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         torch.set_rng_state(tensors["rng"])
         self.progress = _Progress(**state)
         self.run.rewind(self.progress.step)
 
-    def _probes(self, tasks: Task) -> list[str]:
-        if not self.config.probes:
-            return []
-        known = [*self._held(), *self.learner.observe(tasks)]
-        for pattern in self.config.probes:
-            if not any(fnmatchcase(name, pattern) for name in known):
-                raise InputError(f"`train.probes` has {pattern!r}, which matches nothing. {nearest(pattern, known)}")
-        return [name for name in known if any(fnmatchcase(name, pattern) for pattern in self.config.probes)]
-
-    def _held(self) -> Params:
-        return self.learner.state_dict()
+    def _check_slots(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
+        if "rng" not in tensors:
+            raise InputError(
+                f"Checkpoint `last` of {self.run.path} has no optimizer state, so training cannot go on from it; a "
+                "copy of `best` has none. Start a new run, or evaluate this one."
+            )
+        held = {
+            "adam": {"step", "exp_avg", "exp_avg_sq"},
+            "sgd": {"momentum_buffer"} if self.config.momentum else set(),
+        }
+        if state["step"] and self.params and slots != held[self.config.optimizer]:
+            raise InputError(
+                f"Checkpoint `last` of {self.run.path} has the state of another optimizer than config.yaml names "
+                f"({self.config.optimizer}, momentum {self.config.momentum}). Put config.yaml back, or start a new run."
+            )
 
     def _log_probes(self, tasks: Task) -> None:
-        held = self._held()
+        held = self.learner.state_dict()
         seen = self.learner.observe(tasks, seed=self.setup.config.seed) if set(self.probes) - set(held) else {}
         for name in self.probes:
             value = held[name] if name in held else seen[name]
@@ -222,3 +254,16 @@ class _Trainer:
             if value.numel() > PROBED_NUMBERS:
                 value = value.square().sum().sqrt()
             self._log("probe", name=name, value=value.detach().tolist())
+
+
+def _probed(setup: Setup, tasks: Task) -> list[str]:
+    """The names of what is probed."""
+    patterns = setup.config.train.probes
+    if not patterns:
+        return []
+    with undone(setup.learner):
+        known = [*setup.learner.state_dict(), *setup.learner.observe(tasks)]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise InputError(f"`train.probes` has {pattern!r}, which matches nothing. {nearest(pattern, known)}")
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -3,17 +3,22 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]
+OneRun = Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")]
+Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Output:
     """How results are shown."""
 
-    quiet: bool = False
+    quiet: Flag = False
     """Print results only: no progress, no notes."""
-    json: bool = False
+    json: Flag = False
     """Print JSON instead of tables and progress, a line for each row or result."""
 
 
@@ -21,17 +26,19 @@ class Output:
 class Demo(Output):
     """Train MAML, MT-net, Wormhole MAML and HyperMAML on real handwritten digits: a table and a report in minutes."""
 
-    out: str | None = None
+    out: Folder = None
     """Directory for the runs and the report (default: runs/demo, or the next free number)."""
     seed: int = 0
     """Of the models' start and of the training tasks."""
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Train at most so many steps each and judge on 100 tasks, for a quick look at the output."""
 
 
 @dataclass(frozen=True)
 class List(Output):
     """List methods, models, tasks, configurations, protocols, charts and losses."""
 
-    what: Positional[str | None] = None
+    what: Positional[Annotated[str | None, arg(metavar="WHAT", help_behavior_hint="")]] = None
     """One of them; all when left out."""
 
 
@@ -39,27 +46,29 @@ class List(Output):
 class Train(Output):
     """Meta-train from a configuration into a run directory, or go on with a run."""
 
-    config: Positional[str | None] = None
-    """A YAML file, or the name of a configuration that ships (see `quickstudy list configurations`)."""
-    out: str | None = None
+    config: Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]] = None
+    """A YAML file, or the name of a configuration that ships (see `quickstudy list configurations`). Its settings are
+    overridden by --key.sub value: --train.steps 5000, --method mtnet, --model.hidden [40,40]."""
+    out: Folder = None
     """The run directory (default: runs/NAME, or the next free number)."""
-    resume: str | None = None
+    resume: OneRun = None
     """A run directory to go on with, from its last checkpoint."""
-    print_config: bool = False
+    print_config: Flag = False
     """Print the configuration with nothing left unsaid, and stop."""
-    tensorboard: bool = True
-    """Also log to RUN/tensorboard, where TensorBoard is installed."""
+    no_tensorboard: Flag = False
+    """Leave out the log in RUN/tensorboard, which is written where TensorBoard is installed."""
 
 
 @dataclass(frozen=True)
 class Evaluate(Output):
     """Judge runs on fixed tasks: mean and 95% interval over tasks."""
 
-    runs: Positional[tuple[str, ...]] = ()
-    """Run directories."""
-    checkpoint: str | None = None
+    runs: Runs = ()
+    """Run directories. What is judged is changed by --key.sub value: --evaluate.tasks 5000, --tasks.shots 5,
+    --method.eval_inner_steps 10."""
+    checkpoint: Name = None
     """`best` or `last` (default: best where there is one)."""
-    protocol: str | None = None
+    protocol: Name = None
     """finn, closerlook (600 tasks), hypermaml (5 x 600) or libfewshot (5 x 2000); default: evaluate.tasks, once."""
     name: str = "test"
     """Name of the result inside the run."""
@@ -69,11 +78,12 @@ class Evaluate(Output):
 class Compare(Output):
     """Compare runs on identical tasks: the paired difference to the first, with its 95% interval."""
 
-    runs: Positional[tuple[str, ...]] = ()
-    """Two run directories or more; the first is the reference."""
-    checkpoint: str | None = None
+    runs: Runs = ()
+    """Two run directories or more; the first is the reference. What is judged is changed by --key.sub value:
+    --evaluate.tasks 5000."""
+    checkpoint: Name = None
     """`best` or `last` (default: best where there is one)."""
-    drop_unequal: bool = False
+    drop_unequal: Flag = False
     """Leave out tasks on which only one of two diverged, instead of refusing."""
 
 
@@ -81,9 +91,9 @@ class Compare(Output):
 class Report(Output):
     """Write one HTML page that opens offline, and its pictures as PNGs."""
 
-    runs: Positional[tuple[str, ...]] = ()
+    runs: Runs = ()
     """Run directories."""
-    out: str | None = None
+    out: Folder = None
     """Directory of the report (default: RUN/report for one run, runs/report for several)."""
 
 
@@ -91,17 +101,18 @@ class Report(Output):
 class Info(Output):
     """Show versions and devices, or what is in a run."""
 
-    run: Positional[str | None] = None
+    run: Positional[OneRun] = None
     """A run directory."""
 
 
-Verb = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
+VERBS: dict[str, type[Output]] = {
+    "demo": Demo,
+    "list": List,
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "report": Report,
+    "info": Info,
+}
+POSITIONAL = ("config", "run", "runs", "what")
 OVERRIDABLE = (Train, Evaluate, Compare)

@@ -1,0 +1,79 @@
+"""What the tests of real use share: the command line, here and in a process of its own, and a tiny configuration."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from quickstudy.cli import main
+
+# One thread, here and in the processes started from here: with more, threads that wait for a busy core take a hundred
+# times as long over tasks as small as these.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+COMMAND = Path(sys.executable).with_name("quickstudy")
+
+SINE = {
+    "tasks": {"name": "sine", "shots": 5, "queries": 5},
+    "model": {"name": "mlp", "hidden": [8], "std": None},
+    "method": {"name": "maml", "inner_lr": 0.01},
+    "train": {"steps": 20, "meta_batch_size": 2, "log_every": 1, "validate_tasks": 10, "validate_every": 10},
+    "evaluate": {"tasks": 20},
+}
+
+
+@dataclass
+class Done:
+    """What a command came to. No user's error may end in a traceback, so none of these may hold one."""
+
+    code: int
+    out: str
+    err: str
+
+    def __post_init__(self):
+        assert "Traceback" not in self.out + self.err, self.err
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A directory to work in, with sine.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sine.yaml").write_text(yaml.safe_dump(SINE))
+    return tmp_path
+
+
+@pytest.fixture
+def cli(place, capsys):
+    """`cli("train", "sine.yaml")` in this process."""
+
+    def run(*words):
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as leaving:  # how the parser ends on --help and on what it cannot read
+            code = leaving.code
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def shell(place):
+    """`shell("train", "sine.yaml")` as a user's terminal would, in a process of its own."""
+
+    def run(*words, **options):
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR")}
+        command = [str(COMMAND), *map(str, words)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=place, env=environment | options.pop("env", {}), **options
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
