@@ -14,6 +14,7 @@ import yaml
 from quickstudy import config, criteria, methods, nets, schedule, terminal, verbs
 from quickstudy.config import Setup
 from quickstudy.demo import demo
+from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
 from quickstudy.judge import judge
@@ -185,8 +186,9 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
         with _named(path):
             setup, _ = restore(run, verb.checkpoint, rest)
             on = setup.config.evaluate
-            rehearse(setup.learner, setup.judged, first_tasks(setup.judged, on.split, seed=on.seed))
-            summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
+            with threads(setup.config.compute.threads):
+                rehearse(setup.learner, setup.judged, first_tasks(setup.judged, on.split, seed=on.seed))
+                summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
         every.append((path, setup, summary))
     _, _, reference = every[0]
     pairs: list[tuple[str, Setup, Summary, Difference | None]] = [(*every[0], None)]

@@ -21,6 +21,7 @@ from torch import nn
 
 from quickstudy import methods, metrics, nets
 from quickstudy.baselines import BASELINES
+from quickstudy.engine import Engine
 from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.learner import Learner
 from quickstudy.schedule import SCHEDULES, Schedule
@@ -88,6 +89,14 @@ class Evaluate(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, Any] = Field({}, description="of the tasks, where evaluation differs: {queries: 15}")
 
 
+class Compute(BaseModel, frozen=True, extra="forbid"):
+    """How the machine is used. A run keeps its number of threads, which its exact numbers depend on."""
+
+    threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
+    backend: Literal["auto", "vmap", "loop"] = Field("auto", description="how a batch of tasks is run")
+    chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; all by default")
+
+
 class Config(BaseModel):
     """One run."""
 
@@ -100,6 +109,7 @@ class Config(BaseModel):
     method: Part
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    compute: Compute = Compute()
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,9 @@ def build(config: Config) -> Setup:
         raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
     metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS[family.loss])
     _check_suits("evaluate.metric", metric.name, family.loss, {m.name: m.suits for m in metrics.METRICS.values()})
-    resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way})
+    learner.engine = Engine(config.compute.backend, config.compute.chunk)
+    compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
+    resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way, "compute": compute})
     return Setup(resolved, family, judged, learner, metric)
 
 

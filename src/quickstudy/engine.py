@@ -116,6 +116,17 @@ class Engine:
 
 
 @contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many threads for torch's kernels, and as many as before afterwards. None: leave them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def twice_differentiable() -> Iterator[None]:
     """Attention by its plain formula: the fused kernels and the encoder's fast path have no second derivative."""
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quickstudy.engine import twice_differentiable
 from quickstudy.errors import InputError, nearest
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, settled
 from quickstudy.metrics import Metric, Spread, spread
 from quickstudy.rehearse import drawn
 from quickstudy.tasks.base import TaskFamily
@@ -106,7 +107,7 @@ def evaluate(
     values: list[Values] = []
     losses: list[Values] = []
     listed: list[Task] = []
-    with torch.no_grad():
+    with torch.no_grad(), settled(learner):
         for tasks in batches(family, split, n, seed):
             outcome = learner(tasks, seed=seed, evaluating=True)
             values.append(metric.measure(outcome.output, tasks.query.y).numpy())
@@ -138,7 +139,7 @@ def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -
     tasks = family.source(split, seed=seed, size=BATCH)(0, slice(0, TIMED))
     noise = learner.draw(tasks, seed)
     times = []
-    with torch.no_grad():
+    with torch.no_grad(), settled(learner), twice_differentiable():
         for i in range(TIMED):
             support, own = pick((tasks.support, noise), i)
             start = perf_counter()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from quickstudy.engine import threads
 from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
 from quickstudy.rehearse import first_tasks, rehearse
 from quickstudy.runs import Run, check_name
@@ -28,11 +29,13 @@ def judge(
     setup, state = restore(run, checkpoint, overrides)
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
-    rehearse(setup.learner, setup.judged, first_tasks(setup.judged, asked.split, seed=asked.seed))
-    repeats = [
-        evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
-        for i in range(made.repeats)
-    ]
+    with threads(setup.config.compute.threads):
+        rehearse(setup.learner, setup.judged, first_tasks(setup.judged, asked.split, seed=asked.seed))
+        repeats = [
+            evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
+            for i in range(made.repeats)
+        ]
+        adapt_ms = adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed)
     first = repeats[0]
     if made.repeats == 1:
         mean, interval, what = first.spread.mean, first.spread.interval, "95% interval over tasks"
@@ -53,7 +56,7 @@ def judge(
         "hash": "+".join(one.hash for one in repeats),
         "split": asked.split,
         "seed": asked.seed,
-        "adapt_ms": adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed),
+        "adapt_ms": adapt_ms,
         "train_seconds": state["seconds"],
         "step": state["step"],
         "checkpoint": state["checkpoint"],

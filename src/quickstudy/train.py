@@ -5,6 +5,7 @@ function of the step. So a run that is killed and resumed ends with the very bit
 machine, with the same number of threads).
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from quickstudy import schedule
 from quickstudy.config import Setup
+from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
 from quickstudy.rehearse import first_tasks, rehearse, undone
@@ -73,9 +75,29 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
 
     Ends with checkpoints `last` and, when there is validation, `best`.
     """
-    check(setup)
-    with run.writing():
-        _Trainer(setup, run, watch or Watcher()).run_through()
+    with threads(setup.config.compute.threads):
+        check(setup)
+        _distrust_vmap(setup)
+        with run.writing():
+            _Trainer(setup, run, watch or Watcher()).run_through()
+
+
+class WrongGradient(UserWarning):
+    """A model whose second-order gradient a kernel gets wrong."""
+
+
+def _distrust_vmap(setup: Setup) -> None:
+    """Hold the vectorised meta-gradient against the loop on two tasks; run on the loop where they differ."""
+    learner = setup.learner
+    if not setup.config.train.steps or learner.engine.backend != "vmap":
+        return
+    tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
+    with undone(learner):
+        found = learner.check(tasks)
+    if not found.vmap_ok:
+        learner.engine.backend = "loop"
+    if not found.ok:
+        warnings.warn(f"{found}", WrongGradient, stacklevel=3)
 
 
 class _Trainer:
