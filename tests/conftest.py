@@ -28,6 +28,16 @@ SINE = {
 }
 
 
+@pytest.fixture
+def double():
+    """Double precision and a seeded start: in single precision correct nets differ by as much as a wrong kernel."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
 @dataclass
 class Done:
     """What a command came to. No user's error may end in a traceback, so none of these may hold one."""

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -44,14 +43,7 @@ from quickstudy.types import pick
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """As in the laws."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 # What matches nothing, or does not fit, is refused when the learner is built

@@ -1,7 +1,5 @@
 """Formulas written out by hand, beside what the rules give. Float64; equal up to rounding unless said otherwise."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,13 +49,7 @@ from quickstudy.types import pick
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """Answers by hand are exact numbers."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def bowl(params: Params, noise: dict[str, Tensor] | None = None, evaluating: bool = False) -> Objective:

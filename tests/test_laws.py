@@ -5,8 +5,6 @@ below the 1e-4 that a wrong kernel gives. Central differences take a step of 1e-
 of a ReLU or a max-pooling; their rounding error is then about 1e-16 / 1e-7 = 1e-9, so they are held to 1e-7 + 1e-5.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -22,13 +20,7 @@ over_nets = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 over_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """Laws are about formulas, not about single precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def filled(gradients: list[Tensor | None], model: Learner) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,13 +17,7 @@ from quickstudy.types import pick
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """In single precision correct nets differ by as much as a wrong kernel."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 NATIVE = [

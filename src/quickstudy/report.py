@@ -160,10 +160,12 @@ _UNTESTED = "This run has no results yet: it was not tested."
 
 def _table(results: Mapping[str, Mapping[str, Result]]) -> str:
     rows = []
+    lines = {_data_line(result.summary) for own in results.values() for result in own.values()}
+    shared = lines.pop() if len(lines) == 1 else ""
     for label, own in results.items():
         for name in _ordered(own):
             title = label if name == "test" else f"{label} · {name}"
-            rows.append(_row(title, own[name].summary))
+            rows.append(_row(title, own[name].summary, "as above" if shared else _data_line(own[name].summary)))
         if not own:
             rows.append(
                 f'<tr><th scope="row">{escape(label)}</th><td colspan="{len(_COLUMNS) - 1}">{_UNTESTED}</td></tr>'
@@ -172,16 +174,19 @@ def _table(results: Mapping[str, Mapping[str, Result]]) -> str:
     return (
         '<div class="scroll"><table><caption>Mean over tasks, ± the half-width of its 95% interval over tasks. Tasks '
         "whose outcome is not finite have no part in the mean and are counted. Below the method: how it normalises."
-        "</caption>"
+        f"{f'<br>Data: {escape(shared)}.' if shared else ''}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _row(title: str, summary: Mapping[str, Any]) -> str:
+def _data_line(summary: Mapping[str, Any]) -> str:
+    data = summary.get("data") or {}
+    return " · ".join(f"{key}: {_text(value)}" for key, value in data.items()) if isinstance(data, dict) else str(data)
+
+
+def _row(title: str, summary: Mapping[str, Any], line: str) -> str:
     metric = str(summary.get("metric", "metric"))
     tasks, finite = summary.get("tasks"), summary.get("finite")
-    data = summary.get("data") or {}
-    line = " · ".join(f"{key}: {_text(value)}" for key, value in data.items()) if isinstance(data, dict) else str(data)
     counted = f"{metric}, {_text(finite)} of {_text(tasks)} tasks finite"
     cells = [
         ("", f"{escape(_text(summary.get('method')))}<small>{escape(_text(summary.get('norms')))}</small>"),
