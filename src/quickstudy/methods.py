@@ -40,13 +40,11 @@ class Recipe:
         exact: Options under which the outer gradient is the derivative of the outer loss; None where a stopped gradient
             is the method (it is then compared with its closed form).
         still: Options under which zeroing the rule's own numbers leaves the parameters as they were.
-        linear_head: Whether the model must end in a linear layer.
     """
 
     build: Callable[..., Learner]
     exact: Mapping[str, Any] | None = field(default_factory=dict)
     still: Mapping[str, Any] = field(default_factory=dict)
-    linear_head: bool = False
 
     def __call__(self, model: nn.Module, **options: Any) -> Learner:
         return self.build(model, **options)
@@ -99,7 +97,7 @@ def fomaml(
     return _learner(model, rule, loss, inner_loss, adapts=adapts, norms=norms)
 
 
-@recipe(linear_head=True)
+@recipe()
 def anil(
     model: nn.Module,
     *,
@@ -268,7 +266,7 @@ def wormhole(
     return _learner(model, rule, loss, inner_loss, adapts=adapts, norms=norms)
 
 
-@recipe(exact={"enhance": False}, linear_head=True)
+@recipe(exact={"enhance": False})
 def hypermaml(
     model: nn.Module,
     *,
