@@ -205,9 +205,7 @@ class _Trainer:
         config = self.config
         ahead = config.schedules if config.select_with == "final" else {}
         with schedule.final(self.learner, ahead):
-            self.learner.eval()
             summary = evaluate(self.learner, self.family, self.metric, split="val", n=config.validate_tasks)
-            self.learner.train()
             spread = summary.spread
             self._log(
                 "val", loss=summary.loss.mean, metric=spread.mean, interval=spread.interval,
