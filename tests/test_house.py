@@ -12,7 +12,7 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings",
+    "types settings files",
     "draws params",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
@@ -22,7 +22,6 @@ LAYERS = [
     "baselines",
     "tasks",
     "rehearse",
-    "files",
     "checkpoints",
     "runs",
     "evaluate config",
@@ -40,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 
 # Within these layers the order is finer, and where a module must not see a whole branch it says so here.
 ONLY = {
-    "tasks": {"types", "draws", "errors", "tasks"},
+    "tasks": {"types", "draws", "errors", "files", "tasks"},
     "runs": {"errors", "files", "checkpoints"},
     "figures": {"errors", "runs", "files"},
     "report": {"errors", "runs", "files", "figures"},

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -140,14 +141,33 @@ class Episodes(TaskFamily):
         first = np.argsort(rank, axis=-1, kind="stable")[:, :, : self.shots + self.queries]
         picked = table[chosen[:, :, None], first]
 
-        def examples(numbers: NDArray[np.int64]) -> Examples:
-            y = torch.arange(self.ways).repeat_interleave(numbers.shape[1] // self.ways).repeat(len(numbers), 1)
-            return Examples(torch.from_numpy(self._images[numbers].astype(np.float32, copy=False)), y)
+        x = self.shown(torch.from_numpy(self._images[picked]), chosen, draws, size, part)
+        y = torch.arange(self.ways)
+
+        def examples(of: slice) -> Examples:
+            count = x[:, :, of].shape[2]
+            return Examples(x[:, :, of].flatten(1, 2), y.repeat_interleave(count).repeat(len(x), 1))
 
         support = picked[:, :, : self.shots].reshape(len(picked), -1)
         query = picked[:, :, self.shots :].reshape(len(picked), -1)
         about = {"classes": classes[chosen], "images_support": support, "images_query": query}
-        return examples(support), examples(query), {name: torch.from_numpy(value) for name, value in about.items()}
+        halves = examples(slice(self.shots)), examples(slice(self.shots, None))
+        return *halves, {name: torch.from_numpy(value) for name, value in about.items()}
+
+    def shown(
+        self, pixels: Tensor, chosen: NDArray[np.int64], draws: Draws, size: int, part: slice
+    ) -> Float[Tensor, "T ways n *input"]:
+        """Drawn images `[T, ways, n, *stored]` as a learner sees them; here, their numbers as float32.
+
+        Args:
+            pixels: As stored.
+            chosen: The class of each, by its place among the split's classes: `[T, ways]`.
+            draws: For a family that changes images at random.
+            size: Tasks in the whole batch, which random changes are drawn for.
+            part: Those of them that are asked for.
+        """
+        del chosen, draws, size, part
+        return pixels.to(torch.float32)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,66 @@
+"""Augmentation of a batch of pictures as tensor operations; its noise is uniform numbers, drawn outside.
+
+Every function reads its own columns of `noise` `[n, NUMBERS]` in (0, 1), so that one picture's changes are independent
+of each other and of what else is in the batch.
+"""
+
+from math import log
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+NUMBERS = 8
+_AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(NUMBERS)
+
+Batch = Float[Tensor, "n channels height width"]
+Noise = Float[Tensor, "n numbers"]
+LUMA = (0.299, 0.587, 0.114)
+
+
+def resized(x: Batch, size: int, noise: Noise) -> Batch:
+    """A part of 8 to 100% of the area, 3/4 to 4/3 as wide as high, scaled to `size` (bilinear).
+
+    Where such a part would be larger than the picture, its longer side is cut to the picture's.
+    """
+    area = 0.08 + 0.92 * noise[:, _AREA]
+    stretch = torch.exp((noise[:, _RATIO] * 2 - 1) * log(4 / 3) / 2)
+    width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
+    left, top = (2 * noise[:, _LEFT] - 1) * (1 - width), (2 * noise[:, _TOP] - 1) * (1 - height)
+    zero = torch.zeros_like(width)
+    theta = torch.stack([torch.stack([width, zero, left], -1), torch.stack([zero, height, top], -1)], 1)
+    grid = F.affine_grid(theta, [len(x), x.shape[1], size, size], align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def padded(x: Batch, size: int, by: int, noise: Noise) -> Batch:
+    """A window of `size` at a random place of the picture with `by` black pixels around it."""
+    wide = F.pad(x, (by,) * 4)
+    span = wide.shape[-1] - size + 1
+    rows, columns = ((noise[:, i] * span).long()[:, None] + torch.arange(size) for i in (_TOP, _LEFT))
+    n = torch.arange(len(x))[:, None, None]
+    return wide.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def flipped(x: Batch, noise: Noise) -> Batch:
+    """Left and right exchanged in half of the pictures."""
+    return torch.where((noise[:, _FLIP] < 0.5)[:, None, None, None], x.flip(-1), x)
+
+
+def jittered(x: Batch, strength: float, noise: Noise) -> Batch:
+    """Brightness, contrast and saturation, in this order, each times 1 - strength to 1 + strength."""
+    brightness, contrast, saturation = (
+        (1 + strength * (2 * noise[:, i] - 1))[:, None, None, None] for i in (_BRIGHTNESS, _CONTRAST, _SATURATION)
+    )
+    x = (x * brightness).clamp(0, 1)
+    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    x = (mean + (x - mean) * contrast).clamp(0, 1)
+    grey = _grey(x)
+    return (grey + (x - grey) * saturation).clamp(0, 1)
+
+
+def _grey(x: Batch) -> Batch:
+    if x.shape[1] == 1:
+        return x
+    return (x * torch.tensor(LUMA).reshape(1, 3, 1, 1)).sum(1, keepdim=True)

@@ -1,0 +1,118 @@
+"""Few-shot tasks over stored pictures: a recipe prepares them, and classes may be turned by quarters."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quickstudy.draws import Draws
+from quickstudy.errors import InputError
+from quickstudy.tasks.episodes import Episodes
+from quickstudy.tasks.images.recipes import Recipe
+from quickstudy.tasks.splits import Pool
+from quickstudy.types import Shape
+
+ROTATIONS = ("none", "classes", "augment")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageEpisodes(Episodes):
+    """`Episodes` over pictures stored as bytes.
+
+    Args:
+        names: Names of the classes; a label is a place in them.
+        recipe: How pictures are prepared.
+        size: Height and width that are handed out.
+        drawing: Whether the pictures are drawings, which are not augmented.
+        rotations: "none"; "classes": each class turned by 0, 90, 180 and 270 degrees is four classes, of which a task
+            may hold several (Vinyals et al.); "augment": a task turns each of its classes by one of the four at random,
+            in every split (Finn et al.).
+        layout: The layout that was recognised.
+        notes: What was left out or changed, and how the data differ from the published set.
+        digest: Of the stored pictures and labels.
+    """
+
+    names: Sequence[str]
+    recipe: Recipe
+    size: int
+    drawing: bool = False
+    rotations: str = "none"
+    layout: str = "arrays"
+    notes: Sequence[str] = ()
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rotations not in ROTATIONS:
+            raise InputError(f"rotations={self.rotations!r} cannot be used. Use one of: {', '.join(ROTATIONS)}.")
+        super().__post_init__()
+
+    @property
+    def inputs(self) -> Shape:
+        return (self._images.shape[1], self.size, self.size)
+
+    def class_name(self, label: int) -> str:
+        """What a class is called."""
+        if self.rotations != "classes":
+            return self.names[label]
+        return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
+
+    def shown(
+        self, pixels: Tensor, chosen: NDArray[np.int64], draws: Draws, size: int, part: slice
+    ) -> Float[Tensor, "T ways n *input"]:
+        if self.rotations == "augment":
+            turns = np.floor(4 * draws.uniform("turn", size, self.ways)[part]).astype(np.int64)
+            pixels = turned(pixels, turns)
+        elif self.rotations == "classes":
+            pixels = turned(pixels, self._pools[draws.split].classes[chosen] % 4)
+        noise, numbers = None, self.recipe.noise(self.drawing)
+        if draws.split == "train" and numbers:
+            drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
+            noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2)
+        x = self.recipe.shown(pixels.flatten(0, 2), self.size, noise)
+        return x.unflatten(0, pixels.shape[:3])
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {
+            "layout": self.layout,
+            "recipe": self.recipe.name,
+            "size": self.size,
+            "rotations": self.rotations,
+            "notes": list(self.notes),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.digest} {self.recipe} {self.size} {self.rotations}".encode())
+        for name, images in self._pools.items():
+            digest.update(name.encode())
+            digest.update(np.sort(images.table[images.table >= 0]).data)
+        return digest.hexdigest()[:12]
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        pools = super()._pools
+        if self.rotations != "classes":
+            return pools
+        return {name: _in_four(images) for name, images in pools.items()}
+
+
+def _in_four(pool: Pool) -> Pool:
+    """Each class four times: class c turned by r quarters is class 4 c + r."""
+    classes = (4 * pool.classes[:, None] + np.arange(4)).reshape(-1)
+    return Pool(classes, pool.table.repeat(4, axis=0), pool.counts.repeat(4))
+
+
+def turned(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
+    """Pictures `[T, ways, n, channels, side, side]`, those of each class turned anticlockwise by so many quarters."""
+    pixels = pixels.clone()
+    for quarter in (1, 2, 3):
+        those = torch.from_numpy(quarters == quarter)
+        pixels[those] = torch.rot90(pixels[those], quarter, (-2, -1))
+    return pixels

@@ -1,0 +1,112 @@
+"""Preprocessing by name: how pictures are stored, and what happens to them when a task is drawn.
+
+A recipe is recorded with a run, so that what a learner is shown later is prepared as it was in training.
+
+| recipe | stored | in training | values |
+|---|---|---|---|
+| none | size x size, bilinear | - | 0 to 1 |
+| finn | size x size, Lanczos, ink made light | - | 0 to 1 (Finn et al., 2017, and the thesis) |
+| closerlook | 1.15 size, bilinear, always colour, ink dark | resized crop, jitter .4, flip | less ImageNet's mean, over its sd |
+| metaoptnet | size x size, bilinear, always colour | crop after padding by 8, jitter .4, flip | less mini-ImageNet's mean, over its sd |
+
+In evaluation `closerlook` takes the centre of its larger picture; in training its random crops are taken from that
+picture too, not from the original file. Drawings of characters are neither jittered, mirrored nor cropped.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from quickstudy.errors import InputError, nearest
+from quickstudy.tasks.images import augment
+from quickstudy.tasks.images.decode import Decoding
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """See the module's table.
+
+    Args:
+        name: What it is called.
+        margin: Side of the stored picture, over the size that is handed out.
+        resample: The filter it was resized with.
+        colour: Always three channels, also for grey pictures.
+        ink: For drawings: make ink "light" on dark or "dark" on light; None leaves it as stored.
+        crop: In training: "resized" (a random part, scaled), "padded" (shifted by up to 8 pixels), or None.
+        jitter: In training: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter; and flips.
+        mean: Subtracted, per channel, values being 0 to 1.
+        std: Divided by, per channel.
+    """
+
+    name: str
+    margin: float = 1.0
+    resample: str = "bilinear"
+    colour: bool = False
+    ink: str | None = None
+    crop: str | None = None
+    jitter: float = 0.0
+    mean: Colour = (0.0, 0.0, 0.0)
+    std: Colour = (1.0, 1.0, 1.0)
+
+    def decoding(self, size: int, channels: int, ink: str | None) -> Decoding:
+        """How pictures are stored, for a set whose own channels and ink (None for photographs) are these."""
+        invert = None not in (ink, self.ink) and ink != self.ink
+        return Decoding(int(size * self.margin), 3 if self.colour else channels, self.resample, invert)
+
+    def noise(self, drawing: bool) -> int:
+        """How many uniform numbers the augmentation of one picture reads; none where it has no augmentation."""
+        return 0 if drawing or self.crop is None else augment.NUMBERS
+
+    def shown(
+        self, pixels: UInt8[Tensor, "n channels side side"], size: int, noise: Float[Tensor, "n numbers"] | None
+    ) -> Float[Tensor, "n channels size size"]:
+        """Stored bytes as a learner sees them. `noise` is given in training, where there is augmentation."""
+        x = pixels.to(torch.float32).div_(255)
+        if noise is not None and noise.shape[1]:
+            x = augment.resized(x, size, noise) if self.crop == "resized" else augment.padded(x, size, 8, noise)
+            x = augment.jittered(augment.flipped(x, noise), self.jitter, noise)
+        else:
+            edge = (x.shape[-1] - size) // 2
+            x = x[..., edge : edge + size, edge : edge + size]
+        if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
+            return x
+        shape = (1, -1, 1, 1)
+        return (x - torch.tensor(self.mean).reshape(shape)) / torch.tensor(self.std).reshape(shape)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("none"),
+        Recipe("finn", resample="lanczos", ink="light"),
+        Recipe(
+            "closerlook",
+            margin=1.15,
+            colour=True,
+            ink="dark",
+            crop="resized",
+            jitter=0.4,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        ),
+        Recipe(
+            "metaoptnet",
+            colour=True,
+            crop="padded",
+            jitter=0.4,
+            mean=(120.396 / 255, 115.594 / 255, 104.540 / 255),
+            std=(70.682 / 255, 68.276 / 255, 72.545 / 255),
+        ),
+    )
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """A recipe by name."""
+    if name not in RECIPES:
+        raise InputError(f"There is no recipe {name!r}. {nearest(name, RECIPES)}")
+    return RECIPES[name]

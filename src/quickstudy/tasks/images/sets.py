@@ -1,0 +1,364 @@
+"""Image sets by name, and one's own folders: where their files are looked for, and which splits they have.
+
+`FAMILIES["omniglot"](ways=20)` is a family of tasks. Nothing is downloaded here: what is missing is an error that says
+where it was looked for and how to get it.
+"""
+
+import inspect
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quickstudy.draws import SPLITS
+from quickstudy.errors import InputError, nearest
+from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.published import names as published_names
+from quickstudy.tasks.images.published import published
+from quickstudy.tasks.images.readers import recognise
+from quickstudy.tasks.images.recipes import recipe_named
+from quickstudy.tasks.images.store import Progress, Stored, stored
+from quickstudy.tasks.options import check_counts
+from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
+
+FRACTIONS = (0.6, 0.2, 0.2)
+GENERAL = ("layout", "class", "image")
+"""Splits that any set has: as its files are laid out, seeded by class, seeded by image."""
+
+
+class LeftOut(UserWarning):
+    """Pictures that could not be used."""
+
+
+def data_root() -> Path:
+    """`QUICKSTUDY_DATA`, or the user's data folder."""
+    given = os.environ.get("QUICKSTUDY_DATA")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "quickstudy"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """An image set that is known by name. Calling it gives its tasks.
+
+    Args:
+        name: What it is called.
+        folders: Names under the data root where its files may be, in the order they are looked for.
+        classes: How many the published set has.
+        images: How many the published set has.
+        size: The size that the papers use.
+        channels: Its own.
+        ink: "dark" or "light" for drawings, None for photographs.
+        recipe: The preprocessing when none is asked for.
+        split: The split when none is asked for.
+        about: One sentence for lists.
+    """
+
+    name: str
+    folders: Sequence[str]
+    classes: int
+    images: int
+    size: int
+    channels: int
+    ink: str | None
+    recipe: str
+    split: str
+    about: str
+    __signature__: inspect.Signature = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        own = {"split": self.split, "size": self.size, "recipe": self.recipe}
+        plain = inspect.signature(type(self).__call__)
+        listed = [p for p in plain.parameters.values() if p.name != "self"]
+        signature = plain.replace(parameters=[p.replace(default=own.get(p.name, p.default)) for p in listed])
+        object.__setattr__(self, "__signature__", signature)
+
+    def __call__(
+        self,
+        *,
+        split: str = "",
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        size: int = 0,
+        recipe: str = "",
+        rotations: str = "none",
+        only: Sequence[str] = (),
+        seed: int = 0,
+        path: str | None = None,
+    ) -> ImageEpisodes:
+        """Tasks over this set.
+
+        Args:
+            split: One of the published splits by name, or "layout", "class" or "image".
+            ways, shots, queries: Classes in a task, and support and query images per class.
+            size: Height and width.
+            recipe: The preprocessing, by name.
+            rotations: "none", "classes" or "augment".
+            only: Names of the classes to keep; all by default.
+            seed: Of the splits "class" and "image".
+            path: Where the files are; by default looked for under the data root.
+        """
+        place = Path(path).expanduser() if path else self.where()
+        found = self.read(place, size or self.size, recipe or self.recipe)
+        splits, rule, missing = divided(found, split or self.split, self.name, seed, tuple(only))
+        return ImageEpisodes(
+            found.pixels,
+            found.labels,
+            splits,
+            ways,
+            shots,
+            queries,
+            self.title(place, found),
+            rule,
+            names=found.classes,
+            recipe=recipe_named(recipe or self.recipe),
+            size=size or self.size,
+            drawing=self.ink is not None,
+            rotations=rotations,
+            layout=found.layout,
+            notes=(*told(found), *missing),
+            digest=found.digest,
+        )
+
+    def where(self) -> Path:
+        """The folder that holds the set."""
+        root = data_root()
+        for folder in self.folders:
+            if (root / folder).exists():
+                return root / folder
+        raise InputError(
+            f"{self.name!r} is not under the data root {root} (looked for {', '.join(self.folders)}). "
+            f"Get it with `quickstudy data prepare {self.name}`, name another root with --data-root or "
+            "QUICKSTUDY_DATA, or give its folder as --tasks.path."
+        )
+
+    def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> Stored:
+        """Its pictures, stored for a size and a recipe."""
+        if not place.exists():
+            raise InputError(f"There is no {place}, where the files of {self.name!r} were to be.")
+        how = recipe_named(recipe).decoding(size, self.channels, self.ink)
+        return stored(place, recognise, how, progress)
+
+    def title(self, place: Path, found: Stored) -> str:
+        """The set's name, or what stands in for it: this is printed beside every number."""
+        if (len(found.classes), len(found.labels)) == (self.classes, self.images):
+            return self.name
+        return f"{place.name} in place of {self.name}"
+
+
+def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
+    """The pictures of each split, the rule in words, and what a published list names that the data lack."""
+    keep, labels = kept(found, only), found.labels
+    among = f", of {len(only)} classes" if only else ""
+    cut = f"train/val/test {'/'.join(map(str, FRACTIONS))}, seed {seed}{among}"
+    if split == "image":
+        chosen = {name: keep[images] for name, images in split_by_image(labels[keep], FRACTIONS, seed).items()}
+        return chosen, f"by image (classes shared), {cut}", []
+    if split == "class":
+        chosen = {name: keep[images] for name, images in split_by_class(labels[keep], FRACTIONS, seed).items()}
+        return chosen, f"by class (classes disjoint), {cut}", []
+    if split == "layout":
+        if not found.splits:
+            raise InputError(
+                f"The files of {of!r} ({found.layout}) are not divided into train, val and test. "
+                f"Use split 'class' or 'image', or folders of these names."
+            )
+        inside = {name: images[np.isin(images, keep)] for name, images in found.splits.items()}
+        return {name: images for name, images in inside.items() if len(images)}, f"as laid out{among}", []
+    known = published_names(of)
+    if split not in known:
+        raise InputError(f"{of!r} has no split {split!r}. {nearest(split, [*known, *GENERAL])}")
+    lists = published(of, split)
+    classes, missing = lists.divide(found.classes, partial=True)
+    inside = {name: [c for c in members if c in set(labels[keep])] for name, members in classes.items()}
+    return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", missing
+
+
+def kept(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
+    """The pictures of the classes that are named; all, where none is."""
+    if not only:
+        return np.arange(len(found.labels))
+    for name in only:
+        if name not in found.classes:
+            raise InputError(f"`only` names class {name!r}. {nearest(name, found.classes)}")
+    return np.flatnonzero(np.isin(found.labels, [found.classes.index(name) for name in only]))
+
+
+def told(found: Stored) -> list[str]:
+    """What was left out and changed, in words; what was left out is also a warning."""
+    notes = [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
+    if found.skipped:
+        shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
+        rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
+        notes.append(f"{len(found.skipped)} left out: {shown}{rest}")
+        warnings.warn(f"{notes[-1]}. `quickstudy data check` lists them all.", LeftOut, stacklevel=2)
+    return notes
+
+
+def folder(
+    path: str,
+    split: str = "auto",
+    ways: int | None = None,
+    shots: int = 1,
+    queries: int | None = None,
+    size: int = 84,
+    channels: int = 3,
+    ink: str | None = None,
+    recipe: str = "none",
+    rotations: str = "none",
+    only: Sequence[str] = (),
+    seed: int = 0,
+) -> ImageEpisodes:
+    """One's own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
+
+    Args:
+        path: The folder or file.
+        split: "layout" (as the folders or the csv say), "class" (disjoint classes, seeded), "image" (classes shared), or
+            "auto": the layout's, if it has one, else by class when there are enough for every split, else by image.
+        ways: Classes in a task; by default 5, or fewer where a split has fewer.
+        shots: Support images per class.
+        queries: Query images per class; by default 15, or as many as the smallest class leaves.
+        size: Height and width, to which pictures are stretched.
+        channels: 3 for colour, 1 for grey.
+        ink: "dark" or "light" when the pictures are drawings; they are then not augmented.
+        recipe: The preprocessing, by name.
+        rotations: "none", "classes" or "augment".
+        only: Names of the classes to keep; all by default.
+        seed: Of the splits "class" and "image".
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(f"There is no folder or file {path!r}. Give one that holds a folder of pictures per class.")
+    if ink not in (None, "dark", "light"):
+        raise InputError(f"ink={ink!r} cannot be used: 'dark' or 'light' for drawings, nothing for photographs.")
+    how = recipe_named(recipe)
+    found = stored(place, recognise, how.decoding(size, channels, ink))
+    if split == "auto":
+        split = "layout" if found.splits else "class" if len(only or found.classes) >= 5 * (ways or 5) else "image"
+    splits, rule, missing = divided(found, split, place.name, seed, tuple(only))
+    fewest, scarcest = _smallest(found.labels, splits)
+    ways = ways or min(5, fewest)
+    queries = queries or min(15, scarcest - shots)
+    if queries < 1 or ways < 2:
+        check_counts(shots=shots)
+        raise InputError(
+            f"Split {split!r} leaves {fewest} classes and, in the smallest, {scarcest} pictures: a task needs 2 classes "
+            f"of at least {shots + 1} pictures each in every split. Add pictures, or use --tasks.split image."
+        )
+    return ImageEpisodes(
+        found.pixels,
+        found.labels,
+        splits,
+        ways,
+        shots,
+        queries,
+        place.resolve().name,
+        rule,
+        names=found.classes,
+        recipe=how,
+        size=size,
+        drawing=ink is not None,
+        rotations=rotations,
+        layout=found.layout,
+        notes=(*told(found), *missing),
+        digest=found.digest,
+    )
+
+
+def _smallest(labels: NDArray[np.int64], splits: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+    """Over all splits, the fewest classes and the fewest pictures of a class."""
+    counts = [np.unique(labels[splits[name]], return_counts=True)[1] for name in SPLITS if name in splits]
+    return min(map(len, counts)), min(int(c.min()) for c in counts)
+
+
+IMAGE_SETS = {
+    one.name: one
+    for one in (
+        ImageSet(
+            "omniglot",
+            ("omniglot",),
+            1623,
+            32460,
+            28,
+            1,
+            "dark",
+            "finn",
+            "finn",
+            "1623 characters of 50 alphabets, each drawn by 20 people",
+        ),
+        ImageSet(
+            "mnist", ("mnist", "MNIST"), 10, 70000, 28, 1, "light", "finn", "image", "handwritten digits, 28 pixels"
+        ),
+        ImageSet(
+            "fashion_mnist",
+            ("fashion_mnist", "FashionMNIST"),
+            10,
+            70000,
+            28,
+            1,
+            "light",
+            "finn",
+            "image",
+            "clothes in the layout of MNIST",
+        ),
+        ImageSet(
+            "kmnist", ("kmnist", "KMNIST"), 10, 70000, 28, 1, "light", "finn", "image", "cursive Japanese characters"
+        ),
+        ImageSet(
+            "emnist",
+            ("emnist", "EMNIST", "chars74k_hnd"),
+            62,
+            814255,
+            28,
+            1,
+            "light",
+            "finn",
+            "even_odd",
+            "digits and letters, 62 classes; the folder chars74k_hnd stands in for it",
+        ),
+        ImageSet(
+            "cub",
+            ("cub", "CUB_200_2011", "CUB", "cub_200_2010_84px"),
+            200,
+            11788,
+            84,
+            3,
+            None,
+            "closerlook",
+            "alternating",
+            "200 kinds of birds (2011); the folder cub_200_2010_84px stands in for it",
+        ),
+        ImageSet(
+            "mini_imagenet",
+            ("mini_imagenet", "miniImagenet", "mini-imagenet", "mini_imagenet_tiny64"),
+            100,
+            60000,
+            84,
+            3,
+            None,
+            "none",
+            "ravi",
+            "100 classes of ImageNet; the folder mini_imagenet_tiny64 (25 classes) stands in for it",
+        ),
+        ImageSet(
+            "cifar_fs",
+            ("cifar_fs", "cifar100", "cifar-100-python"),
+            100,
+            60000,
+            32,
+            3,
+            None,
+            "none",
+            "bertinetto",
+            "the 100 classes of CIFAR-100, 32 pixels",
+        ),
+    )
+}
+"""Image sets by name."""

@@ -1,0 +1,212 @@
+"""Decoded pictures on disk: one memory-mapped array of bytes per source and decoding, shared by all processes.
+
+An entry is a folder with `pixels.bin` and `index.json`. It is built beside its place and renamed, so that it is whole
+or not there; it is built anew when a name, size or time of the source's files has changed.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from quickstudy.errors import InputError, RunError
+from quickstudy.files import dumps, loads, writes
+from quickstudy.tasks.images.decode import Decoding, Unreadable, decode, reason
+from quickstudy.tasks.images.listing import Listing
+
+FORMAT = 1
+Progress = Callable[[int, int], None]
+"""Told how many pictures of how many are decoded."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Decoded pictures.
+
+    Args:
+        pixels: `[N, channels, side, side]`, memory-mapped and read-only.
+        labels: `[N]`, numbers into `classes`.
+        classes: Names of the classes.
+        names: What each picture is called.
+        splits: Picture numbers by split, where the source's layout divides them.
+        layout: The layout that was recognised, in words.
+        skipped: Left out, as (name, reason): by the reader, or because it could not be decoded.
+        changed: How many pictures were changed beyond resizing, by what was done.
+        digest: 12 hexadecimal digits of the SHA-256 of pixels and labels.
+    """
+
+    pixels: UInt8[np.ndarray, "n channels side side"]
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    names: Sequence[str]
+    splits: dict[str, NDArray[np.int64]]
+    layout: str
+    skipped: Sequence[tuple[str, str]]
+    changed: dict[str, int]
+    digest: str
+
+
+def cache_root() -> Path:
+    """`QUICKSTUDY_CACHE`, or the user's cache folder."""
+    given = os.environ.get("QUICKSTUDY_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quickstudy"
+
+
+def stamp(source: Path) -> str:
+    """A digest of the names, sizes and times of a file, or of all files under a folder."""
+    digest = hashlib.sha256()
+    for name, size, time in sorted(_files(source, "")):
+        digest.update(f"{name}\0{size}\0{time}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _files(place: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
+    if not place.is_dir():
+        found = place.stat()
+        yield prefix or place.name, found.st_size, found.st_mtime_ns
+        return
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=not prefix):  # a linked folder counts at the top only: loops end there
+                yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                found = entry.stat()
+                yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
+
+
+def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progress: Progress | None = None) -> Stored:
+    """The source's pictures under this decoding: from the cache, or decoded now.
+
+    Args:
+        source: The folder or file.
+        read: Lists its pictures; not called when the cache is good.
+        how: The decoding.
+        progress: Told how far decoding is.
+    """
+    source = source.resolve()
+    key = hashlib.sha256(dumps({"source": str(source), **asdict(how)}).encode()).hexdigest()[:24]
+    root = cache_root()
+    entry, mark = root / key, {"format": FORMAT, "stamp": stamp(source)}
+    found = _opened(entry, mark)
+    if found is not None:
+        return found
+    with writes(root, "Free some space, or name another folder with QUICKSTUDY_CACHE."):
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f"{key}.lock"):
+            found = _opened(entry, mark)  # another process may have built it meanwhile
+            if found is None:
+                _build(entry, mark, read(source), how, progress)
+                found = _opened(entry, mark)
+    if found is None:
+        raise RunError(f"The cache entry {entry} was changed while it was being read. Try again.")
+    return found
+
+
+def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
+    """The entry, or None when there is none, or it is of another source, version or length."""
+    try:
+        index = loads((entry / "index.json").read_bytes())
+        shape = tuple(index["shape"])
+        if {name: index[name] for name in mark} != mark:
+            return None
+        if (entry / "pixels.bin").stat().st_size != int(np.prod(shape)):
+            return None
+        pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Stored(
+        pixels,
+        np.array(index["labels"], dtype=np.int64),
+        index["classes"],
+        index["names"],
+        {name: np.array(numbers, dtype=np.int64) for name, numbers in index["splits"].items()},
+        index["layout"],
+        [(name, why) for name, why in index["skipped"]],
+        index["changed"],
+        index["digest"],
+    )
+
+
+def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, progress: Progress | None) -> None:
+    with _beside(entry) as place:
+        digest = hashlib.sha256()
+        kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
+        with (place / "pixels.bin").open("wb") as file:
+            for number in range(len(listing.pictures)):
+                try:
+                    pixels, done = _read(listing, number, how)
+                except Unreadable as error:
+                    skipped.append((listing.names[number], str(error)))
+                    continue
+                data = pixels.tobytes()
+                file.write(data)
+                digest.update(data)
+                kept.append(number)
+                for what in done:
+                    changed[what] = changed.get(what, 0) + 1
+                if progress is not None:
+                    progress(number + 1, len(listing.pictures))
+            file.flush()
+            os.fsync(file.fileno())
+        if not kept:
+            first = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+            raise InputError(f"No picture could be read ({len(skipped)} were tried{first}). Is this the right folder?")
+        labels, classes = _relabelled(listing, kept)
+        digest.update(labels.tobytes())
+        place_of = np.full(len(listing.pictures), -1)
+        place_of[kept] = np.arange(len(kept))
+        index = mark | {
+            "shape": [len(kept), how.channels, how.side, how.side],
+            "labels": labels,
+            "classes": classes,
+            "names": [listing.names[number] for number in kept],
+            "splits": {name: (now := place_of[old])[now >= 0] for name, old in listing.splits.items()},
+            "layout": listing.layout,
+            "skipped": skipped,
+            "changed": changed,
+            "digest": digest.hexdigest()[:12],
+        }
+        (place / "index.json").write_text(dumps(index), encoding="utf-8")
+
+
+def _read(listing: Listing, number: int, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
+    try:
+        picture = listing.pictures[number]
+    except Exception as error:  # an archive or a file may be damaged in any way
+        raise Unreadable(reason(error)) from error
+    with picture:
+        return decode(picture, how)
+
+
+def _relabelled(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels and classes of what is left: a class that lost all of its pictures is gone."""
+    present, labels = np.unique(listing.labels[kept], return_inverse=True)
+    return labels.astype(np.int64), [listing.classes[number] for number in present]
+
+
+@contextmanager
+def _beside(entry: Path) -> Iterator[Path]:
+    """A folder to build in, which takes the entry's place when all went well and is gone when not."""
+    place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
+    for old in entry.parent.glob(f".{entry.name}.*"):  # the lock is held: whoever left these is dead
+        shutil.rmtree(old, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+        if entry.exists():
+            entry.rename(place.with_suffix(".old"))
+        place.rename(entry)
+        shutil.rmtree(place.with_suffix(".old"), ignore_errors=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
