@@ -11,6 +11,7 @@ from quickstudy.tasks.check import check_task
 from quickstudy.tasks.digits import digits
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.gaussians import Gaussians
+from quickstudy.tasks.images.sets import IMAGE_SETS, folder
 from quickstudy.tasks.polynomial import Polynomial
 from quickstudy.tasks.sine import Sine
 from quickstudy.tasks.threshold import AverageThreshold
@@ -23,6 +24,8 @@ FAMILIES: dict[str, Callable[..., TaskFamily]] = {
     "wavelet": Wavelet,
     "gaussians": Gaussians,
     "digits": digits,
+    "folder": folder,
+    **IMAGE_SETS,
 }
 """Families by the name that configuration files and the command line use."""
 

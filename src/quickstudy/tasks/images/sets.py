@@ -52,24 +52,26 @@ class ImageSet:
         folders: Names under the data root where its files may be, in the order they are looked for.
         classes: How many the published set has.
         images: How many the published set has.
+        about: What it shows.
         size: The size that the papers use.
         channels: Its own.
         ink: "dark" or "light" for drawings, None for photographs.
         recipe: The preprocessing when none is asked for.
         split: The split when none is asked for.
-        about: One sentence for lists.
+        inks: The ink of those folders that differ, by name.
     """
 
     name: str
     folders: Sequence[str]
     classes: int
     images: int
-    size: int
-    channels: int
-    ink: str | None
-    recipe: str
-    split: str
     about: str
+    size: int = 28
+    channels: int = 1
+    ink: str | None = "light"
+    recipe: str = "finn"
+    split: str = "image"
+    inks: Mapping[str, str] = field(default_factory=dict)
     __signature__: inspect.Signature = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,7 @@ class ImageSet:
         """Its pictures, stored for a size and a recipe."""
         if not place.exists():
             raise InputError(f"There is no {place}, where the files of {self.name!r} were to be.")
-        how = recipe_named(recipe).decoding(size, self.channels, self.ink)
+        how = recipe_named(recipe).decoding(size, self.channels, self.inks.get(place.name, self.ink))
         return stored(place, recognise, how, progress)
 
     def title(self, place: Path, found: Stored) -> str:
@@ -177,7 +179,8 @@ def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]
         raise InputError(f"{of!r} has no split {split!r}. {nearest(split, [*known, *GENERAL])}")
     lists = published(of, split)
     classes, missing = lists.divide(found.classes, partial=True)
-    inside = {name: [c for c in members if c in set(labels[keep])] for name, members in classes.items()}
+    present = set(labels[keep].tolist())
+    inside = {name: [c for c in members if c in present] for name, members in classes.items()}
     return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", missing
 
 
@@ -281,84 +284,26 @@ def _smallest(labels: NDArray[np.int64], splits: Mapping[str, NDArray[Any]]) -> 
 IMAGE_SETS = {
     one.name: one
     for one in (
+        ImageSet("omniglot", ("omniglot",), 1623, 32460, "characters of 50 alphabets", ink="dark", split="finn"),
+        ImageSet("mnist", ("mnist", "MNIST"), 10, 70000, "handwritten digits"),
+        ImageSet("fashion_mnist", ("fashion_mnist", "FashionMNIST"), 10, 70000, "clothes, laid out as MNIST"),
+        ImageSet("kmnist", ("kmnist", "KMNIST"), 10, 70000, "cursive Japanese characters"),
         ImageSet(
-            "omniglot",
-            ("omniglot",),
-            1623,
-            32460,
-            28,
-            1,
-            "dark",
-            "finn",
-            "finn",
-            "1623 characters of 50 alphabets, each drawn by 20 people",
+            "emnist", ("emnist", "EMNIST", "chars74k_hnd"), 62, 814255, "digits and letters", split="even_odd",
+            inks={"chars74k_hnd": "dark"},
         ),
         ImageSet(
-            "mnist", ("mnist", "MNIST"), 10, 70000, 28, 1, "light", "finn", "image", "handwritten digits, 28 pixels"
+            "cub", ("cub", "CUB_200_2011", "CUB", "cub_200_2010_84px"), 200, 11788, "birds (2011)",
+            size=84, channels=3, ink=None, recipe="closerlook", split="alternating",
         ),
         ImageSet(
-            "fashion_mnist",
-            ("fashion_mnist", "FashionMNIST"),
-            10,
-            70000,
-            28,
-            1,
-            "light",
-            "finn",
-            "image",
-            "clothes in the layout of MNIST",
+            "mini_imagenet", ("mini_imagenet", "miniImagenet", "mini-imagenet", "mini_imagenet_tiny64"), 100, 60000,
+            "classes of ImageNet", size=84, channels=3, ink=None, recipe="none", split="ravi",
         ),
         ImageSet(
-            "kmnist", ("kmnist", "KMNIST"), 10, 70000, 28, 1, "light", "finn", "image", "cursive Japanese characters"
-        ),
-        ImageSet(
-            "emnist",
-            ("emnist", "EMNIST", "chars74k_hnd"),
-            62,
-            814255,
-            28,
-            1,
-            "light",
-            "finn",
-            "even_odd",
-            "digits and letters, 62 classes; the folder chars74k_hnd stands in for it",
-        ),
-        ImageSet(
-            "cub",
-            ("cub", "CUB_200_2011", "CUB", "cub_200_2010_84px"),
-            200,
-            11788,
-            84,
-            3,
-            None,
-            "closerlook",
-            "alternating",
-            "200 kinds of birds (2011); the folder cub_200_2010_84px stands in for it",
-        ),
-        ImageSet(
-            "mini_imagenet",
-            ("mini_imagenet", "miniImagenet", "mini-imagenet", "mini_imagenet_tiny64"),
-            100,
-            60000,
-            84,
-            3,
-            None,
-            "none",
-            "ravi",
-            "100 classes of ImageNet; the folder mini_imagenet_tiny64 (25 classes) stands in for it",
-        ),
-        ImageSet(
-            "cifar_fs",
-            ("cifar_fs", "cifar100", "cifar-100-python"),
-            100,
-            60000,
-            32,
-            3,
-            None,
-            "none",
-            "bertinetto",
-            "the 100 classes of CIFAR-100, 32 pixels",
+            "cifar_fs", ("cifar_fs", "cifar100", "cifar-100-python"), 100, 60000, "the classes of CIFAR-100",
+            size=32, channels=3, ink=None, recipe="none", split="bertinetto",
         ),
     )
-}
+}  # fmt: skip
 """Image sets by name."""

@@ -5,6 +5,7 @@ or not there; it is built anew when a name, size or time of the source's files h
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.files import dumps, loads, writes
+from quickstudy.files import dumps, writes
 from quickstudy.tasks.images.decode import Decoding, Unreadable, decode, reason
 from quickstudy.tasks.images.listing import Listing
 
@@ -116,7 +117,7 @@ def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progres
 def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
     """The entry, or None when there is none, or it is of another source, version or length."""
     try:
-        index = loads((entry / "index.json").read_bytes())
+        index = json.loads((entry / "index.json").read_bytes())
         shape = tuple(index["shape"])
         if {name: index[name] for name in mark} != mark:
             return None
