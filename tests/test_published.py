@@ -1,0 +1,238 @@
+"""Published splits: the counts of their papers, no class twice, and the class names of the real data."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from itertools import combinations
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.images.published import LISTS, RULES, Published, names, published
+
+DATA = Path(os.environ.get("QUICKSTUDY_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+COUNTS = {
+    ("omniglot", "vinyals"): {"train": 1028, "val": 172, "test": 423},
+    ("omniglot", "finn"): {"train": 1100, "val": 100, "test": 423},
+    ("omniglot", "lake_no_val"): {"train": 964, "test": 659},
+    ("omniglot", "lake"): {"train": 766, "val": 198, "test": 659},
+    ("omniglot", "no_latin"): {"train": 1597},
+    ("emnist", "even_odd"): {"val": 31, "test": 31},
+    ("mini_imagenet", "ravi"): {"train": 64, "val": 16, "test": 20},
+    ("cub", "easyfsl"): {"train": 140, "val": 30, "test": 30},
+    ("cub", "alternating"): {"train": 100, "val": 50, "test": 50},
+    ("cifar_fs", "bertinetto"): {"train": 64, "val": 16, "test": 20},
+    ("fc100", "oreshkin"): {"train": 60, "val": 20, "test": 20},
+}
+
+
+def real(place):
+    """A file or folder of the real data, or a skip that says what to do."""
+    if not (DATA / place).exists():
+        pytest.skip(f"needs the real data's {place}: set QUICKSTUDY_DATA to the folder that holds it")
+    return DATA / place
+
+
+def named(split: Published) -> list[str]:
+    return [name for members in split.classes.values() for name in members]
+
+
+def members(classes: list[str], division, split: str) -> set[str]:
+    return {classes[number] for number in division.splits[split]}
+
+
+@pytest.fixture
+def characters():
+    """Omniglot's class names, as its two archives hold them."""
+    found = set()
+    for part in ("background", "evaluation"):
+        with ZipFile(real(f"omniglot/images_{part}.zip")) as archive:
+            found |= {
+                m[1] for n in archive.namelist() if (m := re.match(r"images_\w+/([^/]+/character\d+)/.+\.png", n))
+            }
+    return sorted(found)
+
+
+@pytest.fixture
+def birds():
+    return sorted(path.name for path in real("cub_200_2010_84px/images").iterdir())
+
+
+def test_every_split_is_counted_here():
+    listed = {tuple(path.name.split(".")[:2]) for path in LISTS.iterdir() if path.name.endswith(".json")}
+    assert listed | set(RULES) == set(COUNTS)
+    assert not listed & set(RULES), "a rule and a list of one name: only the rule would ever be used"
+    for of, name in COUNTS:
+        assert name in names(of)
+
+
+@pytest.mark.parametrize(("of", "name"), COUNTS)
+def test_counts_are_the_papers_and_no_class_is_listed_twice(of, name):
+    split = published(of, name)
+    assert (split.of, split.name) == (of, name) and split.source
+    assert {part: len(classes) for part, classes in split.classes.items()} == COUNTS[of, name]
+    assert len(set(named(split))) == len(named(split))
+
+
+@pytest.mark.parametrize("name", names("omniglot"))
+def test_omniglot_splits_name_real_characters(name, characters):
+    assert len(characters) == 1623
+    division = published("omniglot", name).divide(characters)
+    assert not division.missing
+    assert len(division.unlisted) == (26 if name == "no_latin" else 0)
+    for split, listed in published("omniglot", name).classes.items():
+        assert members(characters, division, split) == set(listed)
+
+
+def test_omniglot_alphabets_are_kept_apart_by_lake_and_latin_by_no_latin(characters):
+    division = published("omniglot", "lake").divide(characters)
+    alphabets = {
+        split: {name.split("/")[0] for name in members(characters, division, split)} for split in division.splits
+    }
+    assert {split: len(found) for split, found in alphabets.items()} == {"train": 25, "val": 5, "test": 20}
+    assert not any(a & b for a, b in combinations(alphabets.values(), 2))
+    with ZipFile(real("omniglot/images_evaluation.zip")) as archive:
+        held_out = {m[1] for n in archive.namelist() if (m := re.match(r"images_evaluation/([^/]+)/character", n))}
+    assert alphabets["test"] == held_out
+    left = published("omniglot", "no_latin").divide(characters).unlisted
+    assert left == tuple(f"Latin/character{n:02d}" for n in range(1, 27))
+
+
+def test_vinyals_cuts_one_alphabet_between_training_and_test():
+    """The published list runs through the sorted evaluation set and stops four characters short of Gurmukhi's end."""
+    split = published("omniglot", "vinyals").classes
+    alphabets = {part: {name.split("/")[0] for name in listed} for part, listed in split.items()}
+    assert alphabets["train"] & alphabets["test"] == {"Gurmukhi"}
+    assert alphabets["val"] == {"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"}
+    assert [name for name in split["test"] if name.startswith("Gurmukhi")] == [
+        f"Gurmukhi/character{n}" for n in (42, 43, 44, 45)
+    ]
+
+
+PINNED = {"finn": "e130745cde8c0b30", "lake": "5ddf246cdd979ab0"}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_drawn_splits_never_change(name):
+    """Old results were made on these classes: another hash is another data set, and a line in the changelog."""
+    listed = json.dumps({split: list(found) for split, found in published("omniglot", name).classes.items()})
+    assert hashlib.sha256(listed.encode()).hexdigest()[:16] == PINNED[name]
+
+
+def test_mini_imagenet_is_the_official_list():
+    for split, listed in published("mini_imagenet", "ravi").classes.items():
+        with real(f"mini_imagenet_splits/{split}.csv").open() as rows:
+            assert set(listed) == {row["label"] for row in csv.DictReader(rows)}
+
+
+def test_a_stand_in_is_divided_as_far_as_it_goes():
+    own = {}
+    for split in ("train", "val", "test"):
+        with real(f"mini_imagenet_tiny64/{split}.csv").open() as rows:
+            own[split] = {row["label"] for row in csv.DictReader(rows)}
+    classes = sorted(set.union(*own.values()))
+    division = published("mini_imagenet", "ravi").divide(classes, partial=True)
+    assert {split: members(classes, division, split) for split in division.splits} == own
+    assert str(division) == "25 of the 100 published classes (14 train/6 val/5 test)"
+    with pytest.raises(
+        InputError, match=r"names 100 classes, and the data lack 75 of them \(the first: n\d+, n\d+, n\d+\)"
+    ):
+        published("mini_imagenet", "ravi").divide(classes)
+
+
+def test_cub_lists_name_the_birds(birds):
+    for name in names("cub"):
+        division = published("cub", name).divide(birds)
+        assert not division.missing and not division.unlisted
+        for split, listed in published("cub", name).classes.items():
+            assert members(birds, division, split) == set(listed)
+
+
+def test_easyfsl_is_the_list_beside_the_photos():
+    for split, listed in published("cub", "easyfsl").classes.items():
+        path = real(f"cub_200_2010_84px/splits/split_{split}.json")
+        assert sorted(listed) == sorted(json.loads(path.read_text())["class_names"])
+    assert published("cub", "easyfsl").classes["val"][0] == "044.Frigatebird"
+
+
+def test_cub_alternates_by_folder_number():
+    """The rule as published, on folder numbers counted from 0: even train, 1 of 4 val, 3 of 4 test."""
+    home = {
+        int(name[:3]) - 1: split for split, listed in published("cub", "alternating").classes.items() for name in listed
+    }
+    assert home == {i: "train" if i % 2 == 0 else "val" if i % 4 == 1 else "test" for i in range(200)}
+
+
+def test_cub_is_matched_by_the_bird_not_its_number():
+    whole = sorted(named(published("cub", "easyfsl")))
+    renumbered = [f"{(number + 7) % 200:03d}.{name[4:]}" for number, name in enumerate(whole)]
+    for name in names("cub"):
+        assert published("cub", name).divide(renumbered) == published("cub", name).divide(whole)
+    few = [bird for bird in whole if bird[:3] in ("002", "004", "005")]
+    assert published("cub", "alternating").divide(few, partial=True).splits == {"train": [2], "val": [0], "test": [1]}
+
+
+def test_emnist_halves_by_label_whatever_the_names():
+    characters = list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    split = published("emnist", "even_odd")
+    assert split.divide(characters).splits == {"val": list(range(0, 62, 2)), "test": list(range(1, 62, 2))}
+    labels = sorted(str(label) for label in range(62))  # "10" comes before "2"
+    halves = split.divide(labels)
+    assert {int(name) for name in members(labels, halves, "val")} == set(range(0, 62, 2))
+    assert {int(name) for name in members(labels, halves, "test")} == set(range(1, 62, 2))
+
+
+def test_emnist_stand_in_takes_the_same_characters():
+    folders = sorted(path.name for path in real("chars74k_hnd").iterdir())
+    division = published("emnist", "even_odd").divide(folders)
+    for split, listed in published("emnist", "even_odd").classes.items():
+        assert {chr(int(name.split("+")[1], 16)) for name in members(folders, division, split)} == set(listed)
+    with pytest.raises(InputError, match=r"62 classes in the order 0-9, A-Z, a-z.*the data have 61"):
+        published("emnist", "even_odd").divide(folders[1:], partial=True)
+
+
+def test_both_cifar_splits_are_of_the_same_hundred_classes():
+    few_shot, by_superclass = published("cifar_fs", "bertinetto"), published("fc100", "oreshkin")
+    assert set(named(few_shot)) == set(named(by_superclass))
+    people = {"baby", "boy", "girl", "man", "woman"}
+    assert people <= set(by_superclass.classes["test"])
+    assert people & set(few_shot.classes["train"]) == {"boy", "girl"}
+
+
+def test_division_tells_what_is_missing_and_what_is_left():
+    split = Published("own", "small", "a test", {"train": ("a", "b"), "val": ("c",), "test": ("d",)})
+    whole = split.divide(["a", "b", "c", "d"])
+    assert str(whole) == "matches the published set of 4 classes (2 train/1 val/1 test)"
+    part = split.divide(["a", "c", "x"], partial=True)
+    assert part.splits == {"train": [0], "val": [1], "test": []}
+    assert part.missing == ("b", "d") and part.unlisted == ("x",)
+    assert str(part) == "2 of the 4 published classes (1 train/1 val/0 test), 1 of the data in no split"
+    with pytest.raises(
+        InputError, match=r"'small' of own names 4 classes, and the data lack 2 of them \(the first: b, d\).*partial"
+    ):
+        split.divide(["a", "c", "x"])
+    for partial in (False, True):
+        with pytest.raises(InputError, match=r"lack 4 of them \(the first: a, b, c\).*None is listed"):
+            split.divide(["w", "x"], partial=partial)
+
+
+def test_two_classes_of_one_name_are_refused():
+    whole = sorted(named(published("cub", "easyfsl")))
+    with pytest.raises(InputError, match="'001.Black_footed_Albatross' and 'Black_footed_Albatross' both go by"):
+        published("cub", "alternating").divide([*whole, "Black_footed_Albatross"])
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(InputError, match="Did you mean `vinyals`"):
+        published("omniglot", "vinyal")
+    with pytest.raises(InputError, match="Did you mean `mini_imagenet`"):
+        names("miniimagenet")
+
+
+def test_a_split_is_read_once():
+    assert published("cub", "alternating") is published("cub", "alternating")
