@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,12 +10,29 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cases import NETS, WAYS, tasks
-from quickstudy import Engine, InputError, RuleLearner, anil, maml
+from quickstudy import (
+    Constant,
+    Descend,
+    Engine,
+    Examples,
+    InputError,
+    Learner,
+    RuleLearner,
+    anil,
+    hypermaml,
+    maml,
+    mtnet,
+    wormhole,
+)
+from quickstudy.baselines import cavia
+from quickstudy.criteria import cross_entropy
 from quickstudy.engine import LoopFallback
-from quickstudy.norms import feeds_norm, policy, safe
+from quickstudy.norms import OneAtATime, feeds_norm, policy, safe
 from quickstudy.types import pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+Build = Callable[[], Learner]
 
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -148,12 +166,135 @@ def test_running_statistics_are_frozen_when_asked_for() -> None:
     assert learner.check(batch).ok
     with pytest.raises(InputError, match="keeps none"):
         maml(NETS[1].build(), norms="running")
-    with pytest.raises(InputError, match="'batch' or 'running'"):
+    with pytest.raises(InputError, match="'batch', 'support', 'running', not 'moving'"):
         safe(native, "moving")
+
+
+def on_support(build: Callable[..., Learner], **options: object) -> Learner:
+    """A learner under norms="support" on the net with batch norms, whose scales and biases are not 1 and 0."""
+    torch.manual_seed(0)
+    return build(scrambled(NETS[1].build()), norms="support", **options)
+
+
+SUPPORT = [
+    pytest.param(lambda: on_support(maml, inner_lr=0.3, inner_steps=2), id="maml"),
+    pytest.param(lambda: on_support(anil, inner_lr=0.3, inner_steps=2), id="anil"),
+    pytest.param(lambda: on_support(mtnet, inner_lr=0.3, draw="expected"), id="mtnet"),
+    pytest.param(lambda: on_support(wormhole, inner_lr=0.3, gain_steps=2), id="wormhole"),
+    pytest.param(lambda: on_support(cavia), id="cavia"),
+    pytest.param(
+        lambda: on_support(hypermaml, width=8, enhance=False, emission=0.5, mixing="loss"), id="hypermaml-two-endpoints"
+    ),
+]
+by_support = pytest.mark.parametrize("build", SUPPORT)
+
+
+@by_support
+def test_under_support_statistics_a_prediction_depends_on_nothing_else_in_its_batch(build: Build) -> None:
+    learner, batch = build(), tasks(NETS[1])
+    whole = learner(batch, evaluating=True).output
+    less = batch._replace(query=Examples(batch.query.x[:, :2], batch.query.y[:, :2]))
+    torch.testing.assert_close(learner(less, evaluating=True).output, whole[:, :2], **CLOSE)
+    adapted = learner.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+    one_by_one = torch.cat([adapted(x[None]) for x in batch.query.x[0]])
+    torch.testing.assert_close(one_by_one, whole[0], **CLOSE)
+
+
+@by_support
+def test_under_support_statistics_vmap_is_the_loop_and_the_central_difference(build: Build) -> None:
+    learner, batch = build(), tasks(NETS[1])
+    learner.engine = Engine("loop")
+    outcome, looped = learner.meta_gradient(batch)
+    for engine in (Engine("vmap"), Engine("vmap", chunk=2)):
+        learner.engine = engine
+        again, together = learner.meta_gradient(batch)
+        assert learner.engine.backend == "vmap"
+        torch.testing.assert_close((again.output, together), (outcome.output, looped), **CLOSE)
+    params = list(learner.meta_params().values())
+    way = [torch.randn_like(p) for p in params]
+    ends = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for p, w in zip(params, way, strict=True):
+                p.add_(w, alpha=sign * 1e-7)
+            ends.append(learner(batch).loss.mean())
+    slope = sum((g * w).sum() for g, w in zip(together, way, strict=True) if g is not None)
+    # As in the laws: a step of 1e-7 seldom crosses a kink, and rounding is 1e-9.
+    torch.testing.assert_close((ends[0] - ends[1]) / 2e-7, torch.as_tensor(slope), rtol=1e-5, atol=1e-7)
+    assert learner.check(batch).ok
+
+
+def test_on_the_support_set_itself_both_policies_are_one_function() -> None:
+    """The biased variance is recorded, as the batch norm divides by it; and the statistics are those under phi."""
+    torch.manual_seed(0)
+    plain, batch = scrambled(NETS[1].build()), tasks(NETS[1])
+    own = batch._replace(query=batch.support)
+    for build in (maml, anil):
+        by_batch, by_support = (
+            build(plain, inner_lr=0.3, inner_steps=2, norms=norms) for norms in ("batch", "support")
+        )
+        torch.testing.assert_close(by_support(own).output, by_batch(own).output, **CLOSE)
+
+
+def test_an_adapted_module_holds_the_statistics_and_a_learner_does_not() -> None:
+    learner, batch = on_support(anil), tasks(NETS[1])
+    assert list(learner.state_dict()) == list(anil(NETS[1].build()).state_dict())
+    adapted = learner.adapt(pick(batch.support, 0))
+    names = {name for name in adapted.state_dict() if "support_" in name}
+    assert names == {f"0.block{i}.norm.support_{what}" for i in (0, 1) for what in ("mean", "var")}
+    twin = copy.deepcopy(adapted)
+    other = learner.adapt(pick(batch.support, 1))
+    twin.load_state_dict(other.state_dict())
+    x = batch.query.x[0]
+    torch.testing.assert_close(twin(x), other(x), rtol=0, atol=0)
+    assert not torch.allclose(adapted(x), other(x))
+    first = adapted[0].block0  # type: ignore[index]
+    torch.testing.assert_close(first.norm.support_mean, first.conv(batch.support.x[0]).mean((0, 2, 3)), **CLOSE)
+
+
+def test_support_statistics_at_the_root_in_a_body_and_without_image_axes() -> None:
+    torch.manual_seed(0)
+    net = NETS[0]
+    batch = tasks(net)
+    head = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, WAYS))
+    learner = RuleLearner(head, Descend(Constant(0.3), 1), cross_entropy, body=nn.BatchNorm1d(4), norms="support")
+    assert learner.check(batch).ok
+    adapted = learner.adapt(pick(batch.support, 0))
+    assert {"0.support_mean", "1.1.support_mean"} <= set(adapted.state_dict())
+    torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch).output[0], **CLOSE)
+
+
+def test_a_norm_that_runs_twice_has_no_support_statistics() -> None:
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.Linear(4, 4), norm, nn.Tanh(), nn.Linear(4, 4), norm, nn.Linear(4, WAYS))
+    with pytest.raises(InputError, match="head:1 runs more than once.*norms='batch'"):
+        maml(model, norms="support")(tasks(NETS[0]))
+
+
+def test_one_example_under_batch_statistics_is_warned_of_once_and_only_after_adapting() -> None:
+    torch.manual_seed(0)
+    batch = tasks(NETS[1], queries=1)
+    single = batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))
+    for build in (maml, anil):
+        for engine in (Engine("loop"), Engine("vmap")):
+            learner = build(NETS[1].build())
+            learner.engine = engine
+            learner.meta_gradient(single)  # a warning here would be an error
+            learner(single, evaluating=True)
+        adapted = learner.adapt(pick(batch.support, 0))
+        adapted(batch.query.x[0])
+        twin = copy.deepcopy(adapted)
+        for module in (adapted, twin):
+            with pytest.warns(OneAtATime, match="norms='support'"):
+                module(batch.query.x[0, :1])
+            module(batch.query.x[0, :1])
+    for quiet in (maml(NETS[1].build(), norms="support"), maml(NETS[3].build())):
+        quiet.adapt(pick(batch.support, 0))(batch.query.x[0, :1])
 
 
 def test_the_policy_is_said_in_words() -> None:
     assert "transductive" in policy(safe(NETS[1].build()).modules())
+    assert "of the support set" in maml(NETS[1].build(), norms="support").norms
     assert policy(safe(NETS[3].build()).modules()) == "no batch statistics"
 
 

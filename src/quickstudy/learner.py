@@ -14,13 +14,23 @@ from copy import deepcopy
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy.draws import task_noise
 from quickstudy.engine import Engine, Gradients, LoopFallback, added, twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.norms import policy, safe
+from quickstudy.norms import (
+    WarnsOfOne,
+    keep_statistics,
+    policy,
+    recorded,
+    safe,
+    statistics_of,
+    support_norms,
+    transductive,
+)
 from quickstudy.objective import Objective
-from quickstudy.params import Selection, adaptable, call, slots, trainable
+from quickstudy.params import Selection, adaptable, call, share, slots, trainable
 from quickstudy.rules.base import Rule
 from quickstudy.selfcheck import Check, relative_errors, suspects
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
@@ -194,7 +204,7 @@ class RuleLearner(Learner):
         inner_criterion: The support loss, where it differs (the papers sum over classes inside).
         body: Run once per set of examples, never adapted, trained with the rest.
         adapts: Pattern, names or predicate; never what requires no gradient.
-        norms: "batch" or "running": see `norms.safe`.
+        norms: "batch", "support" or "running": see `norms.safe`.
         engine: How batches of tasks are run.
     """
 
@@ -216,7 +226,12 @@ class RuleLearner(Learner):
         self.rule = rule
         self.inner_criterion = inner_criterion or criterion
         self.adapts = tuple(adaptable(self.head, adapts))
+        self.waiting = {f"head:{name}": norm for name, norm in support_norms(self.head).items()}
+        if self.body is not None:
+            self.waiting |= {f"body:{name}": norm for name, norm in support_norms(self.body).items()}
         self.places = slots(self.head, self.adapts)
+        for name in (name for norm in self.waiting for name in statistics_of(norm)):
+            self.places[name] = [name.removeprefix("head:")] if name.startswith("head:") else []
         self.noise()  # a rule built for other parameters says so here
 
     def params(self) -> Params:
@@ -227,18 +242,33 @@ class RuleLearner(Learner):
     def noise(self) -> dict[str, Shape]:
         return self.rule.noise(self.params())
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the head sees."""
+    def features(self, x: Tensor, params: Params | None = None) -> Tensor:
+        """What the head sees, by the support set's statistics if `params` hold them."""
         if self.body is None:
             return x
-        seen: Tensor = self.body(x)
+        seen: Tensor = functional_call(self.body, share(params or {}, "body:"), (x,), tie_weights=False)
         return seen
+
+    def read(self, params: Params, features: Tensor) -> Tensor:
+        """What the head, with these parameters, makes of features."""
+        return call(self.head, params, self.places, features)
+
+    def with_statistics(self, params: Params, support: Examples) -> Params:
+        """The parameters that predict: under norms="support", with the support set's statistics under them.
+
+        Their names begin with `body:` or `head:`, which no parameter's does.
+        """
+        if not self.waiting:
+            return params
+        with recorded(self.waiting) as statistics:
+            self.predict(params, support.x)
+        return params | statistics
 
     def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
         """The task's support loss as a function of what adapts."""
         x = self.features(support.x)
         return Objective(
-            lambda params: call(self.head, params, self.places, x),
+            lambda params: self.read(params, x),
             self.inner_criterion,
             Examples(x, support.y),
             noise,
@@ -247,17 +277,18 @@ class RuleLearner(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
-        return phi
+        return self.with_statistics(phi, support)
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        return call(self.head, params, self.places, self.features(x))
+        return self.read(params, self.features(x, params))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         """The losses of the rule's endpoints, weighted and added up; the outputs are those of the last."""
-        ends = self.rule.endpoints(self.params(), self.objective(support, noise))
-        x = self.features(query.x)
-        outputs = [call(self.head, params, self.places, x) for _, params in ends]
-        losses = [weight * self.criterion(out, query.y) for (weight, _), out in zip(ends, outputs, strict=True)]
+        weights, phis = zip(*self.rule.endpoints(self.params(), self.objective(support, noise)), strict=True)
+        ends = [self.with_statistics(phi, support) for phi in phis]
+        x = self.features(query.x, ends[-1])  # the body and its statistics are the same at every endpoint
+        outputs = [self.read(params, x) for params in ends]
+        losses = [weight * self.criterion(out, query.y) for weight, out in zip(weights, outputs, strict=True)]
         return Outcome(torch.stack(losses).sum(), outputs[-1])
 
     def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
@@ -280,11 +311,16 @@ class RuleLearner(Learner):
         return suspects(model, lambda: self.head(self.features(x)))
 
     def module(self, params: Params) -> nn.Module:
-        head = deepcopy(self.head)
+        head, body = deepcopy(self.head), deepcopy(self.body)
         own = dict(head.named_parameters())
-        for name, value in params.items():
-            own[name].data.copy_(value)
-        adapted = head if self.body is None else nn.Sequential(deepcopy(self.body), head)
+        for name in self.adapts:
+            own[name].data.copy_(params[name])
+        keep_statistics(head, share(params, "head:"))
+        if body is not None:
+            keep_statistics(body, share(params, "body:"))
+        adapted = head if body is None else nn.Sequential(body, head)
+        if transductive(adapted):
+            adapted.register_forward_pre_hook(WarnsOfOne())
         return adapted.eval().requires_grad_(False)
 
 

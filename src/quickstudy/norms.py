@@ -6,11 +6,15 @@ affine part it is exact. So the safe norms call the native kernel without scale 
 Only the class of a module changes: its parameters, their names and the state dict's keys stay what they were.
 
 Batch norms keep the statistics of each (task, half): support and query are normalised apart, each by its own batch.
-That is MAML's convention, and transductive: a prediction depends on what else is in the batch.
+That is MAML's convention, and transductive: a prediction depends on what else is in the batch. Under "support" the
+support set's statistics, taken once after adaptation, serve every prediction, which then depends on nothing else.
 """
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +23,9 @@ from torch import Tensor, fx, nn
 
 from quickstudy.errors import InputError
 from quickstudy.params import per_row
+from quickstudy.types import Params
 
-POLICIES = ("batch", "running")
+POLICIES = ("batch", "support", "running")
 
 
 _BATCH = nn.modules.batchnorm._BatchNorm
@@ -43,14 +48,88 @@ class SafeBatchNorm(nn.modules.batchnorm._BatchNorm):
         return _affine(self, normal, channels=True)
 
 
+def _by(module: nn.modules.batchnorm._BatchNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Batch norm by given statistics."""
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    scale = (var + module.eps).rsqrt().reshape(shape)
+    return _affine(module, (x - mean.reshape(shape)) * scale, channels=True)
+
+
 class FrozenBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm by its running statistics, which stay as they are."""
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
-        shape = (1, -1) + (1,) * (input.ndim - 2)
-        scale = (self.running_var + self.eps).rsqrt().reshape(shape)
-        return _affine(self, (input - self.running_mean.reshape(shape)) * scale, channels=True)
+        return _by(self, input, self.running_mean, self.running_var)
+
+
+class SupportBatchNorm(SafeBatchNorm):
+    """Batch norm by the support set's statistics where a task has put them, and by its batch's own until then.
+
+    The two buffers are empty in a learner, hence absent from its state dict; an adapted module holds its task's.
+    """
+
+    support_mean: Tensor | None
+    support_var: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.support_mean is None or self.support_var is None:
+            return super().forward(input)
+        return _by(self, input, self.support_mean, self.support_var)
+
+
+STATISTICS = ("support_mean", "support_var")
+
+
+def statistics_of(norm: str) -> list[str]:
+    """The names of a norm's mean and variance, given its own.
+
+    >>> statistics_of("body:block0.norm"), statistics_of("head:")
+    (['body:block0.norm.support_mean', 'body:block0.norm.support_var'], ['head:support_mean', 'head:support_var'])
+    """
+    return [f"{norm}.{buffer}".replace(":.", ":") for buffer in STATISTICS]
+
+
+def support_norms(model: nn.Module) -> dict[str, SupportBatchNorm]:
+    """The norms that wait for a support set, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, SupportBatchNorm)}
+
+
+def keep_statistics(model: nn.Module, statistics: Params) -> None:
+    """Put statistics where norms wait for them, for good."""
+    for name, value in statistics.items():
+        norm, _, buffer = name.rpartition(".")
+        setattr(model.get_submodule(norm), buffer, value)
+
+
+@contextmanager
+def recorded(norms: Mapping[str, SupportBatchNorm]) -> Iterator[Params]:
+    """The statistics of what each norm is given inside the context, under the names of its two buffers.
+
+    The variance is the biased one, as a batch norm uses it: the pass that is recorded and the same pass by what was
+    recorded are one function.
+    """
+    statistics: Params = {}
+
+    def record(name: str, x: Tensor) -> None:
+        own = statistics_of(name)
+        if own[0] in statistics:
+            raise InputError(
+                f"`norms` is 'support', but {name} runs more than once in a forward pass, each time on something else, "
+                "so it has no one mean. Give each place a norm of its own, or use norms='batch'."
+            )
+        axes = (0, *range(2, x.ndim))
+        statistics.update(zip(own, (x.mean(axes), x.var(axes, correction=0)), strict=True))
+
+    handles = [
+        norm.register_forward_pre_hook(lambda module, args, name=name: record(name, args[0]))
+        for name, norm in norms.items()
+    ]
+    try:
+        yield statistics
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class SafeLayerNorm(nn.LayerNorm):
@@ -70,10 +149,17 @@ class SafeInstanceNorm(nn.modules.instancenorm._InstanceNorm):
         return x if batched else x.squeeze(0)
 
 
+_BY_POLICY: dict[str, type[nn.Module]] = {
+    "batch": SafeBatchNorm,
+    "support": SupportBatchNorm,
+    "running": FrozenBatchNorm,
+}
+
+
 def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
     forward = type(module).forward  # a subclass that leaves the forward alone is the norm it comes from
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
-        return SafeBatchNorm if statistics == "batch" else FrozenBatchNorm
+        return _BY_POLICY[statistics]
     if forward is nn.LayerNorm.forward:
         return SafeLayerNorm
     if forward is nn.InstanceNorm2d.forward:
@@ -121,11 +207,11 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
 
     Args:
         model: Any module. Norms of a class of its own are left alone; `learner.check` says whether they are right.
-        statistics: "batch" (each half of each task by its own batch) or "running" (batch norms use their running
-            statistics, frozen).
+        statistics: Of batch norms: "batch" (each half of each task by its own), "support" (both halves by the support
+            set's) or "running" (the running ones, frozen).
     """
     if statistics not in POLICIES:
-        raise InputError(f"Norm statistics are 'batch' or 'running', not {statistics!r}.")
+        raise InputError(f"Norm statistics are {', '.join(map(repr, POLICIES))}, not {statistics!r}.")
     model = deepcopy(model)
     replace = {}
     for name, module in model.named_modules():
@@ -133,11 +219,15 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
         if kind is FrozenBatchNorm and getattr(module, "running_mean", None) is None:
             raise InputError(
                 f"Norm statistics were to be 'running', but {name or 'the model'} keeps none "
-                "(track_running_stats=False). Use 'batch', or a model that was trained with running statistics."
+                "(track_running_stats=False). Use 'batch' or 'support', or a model trained with running statistics."
             )
         if kind is not None:
             replace[module] = with_class(module, kind)
-    return replace_modules(model, replace)
+    model = replace_modules(model, replace)
+    for norm in support_norms(model).values():
+        for buffer in STATISTICS:
+            norm.register_buffer(buffer, None)
+    return model
 
 
 def policy(modules: Iterable[nn.Module]) -> str:
@@ -146,11 +236,40 @@ def policy(modules: Iterable[nn.Module]) -> str:
     foreign = [k for k in kinds if issubclass(k, _BATCH) and not issubclass(k, SafeBatchNorm | FrozenBatchNorm)]
     if foreign:
         return f"as {', '.join(sorted(kind.__name__ for kind in foreign))} does it"
+    if SupportBatchNorm in kinds:
+        return "statistics of the support set, for queries too (not transductive)"
     if any(issubclass(kind, SafeBatchNorm) for kind in kinds):
         return "batch statistics per task and half (transductive)"
     if FrozenBatchNorm in kinds:
         return "running statistics, frozen"
     return "no batch statistics"
+
+
+def transductive(model: nn.Module) -> bool:
+    """Whether a prediction depends on what else is in its batch."""
+    return any(type(module) is SafeBatchNorm for module in model.modules())
+
+
+class OneAtATime(UserWarning):
+    """Said once by an adapted module that is given one image and normalises it by itself."""
+
+
+@dataclass
+class WarnsOfOne:
+    """Before an adapted module runs: a batch of one has no batch statistics to speak of."""
+
+    said: bool = False
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if not self.said and args and len(args[0]) == 1:
+            self.said = True
+            warnings.warn(
+                "This module normalises by the statistics of the batch it is given, and was given one example, so it "
+                "predicts something else than it would in a batch. Adapt with norms='support' (or 'running', for a "
+                "model that has running statistics), or predict in batches like the query sets of training.",
+                OneAtATime,
+                stacklevel=4,
+            )
 
 
 class _LeafTracer(fx.Tracer):
@@ -180,7 +299,7 @@ def feeds_norm(model: nn.Module, layers: Iterable[str], statistics: str = "batch
         return []
     norms: tuple[type[nn.Module], ...]
     norms = (nn.LayerNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
-    if statistics == "batch":
+    if statistics != "running":
         norms += (_BATCH,)
     modules = dict(model.named_modules())
     blind = []

@@ -117,6 +117,15 @@ def slots(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     return {name: held_at[id(params[name])] for name in names}
 
 
+def share(values: Mapping[str, Tensor], mark: str) -> Params:
+    """What stands under names that begin with `mark`, by the rest of its name.
+
+    >>> share({"body:norm.mean": 1, "weight": 2}, "body:")
+    {'norm.mean': 1}
+    """
+    return {name.removeprefix(mark): value for name, value in values.items() if name.startswith(mark)}
+
+
 def call(module: nn.Module, params: Params, places: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
     """The module's output with `params` in the places of its own.
 

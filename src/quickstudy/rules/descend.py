@@ -14,7 +14,7 @@ from torch.func import grad
 
 from quickstudy.errors import InputError
 from quickstudy.objective import Objective
-from quickstudy.params import by_name, held, layer_of
+from quickstudy.params import by_name, held, layer_of, share
 from quickstudy.rules.base import Rate, Rule, check_built_for
 from quickstudy.types import Params, Shape
 
@@ -131,7 +131,7 @@ class ByName(Rate):
         return [(f"{i}.", cast(Rate, rate), own) for i, (rate, own) in enumerate(rates) if own]
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
-        every = [rate(own, steps, _share(noise, mark)) for mark, rate, own in self.parts(params)]
+        every = [rate(own, steps, share(noise, mark)) for mark, rate, own in self.parts(params)]
         return [{name: r for part in step for name, r in part.items()} for step in zip(*every, strict=True)]
 
     def noise(self, params: Params) -> dict[str, Shape]:
@@ -139,11 +139,7 @@ class ByName(Rate):
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = self.parts(params)
-        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, _share(noise, mark)).items()}
-
-
-def _share(noise: Mapping[str, Tensor], mark: str) -> dict[str, Tensor]:
-    return {name.removeprefix(mark): value for name, value in noise.items() if name.startswith(mark)}
+        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, share(noise, mark)).items()}
 
 
 class Learned(Rate):
