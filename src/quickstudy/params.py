@@ -120,8 +120,9 @@ def slots(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
 def share(values: Mapping[str, Tensor], mark: str) -> Params:
     """What stands under names that begin with `mark`, by the rest of its name.
 
-    >>> share({"body:norm.mean": 1, "weight": 2}, "body:")
-    {'norm.mean': 1}
+    >>> import torch
+    >>> list(share({"body:norm.mean": torch.zeros(2), "weight": torch.zeros(2, 3)}, "body:"))
+    ['norm.mean']
     """
     return {name.removeprefix(mark): value for name, value in values.items() if name.startswith(mark)}
 
