@@ -158,8 +158,8 @@ def _off_slope(
 ) -> bool:
     """Whether the gradient along a direction differs from central differences at every step size tried.
 
-    Several, because one may step over a kink of a ReLU or a pooling, where the inner gradient jumps: the more units, the
-    smaller the step that misses all of them.
+    Several, because one may step over a kink of a ReLU or a pooling, where the inner gradient jumps: the more
+    units, the smaller the step that misses all of them.
     """
     slope = sum(float((g * w).sum()) for g, w in zip(grads, way, strict=True) if g is not None)
     scale = sum(float((g * w).abs().sum()) for g, w in zip(grads, way, strict=True) if g is not None) + 1e-6

@@ -61,7 +61,14 @@ def decode(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "chan
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # tags that no pixel depends on
             picture.load()
             return _converted(picture, how)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as e:
         raise Unreadable(reason(e)) from e
 
 

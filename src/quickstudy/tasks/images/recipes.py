@@ -4,10 +4,10 @@ A recipe is recorded with a run, so that what a learner is shown later is prepar
 
 | recipe | stored | in training | values |
 |---|---|---|---|
-| none | size x size, bilinear | - | 0 to 1 |
-| finn | size x size, Lanczos, ink made light | - | 0 to 1 (Finn et al., 2017, and the thesis) |
-| closerlook | 1.15 size, bilinear, always colour, ink dark | resized crop, jitter .4, flip | less ImageNet's mean, over its sd |
-| metaoptnet | size x size, bilinear, always colour | crop after padding by 8, jitter .4, flip | less mini-ImageNet's mean, over its sd |
+| none | size, bilinear | - | 0 to 1 |
+| finn | size, Lanczos, ink made light | - | 0 to 1 (Finn et al., 2017; the thesis) |
+| closerlook | 1.15 size, bilinear, colour, ink dark | resized crop, jitter .4, flip | standardised as ImageNet |
+| metaoptnet | size, bilinear, colour | crop after padding by 8, jitter .4, flip | standardised as mini-ImageNet |
 
 In evaluation `closerlook` takes the centre of its larger picture; in training its random crops are taken from that
 picture too, not from the original file. Drawings of characters are neither jittered, mirrored nor cropped.
@@ -65,13 +65,13 @@ class Recipe:
         self, pixels: UInt8[Tensor, "n channels side side"], size: int, noise: Float[Tensor, "n numbers"] | None
     ) -> Float[Tensor, "n channels size size"]:
         """Stored bytes as a learner sees them. `noise` is given in training, where there is augmentation."""
-        x = pixels.to(torch.float32).div_(255)
-        if noise is not None and noise.shape[1]:
+        if noise is not None:
+            x = pixels.to(torch.float32).div_(255)
             x = augment.resized(x, size, noise) if self.crop == "resized" else augment.padded(x, size, 8, noise)
             x = augment.jittered(augment.flipped(x, noise), self.jitter, noise)
         else:
-            edge = (x.shape[-1] - size) // 2
-            x = x[..., edge : edge + size, edge : edge + size]
+            edge = (pixels.shape[-1] - size) // 2
+            x = pixels[..., edge : edge + size, edge : edge + size].to(torch.float32).div_(255)
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return x
         shape = (1, -1, 1, 1)

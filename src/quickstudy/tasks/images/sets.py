@@ -177,11 +177,11 @@ def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]
     known = published_names(of)
     if split not in known:
         raise InputError(f"{of!r} has no split {split!r}. {nearest(split, [*known, *GENERAL])}")
-    lists = published(of, split)
-    classes, missing = lists.divide(found.classes, partial=True)
+    division = published(of, split).divide(found.classes, partial=True)
     present = set(labels[keep].tolist())
-    inside = {name: [c for c in members if c in present] for name, members in classes.items()}
-    return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", missing
+    inside = {name: [c for c in members if c in present] for name, members in division.splits.items()}
+    notes = [str(division)] if division.missing or division.unlisted else []
+    return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", notes
 
 
 def kept(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
@@ -223,8 +223,8 @@ def folder(
 
     Args:
         path: The folder or file.
-        split: "layout" (as the folders or the csv say), "class" (disjoint classes, seeded), "image" (classes shared), or
-            "auto": the layout's, if it has one, else by class when there are enough for every split, else by image.
+        split: "layout" (as the folders or the csv say), "class" (disjoint classes, seeded), "image" (classes shared),
+            or "auto": the layout's, if it has one, else by class when there are enough for every split, else by image.
         ways: Classes in a task; by default 5, or fewer where a split has fewer.
         shots: Support images per class.
         queries: Query images per class; by default 15, or as many as the smallest class leaves.
@@ -252,8 +252,8 @@ def folder(
     if queries < 1 or ways < 2:
         check_counts(shots=shots)
         raise InputError(
-            f"Split {split!r} leaves {fewest} classes and, in the smallest, {scarcest} pictures: a task needs 2 classes "
-            f"of at least {shots + 1} pictures each in every split. Add pictures, or use --tasks.split image."
+            f"Split {split!r} leaves {fewest} classes and, in the smallest, {scarcest} pictures: a task needs 2 "
+            f"classes of at least {shots + 1} pictures each in every split. Add pictures, or use --tasks.split image."
         )
     return ImageEpisodes(
         found.pixels,
