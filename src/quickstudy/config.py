@@ -127,6 +127,7 @@ METHODS: dict[str, Callable[..., Any]] = {name: recipe.build for name, recipe in
 TARGETS = {  # losses by name, and the families' losses whose targets they can read
     "cross_entropy": ("cross_entropy",),
     "class_sum_cross_entropy": ("cross_entropy",),
+    "one_hot_mse": ("cross_entropy",),
     "mse": ("mse", "binary_cross_entropy"),
     "binary_cross_entropy": ("binary_cross_entropy",),
 }

@@ -22,6 +22,11 @@ def class_sum_cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]
     return output.shape[-1] * F.cross_entropy(output, y)
 
 
+def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """Mean over examples and classes, between each class's sigmoid and 1 for the true class, 0 for the others."""
+    return (output.sigmoid() - F.one_hot(y, output.shape[-1])).square().mean()
+
+
 def mse(output: Float[Tensor, "n *out"], y: Float[Tensor, "n *out"]) -> Float[Tensor, ""]:
     """Mean over examples and outputs."""
     return (output - y).square().mean()
@@ -33,7 +38,7 @@ def binary_cross_entropy(output: Float[Tensor, "n 1"], y: Float[Tensor, "n 1"]) 
 
 
 CRITERIA: dict[str, Criterion] = {
-    f.__name__: f for f in (cross_entropy, class_sum_cross_entropy, mse, binary_cross_entropy)
+    f.__name__: f for f in (cross_entropy, class_sum_cross_entropy, one_hot_mse, mse, binary_cross_entropy)
 }
 
 

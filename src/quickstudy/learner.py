@@ -165,7 +165,8 @@ class Learner(nn.Module, ABC):
             key: The task's key, which its noise is drawn from.
             seed: Of that noise.
         """
-        noise = task_noise(self.noise(), torch.tensor([key]), seed, like=next(self.parameters()).detach())
+        like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
+        noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
         with torch.no_grad(), twice_differentiable(), settled(self):
             return self.module(self.update(support, pick(noise, 0), evaluating=True))
 

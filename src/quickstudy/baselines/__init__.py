@@ -1,8 +1,24 @@
 """The methods that the papers compare with, or that grow beside them: one file each, under the same evaluation."""
 
 from quickstudy.baselines.cavia import cavia as cavia
+from quickstudy.baselines.hypershot import HyperShot, hypershot
+from quickstudy.baselines.matchingnet import MatchingNet, matchingnet
 from quickstudy.baselines.nearest import NearestNeighbour, nearest_neighbour
+from quickstudy.baselines.protonet import ProtoNet, protonet
+from quickstudy.baselines.relationnet import RelationNet, relationnet
 
-BASELINES = {f.__name__: f for f in (nearest_neighbour,)}
+BASELINES = {f.__name__: f for f in (nearest_neighbour, protonet, matchingnet, relationnet, hypershot)}
 
-__all__ = ["BASELINES", "NearestNeighbour", "nearest_neighbour"]
+__all__ = [
+    "BASELINES",
+    "HyperShot",
+    "MatchingNet",
+    "NearestNeighbour",
+    "ProtoNet",
+    "RelationNet",
+    "hypershot",
+    "matchingnet",
+    "nearest_neighbour",
+    "protonet",
+    "relationnet",
+]

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from quickstudy.baselines.embedding import Remembers
 from quickstudy.criteria import criterion
 from quickstudy.learner import Learner, Noise
 from quickstudy.types import Criterion, Examples, Params
@@ -34,20 +35,7 @@ class NearestNeighbour(Learner):
         return closeness[:, :, None].masked_fill(~member, -torch.inf).amax(1)
 
     def module(self, params: Params) -> nn.Module:
-        return _Remembers(self, params)
-
-
-class _Remembers(nn.Module):
-    """A nearest-neighbour classifier with its examples."""
-
-    def __init__(self, learner: NearestNeighbour, params: Params) -> None:
-        super().__init__()
-        self.learner = learner
-        for name, value in params.items():
-            self.register_buffer(name, value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.learner.predict(dict(self.named_buffers()), x)
+        return Remembers(self, params)
 
 
 def nearest_neighbour(outputs: int, *, loss: str | Criterion = "cross_entropy") -> Learner:

@@ -1,0 +1,88 @@
+"""What the metric-based baselines share: a body that embeds, and outputs that compare embeddings.
+
+Nothing descends on a task. Its support set is embedded, `read` keeps what the method remembers of it, and `answer`
+compares the queries' embeddings with that. The head of the model is left out: it has no part in these methods.
+"""
+
+from abc import abstractmethod
+from copy import deepcopy
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from quickstudy.criteria import criterion
+from quickstudy.errors import InputError
+from quickstudy.heads import split_head
+from quickstudy.learner import Learner, Noise
+from quickstudy.norms import safe
+from quickstudy.types import Criterion, Examples, Params
+
+
+class EmbeddingLearner(Learner):
+    """A learner that classifies by comparing embeddings.
+
+    Support and query are embedded one after the other, so that batch norms see one half of one task.
+
+    Args:
+        model: Any module whose last layer is its head; all before it is the embedding. It is copied.
+        ways: Classes in a task. Each has at least one support example.
+        loss: The query loss.
+        head: The head's name; by default the last Linear of the model.
+        norms: "batch" or "running": see `norms.safe`.
+    """
+
+    def __init__(
+        self, model: nn.Module, ways: int, loss: str | Criterion, *, head: str | None = None, norms: str = "batch"
+    ) -> None:
+        super().__init__(criterion(loss))
+        if ways < 2 or loss in ("mse", "binary_cross_entropy"):
+            raise InputError(
+                f"This method compares classes, and these tasks have {ways} output(s) judged by {loss!r}. "
+                "Use it on tasks with two classes or more and the loss cross_entropy, such as `digits`."
+            )
+        body, _ = split_head(model, head)
+        self.body = safe(body, norms)
+        self.ways = ways
+
+    def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
+        del noise
+        return self.read(self.body(support.x), support.y, evaluating)
+
+    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+        return self.answer(params, self.body(x))
+
+    @abstractmethod
+    def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
+        """What the method keeps of a support set, given its embeddings and labels. Names hold no dots."""
+
+    @abstractmethod
+    def answer(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
+        """The outputs for embedded queries under what `read` kept."""
+
+    def module(self, params: Params) -> nn.Module:
+        return Remembers(self, params)
+
+
+class Remembers(nn.Module):
+    """A copy of a learner with what it keeps of one task, as a plain module."""
+
+    def __init__(self, learner: Learner, params: Params) -> None:
+        super().__init__()
+        self.learner = deepcopy(learner).eval().requires_grad_(False)
+        for name, value in params.items():
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.learner.predict(dict(self.named_buffers(recurse=False)), x)
+
+
+def class_means(e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], ways: int) -> Float[Tensor, "ways features"]:
+    """The mean embedding of each class. Of a class without examples it is NaN, which training and evaluation report."""
+    member = F.one_hot(y, ways).to(e.dtype)  # [n_s, ways]
+    return member.T @ e / member.sum(0)[:, None]
+
+
+def cosines(a: Float[Tensor, "n features"], b: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
+    """The cosine of the angle between each row of `a` and each row of `b`."""
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
