@@ -4,14 +4,14 @@ r"""HyperShot: a hypernetwork reads how the classes resemble each other, and emi
           p(y \mid x) = \mathrm{softmax}\big(t_\phi(\cos(f(x), c_1), \dots, \cos(f(x), c_N))\big)
 
 with :math:`c_k` the class means of the support embeddings, in the order of the labels, and :math:`t_\phi` a small MLP.
-With one shot the c are the support examples; with more, the mean is the aggregated one of the paper's variants (the
-other is an NK x NK matrix, which depends on the order of the examples). H reads K by position, so relabelling the
-classes is no symmetry of it.
+With one shot the c are the support examples; with more, the mean is one of the released code's choices (another is an
+NK x NK matrix, which depends on the order of the examples). H reads K by position, so relabelling the classes is no
+symmetry of it.
 
 HyperShot+ft: in evaluation, gradient steps on the support loss move :math:`\eta` and the classifier is emitted anew.
 (The released code takes Adam steps, on f as well.)
 
-Reference: Sendera et al., 2023, section 3 (https://arxiv.org/abs/2203.11378).
+Reference: Sendera et al., 2023 (https://arxiv.org/abs/2203.11378).
 """
 
 from collections.abc import Sequence
