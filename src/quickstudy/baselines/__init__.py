@@ -2,10 +2,14 @@
 
 from quickstudy.baselines.cavia import cavia as cavia
 from quickstudy.baselines.hypershot import HyperShot, hypershot
+from quickstudy.baselines.mamlpp import mamlpp as mamlpp
 from quickstudy.baselines.matchingnet import MatchingNet, matchingnet
 from quickstudy.baselines.nearest import NearestNeighbour, nearest_neighbour
 from quickstudy.baselines.protonet import ProtoNet, protonet
 from quickstudy.baselines.relationnet import RelationNet, relationnet
+from quickstudy.baselines.reptile import reptile as reptile
+from quickstudy.baselines.sign_maml import sign_maml as sign_maml
+from quickstudy.baselines.unicorn import unicorn_maml as unicorn_maml
 
 BASELINES = {f.__name__: f for f in (nearest_neighbour, protonet, matchingnet, relationnet, hypershot)}
 
