@@ -12,7 +12,7 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings files",
+    "types settings files canvas",
     "draws params",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
@@ -21,12 +21,13 @@ LAYERS = [
     "methods",
     "baselines",
     "tasks",
-    "rehearse",
+    "rehearse pictures",
     "checkpoints",
     "runs",
     "evaluate config",
     "saved",
     "train judge",
+    "image_figures",
     "figures",
     "report terminal",
     "demo",
@@ -41,8 +42,10 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.spl
 ONLY = {
     "tasks": {"types", "draws", "errors", "files", "tasks"},
     "runs": {"errors", "files", "checkpoints"},
-    "figures": {"errors", "runs", "files"},
-    "report": {"errors", "runs", "files", "figures"},
+    "canvas": {"errors"},
+    "image_figures": {"runs", "canvas"},
+    "figures": {"errors", "runs", "files", "canvas", "image_figures"},
+    "report": {"errors", "runs", "files", "canvas", "image_figures", "figures"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

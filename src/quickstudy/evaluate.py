@@ -18,8 +18,9 @@ from quickstudy.engine import twice_differentiable
 from quickstudy.errors import InputError, nearest
 from quickstudy.learner import Learner, settled
 from quickstudy.metrics import Metric, Spread, spread
+from quickstudy.pictures import Counts, confusion, guesses
 from quickstudy.rehearse import drawn
-from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.types import Task, pick
 
 BATCH = 50  # a constant: how a list is cut into batches must not decide what is in it
@@ -61,13 +62,14 @@ def protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Summary:
-    """One learner on one list of tasks."""
+    """One learner on one list of tasks; `confusion` is there for `Episodes`, whose classes outlive a task."""
 
     metric: Metric
     values: Values
     losses: Values
     hash: str
     example: dict[str, NDArray[np.generic]] = field(repr=False)
+    confusion: Counts | None = field(default=None, repr=False)
 
     @property
     def spread(self) -> Spread:
@@ -107,6 +109,7 @@ def evaluate(
     values: list[Values] = []
     losses: list[Values] = []
     listed: list[Task] = []
+    answers: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad(), settled(learner):
         for tasks in batches(family, split, n, seed):
             outcome = learner(tasks, seed=seed, evaluating=True)
@@ -114,6 +117,8 @@ def evaluate(
             losses.append(outcome.loss.numpy())
             if not listed:
                 example = _example(tasks, outcome.output)
+            if isinstance(family, Episodes):
+                answers.append((tasks.about["classes"], tasks.query.y, guesses(outcome.output, family.ways)))
             listed.append(Task(*pick((tasks.support, tasks.query), slice(0, 0)), tasks.key, tasks.about))
     return Summary(
         metric=metric,
@@ -121,6 +126,7 @@ def evaluate(
         losses=np.concatenate(losses),
         hash=task_hash(family, listed),
         example=example,
+        confusion=confusion(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
     )
 
 
@@ -131,7 +137,8 @@ def _example(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]
         for half, ex in zip(("support", "query"), first, strict=True)
         for part in "xy"
     }
-    return {name: value.numpy() for name, value in (arrays | {"output": output[0]}).items()}
+    numbered = {name: tasks.about[name][0] for name in ("classes",) if name in tasks.about}
+    return {name: value.numpy() for name, value in (arrays | numbered | {"output": output[0]}).items()}
 
 
 def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:

@@ -1,35 +1,22 @@
 """Figures: what runs measured, drawn from their files alone and handed back as PNG bytes.
 
-One function per figure; each returns None when the runs hold nothing to draw. Only matplotlib's objects are used, never
-pyplot, so drawing changes no state of the caller's. Colours are Okabe and Ito's, which colour-blind readers can tell
-apart, and where a colour carries a meaning a mark or a dash carries it too.
+One function per figure; each returns None when the runs hold nothing to draw.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quickstudy.errors import InputError
+from quickstudy import canvas, image_figures
+from quickstudy.canvas import COLOURS, Array
 from quickstudy.runs import Result, Run
 
-if TYPE_CHECKING:
-    import matplotlib.axes
-    import matplotlib.figure
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#444444")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*X<>"
-_RIGHT, _WRONG = "#009e73", "#d55e00"
-_INK, _FAINT = "#333333", "#b8b8b8"
 _BINS = 100
-DPI = 160
-
-Array = NDArray[Any]
 
 
 def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
@@ -43,7 +30,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
         return None
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows_of_axes = math.ceil(len(panels) / columns)
-    figure, grid = _figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
+    figure, grid = canvas.figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     colours = dict(zip(runs, cycle(COLOURS), strict=False))
@@ -52,8 +39,8 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
         for label, own in train.items():
             step, loss = _binned(_column(own, "step"), _column(own, "loss"))
             grid[0].plot(step, loss, color=colours[label], ls=dashes[label], lw=1.6, label=label)
-        _axes(grid[0], "training loss", "step", "")
-        _log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
+        canvas.dress(grid[0], "training loss", "step", "")
+        canvas.log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
     for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=False):
         for label, own in val.items():
             if metrics[label] == metric:
@@ -61,14 +48,14 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
                 mark = "o" if len(own) <= 25 else ""
                 axes.plot(step, mean, color=colours[label], ls=dashes[label], marker=mark, ms=3.5, lw=1.6, label=label)
                 axes.fill_between(step, mean - spread, mean + spread, color=colours[label], alpha=0.18, lw=0)
-        _axes(axes, f"validation {metric}", "step", "")
-        _percent_if(axes, metric)
+        canvas.dress(axes, f"validation {metric}", "step", "")
+        canvas.percent_if(axes, metric)
         if metric != "accuracy":
-            _log_if_wide(axes, [_column(own, "metric") for label, own in val.items() if metrics[label] == metric])
+            canvas.log_if_wide(axes, [_column(own, "metric") for label, own in val.items() if metrics[label] == metric])
     if len(runs) > 1:
         handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def spread_over_tasks(results: Mapping[str, Result], metric: str) -> bytes | None:
@@ -83,17 +70,17 @@ def spread_over_tasks(results: Mapping[str, Result], metric: str) -> bytes | Non
     if metric != "accuracy":  # one task far out must not press the others into a single bar
         high = max(_reach(of) for of in values.values())
     edges = _edges(everything, low, high)
-    figure, grid = _figure(6.4, 0.9 + 1.15 * len(values), rows=len(values), share_x=True)
+    figure, grid = canvas.figure(6.4, 0.9 + 1.15 * len(values), rows=len(values), share_x=True)
     for axes, (label, of), colour in zip(grid, values.items(), cycle(COLOURS), strict=False):
         axes.hist(of, bins=edges.tolist(), color=colour, alpha=0.55, edgecolor="white", lw=0.4)
         axes.axvline(float(of.mean()), color=colour, lw=2)
         beyond = int((of > edges[-1]).sum())
-        _axes(axes, label + (f"   ({beyond} tasks lie beyond the right edge)" if beyond else ""), "", "tasks")
+        canvas.dress(axes, label + (f"   ({beyond} tasks lie beyond the right edge)" if beyond else ""), "", "tasks")
         axes.grid(False)
-        _percent_if(axes, metric, of_x=True)
+        canvas.percent_if(axes, metric, of_x=True)
         axes.set_xlim(edges[0], edges[-1])
     grid[-1].set_xlabel(f"{metric} of one task")
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def probes(run: Run) -> bytes | None:
@@ -107,7 +94,7 @@ def probes(run: Run) -> bytes | None:
         return None
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
-    figure, grid = _figure(max(3.4 * columns, 4.6), 0.3 + 2.4 * rows, rows=rows, columns=columns)
+    figure, grid = canvas.figure(max(3.4 * columns, 4.6), 0.3 + 2.4 * rows, rows=rows, columns=columns)
     for axes in grid[len(series) :]:
         axes.set_axis_off()
     for axes, (name, points) in zip(grid, sorted(series.items()), strict=False):
@@ -124,8 +111,8 @@ def probes(run: Run) -> bytes | None:
                 axes.plot(step, value[:, i], color=colour, ls=dash, lw=1.6, marker="o" if len(step) < 3 else "", ms=4)
                 if size > 1:
                     axes.annotate(str(i), (step[-1], value[-1, i]), (3, 0), textcoords="offset points", fontsize=8)
-        _axes(axes, name, "step", "")
-    return _png(figure)
+        canvas.dress(axes, name, "step", "")
+    return canvas.png(figure)
 
 
 def example_task(result: Result) -> tuple[bytes, str] | None:
@@ -134,11 +121,11 @@ def example_task(result: Result) -> tuple[bytes, str] | None:
     if not all(name in result.arrays for name in wanted):
         return None
     support_x, support_y, query_x, query_y, output = (result.arrays[name] for name in wanted)
-    if not len(query_x) or len(output) != len(query_x):
+    if not len(query_x) or len(output) != len(query_y):
         return None
     classes = query_y.ndim == 1 and query_y.dtype.kind in "iu" and output.ndim == 2
-    if classes and support_x.ndim == 4 and support_x.shape[1] in (1, 3):
-        return _images(support_x, support_y, query_x, query_y, output)
+    if classes and canvas.is_images(support_x.shape[1:]):
+        return image_figures.task_grid(result)
     if classes and support_x.ndim == 2 and support_x.shape[1] == 2:
         return _scatter(support_x, support_y, query_x, query_y, output)
     if not classes and support_x.ndim == 2 and support_x.shape[1] == 1 and query_y.dtype.kind == "f":
@@ -152,53 +139,10 @@ def metric_of(run: Run) -> str:
     return str((named or [run.config.get("metric", "metric")])[0])
 
 
-def _images(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
-    """A row per class: its support images, then its query images framed by how they were classified."""
-    ways, shots, queries = 10, 5, 8  # at most; a picture of more could not be read
-    labels = np.unique(support_y)
-    shown = labels[:ways]
-    guess = _classes(output)
-    low, high = (float(edge) for edge in (support_x.min(), support_x.max()))
-    shot_columns = min(shots, max(int((support_y == label).sum()) for label in shown))
-    query_columns = min(queries, max(int((query_y == label).sum()) for label in shown))
-    start = shot_columns * 1.12 + 0.5
-    width, height = start + query_columns * 1.12 + 0.9, len(shown) * 1.42 + 0.5
-    figure, (axes,) = _figure(width * 0.78, height * 0.78)
-    from matplotlib.patches import Rectangle
-
-    axes.set_axis_off()
-
-    def place(image: Array, x: float, y: float) -> None:
-        pixels = np.clip((np.moveaxis(image, 0, -1) - low) / max(high - low, 1e-12), 0, 1)
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, y + 1, y), interpolation="nearest")
-
-    axes.text(0, -0.12, "support", fontsize=10, color=_INK)
-    axes.text(start, -0.12, "query, with the predicted class", fontsize=10, color=_INK)
-    axes.plot([start - 0.31] * 2, [0, len(shown) * 1.42 - 0.42], color=_FAINT, lw=1)
-    for row, label in enumerate(shown):
-        y = row * 1.42
-        axes.text(-0.15, y + 0.5, f"class {label}", ha="right", va="center", fontsize=9, color=_INK)
-        for column, image in enumerate(support_x[support_y == label][:shots]):
-            place(image, column * 1.12, y)
-            axes.add_patch(Rectangle((column * 1.12, y), 1, 1, fill=False, ec=_FAINT, lw=0.8))
-        own = query_y == label
-        for column, (image, given) in enumerate(list(zip(query_x[own], guess[own], strict=True))[:queries]):
-            x, right = start + column * 1.12, given == label
-            colour = _RIGHT if right else _WRONG
-            place(image, x, y)
-            axes.add_patch(Rectangle((x, y), 1, 1, fill=False, ec=colour, lw=2.4, ls="-" if right else (0, (3, 1.2))))
-            said = f"{'✓' if right else '✗'} {given if given >= 0 else 'not finite'}"
-            axes.text(x + 0.5, y + 1.06, said, ha="center", va="top", fontsize=9, color=colour, weight="bold")
-    axes.set(xlim=(-0.9, width - 0.9), ylim=(height - 0.5, -0.5))
-    part = f" The first {ways} of {len(labels)} classes are shown." if len(labels) > ways else ""
-    return _png(figure), f"{_score(guess, query_y)} A solid frame with ✓ is right, a dashed one with ✗ is wrong.{part}"
-
-
 def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
     """Points of the plane: colour and shape say the class, a cross the mistakes."""
-    guess = _classes(output)
-    figure, (axes,) = _figure(5.4, 4.4)
+    guess = canvas.guessed(output)
+    figure, (axes,) = canvas.figure(5.4, 4.4)
     for label, colour, marker in zip(np.unique(support_y), cycle(COLOURS), cycle(_MARKERS), strict=False):
         said, given = query_x[guess == label], support_x[support_y == label]
         axes.scatter(said[:, 0], said[:, 1], s=20, color=colour, marker=marker, alpha=0.6, lw=0)
@@ -215,10 +159,10 @@ def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array,
         )
     wrong = query_x[guess != query_y]
     axes.scatter(wrong[:, 0], wrong[:, 1], s=42, marker="x", color="black", lw=1.1, label="query, wrong", zorder=2)
-    _axes(axes, "", "", "")
+    canvas.dress(axes, "", "", "")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     about = "Large outlined points are the support set; small ones are queries, drawn as the class predicted for them."
-    return _png(figure), f"{_score(guess, query_y)} {about}"
+    return canvas.png(figure), f"{canvas.score(guess, query_y)} {about}"
 
 
 def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
@@ -227,9 +171,9 @@ def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, o
     x = query_x[order, 0]
     given, truth, answer = (values.reshape(len(values), -1)[:, 0] for values in (support_y, query_y, output))
     truth, answer = truth[order], answer[order]
-    figure, (axes,) = _figure(6.4, 3.4)
+    figure, (axes,) = canvas.figure(6.4, 3.4)
     mark = "o" if len(x) <= 40 else ""
-    axes.plot(x, truth, color=_FAINT, lw=3, marker=mark, ms=5, label="query, true")
+    axes.plot(x, truth, color=canvas.FAINT, lw=3, marker=mark, ms=5, label="query, true")
     axes.plot(x, answer, color=COLOURS[0], lw=1.8, ls="--", marker=mark and "D", ms=3.5, label="query, predicted")
     axes.plot(support_x[:, 0], given, "^", color=COLOURS[1], mec="black", ms=8, label="support", zorder=3)
     low, high = min(truth.min(), given.min()), max(truth.max(), given.max())
@@ -239,21 +183,11 @@ def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, o
     bottom = max(min([low, *finite]), low - room) - 0.08 * room
     top = min(max([high, *finite]), high + room) + 0.08 * room
     axes.set_ylim(bottom, top)
-    _axes(axes, "", "x", "y")
+    canvas.dress(axes, "", "x", "y")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     error = float(np.mean((truth - answer) ** 2))
     part = " Only the first of several outputs is drawn." if np.size(query_y) > len(query_y) else ""
-    return _png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
-
-
-def _classes(output: Array) -> Array:
-    """The predicted class of each query, -1 where the output is not finite."""
-    guess: Array = np.where(np.isfinite(output).all(1), np.nan_to_num(output).argmax(1), -1)
-    return guess
-
-
-def _score(guess: Array, truth: Array) -> str:
-    return f"{int((guess == truth).sum())} of {len(truth)} queries of this task are right."
+    return canvas.png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
 
 
 def _measured(result: Result) -> bool:
@@ -292,47 +226,3 @@ def _binned(step: Array, value: Array) -> tuple[Array, Array]:
         return float(known.mean()) if known.size else math.nan
 
     return np.array([mean(step[piece]) for piece in pieces]), np.array([mean(value[piece]) for piece in pieces])
-
-
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, share_x: bool = False
-) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as missing:
-        raise InputError('Figures need matplotlib. Install it: pip install "quickstudy[plot]"') from missing
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share_x).flat)
-
-
-def _axes(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=10, loc="left", color=_INK)
-    axes.set_xlabel(x, fontsize=9, color=_INK)
-    axes.set_ylabel(y, fontsize=9, color=_INK)
-    axes.tick_params(labelsize=8.5, colors=_INK, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e8e8e8", lw=0.7)
-    axes.set_axisbelow(True)
-
-
-def _percent_if(axes: "matplotlib.axes.Axes", metric: str, of_x: bool = False) -> None:
-    if metric == "accuracy":
-        from matplotlib.ticker import PercentFormatter
-
-        (axes.xaxis if of_x else axes.yaxis).set_major_formatter(PercentFormatter(1.0))
-
-
-def _log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
-    """A logarithmic axis when positive values span more than two decades."""
-    values = np.concatenate(series)
-    values = values[np.isfinite(values)]
-    if values.size and values.min() > 0 and values.max() > 100 * values.min():
-        axes.set_yscale("log")
-
-
-def _png(figure: "matplotlib.figure.Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

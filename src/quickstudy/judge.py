@@ -8,6 +8,7 @@ import numpy as np
 
 from quickstudy.engine import threads
 from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
+from quickstudy.pictures import kept
 from quickstudy.rehearse import first_tasks, rehearse
 from quickstudy.runs import Run, check_name
 from quickstudy.saved import restore
@@ -65,5 +66,6 @@ def judge(
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }
-    run.write_result(name, summary, {"metric": first.values, "loss": first.losses, **first.example})
+    pictures = kept(setup.judged, first.example, [one.confusion for one in repeats])
+    run.write_result(name, summary, {"metric": first.values, "loss": first.losses, **pictures})
     return summary

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from quickstudy import figures
+from quickstudy import canvas, figures, image_figures
 from quickstudy.errors import InputError, RunError
 from quickstudy.files import write_atomic
 from quickstudy.runs import Result, Run
@@ -88,7 +88,7 @@ class _Page:
         write_atomic(self.out / f"{stem}.png", png)
         source = base64.b64encode(png).decode()
         # A PNG opens with its size: 4 bytes each at 16 and 20. Shown at 96 dots an inch, its text is the page's size.
-        width, height = (int.from_bytes(png[at : at + 4], "big") * 96 // figures.DPI for at in (16, 20))
+        width, height = (int.from_bytes(png[at : at + 4], "big") * 96 // canvas.DPI for at in (16, 20))
         return (
             f'<figure><img width="{width}" height="{height}" src="data:image/png;base64,{source}" alt="{escape(alt)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -127,7 +127,7 @@ def _body(named: Mapping[str, Run], results: Mapping[str, Mapping[str, Result]],
 
 
 def _section(label: str, run: Run, results: Mapping[str, Result], page: _Page) -> str:
-    """What is a run's own: an example task, its probes, its settings and versions."""
+    """What is a run's own: an example task, its classes, its probes, its settings and versions."""
     drawn = next(((name, found) for name in _ordered(results) if (found := figures.example_task(results[name]))), None)
     name, (png, caption) = drawn or ("", (None, ""))
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
@@ -139,9 +139,10 @@ def _section(label: str, run: Run, results: Mapping[str, Result], page: _Page) -
                 f"task-{label}",
                 png,
                 f"One task of result {name} of run {label}: its support set and its queries with the predictions.",
-                f"One task of `{name}` after adaptation. {caption}",
+                f"One task of {_listed(name, results)} after adaptation. {caption}",
                 "No example task that can be drawn was saved with its results." if results else _UNTESTED,
             ),
+            *_classes(label, results, page),
             page.figure(
                 f"probes-{label}",
                 figures.probes(run),
@@ -155,6 +156,35 @@ def _section(label: str, run: Run, results: Mapping[str, Result], page: _Page) -
     )
 
 
+def _classes(label: str, results: Mapping[str, Result], page: _Page) -> list[str]:
+    """Which classes were confused, and what the data look like: of the first result that kept them, if any did."""
+    parts = []
+    for name in _ordered(results)[:1]:
+        arrays = results[name].arrays
+        if "confusion" in arrays:
+            png, caption = image_figures.confusion(results[name]) or (None, "")
+            what = f"Confusions in result {name} of run {label}: true classes and what they were taken for."
+            told = f"Confusions over all tasks of {_listed(name, results)}. {caption}"
+            parts.append(page.figure(f"confusion-{label}", png, what, told, caption or _DAMAGED.format("confusions")))
+        if "sheet_x" in arrays:
+            png, caption = image_figures.contact_sheet(results[name]) or (None, "")
+            what = f"One image of each class of every split of the data of run {label}, with its name."
+            data = results[name].summary.get("data")
+            rule = data.get("split_rule") if isinstance(data, dict) else None
+            told = f"The classes of every split, divided {rule or 'as given'}. {caption}"
+            parts.append(page.figure(f"classes-{label}", png, what, told, _DAMAGED.format("images of classes")))
+    return parts
+
+
+def _listed(name: str, results: Mapping[str, Result]) -> str:
+    """A result with the tasks that it is over."""
+    summary = results[name].summary if name in results else {}
+    said = [f"{summary['split']} split"] if summary.get("split") else []
+    said += [f"list {_text(summary['hash'])}"] if summary.get("hash") else []
+    return f"`{name}`" + (f" ({', '.join(said)})" if said else "")
+
+
+_DAMAGED = "The {} saved with its results do not fit together, so they are not drawn. Evaluate the run again."
 _UNTESTED = "This run has no results yet: it was not tested."
 
 

@@ -229,7 +229,7 @@ class Run:
         table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
         named: dict[str, Any] = dict(arrays)
         packed = io.BytesIO()
-        np.savez(packed, **named)
+        np.savez_compressed(packed, **named)
         with writes(data, "Free some space and evaluate again; the checkpoint is not affected."):
             folder.mkdir(exist_ok=True)
             with FileLock(folder / ".lock"):

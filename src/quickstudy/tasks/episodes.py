@@ -181,6 +181,11 @@ class Episodes(TaskFamily):
             "data": self.fingerprint,
         }
 
+    def class_name(self, label: int) -> str:
+        """What figures call a class: by its `names` where the data have them, else by its number."""
+        names = getattr(self, "names", None)
+        return str(label if names is None else names[label])
+
     @cached_property
     def fingerprint(self) -> str:
         """12 hexadecimal digits of the SHA-256 of images, labels and splits: other data or splits, other digits."""
