@@ -21,6 +21,7 @@ from quickstudy import (
     anil,
     hypermaml,
     maml,
+    meta_sgd,
     mtnet,
     wormhole,
 )
@@ -28,6 +29,7 @@ from quickstudy.baselines import cavia
 from quickstudy.criteria import cross_entropy
 from quickstudy.engine import LoopFallback
 from quickstudy.norms import OneAtATime, feeds_norm, policy, safe
+from quickstudy.params import by_name
 from quickstudy.types import pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -166,7 +168,7 @@ def test_running_statistics_are_frozen_when_asked_for() -> None:
     assert learner.check(batch).ok
     with pytest.raises(InputError, match="keeps none"):
         maml(NETS[1].build(), norms="running")
-    with pytest.raises(InputError, match="'batch', 'support', 'running', not 'moving'"):
+    with pytest.raises(InputError, match="'batch', 'support', 'per_step', 'running', not 'moving'"):
         safe(native, "moving")
 
 
@@ -262,6 +264,78 @@ def test_support_statistics_at_the_root_in_a_body_and_without_image_axes() -> No
     adapted = learner.adapt(pick(batch.support, 0))
     assert {"0.support_mean", "1.1.support_mean"} <= set(adapted.state_dict())
     torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch).output[0], **CLOSE)
+
+
+def per_step(build: Callable[..., Learner], steps: int = 3, **options: object) -> RuleLearner:
+    """A learner under norms="per_step" whose scales and biases differ from step to step."""
+    torch.manual_seed(0)
+    learner = build(scrambled(NETS[1].build()), norms="per_step", inner_steps=steps, **options)
+    assert isinstance(learner, RuleLearner)
+    scrambled(learner.rule.get_submodule("later"))
+    return learner
+
+
+PER_STEP = [
+    pytest.param(lambda: per_step(maml, inner_lr=0.3), id="maml"),
+    pytest.param(lambda: per_step(maml, inner_lr=0.3, eval_inner_steps=5), id="more-steps-at-the-end"),
+    pytest.param(lambda: per_step(meta_sgd, inner_lr=0.3, per="layer_step"), id="maml++"),
+    pytest.param(lambda: per_step(mtnet, inner_lr=0.3, draw="expected"), id="mtnet"),
+]
+
+
+@pytest.mark.parametrize("build", PER_STEP)
+def test_per_step_norms_obey_the_laws(build: Build) -> None:
+    learner, batch = build(), tasks(NETS[1])
+    learner.engine = Engine("vmap")
+    _, gradients = learner.meta_gradient(batch)
+    assert learner.engine.backend == "vmap" and learner.check(batch).ok
+    params = list(learner.meta_params().values())
+    assert all(g is not None for g in gradients)
+    way = [torch.randn_like(p) for p in params]
+    ends = []
+    for sign in (1, -2, 1):
+        with torch.no_grad():
+            for p, w in zip(params, way, strict=True):
+                p.add_(w, alpha=sign * 1e-7)
+            ends.append(learner(batch).loss.mean())
+    slope = sum((g * w).sum() for g, w in zip(gradients, way, strict=True))
+    torch.testing.assert_close((ends[0] - ends[1]) / 2e-7, torch.as_tensor(slope), rtol=1e-5, atol=1e-7)
+    adapted = learner.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+    torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0], **CLOSE)
+
+
+def test_each_step_has_its_own_scale_and_bias_and_the_last_serves_the_queries() -> None:
+    learner, batch = per_step(maml, inner_lr=0.3, steps=3, eval_inner_steps=4), tasks(NETS[1])
+    (x, y), (xq, _) = pick((batch.support, batch.query), 0)
+    plain = NETS[1].build()
+    theta = learner.params()
+    later = by_name(learner.rule.get_submodule("later"))
+    assert set(later) == {f"block{i}.norm.{what}" for i in (0, 1) for what in ("weight", "bias")}
+    for k in range(4):
+        if k > 0:
+            theta |= {name: value[min(k - 1, 1)] for name, value in later.items()}
+        loss = nn.functional.cross_entropy(functional_call(plain, theta, (x,)), y)
+        moved = [name for name in theta if name not in later]
+        grads = torch.autograd.grad(loss, [theta[name] for name in moved])
+        theta |= {name: theta[name] - 0.3 * g for name, g in zip(moved, grads, strict=True)}
+    torch.testing.assert_close(learner(batch, evaluating=True).output[0], functional_call(plain, theta, (xq,)), **CLOSE)
+
+
+def test_one_step_has_nothing_to_differ_in() -> None:
+    plain, batch = scrambled(NETS[1].build()), tasks(NETS[1])
+    own = maml(plain, norms="per_step", inner_lr=0.3)
+    shared = maml(plain, inner_lr=0.3, adapts=lambda name: ".norm." not in name)
+    torch.testing.assert_close(own(batch), shared(batch), rtol=0, atol=0)
+    assert "every inner step" in own.norms and "transductive" in own.norms
+
+
+def test_per_step_norms_need_steps_that_run_through_a_norm() -> None:
+    for build in (wormhole, cavia):
+        with pytest.raises(InputError, match="gradient steps.*norms='support'"):
+            build(NETS[1].build(), norms="per_step")
+    for build, net in ((anil, NETS[1]), (maml, NETS[3])):
+        with pytest.raises(InputError, match="no batch norm.*maml, not anil"):
+            build(net.build(), norms="per_step")
 
 
 def test_a_norm_that_runs_twice_has_no_support_statistics() -> None:

@@ -31,6 +31,7 @@ from quickstudy.rules.combine import Chain, Mix, MixLosses
 from quickstudy.rules.descend import ByName, Constant, Descend, Learned
 from quickstudy.rules.emit import Emit
 from quickstudy.rules.mask import Masked
+from quickstudy.rules.per_step import PerStep
 from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
 from quickstudy.runs import Run
 from quickstudy.tasks import Episodes, TaskFamily
@@ -64,6 +65,7 @@ __all__ = [
     "Outcome",
     "Params",
     "PerLayer",
+    "PerStep",
     "Rate",
     "Rescale",
     "Rule",

@@ -22,6 +22,7 @@ from quickstudy.errors import InputError
 from quickstudy.norms import (
     WarnsOfOne,
     keep_statistics,
+    per_step_params,
     policy,
     recorded,
     safe,
@@ -32,6 +33,7 @@ from quickstudy.norms import (
 from quickstudy.objective import Objective
 from quickstudy.params import Selection, adaptable, call, share, slots, trainable
 from quickstudy.rules.base import Rule
+from quickstudy.rules.per_step import PerStep
 from quickstudy.selfcheck import Check, relative_errors, suspects
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -205,7 +207,7 @@ class RuleLearner(Learner):
         inner_criterion: The support loss, where it differs (the papers sum over classes inside).
         body: Run once per set of examples, never adapted, trained with the rest.
         adapts: Pattern, names or predicate; never what requires no gradient.
-        norms: "batch", "support" or "running": see `norms.safe`.
+        norms: "batch", "support", "per_step" (of the head, whose rule is then a `Descend`) or "running": see `safe`.
         engine: How batches of tasks are run.
     """
 
@@ -223,10 +225,20 @@ class RuleLearner(Learner):
     ) -> None:
         super().__init__(criterion, engine)
         self.head = safe(head, norms)
-        self.body = None if body is None else safe(body, norms)
+        # No step runs the body, so its norms have one scale and bias.
+        self.body = None if body is None else safe(body, "batch" if norms == "per_step" else norms)
         self.rule = rule
         self.inner_criterion = inner_criterion or criterion
         self.adapts = tuple(adaptable(self.head, adapts))
+        if norms == "per_step":
+            own = per_step_params(self.head)
+            if not own:
+                raise InputError(
+                    "`norms` is 'per_step', but no batch norm with a scale or bias that trains is in what the steps "
+                    "run through. Use norms='batch', or a method that adapts the whole model (maml, not anil)."
+                )
+            self.rule = PerStep(rule, own)
+            self.adapts = tuple(name for name in dict(self.head.named_parameters()) if name in {*self.adapts, *own})
         self.waiting = {f"head:{name}": norm for name, norm in support_norms(self.head).items()}
         if self.body is not None:
             self.waiting |= {f"body:{name}": norm for name, norm in support_norms(self.body).items()}

@@ -18,7 +18,7 @@ from quickstudy.errors import InputError, nearest
 from quickstudy.heads import last_linear, split_head
 from quickstudy.hypernet import ClassHypernet
 from quickstudy.learner import Learner, RuleLearner
-from quickstudy.norms import feeds_norm
+from quickstudy.norms import feeds_norm, per_step_params
 from quickstudy.params import Selection, adaptable, layer_of, trainable
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain, Mix, MixLosses
@@ -129,7 +129,9 @@ def meta_sgd(
     norms: str = "batch",
 ) -> Learner:
     """Meta-SGD (Li et al., 2017): a learned step size for each parameter, or for each layer (and step)."""
-    rate = Learned(adaptable(model, adapts), inner_lr, per=per, steps=inner_steps)
+    still = per_step_params(model) if norms == "per_step" else {}
+    moved = {name: p for name, p in adaptable(model, adapts).items() if name not in still}
+    rate = Learned(moved, inner_lr, per=per, steps=inner_steps)
     return _learner(
         model, Descend(rate, inner_steps, eval_steps=eval_inner_steps), loss, inner_loss, adapts=adapts, norms=norms
     )

@@ -25,7 +25,7 @@ from quickstudy.errors import InputError
 from quickstudy.params import per_row
 from quickstudy.types import Params
 
-POLICIES = ("batch", "support", "running")
+POLICIES = ("batch", "support", "per_step", "running")
 
 
 _BATCH = nn.modules.batchnorm._BatchNorm
@@ -149,9 +149,20 @@ class SafeInstanceNorm(nn.modules.instancenorm._InstanceNorm):
         return x if batched else x.squeeze(0)
 
 
+class PerStepBatchNorm(SafeBatchNorm):
+    """Batch norm by its batch's statistics, whose scale and bias are another at every inner step: `rules.per_step`."""
+
+
+def per_step_params(model: nn.Module) -> Params:
+    """The scales and biases of batch norms that train, by name: what has a value for every step under "per_step"."""
+    inside = {id(p) for m in model.modules() if isinstance(m, _BATCH) for p in m.parameters(recurse=False)}
+    return {name: p for name, p in model.named_parameters() if id(p) in inside and p.requires_grad}
+
+
 _BY_POLICY: dict[str, type[nn.Module]] = {
     "batch": SafeBatchNorm,
     "support": SupportBatchNorm,
+    "per_step": PerStepBatchNorm,
     "running": FrozenBatchNorm,
 }
 
@@ -208,7 +219,8 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
     Args:
         model: Any module. Norms of a class of its own are left alone; `learner.check` says whether they are right.
         statistics: Of batch norms: "batch" (each half of each task by its own), "support" (both halves by the support
-            set's) or "running" (the running ones, frozen).
+            set's), "per_step" (as "batch", with another scale and bias at every inner step) or "running" (the running
+            ones, frozen).
     """
     if statistics not in POLICIES:
         raise InputError(f"Norm statistics are {', '.join(map(repr, POLICIES))}, not {statistics!r}.")
@@ -238,7 +250,9 @@ def policy(modules: Iterable[nn.Module]) -> str:
         return f"as {', '.join(sorted(kind.__name__ for kind in foreign))} does it"
     if SupportBatchNorm in kinds:
         return "statistics of the support set, for queries too (not transductive)"
-    if any(issubclass(kind, SafeBatchNorm) for kind in kinds):
+    if PerStepBatchNorm in kinds:
+        return "batch statistics per task and half (transductive), a scale and bias for every inner step"
+    if SafeBatchNorm in kinds:
         return "batch statistics per task and half (transductive)"
     if FrozenBatchNorm in kinds:
         return "running statistics, frozen"
@@ -247,7 +261,7 @@ def policy(modules: Iterable[nn.Module]) -> str:
 
 def transductive(model: nn.Module) -> bool:
     """Whether a prediction depends on what else is in its batch."""
-    return any(type(module) is SafeBatchNorm for module in model.modules())
+    return any(type(module) in (SafeBatchNorm, PerStepBatchNorm) for module in model.modules())
 
 
 class OneAtATime(UserWarning):
