@@ -120,6 +120,8 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
     count = sum(p.numel() for p in setup.learner.meta_params().values())
     terminal.note(f"run: {run.path}")
     terminal.note(f"tasks: {terminal.described(setup.family.describe())}")
+    for note in setup.family.notes:
+        terminal.note(f"data: {note}")
     terminal.note(f"learner: {setup.config.method.name}, {count} parameters, {setup.learner.norms}")
     asked = setup.config.train
     if asked.select_with == "final" and 0 < asked.steps < schedule.over(asked.schedules):

@@ -63,6 +63,7 @@ def judge(
         "checkpoint": state["checkpoint"],
         "protocol": made.name,
         "data": json.loads(json.dumps(setup.judged.describe(), default=str)),  # a user's family may say anything
+        "notes": list(setup.judged.notes),
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }

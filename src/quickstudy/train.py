@@ -22,6 +22,7 @@ from quickstudy.config import Setup
 from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
+from quickstudy.files import plain
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
 from quickstudy.saved import load_model
@@ -227,7 +228,7 @@ class _Trainer:
             for index, slots in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}
             tensors["rng"] = torch.get_rng_state()  # a user's dropout draws from it
-        self.run.save(name, tensors, vars(self.progress))
+        self.run.save(name, tensors, vars(self.progress) | {"tasks": plain(self.family.describe())})
 
     def _restore(self) -> None:
         if "last" not in self.run.checkpoints():
@@ -245,8 +246,18 @@ class _Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         torch.set_rng_state(tensors["rng"])
+        self._check_data(state.pop("tasks", {}))
         self.progress = _Progress(**state)
         self.run.rewind(self.progress.step)
+
+    def _check_data(self, saved: dict[str, Any]) -> None:
+        """Training goes on with the pictures it began with: a data root may hold others by now."""
+        now = plain(self.family.describe())
+        if "data" in saved and saved["data"] != now.get("data"):
+            raise InputError(
+                f"{self.run.path} was trained on {saved.get('name')}, data {saved['data']}; what is there now "
+                f"is {now.get('name')}, data {now.get('data')}. Put the files back, or start a new run."
+            )
 
     def _check_slots(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
         if "rng" not in tensors:

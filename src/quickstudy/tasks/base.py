@@ -5,6 +5,7 @@ for a part of it, `source(step, slice(0, 2))`, and gives those tasks of the same
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,11 @@ class TaskFamily(ABC):
 
     loss: ClassVar[str]
     """The criterion by name: "mse", "cross_entropy" or "binary_cross_entropy"."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What else to say of the data: how they were laid out, what was left out. None by default."""
+        return ()
 
     @property
     @abstractmethod

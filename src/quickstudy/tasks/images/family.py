@@ -34,8 +34,7 @@ class ImageEpisodes(Episodes):
         rotations: "none"; "classes": each class turned by 0, 90, 180 and 270 degrees is four classes, of which a task
             may hold several (Vinyals et al.); "augment": a task turns each of its classes by one of the four at random,
             in every split (Finn et al.).
-        layout: The layout that was recognised.
-        notes: What was left out or changed, and how the data differ from the published set.
+        notes: The layout that was recognised, what was left out or changed, how the data differ from the published set.
         digest: Of the stored pictures and labels.
     """
 
@@ -44,7 +43,6 @@ class ImageEpisodes(Episodes):
     size: int
     drawing: bool = False
     rotations: str = "none"
-    layout: str = "arrays"
     notes: Sequence[str] = ()
     digest: str = ""
 
@@ -76,15 +74,13 @@ class ImageEpisodes(Episodes):
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
             noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2)
         x = self.recipe.shown(pixels.flatten(0, 2), self.size, noise)
-        return x.unflatten(0, pixels.shape[:3])
+        return x.reshape(*pixels.shape[:3], *x.shape[1:])
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
-            "layout": self.layout,
             "recipe": self.recipe.name,
             "size": self.size,
             "rotations": self.rotations,
-            "notes": list(self.notes),
         }
 
     @cached_property

@@ -124,7 +124,6 @@ class ImageSet:
             size=size or self.size,
             drawing=self.ink is not None,
             rotations=rotations,
-            layout=found.layout,
             notes=(*told(found), *missing),
             digest=found.digest,
         )
@@ -158,6 +157,7 @@ class ImageSet:
 def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
     """The pictures of each split, the rule in words, and what a published list names that the data lack."""
     keep, labels = kept(found, only), found.labels
+    inside: Mapping[str, Any]
     among = f", of {len(only)} classes" if only else ""
     cut = f"train/val/test {'/'.join(map(str, FRACTIONS))}, seed {seed}{among}"
     if split == "image":
@@ -195,8 +195,9 @@ def kept(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def told(found: Stored) -> list[str]:
-    """What was left out and changed, in words; what was left out is also a warning."""
-    notes = [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
+    """The layout, what was changed and what was left out, in words; the last is also a warning."""
+    notes = [f"layout: {found.layout}"]
+    notes += [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
     if found.skipped:
         shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
         rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
@@ -269,7 +270,6 @@ def folder(
         size=size,
         drawing=ink is not None,
         rotations=rotations,
-        layout=found.layout,
         notes=(*told(found), *missing),
         digest=found.digest,
     )
