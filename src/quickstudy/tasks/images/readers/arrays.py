@@ -1,0 +1,124 @@
+"""Pictures that come as arrays: brought to one form, and several arrays made one listing."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.images.listing import Arrays, Listing, Pictures
+from quickstudy.tasks.images.readers.gather import nfc
+
+
+class Part(NamedTuple):
+    """The pictures of one array or file, their classes by number or name, and their split where there is one."""
+
+    source: str
+    pictures: Pictures
+    labels: NDArray[Any]
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures as the bytes of image files, decoded when they are asked for."""
+
+    files: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> Image.Image:
+        file = self.files[number]
+        return Image.open(BytesIO(file.encode("latin1") if isinstance(file, str) else bytes(file)))
+
+
+@dataclass(frozen=True)
+class Chained:
+    """Pictures of several sources, one after the other: arrays of gigabytes are not copied into one."""
+
+    parts: Sequence[Pictures]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, number: int) -> Image.Image:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        ends = list(accumulate(map(len, self.parts)))
+        at = bisect_right(ends, number)
+        return self.parts[at][number - ends[at] + len(self.parts[at])]
+
+
+def as_pictures(values: object, source: str) -> Arrays:
+    """`[N, height, width]` or `[N, height, width, 3]` of uint8, from that, or with channels first, or one channel."""
+    array = np.asarray(values)
+    if array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3):
+        raise InputError(
+            f"The pictures of {source} are {array.dtype} of the shape {list(array.shape)}: give uint8 (0 to 255) as "
+            "[N, height, width] or [N, height, width, 3]."
+        )
+    return Arrays(array)
+
+
+def as_labels(values: object, source: str, count: int) -> NDArray[Any]:
+    """One row of whole numbers or names, one for each picture."""
+    array = np.asarray(values)
+    if array.dtype.kind in "SO":
+        array = np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel().tolist()])
+    if array.size != count:
+        raise InputError(f"{source} has {count} pictures and {array.size} labels: there must be one for each.")
+    if array.size and array.dtype.kind not in "iuU":
+        raise InputError(f"The labels of {source} are {array.dtype}: give whole numbers or names.")
+    return array.reshape(-1)
+
+
+def joined(layout: str, parts: Sequence[Part], skipped: Sequence[tuple[str, str]] = (), *, apart: bool) -> Listing:
+    """Parts as a listing; classes in the order of their numbers, or in code-point order of their names.
+
+    Args:
+        layout: What to call the layout.
+        parts: The pictures, in the order they are numbered.
+        skipped: What was left out.
+        apart: Whether the parts share no class. A number then means another class in each part where they overlap,
+            and stands behind the split's name ("train/0").
+    """
+    parts = [part for part in parts if len(part.labels)]
+    if not parts:
+        raise InputError(f"{layout}: there are no pictures in it.")
+    held = [set(part.labels.tolist()) for part in parts]
+    clashing = {value for at, values in enumerate(held) for other in held[:at] for value in values & other}
+    if apart and any(isinstance(value, str) for value in clashing):
+        raise InputError(f"{layout}: {sorted(map(str, clashing))[0]!r} is a class of two splits, which share none.")
+
+    def name(part: Part, value: int | str) -> int | str:
+        return f"{part.split}/{value}" if apart and clashing and isinstance(value, int) else value
+
+    known = {name(part, value) for part, values in zip(parts, held, strict=True) for value in values}
+    classes = sorted(known, key=lambda value: (0, value, "") if isinstance(value, int) else (1, 0, nfc(value)))
+    number = {value: at for at, value in enumerate(classes)}
+    labels = [number[name(part, value)] for part in parts for value in part.labels.tolist()]
+    ends = [0, *accumulate(len(part.labels) for part in parts)]
+    splits: dict[str, list[NDArray[np.int64]]] = {}
+    for part, start, end in zip(parts, ends, ends[1:], strict=False):
+        if part.split:
+            splits.setdefault(part.split, []).append(np.arange(start, end))
+    return Listing(
+        layout=layout,
+        pictures=parts[0].pictures if len(parts) == 1 else Chained([part.pictures for part in parts]),
+        names=[f"{part.source}[{at}]" for part in parts for at in range(len(part.labels))],
+        labels=np.array(labels, dtype=np.int64),
+        classes=[nfc(str(value)) for value in classes],
+        splits={split: np.concatenate(numbers) for split, numbers in splits.items()},
+        skipped=list(skipped),
+    )

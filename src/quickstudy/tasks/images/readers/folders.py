@@ -1,0 +1,123 @@
+"""Class folders: `root/<class>/*`, `root/{train,val,test}/<class>/*`, CUB's `images/<NNN.Name>/*`, also inside a zip.
+
+The name of a class is the name of its folder. Folders in a class folder are not entered. Where split folders share
+classes, the division is by image, and the layout says so.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.images.listing import Listing
+from quickstudy.tasks.images.readers.gather import (
+    NOT_AN_IMAGE,
+    Parts,
+    Place,
+    Row,
+    Tree,
+    is_picture,
+    listing_of,
+    members,
+    nfc,
+    split_of,
+    walk,
+)
+
+
+def class_folders(path: Path) -> Listing | None:
+    """class folders: <class>/*.png, {train,val,test}/<class>/*.png, or images/<class>/*.png (as CUB-200-2011)"""
+    if not path.is_dir():
+        return None
+    for inner in ("CUB_200_2011/images", "images"):
+        if (path / inner).is_dir() and (found := _read(walk(path / inner, 2), inner, path / inner)):
+            return found
+    return _read(walk(path, 4), "", path)
+
+
+def zipped_folders(path: Path) -> Listing | None:
+    """a zip archive of class folders: name.zip with <class>/*.png or {train,val,test}/<class>/*.png inside"""
+    if not path.is_file() or path.suffix.lower() != ".zip":
+        return None
+    return _read(members(path), "", path)
+
+
+def _read(tree: Tree, above: str, root: Path) -> Listing | None:
+    """The tree as class folders, or None when no picture stands where a class folder's would."""
+    pictures: list[tuple[Parts, Place]] = []
+    others: list[tuple[Parts, Place]] = []
+    for parts, place in tree.files:
+        (pictures if is_picture(parts[-1]) else others).append((parts, place))
+    # Archives often hold one folder that holds all, and downloads one more: such a wrapping is no class.
+    while pictures and min(len(parts) for parts, _ in pictures) > 2 and len({parts[0] for parts, _ in pictures}) == 1:
+        top = pictures[0][0][0]
+        if split_of(top):
+            break
+        above = f"{above}/{top}" if above else top
+        others = [(parts[1:] if parts[0] == top else parts, place) for parts, place in others]
+        pictures, tree = [(parts[1:], place) for parts, place in pictures], tree.under(top)
+    within = f" in {above}/" if above else ""
+    skipped = [*tree.skipped, *(("/".join(parts), NOT_AN_IMAGE) for parts, _ in others)]
+    _one_spelling(tree.folders, root)
+    divided = [parts for parts, _ in pictures if len(parts) == 3 and split_of(parts[0])]
+    if divided:
+        _one_folder_per_split({parts[0] for parts in divided}, root)
+        rows = _rows(pictures, 3, above, skipped)
+        shared = Counter(label for label, _ in {(row.label, row.split) for row in rows})
+        twice = sum(count > 1 for count in shared.values())
+        by_image = f"; {twice} of {len(shared)} classes are in more than one, so the division is by image"
+        layout = f"class folders in split folders{within}" + (by_image if twice else "")
+    else:
+        rows = _rows(pictures, 2, above, skipped)
+        layout = f"class folders{within}"
+        if rows and all(split_of(row.label) for row in rows):
+            raise InputError(
+                f"The split folders {', '.join(sorted({row.label for row in rows}))} of {root} hold pictures, not "
+                "class folders, so no picture has a class: sort them into <split>/<class>/, or list them in a csv."
+            )
+        if {row.label for row in rows} == {"images"}:
+            return None  # a flat folder beside a list that is missing: "images" names no class
+    if not rows:
+        return None
+    depth = 2 if divided else 1
+    full = {(row.split, nfc(row.label)) for row in rows}
+    for parts in tree.folders:
+        split = split_of(parts[0]) if divided else None
+        if len(parts) == depth and (split or not divided) and (split, nfc(parts[-1])) not in full:
+            skipped.append(("/".join(parts), "a class folder with no image"))
+    return listing_of(layout, rows, skipped)
+
+
+def _rows(pictures: list[tuple[Parts, Place]], depth: int, above: str, skipped: list[tuple[str, str]]) -> list[Row]:
+    """The pictures `depth` parts deep; the others are added to `skipped` with the reason."""
+    rows = []
+    for parts, place in pictures:
+        name = "/".join((above, *parts) if above else parts)
+        split = split_of(parts[0]) if depth == 3 else None
+        if depth == 3 and split is None:
+            skipped.append((name, "not in a split folder"))
+        elif len(parts) < depth:
+            skipped.append((name, "not in a class folder"))
+        elif len(parts) > depth:
+            skipped.append((name, "in a folder inside a class folder"))
+        else:
+            rows.append(Row(parts[-2], name, place, split))
+    return rows
+
+
+def _one_spelling(folders: list[Parts], root: Path) -> None:
+    """Refuse two folders whose names differ only in how Unicode composes them: they look like one class."""
+    spelled: dict[Parts, Parts] = {}
+    for parts in folders:
+        same = spelled.setdefault(tuple(map(nfc, parts)), parts)
+        if same != parts:
+            raise InputError(
+                f"{root} has two folders named {'/'.join(map(nfc, parts))!r}, written with different Unicode "
+                "characters that look alike: merge or rename one."
+            )
+
+
+def _one_folder_per_split(names: set[str], root: Path) -> None:
+    for split, count in Counter(map(split_of, names)).items():
+        if count > 1:
+            both = " and ".join(sorted(name for name in names if split_of(name) == split))
+            raise InputError(f"{root} has {both}, which both mean the split {split!r}: merge or rename one.")
