@@ -108,13 +108,15 @@ def test_relabelling_the_classes_permutes_the_outputs_and_nothing_else(net: Net)
 
 
 def test_shared_rows_are_the_mean_and_equal_rows_stay_as_they_are() -> None:
-    share, rows = ShareRows(["w"]), torch.randn(5, 4)
-    kept = torch.randn(2, 3)
+    share, rows, kept = ShareRows(["w"]), torch.randn(5, 4), torch.randn(2, 3)
+    seven = torch.randn(1, 4).repeat(7, 1).requires_grad_()  # a third taken thrice is exact in binary, a seventh is not
     shared = share({"w": rows, "body": kept}, bowl())
     torch.testing.assert_close(shared["w"], rows.mean(0).expand(5, 4), **CLOSE)
     assert shared["body"] is kept
     again = share({"w": shared["w"]}, bowl())
     assert torch.equal(again["w"], shared["w"])
+    (pull,) = torch.autograd.grad((share({"w": seven}, bowl())["w"] * torch.randn(7, 4)).sum(), seven)
+    assert torch.equal(pull, pull[:1].expand_as(pull)), "an optimizer would pull the rows apart"
 
 
 def test_every_row_receives_its_share_of_the_gradient_of_the_one_row() -> None:

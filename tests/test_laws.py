@@ -47,7 +47,7 @@ def test_vmap_loop_and_chunks_agree(method: Method, net: Net) -> None:
 @over_methods
 def test_outer_gradient_is_the_central_difference(method: Method, net: Net) -> None:
     if method.exact is None:
-        pytest.skip("a stopped gradient is this method's definition: see its closed form in test_known_answers.py")
+        pytest.skip("a stopped gradient is this method's definition: its closed form is among the known answers")
     model, batch = learner(method, net, **method.exact), tasks(net)
     _, gradients = model.meta_gradient(batch)
     params = list(model.meta_params().values())

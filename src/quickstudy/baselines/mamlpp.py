@@ -12,7 +12,7 @@ order of the derivatives, which begins at one for speed, are buffers for schedul
 
 Reference: Antoniou, Edwards & Storkey, 2019, section 4 (https://arxiv.org/abs/1810.09502). The sum there is over steps
 0 to K, in the released code 1 to K as here; that code stops the earlier weights at .03/K, which is the same ramp with
-another end. Batch norm has the statistics and scales that `norms` says, not one set for each step. The cosine of the
+another end. Batch norm is as `norms` says; the paper's has its own statistics and bias for each step. The cosine of the
 outer rate belongs to the training configuration.
 """
 
