@@ -4,8 +4,8 @@ r"""Relation networks: a learned module says how well a query and a class go tog
 
 with :math:`c_k` the mean of the class's embeddings (the paper sums its feature maps). The output is the relation score
 before its sigmoid, so the loss chooses between two variants: "one_hot_mse" is the paper's (eq. 2: squares between
-sigmoid scores and the one-hot label), "cross_entropy" puts a softmax over the classes in place of the sigmoids, as the code of
-Chen et al. can. It is the default because it learns faster.
+sigmoid scores and the one-hot label), "cross_entropy" puts a softmax over the classes in place of the sigmoids, as the
+code of Chen et al. can. It is the default because it learns faster.
 
 Reference: Sung et al., 2018, eq. 1 and 2 (https://arxiv.org/abs/1711.06025); Chen et al., 2019
 (https://arxiv.org/abs/1904.04232).
