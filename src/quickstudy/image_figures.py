@@ -39,7 +39,7 @@ def task_grid(result: Result) -> tuple[bytes, str] | None:
     start = left + max(map(len, shots)) * STEP + 0.25
     below = {label: _lines(name, 13, 2) for label, name in (called | {-1: "not finite"}).items()}
     gap, top = 0.24 + 0.11 * max(map(len, below.values())), 0.3
-    page = _Sheet(start + max(map(len, asked)) * STEP, top + (SIDE + gap) * len(titles))
+    page = _Sheet(start + max(map(len, asked)) * STEP + 0.05, top + (SIDE + gap) * len(titles))
     page.range = float(arrays["support_x"].min()), float(arrays["support_x"].max())
     page.text(left, 0.18, "support", size=10)
     page.text(start, 0.18, "query", size=10)

@@ -20,7 +20,7 @@ from quickstudy.draws import SPLITS
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.tasks.arrays import as_array, as_integers
 
-ROOM = 400_000
+ROOM = 350_000
 """Bytes for the thumbnails of one picture."""
 
 MOST_CLASSES = 60
@@ -55,10 +55,12 @@ def confusion(classes: Int[Tensor, "t ways"], y: Int[Tensor, "t n"], guess: Int[
 def together(parts: Sequence[Counts]) -> Counts:
     """The confusions of several task lists as those of one."""
     rows = np.concatenate(parts)
-    pairs, place = np.unique(rows[:, :2], axis=0, return_inverse=True)
+    labels, number = np.unique(rows[:, :2], return_inverse=True)
+    true, said = number.reshape(-1, 2).T
+    pairs, place = np.unique(true * len(labels) + said, return_inverse=True)
     counts = np.zeros(len(pairs), np.int64)
-    np.add.at(counts, place.ravel(), rows[:, 2])
-    return np.append(pairs, counts[:, None], 1)
+    np.add.at(counts, place, rows[:, 2])
+    return np.stack([labels[pairs // len(labels)], labels[pairs % len(labels)], counts], 1)
 
 
 def kept(family: TaskFamily, example: Mapping[str, NDArray[Any]], confusions: Sequence[Counts | None]) -> Arrays:
