@@ -78,7 +78,7 @@ def contact_sheet(result: Result) -> tuple[bytes, str] | None:
     called = _names(arrays)
     own = {split: np.flatnonzero(homes == split) for split in splits}
     columns = min(COLUMNS, max(map(len, own.values())))
-    below = [_lines(called.get(label, str(label)), 15, 2) for label in labels.tolist()]
+    below = [_lines(called.get(label, str(label)), 14, 2) for label in labels.tolist()]
     row, top = SIDE + 0.12 + 0.12 * max(map(len, below)), 0.42
     height = sum(top + row * -(-len(at) // columns) for at in own.values())
     page = _Sheet(max(0.1 + columns * (STEP + 0.04), 3.2), height)
@@ -91,7 +91,7 @@ def contact_sheet(result: Result) -> tuple[bytes, str] | None:
         for place, at in enumerate(own[split]):
             x, above = 0.05 + place % columns * (STEP + 0.04), y + place // columns * row
             page.image(images[at], x, above)
-            page.text(x + SIDE / 2, above + SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.8)
+            page.text(x + SIDE / 2, above + SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.6)
         y += -(-len(own[split]) // columns) * row
     if len(splits) == 1:
         said = "There is one split."
@@ -238,8 +238,8 @@ def _lines(name: str, width: int, most: int) -> list[str]:
     ['Alphabet of the', 'Magi/ch…acter07']
     """
     lines = textwrap.wrap(name.replace("/", "/ "), width, break_long_words=False) or [name]
-    lines = lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :]).replace("/ ", "/")]
-    return [_short(line, width) for line in lines]
+    lines = lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :])]
+    return [_short(line.replace("/ ", "/"), width) for line in lines]
 
 
 def _percent(share: float) -> str:
