@@ -17,6 +17,7 @@ from quickstudy import Engine, Examples, InputError, Learner, Run, Task
 from quickstudy.baselines import hypershot, matchingnet, nearest_neighbour, protonet, relationnet
 from quickstudy.config import Config, build
 from quickstudy.nets import conv_net, linear
+from quickstudy.norms import OneAtATime
 from quickstudy.saved import restore
 from quickstudy.train import train
 from quickstudy.types import pick
@@ -36,24 +37,32 @@ class Baseline:
     """
 
     name: str
-    build: Callable[[nn.Module], Learner]
+    build: Callable[..., Learner]
     equivariant: bool = True
     options: tuple[tuple[str, object], ...] = ()
 
 
 BASELINES = [
-    Baseline("protonet", lambda model: protonet(model, WAYS)),
-    Baseline("matchingnet", lambda model: matchingnet(model, WAYS)),
-    Baseline("matchingnet", lambda model: matchingnet(model, WAYS, scale=100.0), options=(("scale", 100.0),)),
-    Baseline("relationnet", lambda model: relationnet(model, WAYS, width=6)),
+    Baseline("protonet", lambda model, **more: protonet(model, WAYS, **more)),
+    Baseline("matchingnet", lambda model, **more: matchingnet(model, WAYS, **more)),
     Baseline(
-        "relationnet", lambda model: relationnet(model, WAYS, width=6, loss="one_hot_mse"), options=(("width", 6),)
+        "matchingnet", lambda model, **more: matchingnet(model, WAYS, scale=100.0, **more), options=(("scale", 100.0),)
+    ),
+    Baseline("relationnet", lambda model, **more: relationnet(model, WAYS, width=6, **more)),
+    Baseline(
+        "relationnet",
+        lambda model, **more: relationnet(model, WAYS, width=6, loss="one_hot_mse", **more),
+        options=(("width", 6),),
     ),
     # Its hypernetwork reads the kernel matrix by position: renamed classes are another input, and another classifier.
-    Baseline("hypershot", lambda model: hypershot(model, WAYS, hidden=(7,), target=(5,)), equivariant=False),
+    Baseline(
+        "hypershot", lambda model, **more: hypershot(model, WAYS, hidden=(7,), target=(5,), **more), equivariant=False
+    ),
     Baseline(
         "hypershot",
-        lambda model: hypershot(model, WAYS, hidden=(7,), target=(5,), inner_lr=0.1, eval_inner_steps=2),
+        lambda model, **more: hypershot(
+            model, WAYS, hidden=(7,), target=(5,), inner_lr=0.1, eval_inner_steps=2, **more
+        ),
         equivariant=False,
         options=(("eval_inner_steps", 2),),
     ),
@@ -197,6 +206,43 @@ def test_tasks_of_unequal_sizes_run_on_the_loop(baseline: Baseline) -> None:
     torch.testing.assert_close(together.loss, torch.cat([model(small).loss, model(large).loss]), **CLOSE)
 
 
+MAPS = Net("maps", lambda: conv_net((1, 8, 8), WAYS, filters=3, blocks=1), (1, 8, 8))
+
+
+def check_each_query_stands_alone(model: Learner) -> None:
+    batch = tasks(MAPS)
+    found = []
+    for engine in (Engine("loop"), Engine("vmap")):
+        model.engine = engine
+        outcome, gradients = model.meta_gradient(batch)
+        found.append([outcome.loss, outcome.output, *gradients])
+        assert model.engine.backend == engine.backend, "vmap fell back to the loop"
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    every = model(batch, evaluating=True).output
+    first = batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))
+    torch.testing.assert_close(model(first, evaluating=True).output, every[:, :1], **CLOSE)
+    adapted = model.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+    torch.testing.assert_close(adapted(batch.query.x[0, :1]), every[0, :1], **CLOSE)
+
+
+@over_baselines
+def test_norms_by_the_support_set_make_each_query_a_question_of_its_own(baseline: Baseline) -> None:
+    torch.manual_seed(0)
+    check_each_query_stands_alone(baseline.build(MAPS.build(), norms="support"))
+
+
+def test_norms_in_a_relation_module_take_the_support_sets_statistics_too() -> None:
+    check_each_query_stands_alone(relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4), norms="support"))
+
+
+@over_baselines
+def test_a_module_that_normalises_one_example_by_itself_says_so(baseline: Baseline) -> None:
+    batch = tasks(MAPS)
+    adapted = baseline.build(MAPS.build()).adapt(pick(batch.support, 0))
+    with pytest.warns(OneAtATime):
+        adapted(batch.query.x[0, :1])
+
+
 # Runs
 
 DIGITS = {
@@ -295,9 +341,8 @@ def test_relationnet_scores_each_class_mean_with_each_query() -> None:
 
 
 def test_relationnet_on_maps_sees_the_channels_of_class_and_query_side_by_side() -> None:
-    net = Net("maps", lambda: conv_net((1, 8, 8), WAYS, filters=3, blocks=1), (1, 8, 8))
-    batch = tasks(net)
-    model = relationnet(net.build(), WAYS, width=4, maps=(4, 4))
+    batch = tasks(MAPS)
+    model = relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4))
     seen: list[Tensor] = []
     model.get_submodule("relation.1").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.engine = Engine("loop")

@@ -10,26 +10,32 @@ from copy import deepcopy
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy.criteria import criterion
 from quickstudy.errors import InputError
 from quickstudy.heads import split_head
 from quickstudy.learner import Learner, Noise
-from quickstudy.norms import safe
+from quickstudy.norms import WarnsOfOne, keep_statistics, recorded, safe, support_norms, transductive
+from quickstudy.params import share
 from quickstudy.types import Criterion, Examples, Params
+
+NORM = "norm:"
+"""Before the names of a support set's statistics, which stand beside what a method keeps."""
 
 
 class EmbeddingLearner(Learner):
     """A learner that classifies by comparing embeddings.
 
-    Support and query are embedded one after the other, so that batch norms see one half of one task.
+    Support and query are embedded one after the other, so that batch norms see one half of one task. Under
+    norms="support" the statistics of the support set's pass serve every prediction.
 
     Args:
         model: Any module whose last layer is its head; all before it is the embedding. It is copied.
         ways: Classes in a task. Each has at least one support example.
         loss: The query loss.
         head: The head's name; by default the last Linear of the model.
-        norms: "batch" or "running": see `norms.safe`.
+        norms: "batch", "support" or "running": see `norms.safe`.
     """
 
     def __init__(
@@ -47,10 +53,18 @@ class EmbeddingLearner(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise
-        return self.read(self.body(support.x), support.y, evaluating)
+        kept = self.read(self.body(support.x), support.y, evaluating)
+        waiting = {f"{NORM}{name}": norm for name, norm in support_norms(self).items()}
+        if not waiting:
+            return kept
+        with recorded(waiting) as statistics:
+            self.predict(kept, support.x)
+        return kept | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        return self.answer(params, self.body(x))
+        statistics = {f"learner.{name}": value for name, value in share(params, NORM).items()}
+        output: Tensor = functional_call(_Predicts(self), statistics, (params, x), tie_weights=False)
+        return output
 
     @abstractmethod
     def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
@@ -64,14 +78,29 @@ class EmbeddingLearner(Learner):
         return Remembers(self, params)
 
 
+class _Predicts(nn.Module):
+    """A learner's prediction as a forward, so that statistics can be put into its norms for one call."""
+
+    def __init__(self, learner: EmbeddingLearner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, params: Params, x: Tensor) -> Tensor:
+        return self.learner.answer(params, self.learner.body(x))
+
+
 class Remembers(nn.Module):
     """A copy of a learner with what it keeps of one task, as a plain module."""
 
     def __init__(self, learner: Learner, params: Params) -> None:
         super().__init__()
         self.learner = deepcopy(learner).eval().requires_grad_(False)
+        keep_statistics(self.learner, share(params, NORM))
         for name, value in params.items():
-            self.register_buffer(name, value)
+            if not name.startswith(NORM):
+                self.register_buffer(name, value)
+        if transductive(self.learner):
+            self.register_forward_pre_hook(WarnsOfOne())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.learner.predict(dict(self.named_buffers(recurse=False)), x)
