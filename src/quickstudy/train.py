@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy import schedule
 from quickstudy.config import Setup
@@ -81,6 +81,11 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
         _distrust_vmap(setup)
         with run.writing():
             _Trainer(setup, run, watch or Watcher()).run_through()
+
+
+def named(learner: nn.Module) -> Params:
+    """Parameters and buffers by path, also those buffers that are settings and not saved."""
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
 
 class WrongGradient(UserWarning):
@@ -276,7 +281,7 @@ class _Trainer:
             )
 
     def _log_probes(self, tasks: Task) -> None:
-        held = self.learner.state_dict()
+        held = named(self.learner)
         seen = self.learner.observe(tasks, seed=self.setup.config.seed) if set(self.probes) - set(held) else {}
         for name in self.probes:
             value = held[name] if name in held else seen[name]
@@ -293,7 +298,7 @@ def _probed(setup: Setup, tasks: Task) -> list[str]:
     if not patterns:
         return []
     with undone(setup.learner):
-        known = [*setup.learner.state_dict(), *setup.learner.observe(tasks)]
+        known = [*named(setup.learner), *setup.learner.observe(tasks)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise InputError(f"`train.probes` has {pattern!r}, which matches nothing. {nearest(pattern, known)}")

@@ -45,7 +45,7 @@ class DerivativeOrder(nn.Module):
 
     def __init__(self, second: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("second", torch.tensor(float(second)))
+        self.register_buffer("second", torch.tensor(float(second)), persistent=False)
 
     def forward(self, gradient: Tensor) -> Tensor:
         held = gradient.detach()
@@ -74,7 +74,7 @@ class MultiStep(Descend):
         if not weights:
             raise InputError("`weights` is empty; a query loss after every step needs one for each, so 1 or more.")
         super().__init__(rate, len(weights), eval_steps=eval_steps, direction=DerivativeOrder(second))
-        self.register_buffer("weights", torch.tensor([float(w) for w in weights]))
+        self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
         _, *steps = self.iterates(params, objective)

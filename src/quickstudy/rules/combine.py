@@ -71,7 +71,7 @@ class Mix(_Composed):
         super().__init__(rules)
         if len(weights) != len(self.rules):
             raise InputError(f"Mix was given {len(self.rules)} rules and {len(weights)} weights; one weight per rule.")
-        self.register_buffer("weights", torch.tensor([float(w) for w in weights]))
+        self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
 
     def branches(self, params: Params, objective: Objective) -> list[tuple[Tensor, Params]]:
         """Each branch that counts, with its weight."""

@@ -97,8 +97,8 @@ class Constant(Rate):
 
     def __init__(self, value: float, decay: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("value", torch.tensor(float(value)))
-        self.register_buffer("decay", torch.tensor(float(decay)))
+        self.register_buffer("value", torch.tensor(float(value)), persistent=False)
+        self.register_buffer("decay", torch.tensor(float(decay)), persistent=False)
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         del noise
