@@ -166,7 +166,8 @@ def test_what_is_no_file_is_refused(place, source, words):
 def test_what_ships_can_be_built_and_says_what_it_is(name):
     setup = config.build(config.load(name))
     assert config.shipped()[name].read_text().startswith("# ")
-    assert setup.config.tasks.options.keys() >= {"shots", "queries"}
+    tasks = setup.config.tasks.options
+    assert tasks.get("test", tasks).keys() >= {"shots", "queries"}
 
 
 # -- resolved --

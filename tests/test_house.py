@@ -24,6 +24,7 @@ LAYERS = [
     "rehearse pictures",
     "checkpoints",
     "runs",
+    "initial",
     "evaluate config",
     "saved",
     "train judge",

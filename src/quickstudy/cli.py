@@ -97,7 +97,7 @@ def _apart(verb: str, kind: type[Output], words: Sequence[str]) -> tuple[list[st
             alone.append(word)
         elif word.startswith("--") and key in takes_value:
             own += [word, *([] if equals or not takes_value[key] else [_value(option, rest)])]
-        elif issubclass(kind, OVERRIDABLE) and key.partition(".")[0] in Config.model_fields:
+        elif issubclass(kind, OVERRIDABLE) and key.partition(".")[0].replace("-", "_") in Config.model_fields:
             overrides += [word, *([] if equals else [_value(option, rest)])]
         else:
             raise _unknown(option, verb, kind, list(takes_value))

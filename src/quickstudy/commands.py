@@ -17,6 +17,7 @@ from quickstudy.demo import demo
 from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
+from quickstudy.initial import start
 from quickstudy.judge import judge
 from quickstudy.metrics import METRICS
 from quickstudy.rehearse import first_tasks, rehearse
@@ -102,6 +103,10 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
     if verb.resume is None:
         assert verb.config is not None
         check(setup)
+        if setup.config.init_from:  # refused here, before a directory is made
+            begun = start(setup.config.init_from, setup.learner, setup.named)
+            if not (verb.quiet or verb.json):
+                terminal.note(f"start: {begun}")
         place = Path(verb.out) if verb.out else free(Path("runs") / Path(verb.config).stem)
         existing = Run.create(place, setup.config.model_dump(mode="json"))
     _announce(setup, existing, verb)
@@ -189,7 +194,7 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
             setup, _ = restore(run, verb.checkpoint, rest)
             on = setup.config.evaluate
             with threads(setup.config.compute.threads):
-                rehearse(setup.learner, setup.judged, first_tasks(setup.judged, on.split, seed=on.seed))
+                rehearse(setup.learner, setup.judged.at(on.split), first_tasks(setup.judged, on.split, seed=on.seed))
                 summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
         every.append((path, setup, summary))
     _, _, reference = every[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -23,6 +23,7 @@ from quickstudy import methods, metrics, nets
 from quickstudy.baselines import BASELINES
 from quickstudy.engine import Engine
 from quickstudy.errors import InputError, RunError, nearest, told
+from quickstudy.initial import InitFrom, freeze
 from quickstudy.learner import Learner
 from quickstudy.schedule import SCHEDULES, Schedule
 from quickstudy.settings import overlaid, read_file
@@ -107,6 +108,7 @@ class Config(BaseModel):
     tasks: Part
     model: Part | None = Field(None, description="none for methods that have no model")
     method: Part
+    init_from: InitFrom | None = Field(None, description="a run whose model this one starts from")
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     compute: Compute = Compute()
@@ -114,13 +116,18 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a configuration describes, built. `judged` are the tasks of the evaluation, `family` those of training."""
+    """What a configuration describes, built.
+
+    `judged` are the tasks of the evaluation, `family` those of training; `named` are the shapes of the model's tensors
+    by the model's own names, before a method took it apart.
+    """
 
     config: Config
     family: TaskFamily
     judged: TaskFamily
     learner: Learner
     metric: metrics.Metric
+    named: Mapping[str, torch.Size]
 
 
 METHODS: dict[str, Callable[..., Any]] = {name: recipe.build for name, recipe in methods.RECIPES.items()} | BASELINES
@@ -140,13 +147,24 @@ def build(config: Config) -> Setup:
     if config.evaluate.options:
         judged, _ = _tasks(Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}))
     torch.manual_seed(config.seed)
-    context: dict[str, Any] = {"inputs": family.inputs, "outputs": family.outputs}
+    context: dict[str, Any] = {
+        "inputs": family.inputs,
+        "outputs": family.outputs,
+        "train_outputs": family.at("train").outputs,
+    }
     net = None
+    named: dict[str, torch.Size] = {}
     if config.model is not None:
         model, net = make(config.model, nets.NETS, "model", **context)
         if not isinstance(model, nn.Module):
             raise InputError(f"`model` {config.model.name!r} gave a {type(model).__name__}; an nn.Module is needed.")
         context["model"] = model
+        named = {name: value.shape for name, value in model.state_dict().items()}
+        freeze(model, config.init_from.freeze if config.init_from else ())
+    elif config.init_from:
+        raise InputError(
+            f"`init_from` starts a model, and `method` {config.method.name!r} was given none. Leave it out."
+        )
     for option in ("loss", "inner_loss"):
         _check_suits(f"method.{option}", config.method.options.get(option), family.loss, TARGETS)
     learner, way = make(config.method, METHODS, "method", {"loss": family.loss}, **context)
@@ -157,7 +175,7 @@ def build(config: Config) -> Setup:
     learner.engine = Engine(config.compute.backend, config.compute.chunk)
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way, "compute": compute})
-    return Setup(resolved, family, judged, learner, metric)
+    return Setup(resolved, family, judged, learner, metric, named)
 
 
 def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[str, ...]]) -> None:
@@ -167,18 +185,18 @@ def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[st
         raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
 
 
-def _tasks(part: Part) -> tuple[TaskFamily, Part]:
-    family, resolved = make(part, FAMILIES, "tasks")
+def _tasks(part: Part, what: str = "tasks") -> tuple[TaskFamily, Part]:
+    family, resolved = make(part, FAMILIES, what)
     if not isinstance(family, TaskFamily):
-        raise InputError(f"`tasks` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
+        raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
         loss, described, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
     except Exception as error:  # the user's family may fail in any way
-        raise InputError(f"`tasks` {part.name!r} does not say what its tasks are: {told(error)}.") from error
+        raise InputError(f"`{what}` {part.name!r} does not say what its tasks are: {told(error)}.") from error
     if loss not in metrics.FOR_LOSS:
-        raise InputError(f"`tasks` {part.name!r} has the loss {loss!r}. {nearest(str(loss), metrics.FOR_LOSS)}")
+        raise InputError(f"`{what}` {part.name!r} has the loss {loss!r}. {nearest(str(loss), metrics.FOR_LOSS)}")
     if not isinstance(described, dict):
-        raise InputError(f"`tasks` {part.name!r} describes itself by a {type(described).__name__}; give a dictionary.")
+        raise InputError(f"`{what}` {part.name!r} describes itself by a {type(described).__name__}; give a dictionary.")
     return family, resolved
 
 
@@ -205,6 +223,10 @@ def make(
         raise InputError(f"`method` {part.name!r} adapts a model, and no `model` is given. {nearest('', nets.NETS)}")
     said = {name: value for name, value in (defaults or {}).items() if name in signature}
     options = _checked(Part.model_validate({**said, **part.model_dump()}), signature, what, context)
+    kept = {name: value for name, value in options.items() if _plain(value)}
+    for name in [n for n in kept if n in signature and _takes_tasks(signature[n].annotation)]:
+        if kept[name] is not None:
+            options[name], kept[name] = _nested(kept[name], f"{what}.{name}")
     wanted = {name: value for name, value in context.items() if name in signature}
     try:
         made = factory(**wanted, **options)
@@ -212,8 +234,20 @@ def make(
         raise
     except Exception as error:  # the user's factory may fail in any way, and torch has its own words for a size of -1
         raise InputError(f"`{what}` {part.name!r} could not be built: {told(error)}.") from error
-    kept = {name: value for name, value in options.items() if _plain(value)}
     return made, Part.model_validate({"name": part.name, **kept})
+
+
+def _takes_tasks(annotation: Any) -> bool:
+    """Whether a parameter is itself a family of tasks (or None): it is then built from its name and options."""
+    return any(isinstance(kind, type) and issubclass(kind, TaskFamily) for kind in (annotation, *get_args(annotation)))
+
+
+def _nested(value: Any, place: str) -> tuple[TaskFamily, dict[str, Any]]:
+    try:
+        family, part = _tasks(Part.model_validate(value), place)
+    except ValidationError as error:
+        raise InputError(explain(error, place)) from None
+    return family, part.model_dump()
 
 
 def _signature(factory: Callable[..., Any], name: str, what: str) -> Mapping[str, inspect.Parameter]:
@@ -245,7 +279,8 @@ def _checked(
     checked = {name: parameter.default for name, parameter in takes.items()}
     for name, value in part.options.items():
         try:
-            checked[name] = _fitted(value, takes[name].annotation) if name in takes else value
+            fits = name not in takes or _takes_tasks(takes[name].annotation)
+            checked[name] = value if fits else _fitted(value, takes[name].annotation)
         except ValidationError as error:
             raise InputError(explain(error, place=f"{what}.{name}")) from None
     return checked
@@ -332,6 +367,7 @@ def _siblings(path: Sequence[Any]) -> list[str]:
     for step in path:
         field = getattr(model, "model_fields", {}).get(step)
         model = field.annotation if field is not None else None
+        model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)  # InitFrom | None
     return sorted(getattr(model, "model_fields", {}))
 
 

@@ -31,7 +31,7 @@ def judge(
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
     with threads(setup.config.compute.threads):
-        rehearse(setup.learner, setup.judged, first_tasks(setup.judged, asked.split, seed=asked.seed))
+        rehearse(setup.learner, setup.judged.at(asked.split), first_tasks(setup.judged, asked.split, seed=asked.seed))
         repeats = [
             evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
             for i in range(made.repeats)
@@ -61,6 +61,7 @@ def judge(
         "train_seconds": state["seconds"],
         "step": state["step"],
         "checkpoint": state["checkpoint"],
+        "init_from": state.get("initial"),
         "protocol": made.name,
         "data": json.loads(json.dumps(setup.judged.describe(), default=str)),  # a user's family may say anything
         "notes": list(setup.judged.notes),

@@ -24,6 +24,7 @@ def drawn(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
 
 def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
     """The first batch of a split, checked."""
+    family = family.at(split)
     tasks = drawn(family.source(split, seed=seed, size=size), 0)
     check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
     for half, x in (("support", tasks.support.x), ("query", tasks.query.x)):
@@ -49,7 +50,7 @@ def _check_targets(family: TaskFamily, tasks: Task) -> None:
 
 
 def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:
-    """Run one task, so that a model that does not fit the tasks is refused.
+    """Run one task as evaluation does, or as training does, so that a model that does not fit the tasks is refused.
 
     The learner is as it was afterwards, and so is torch's generator: a run starts from the same state whether or not
     there was a rehearsal.
@@ -57,10 +58,12 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
     one = pick(tasks, slice(0, 1))
     with undone(learner):
         try:
-            with torch.no_grad():
-                outcome: Outcome = learner(one, evaluating=True)
+            outcome: Outcome
             if training:
-                learner.meta_gradient(one)
+                outcome, _ = learner.meta_gradient(one)
+            else:
+                with torch.no_grad():
+                    outcome = learner(one, evaluating=True)
         except (InputError, RunError):
             raise
         except Exception as error:  # the user's model may fail in any way

@@ -30,7 +30,7 @@ def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = 
     """
     name = checkpoint or ("best" if "best" in run.checkpoints() else "last")
     for keys, _ in pairs(overrides):
-        if keys[0] in ("train", "seed", "format"):
+        if keys[0] in ("train", "seed", "format", "init_from"):
             raise InputError(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."

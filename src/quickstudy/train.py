@@ -23,6 +23,7 @@ from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
 from quickstudy.files import plain
+from quickstudy.initial import begin, start
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
 from quickstudy.saved import load_model
@@ -39,7 +40,10 @@ class Stopped(RunError):
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside tensors. `loss`, `metric` and `count` are the sums since the last train row."""
+    """What a checkpoint keeps beside tensors. `loss`, `metric` and `count` are the sums since the last train row.
+
+    `initial` says what the model started from, when that was another run.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -47,6 +51,7 @@ class _Progress:
     loss: float = 0.0
     metric: float = 0.0
     count: int = 0
+    initial: dict[str, Any] | None = None
 
 
 def check(setup: Setup) -> None:
@@ -54,21 +59,30 @@ def check(setup: Setup) -> None:
     config = setup.config.train
     schedule.check(setup.learner, config.schedules)
     tasks = first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
+    _rehearse_evaluation(setup, tasks)
     if not config.steps:
-        rehearse(setup.learner, setup.family, tasks)
         return
     if not setup.learner.meta_params():
         raise InputError(
             f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
             "unfreeze the model."
         )
-    rehearse(setup.learner, setup.family, tasks, training=True)
+    rehearse(setup.learner, setup.family.at("train"), tasks, training=True)
     _probed(setup, tasks)
     if config.often(config.validate_every, VALIDATIONS):
         try:
             first_tasks(setup.family, "val")
         except InputError as error:
             raise InputError(f"{error} To train without validation: --train.validate_every 0.") from error
+
+
+def _rehearse_evaluation(setup: Setup, tasks: Task) -> None:
+    """On the training tasks; on those of the evaluation where training has other classes."""
+    family = setup.family.at("train")
+    if family.outputs != setup.family.outputs:
+        split = setup.config.evaluate.split
+        family, tasks = setup.judged.at(split), first_tasks(setup.judged, split, seed=setup.config.evaluate.seed)
+    rehearse(setup.learner, family, tasks)
 
 
 def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
@@ -239,6 +253,10 @@ class _Trainer:
         if "last" not in self.run.checkpoints():
             self.run.rewind(0)
             torch.manual_seed(self.setup.config.seed)  # whatever was drawn between building and here
+            if self.setup.config.init_from:
+                found = start(self.setup.config.init_from, self.learner, self.setup.named)
+                begin(found, self.learner)
+                self.progress.initial = found.told()
             return
         tensors, state = self.run.load("last")
         load_model(self.setup, tensors, f"Checkpoint `last` of {self.run.path}")

@@ -1,6 +1,8 @@
 """The methods that the papers compare with, or that grow beside them: one file each, under the same evaluation."""
 
+from quickstudy.baselines.baseline_pp import baseline_pp
 from quickstudy.baselines.cavia import cavia as cavia
+from quickstudy.baselines.feature_transfer import Transfer, feature_transfer
 from quickstudy.baselines.hypershot import HyperShot, hypershot
 from quickstudy.baselines.mamlpp import mamlpp as mamlpp
 from quickstudy.baselines.matchingnet import MatchingNet, matchingnet
@@ -11,7 +13,17 @@ from quickstudy.baselines.reptile import reptile as reptile
 from quickstudy.baselines.sign_maml import sign_maml as sign_maml
 from quickstudy.baselines.unicorn import unicorn_maml as unicorn_maml
 
-BASELINES = {f.__name__: f for f in (nearest_neighbour, protonet, matchingnet, relationnet, hypershot)}
+LEARNERS = (
+    nearest_neighbour,
+    protonet,
+    matchingnet,
+    relationnet,
+    hypershot,
+    feature_transfer,
+    baseline_pp,
+)
+BASELINES = {f.__name__: f for f in LEARNERS}
+"""Those that are no adaptation rule, by name; rules enter `methods.RECIPES`."""
 
 __all__ = [
     "BASELINES",
@@ -20,6 +32,9 @@ __all__ = [
     "NearestNeighbour",
     "ProtoNet",
     "RelationNet",
+    "Transfer",
+    "baseline_pp",
+    "feature_transfer",
     "hypershot",
     "matchingnet",
     "nearest_neighbour",

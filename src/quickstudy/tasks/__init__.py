@@ -7,7 +7,9 @@ the step. Write your own by subclassing `TaskFamily`, or hand images and labels 
 from collections.abc import Callable
 
 from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.check import check_task
+from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.digits import digits
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.gaussians import Gaussians
@@ -26,12 +28,16 @@ FAMILIES: dict[str, Callable[..., TaskFamily]] = {
     "digits": digits,
     "folder": folder,
     **IMAGE_SETS,
+    "batches": Batches,
+    "cross": Cross,
 }
 """Families by the name that configuration files and the command line use."""
 
 __all__ = [
     "FAMILIES",
     "AverageThreshold",
+    "Batches",
+    "Cross",
     "Episodes",
     "Gaussians",
     "Polynomial",

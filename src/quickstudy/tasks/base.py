@@ -48,6 +48,11 @@ class TaskFamily(ABC):
     def describe(self) -> dict[str, Any]:
         """What is printed with every result: the name, the options and, for real data, which data and which split."""
 
+    def at(self, split: str) -> "TaskFamily":
+        """The family that the tasks of a split come from: this one, unless it joins several."""
+        del split
+        return self
+
     def source(self, split: str, *, seed: int = 0, size: int) -> "TaskSource":
         """The tasks of a split, `size` to a step."""
         if size < 1:

@@ -141,7 +141,7 @@ class Episodes(TaskFamily):
         first = np.argsort(rank, axis=-1, kind="stable")[:, :, : self.shots + self.queries]
         picked = table[chosen[:, :, None], first]
 
-        x = self.shown(torch.from_numpy(self._images[picked]), chosen, draws, size, part)
+        x = self.shown(torch.from_numpy(self._images[picked]), classes[chosen], draws, size, part)
         y = torch.arange(self.ways)
 
         def examples(of: slice) -> Examples:
@@ -155,18 +155,18 @@ class Episodes(TaskFamily):
         return *halves, {name: torch.from_numpy(value) for name, value in about.items()}
 
     def shown(
-        self, pixels: Tensor, chosen: NDArray[np.int64], draws: Draws, size: int, part: slice
+        self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
         """Drawn images `[T, ways, n, *stored]` as a learner sees them; here, their numbers as float32.
 
         Args:
             pixels: As stored.
-            chosen: The class of each, by its place among the split's classes: `[T, ways]`.
+            labels: The class of each: `[T, ways]`.
             draws: For a family that changes images at random.
             size: Tasks in the whole batch, which random changes are drawn for.
             part: Those of them that are asked for.
         """
-        del chosen, draws, size, part
+        del labels, draws, size, part
         return pixels.to(torch.float32)
 
     def describe(self) -> dict[str, Any]:

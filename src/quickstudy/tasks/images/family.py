@@ -62,13 +62,13 @@ class ImageEpisodes(Episodes):
         return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
 
     def shown(
-        self, pixels: Tensor, chosen: NDArray[np.int64], draws: Draws, size: int, part: slice
+        self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
         if self.rotations == "augment":
-            turns = np.floor(4 * draws.uniform("turn", size, self.ways)[part]).astype(np.int64)
+            turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)
             pixels = turned(pixels, turns)
         elif self.rotations == "classes":
-            pixels = turned(pixels, self._pools[draws.split].classes[chosen] % 4)
+            pixels = turned(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and numbers:
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]

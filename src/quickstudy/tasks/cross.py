@@ -1,0 +1,86 @@
+"""Training on one kind of task, judging on others: another data set, or batches first and few-shot tasks after."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from quickstudy.draws import Draws
+from quickstudy.errors import InputError
+from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.types import Examples, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Cross(TaskFamily):
+    """Tasks for training from one family, and for validation and test from others.
+
+    Each part gives its own split of that name, so that `test` is the very task list that the same part gives alone. The
+    outputs may differ between training and the rest (batches have all training classes); `outputs` are those of test.
+
+    >>> from quickstudy.tasks.sine import Sine
+    >>> family = Cross(train=Sine(shots=10), test=Sine(shots=5, phase=(3.0, 4.0)))
+    >>> family.source("train", size=2)(0).support.x.shape, family.source("test", size=2)(0).support.x.shape
+    (torch.Size([2, 10, 1]), torch.Size([2, 5, 1]))
+
+    Args:
+        train: Where training tasks come from.
+        test: Where test tasks come from.
+        val: Where validation tasks come from; without it there is no validation.
+    """
+
+    train: TaskFamily
+    test: TaskFamily
+    val: TaskFamily | None = None
+
+    def __post_init__(self) -> None:
+        for name, other in (("test", self.test), ("val", self.val)):
+            if other is None:
+                continue
+            if other.inputs != self.train.inputs:
+                raise InputError(
+                    f"`train` has inputs of the shape {list(self.train.inputs)} and `{name}` {list(other.inputs)}, and "
+                    f"one model is to read both. Make them the same: image tasks have the options `size` and "
+                    f"`channels`, arrays are resized before they are given."
+                )
+            if other.loss != self.train.loss:
+                raise InputError(
+                    f"`train` has the loss {self.train.loss} and `{name}` {other.loss}: one learner cannot do both. "
+                    "Choose parts with the same loss."
+                )
+            if other.outputs != self.test.outputs:
+                raise InputError(
+                    f"`test` has {self.test.outputs} outputs and `{name}` {other.outputs}: what is validated is not "
+                    "what is tested then. Give both the same ways."
+                )
+
+    @property
+    def loss(self) -> str:  # type: ignore[override]  # a class's own elsewhere; here it is that of the parts
+        """That of the parts."""
+        return self.train.loss
+
+    @property
+    def inputs(self) -> Shape:
+        return self.train.inputs
+
+    @property
+    def outputs(self) -> int:
+        return self.test.outputs
+
+    def at(self, split: str) -> TaskFamily:
+        Draws(0, split, 0)  # refuses an unknown split
+        part: TaskFamily | None = getattr(self, split)
+        if part is None:
+            raise InputError("These tasks have no `val` part: give one beside train and test (`tasks.val`).")
+        return part.at(split)
+
+    def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
+        """The tasks of a split, as its part gives them."""
+        return self.at(split).source(split, seed=seed, size=size)
+
+    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+        return self.at(draws.split).sample(draws, size, part)
+
+    def describe(self) -> dict[str, Any]:
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {"name": "cross"} | {split: part.describe() for split, part in parts.items() if part is not None}
