@@ -54,7 +54,7 @@ class Batches(TaskFamily):
         seed: Of that choice.
     """
 
-    of: Episodes = field(repr=False)
+    of: TaskFamily = field(repr=False)
     size: int = 64
     hold_out: float = 0.1
     seed: int = 0
@@ -67,29 +67,33 @@ class Batches(TaskFamily):
             raise InputError(
                 f"hold_out={self.hold_out!r} is no share: give 0 or more and less than 1, for example 0.1."
             )
+        if "train" not in self._of._pools:
+            raise InputError(f"{self._of.name!r} ({self._of.rule}) has no 'train' images to draw batches from.")
+        _ = self._members  # built here, so that the first step is no slower than the others
+
+    @cached_property
+    def _of(self) -> Episodes:
         if not isinstance(self.of, Episodes):
             raise InputError(
                 f"Batches are drawn from images with class labels, and `of` is a {type(self.of).__name__}, which has "
                 "none. Give `of` few-shot tasks over images: {name: digits}, or Episodes."
             )
-        if "train" not in self.of._pools:
-            raise InputError(f"{self.of.name!r} ({self.of.rule}) has no 'train' images to draw batches from.")
-        _ = self._members  # built here, so that the first step is no slower than the others
+        return self.of
 
     @property
     def inputs(self) -> Shape:
-        return self.of.inputs
+        return self._of.inputs
 
     @property
     def outputs(self) -> int:
-        return len(self.of._pools["train"].classes)
+        return len(self._of._pools["train"].classes)
 
     def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
         """The batches of a split, `size` of them to a step; refused where it has too few images of these classes."""
         tasks = super().source(split, seed=seed, size=size)
         if split not in self._members:
             raise InputError(
-                f"Batches of {self.of.name!r} ({self.of.rule}) have no {split!r}: it has no images of the "
+                f"Batches of {self._of.name!r} ({self._of.rule}) have no {split!r}: it has no images of the "
                 f"{self.outputs} training classes. They have {', '.join(self._members)}. For few-shot tasks of other "
                 "classes join the two: tasks: {name: cross, train: {name: batches, ...}, test: ...}."
             )
@@ -116,9 +120,9 @@ class Batches(TaskFamily):
             torch.from_numpy(np.concatenate([support[one], query[many]], axis=1))
             for support, query in zip(trained, asked, strict=True)
         )
-        pixels = torch.from_numpy(self.of._images[numbers.numpy()[:, :, None]])  # [T, n, 1, *stored]
-        labels = self.of._pools["train"].classes[chosen.numpy()]
-        x = self.of.shown(pixels, labels, draws, size, part)[:, :, 0]
+        pixels = torch.from_numpy(self._of._images[numbers.numpy()[:, :, None]])  # [T, n, 1, *stored]
+        labels = self._of._pools["train"].classes[chosen.numpy()]
+        x = self._of.shown(pixels, labels, draws, size, part)[:, :, 0]
         ways = self.outputs
         about = {"images_support": numbers[:, :ways], "images_query": numbers[:, ways:]}
         return Examples(x[:, :ways], y[:, :ways]), Examples(x[:, ways:], y[:, ways:]), about
@@ -130,24 +134,24 @@ class Batches(TaskFamily):
     def describe(self) -> dict[str, Any]:
         return {
             "name": "batches",
-            "of": self.of.name,
-            "split_rule": self.of.rule + ("" if self._shares("val") else f", val {self.hold_out:g} of train's images"),
+            "of": self._of.name,
+            "split_rule": self._of.rule + ("" if self._shares("val") else f", val {self.hold_out:g} of train's images"),
             "classes": self.outputs,
             "images": {name: len(members.y) for name, members in self._members.items()},
             "size": self.size,
             "seed": self.seed,
-            "data": self.of.fingerprint,
+            "data": self._of.fingerprint,
         }
 
     def _shares(self, split: str) -> bool:
         """Whether the wrapped tasks have such a split, of training classes only."""
-        pools = self.of._pools
+        pools = self._of._pools
         return split in pools and bool(np.isin(pools[split].classes, pools["train"].classes).all())
 
     @cached_property
     def _members(self) -> dict[str, _Members]:
         """The images of each split, sorted by class."""
-        pools = self.of._pools
+        pools = self._of._pools
         members = {s: _members(pools[s], pools["train"].classes) for s in ("train", "val", "test") if self._shares(s)}
         if "val" not in members:
             every = members["train"]
