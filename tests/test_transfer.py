@@ -156,7 +156,7 @@ def test_a_cross_gives_each_part_its_split():
             strict=True,
         )
         assert all(torch.equal(a, b) for a, b in halves)
-    assert (family.at("train").outputs, family.at("test").outputs, family.outputs) == (6, 3, 3)
+    assert (family.of_split("train").outputs, family.of_split("test").outputs, family.outputs) == (6, 3, 3)
     assert family.describe().keys() == {"name", "train", "test"}
     assert family.describe()["test"] == BY_CLASS.describe()
 

@@ -194,7 +194,9 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
             setup, _ = restore(run, verb.checkpoint, rest)
             on = setup.config.evaluate
             with threads(setup.config.compute.threads):
-                rehearse(setup.learner, setup.judged.at(on.split), first_tasks(setup.judged, on.split, seed=on.seed))
+                rehearse(
+                    setup.learner, setup.judged.of_split(on.split), first_tasks(setup.judged, on.split, seed=on.seed)
+                )
                 summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
         every.append((path, setup, summary))
     _, _, reference = every[0]

@@ -150,7 +150,7 @@ def build(config: Config) -> Setup:
     context: dict[str, Any] = {
         "inputs": family.inputs,
         "outputs": family.outputs,
-        "train_outputs": family.at("train").outputs,
+        "train_outputs": family.of_split("train").outputs,
     }
     net = None
     named: dict[str, torch.Size] = {}

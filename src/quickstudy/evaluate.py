@@ -124,7 +124,7 @@ def evaluate(
         metric=metric,
         values=np.concatenate(values),
         losses=np.concatenate(losses),
-        hash=task_hash(family.at(split), listed),
+        hash=task_hash(family.of_split(split), listed),
         example=example,
         confusion=confusion(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
     )

@@ -31,7 +31,9 @@ def judge(
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
     with threads(setup.config.compute.threads):
-        rehearse(setup.learner, setup.judged.at(asked.split), first_tasks(setup.judged, asked.split, seed=asked.seed))
+        rehearse(
+            setup.learner, setup.judged.of_split(asked.split), first_tasks(setup.judged, asked.split, seed=asked.seed)
+        )
         repeats = [
             evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
             for i in range(made.repeats)

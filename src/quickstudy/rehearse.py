@@ -24,7 +24,7 @@ def drawn(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
 
 def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
     """The first batch of a split, checked."""
-    family = family.at(split)
+    family = family.of_split(split)
     tasks = drawn(family.source(split, seed=seed, size=size), 0)
     check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
     for half, x in (("support", tasks.support.x), ("query", tasks.query.x)):

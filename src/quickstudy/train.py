@@ -67,7 +67,7 @@ def check(setup: Setup) -> None:
             f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
             "unfreeze the model."
         )
-    rehearse(setup.learner, setup.family.at("train"), tasks, training=True)
+    rehearse(setup.learner, setup.family.of_split("train"), tasks, training=True)
     _probed(setup, tasks)
     if config.often(config.validate_every, VALIDATIONS):
         try:
@@ -78,10 +78,10 @@ def check(setup: Setup) -> None:
 
 def _rehearse_evaluation(setup: Setup, tasks: Task) -> None:
     """On the training tasks; on those of the evaluation where training has other classes."""
-    family = setup.family.at("train")
+    family = setup.family.of_split("train")
     if family.outputs != setup.family.outputs:
         split = setup.config.evaluate.split
-        family, tasks = setup.judged.at(split), first_tasks(setup.judged, split, seed=setup.config.evaluate.seed)
+        family, tasks = setup.judged.of_split(split), first_tasks(setup.judged, split, seed=setup.config.evaluate.seed)
     rehearse(setup.learner, family, tasks)
 
 

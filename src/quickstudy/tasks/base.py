@@ -48,7 +48,7 @@ class TaskFamily(ABC):
     def describe(self) -> dict[str, Any]:
         """What is printed with every result: the name, the options and, for real data, which data and which split."""
 
-    def at(self, split: str) -> "TaskFamily":
+    def of_split(self, split: str) -> "TaskFamily":
         """The family that the tasks of a split come from: this one, unless it joins several."""
         del split
         return self

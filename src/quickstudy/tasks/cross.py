@@ -67,19 +67,19 @@ class Cross(TaskFamily):
     def outputs(self) -> int:
         return self.test.outputs
 
-    def at(self, split: str) -> TaskFamily:
+    def of_split(self, split: str) -> TaskFamily:
         Draws(0, split, 0)  # refuses an unknown split
         part: TaskFamily | None = getattr(self, split)
         if part is None:
             raise InputError("These tasks have no `val` part: give one beside train and test (`tasks.val`).")
-        return part.at(split)
+        return part.of_split(split)
 
     def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
         """The tasks of a split, as its part gives them."""
-        return self.at(split).source(split, seed=seed, size=size)
+        return self.of_split(split).source(split, seed=seed, size=size)
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        return self.at(draws.split).sample(draws, size, part)
+        return self.of_split(draws.split).sample(draws, size, part)
 
     def describe(self) -> dict[str, Any]:
         parts = {"train": self.train, "val": self.val, "test": self.test}
