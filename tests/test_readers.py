@@ -194,7 +194,7 @@ def test_zip_of_class_folders(tmp_path, above):
     zipped(tmp_path / "birds.zip", f"{above}a/1.png", f"{above}é/1.png", f"{above}b/", "__MACOSX/a/1.png", ".x/a/1.png")
     listing = read(tmp_path / "birds.zip")
     assert by_name(listing) == {f"{above}a/1.png": "a", f"{above}é/1.png": "é"}
-    assert listing.skipped == [("b", "a class folder with no image")]
+    assert listing.skipped == [(f"{above}b", "a class folder with no image")]
 
 
 def test_zip_of_split_folders(tmp_path):
@@ -255,6 +255,13 @@ def test_alphabets_of_characters(tmp_path, above):
     assert listing.classes == ["Greek/character01", "Latin/character01"]
     assert listing.names[0] == f"{above}/Greek/character01/1.png"
     assert listing.skipped == [(f"{above}/Latin/character02", "a class folder with no image")]
+
+
+def test_a_folder_inside_a_class_folder_makes_it_no_alphabet(tmp_path):
+    put(tmp_path, "images/a/1.png", "images/b/1.png", "images/b/small/1.png")
+    listing = read(tmp_path)
+    assert listing.classes == ["a", "b"]
+    assert listing.skipped == [("images/b/small/1.png", "in a folder inside a class folder")]
 
 
 # idx
@@ -327,7 +334,9 @@ def test_broken_idx_is_refused(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").unlink()
     refused(tmp_path, "no images beside it")
     put_idx(tmp_path, labels=(1, 11))
-    refused(tmp_path, "label 11", "0123456789")
+    refused(tmp_path, "from 1 to 11", "0123456789")
+    put_idx(tmp_path / "raw", "emnist-letters-train", "emnist-letters-test", labels=(0, 1))
+    refused(tmp_path / "raw", "from 0 to 1", "1 to 26")
 
 
 def test_idx_with_one_division_says_that_the_other_is_absent(tmp_path):

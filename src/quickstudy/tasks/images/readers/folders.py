@@ -29,7 +29,7 @@ def class_folders(path: Path) -> Listing | None:
     if not path.is_dir():
         return None
     for inner in ("CUB_200_2011/images", "images"):
-        if (path / inner).is_dir() and (found := _read(walk(path / inner, 2), inner, path / inner)):
+        if (path / inner).is_dir() and (found := _read(walk(path / inner, 3), inner, path / inner)):
             return found
     return _read(walk(path, 4), "", path)
 
@@ -47,16 +47,17 @@ def _read(tree: Tree, above: str, root: Path) -> Listing | None:
     others: list[tuple[Parts, Place]] = []
     for parts, place in tree.files:
         (pictures if is_picture(parts[-1]) else others).append((parts, place))
+    before = f"{above}/" if above else ""
+    skipped = [(before + name, reason) for name, reason in tree.skipped]
+    skipped += [(before + "/".join(parts), NOT_AN_IMAGE) for parts, _ in others]
     # Archives often hold one folder that holds all, and downloads one more: such a wrapping is no class.
     while pictures and min(len(parts) for parts, _ in pictures) > 2 and len({parts[0] for parts, _ in pictures}) == 1:
         top = pictures[0][0][0]
         if split_of(top):
             break
         above = f"{above}/{top}" if above else top
-        others = [(parts[1:] if parts[0] == top else parts, place) for parts, place in others]
         pictures, tree = [(parts[1:], place) for parts, place in pictures], tree.under(top)
     within = f" in {above}/" if above else ""
-    skipped = [*tree.skipped, *(("/".join(parts), NOT_AN_IMAGE) for parts, _ in others)]
     _one_spelling(tree.folders, root)
     divided = [parts for parts, _ in pictures if len(parts) == 3 and split_of(parts[0])]
     if divided:
@@ -83,7 +84,7 @@ def _read(tree: Tree, above: str, root: Path) -> Listing | None:
     for parts in tree.folders:
         split = split_of(parts[0]) if divided else None
         if len(parts) == depth and (split or not divided) and (split, nfc(parts[-1])) not in full:
-            skipped.append(("/".join(parts), "a class folder with no image"))
+            skipped.append(("/".join((above, *parts) if above else parts), "a class folder with no image"))
     return listing_of(layout, rows, skipped)
 
 

@@ -77,7 +77,9 @@ def split_of(word: str) -> str | None:
 def listing_of(layout: str, rows: Iterable[Row], skipped: Sequence[tuple[str, str]] = ()) -> Listing:
     """Rows as a listing. Classes are in code-point order of their names, pictures by class and then by name."""
     rows = [row if row.name.isascii() else row._replace(label=nfc(row.label), name=nfc(row.name)) for row in rows]
-    rows.sort(key=lambda row: row[:2])
+    # Two sorts by text: pairs as keys would be ten thousands of objects more, which cost more than the sorting.
+    rows.sort(key=lambda row: row.name)
+    rows.sort(key=lambda row: row.label)
     classes = sorted({row.label for row in rows})
     number = {name: at for at, name in enumerate(classes)}
     splits = {split: np.flatnonzero([row.split == split for row in rows]) for split in SPLITS}

@@ -85,8 +85,12 @@ def _read(folder: Path, name: str, found: dict[tuple[str, str, str], list[Path]]
                 f"{images[0].name} has {len(values)} images and {labels[0].name} has {len(numbers)} labels: they are "
                 "not of one set. Download both again."
             )
-        if len(numbers) and not numbers.max() < len(characters):
-            raise InputError(f"{labels[0]} has the label {numbers.max()}; there are the classes {characters.strip()}.")
+        least = len(characters) - len(characters.strip())
+        if len(numbers) and not (least <= numbers.min() and numbers.max() < len(characters)):
+            raise InputError(
+                f"{labels[0]} has labels from {numbers.min()} to {numbers.max()}; {least} to {len(characters) - 1} "
+                f"stand for {characters.strip()}. It is the file of another set, or damaged."
+            )
         upright = values.transpose(0, 2, 1) if name else values
         parts.append(Part(images[0].name, Arrays(upright), np.array(list(characters))[numbers], split))
     return joined(

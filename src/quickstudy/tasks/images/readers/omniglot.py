@@ -16,7 +16,6 @@ from quickstudy.tasks.images.readers.gather import (
     is_picture,
     listing_of,
     members,
-    nfc,
     scan,
     walk,
 )
@@ -38,9 +37,14 @@ def lake(path: Path) -> Listing | None:
             continue
         # In Lake's archives all is in one folder named like the archive; others have packed what is in it.
         tree = members(found) if found.is_file() else walk(found, 3)
-        if any(parts[0] == name for parts in tree.folders) or any(parts[0] == name for parts, _ in tree.files):
-            tree = tree.under(name)
-        rows += _characters(tree, name, skipped)
+        wrapped = any(parts[0] == name for parts in tree.folders) or any(parts[0] == name for parts, _ in tree.files)
+        own = _characters(tree, "" if wrapped else name, skipped)
+        if both := {row.label for row in own} & {row.label for row in rows}:
+            raise InputError(
+                f"{min(both)} is in both sets of {path}, but Omniglot's sets share no alphabet: one is a copy of the "
+                "other, or a file was moved. Download both archives again."
+            )
+        rows += own
         kinds.append(found.relative_to(path).as_posix() + ("/" if found.is_dir() else ""))
     if not kinds:
         return None
@@ -49,7 +53,6 @@ def lake(path: Path) -> Listing | None:
             f"{' and '.join(kinds)} in {path} hold no <alphabet>/<character>/*.png: download images_background.zip and "
             "images_evaluation.zip again."
         )
-    _in_one_set(rows, path)
     return listing_of(f"Omniglot ({' and '.join(kinds)})", rows, skipped)
 
 
@@ -62,7 +65,10 @@ def alphabets(path: Path) -> Listing | None:
             continue
         skipped: list[tuple[str, str]] = []
         inner = folder.relative_to(path).as_posix()
-        rows = _characters(walk(folder, 3), "" if inner == "." else inner, skipped)
+        tree = walk(folder, 3)
+        if any(len(parts) == 2 and is_picture(parts[1]) for parts, _ in tree.files):
+            continue  # class folders, one of which has a folder inside
+        rows = _characters(tree, "" if inner == "." else inner, skipped)
         if rows:
             return listing_of(f"alphabets of characters ({folder.name}/<alphabet>/<character>)", rows, skipped)
     return None
@@ -89,31 +95,20 @@ def _find(path: Path, name: str) -> Path | None:
 
 
 def _characters(tree: Tree, above: str, skipped: list[tuple[str, str]]) -> list[Row]:
-    """Rows of the pictures at `<alphabet>/<character>/`; what else there is goes to `skipped`."""
+    """Rows of the pictures at `<alphabet>/<character>/`, under one of `SETS` or not; the rest goes to `skipped`."""
     rows = []
     prefix = f"{above}/" if above else ""
     for parts, place in tree.files:
         name = prefix + "/".join(parts)
-        if len(parts) != 3:
+        if len(parts) != 3 + (parts[0] in SETS):
             skipped.append((name, "not at <alphabet>/<character>/"))
         elif not is_picture(name):
             skipped.append((name, NOT_AN_IMAGE))
         else:
-            rows.append(Row(f"{parts[0]}/{parts[1]}", name, place))
+            rows.append(Row(f"{parts[-3]}/{parts[-2]}", name, place))
     full = {row.label for row in rows}
-    empty = ["/".join(parts) for parts in tree.folders if len(parts) == 2 and "/".join(parts) not in full]
-    skipped += [(prefix + name, "a class folder with no image") for name in empty]
-    skipped += tree.skipped
+    for parts in tree.folders:
+        if len(parts) == 2 + (parts[0] in SETS) and "/".join(parts[-2:]) not in full:
+            skipped.append((prefix + "/".join(parts), "a class folder with no image"))
+    skipped += [(prefix + name, reason) for name, reason in tree.skipped]
     return rows
-
-
-def _in_one_set(rows: list[Row], path: Path) -> None:
-    """Refuse a character that is in both sets: the two have no alphabet in common."""
-    home: dict[str, str] = {}
-    for row in rows:
-        kind = row.name.partition("/")[0]
-        if home.setdefault(nfc(row.label), kind) != kind:
-            raise InputError(
-                f"{row.label} is in both sets of {path}, but Omniglot's sets share no alphabet: one is a copy of the "
-                "other, or a file was moved. Download both archives again."
-            )
