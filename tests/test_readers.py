@@ -150,6 +150,13 @@ def test_non_ascii_names_are_sorted_by_their_composed_form(tmp_path):
     refused(tmp_path, "two folders named '\u00e9t\u00e9'")
 
 
+def test_names_that_are_no_text_are_made_printable(tmp_path):
+    put(tmp_path, os.fsdecode(b"a\xff/1\xfe.png"), os.fsdecode(b"a\xff/\xfe.txt"))
+    listing = read(tmp_path)
+    "".join([*listing.names, *listing.classes, *(name for name, _ in listing.skipped)]).encode()
+    assert listing.classes == ["a\ufffd"]
+
+
 def test_links_that_loop_do_not_hang_and_links_to_pictures_work(tmp_path):
     put(tmp_path / "store", "1.png")
     root = tmp_path / "root"
@@ -231,7 +238,7 @@ def test_lake_archives_are_read_in_place(tmp_path):
         "evaluation": ["Angelic/character01"],
     }
     assert listing.splits == {} and not listing.skipped
-    assert read(tmp_path / "images_background.zip").classes == listing.classes
+    assert read(tmp_path / "images_background.zip").classes == ["Greek/character01", "Greek/character02"]
     (tmp_path / "images_evaluation.zip").unlink()
     assert "no images_evaluation.zip" in dict(read(tmp_path).skipped)["images_evaluation"]
 
@@ -242,7 +249,12 @@ def test_unpacked_omniglot_equals_the_archives(tmp_path):
     put(tmp_path / "unpacked", *names)
     packed, unpacked = read(tmp_path), read(tmp_path / "unpacked")
     assert by_name(packed) == by_name(unpacked) and isinstance(unpacked.pictures, Files)
+    put(tmp_path / "nested", *(f"images_background/{name}" for name in names))
+    assert read(tmp_path / "nested").names == packed.names
     (tmp_path / "unpacked/images_background/Greek/character03").mkdir()
+    assert ("images_background/Greek/character03", "a class folder with no image") in read(
+        tmp_path / "unpacked"
+    ).skipped
     put(tmp_path / "unpacked", "images_evaluation/Greek/character01/1.png")
     refused(tmp_path / "unpacked", "Greek/character01 is in both sets")
 
@@ -418,8 +430,8 @@ def test_csv_says_what_is_missing_and_what_is_double(tmp_path):
         (["path,label", "../1.png,a"], ["leads out of", "line 2"]),
         (["path,label", "a/../../1.png,a"], ["leads out of", "line 2"]),
         (["path,label,split", "1.png,a,trian"], ["'trian'", "Did you mean `train`?", "line 2"]),
-        (["path,label", "1.png"], ["Line 2", "fewer than the header"]),
-        (["path,label", "1.png,"], ["Line 2", "no class"]),
+        (["path,label", "1.png"], ["all.csv: line 2", "fewer than the header"]),
+        (["path,label", "1.png,"], ["all.csv: line 2", "no class"]),
     ],
 )
 def test_bad_csv_is_refused_by_line(tmp_path, lines, words):

@@ -92,7 +92,7 @@ def listing_of(layout: str, rows: Iterable[Row], skipped: Sequence[tuple[str, st
         labels=np.array([number[row.label] for row in rows], dtype=np.int64),
         classes=classes,
         splits={split: numbers for split, numbers in splits.items() if len(numbers)},
-        skipped=list(skipped),
+        skipped=[(nfc(name), reason) for name, reason in skipped],
     )
 
 

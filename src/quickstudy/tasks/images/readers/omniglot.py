@@ -1,8 +1,8 @@
 """Omniglot: 50 alphabets, 1623 characters, 20 drawings each, in Lake's archives or unpacked; a class is a character.
 
 Lake, Salakhutdinov & Tenenbaum, 2015 (https://github.com/brendenlake/omniglot). The archives are read in place. The
-few-shot divisions (Finn's, Vinyals') are lists of classes over both of Lake's sets, so the reader divides nothing;
-`lake_sets` tells the background classes from the evaluation classes.
+few-shot divisions (Finn's, Vinyals') are lists of classes over both of Lake's sets, so the reader divides nothing; give
+it the folder of both, since the path of one set reads that set. `lake_sets` tells the sets' classes apart.
 """
 
 from pathlib import Path
@@ -25,18 +25,19 @@ SETS = ("images_background", "images_evaluation")
 
 def lake(path: Path) -> Listing | None:
     """Omniglot: images_background and images_evaluation, as .zip or unpacked, with <alphabet>/<character>/*.png"""
+    wanted: tuple[str, ...] = SETS
     if path.stem in SETS and (path.is_dir() or path.suffix == ".zip"):
-        path = path.parent
+        wanted, path = (path.stem,), path.parent
     rows: list[Row] = []
     skipped: list[tuple[str, str]] = []
     kinds = []
-    for name in SETS:
+    for name in wanted:
         found = _find(path, name)
         if found is None:
             skipped.append((name, f"no {name}.zip or {name}/ was found, so the characters of that set are absent"))
             continue
         # In Lake's archives all is in one folder named like the archive; others have packed what is in it.
-        tree = members(found) if found.is_file() else walk(found, 3)
+        tree = members(found) if found.is_file() else walk(found, 4)
         wrapped = any(parts[0] == name for parts in tree.folders) or any(parts[0] == name for parts, _ in tree.files)
         own = _characters(tree, "" if wrapped else name, skipped)
         if both := {row.label for row in own} & {row.label for row in rows}:

@@ -46,11 +46,11 @@ def split_pickles(path: Path) -> Listing | None:
             _put(found, match["set"], split_of(match["split"]) or "", name, folder)
     if len(found) > 1:
         raise InputError(f"{folder} holds several sets ({', '.join(sorted(found))}): keep each in a folder of its own.")
-    parts: list[Part] = []
-    for prefix, files in found.items():
-        parts += [_part(folder / files[split], split) for split in ("train", "val", "test") if split in files]
-        return joined(f"pickles by split ({prefix or folder.name}: {', '.join(files)})", parts, skipped, apart=True)
-    return None
+    if not found:
+        return None
+    ((prefix, files),) = found.items()
+    parts = [_part(folder / files[split], split) for split in ("train", "val", "test") if split in files]
+    return joined(f"pickles by split ({prefix or folder.name}: {', '.join(files)})", parts, skipped, apart=True)
 
 
 def tiered(path: Path) -> Listing | None:

@@ -67,7 +67,8 @@ class _Found:
         self.places: list[tuple[str, bool]] = []
 
     def start(self, folder: str) -> None:
-        bases = dict.fromkeys((folder, posixpath.normpath(f"{folder}/images"), ".", "images"))
+        near = dict.fromkeys((folder, posixpath.normpath(f"{folder}/images"), ".", "images"))
+        bases = [base for base in near if (self.root / base).is_dir()]
         self.places = [place for base in bases for place in ((base, False), (base, True))]
 
     def __call__(self, entry: Entry) -> str | None:
@@ -137,7 +138,7 @@ def _entries(file: Path, root: Path, found: _Found) -> Iterator[Entry]:
     found.start(folder)
     for where, fields in lines:
         if len(fields) <= max(at_path, at_label, at_split or 0):
-            raise InputError(f"{where.capitalize()} ({file}) has {len(fields)} fields, fewer than the header names.")
+            raise InputError(f"{file}: {where} has {len(fields)} fields, fewer than the header names.")
         written, label = fields[at_path].strip().replace("\\", "/"), fields[at_label].strip()
         split = split_of(file.stem)
         if at_split is not None:
@@ -146,7 +147,7 @@ def _entries(file: Path, root: Path, found: _Found) -> Iterator[Entry]:
                 known = nearest(fields[at_split], SPLIT_NAMES)
                 raise InputError(f"There is no split {fields[at_split]!r} ({where}, {file}). {known}")
         if not written or not label:
-            raise InputError(f"{where.capitalize()} ({file}) has no {'class' if written else 'path'}: complete it.")
+            raise InputError(f"{file}: {where} has no {'class' if written else 'path'}: complete it.")
         if written.startswith("/") or re.match("[A-Za-z]:", written):
             raise InputError(
                 f"{written!r} ({where}, {file}) is an absolute path, which no other machine has: write paths relative "
