@@ -5,6 +5,7 @@ position among the sorted training classes. The support is one training image of
 does not look at; it makes the batch a task like any other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple

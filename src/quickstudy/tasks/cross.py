@@ -1,5 +1,6 @@
 """Training on one kind of task, judging on others: another data set, or batches first and few-shot tasks after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,11 @@ class Cross(TaskFamily):
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         return self.of_split(draws.split).sample(draws, size, part)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return [f"{split}: {note}" for split, part in parts.items() if part is not None for note in part.notes]
 
     def describe(self) -> dict[str, Any]:
         parts = {"train": self.train, "val": self.val, "test": self.test}
