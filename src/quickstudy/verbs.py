@@ -24,7 +24,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Demo(Output):
-    """Train MAML, MT-net, Wormhole MAML and HyperMAML on real handwritten digits: a table and a report in minutes."""
+    """Train MAML, MT-net, Wormhole MAML and HyperMAML on real drawings: a table and a report in minutes."""
 
     out: Folder = None
     """Directory for the runs and the report (default: runs/demo, or the next free number)."""

@@ -128,14 +128,18 @@ class ImageSet:
             digest=found.digest,
         )
 
+    def found(self) -> Path | None:
+        """The folder under the data root that holds the set, if there is one."""
+        places = (data_root() / folder for folder in self.folders)
+        return next((place for place in places if place.exists()), None)
+
     def where(self) -> Path:
         """The folder that holds the set."""
-        root = data_root()
-        for folder in self.folders:
-            if (root / folder).exists():
-                return root / folder
+        place = self.found()
+        if place is not None:
+            return place
         raise InputError(
-            f"{self.name!r} is not under the data root {root} (looked for {', '.join(self.folders)}). "
+            f"{self.name!r} is not under the data root {data_root()} (looked for {', '.join(self.folders)}). "
             f"Get it with `quickstudy data prepare {self.name}`, name another root with --data-root or "
             "QUICKSTUDY_DATA, or give its folder as --tasks.path."
         )
