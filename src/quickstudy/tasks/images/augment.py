@@ -35,10 +35,15 @@ def resized(x: Batch, size: int, noise: Noise) -> Batch:
 
 
 def padded(x: Batch, size: int, by: int, noise: Noise) -> Batch:
-    """A window of `size` at a random place of the picture with `by` black pixels around it."""
+    """A window of `size` at a random place of the picture with `by` black pixels around it.
+
+    In single precision noise can be 1, hence the clamp.
+    """
     wide = F.pad(x, (by,) * 4)
     span = wide.shape[-1] - size + 1
-    rows, columns = ((noise[:, i] * span).long()[:, None] + torch.arange(size) for i in (_TOP, _LEFT))
+    rows, columns = (
+        (noise[:, i] * span).long().clamp(max=span - 1)[:, None] + torch.arange(size) for i in (_TOP, _LEFT)
+    )
     n = torch.arange(len(x))[:, None, None]
     return wide.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.images.listing import Pictures
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -49,8 +50,8 @@ class Decoding:
             raise InputError(f"There is no filter {self.resample!r}. Filters are: {', '.join(FILTERS)}.")
 
 
-def decode(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
-    """The picture's bytes, and in words what was done to it beyond resizing.
+def decode(pictures: Pictures, number: int, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
+    """One picture's bytes, and in words what was done to it beyond resizing.
 
     Raises:
         Unreadable: The file is damaged, of an unknown kind, or too large to be a picture.
@@ -59,35 +60,30 @@ def decode(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "chan
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # tags that no pixel depends on
-            picture.load()
-            return _converted(picture, how)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as e:
-        raise Unreadable(reason(e)) from e
+            with pictures[number] as picture:  # opened in here: what is too large is told before a pixel is decoded
+                picture.load()
+                return _converted(picture, how)
+    except Exception as error:  # Pillow lets damage out as struct.error, IndexError, TypeError and more
+        raise Unreadable(_reason(error)) from error
 
 
-def reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """Why a picture could not be read, without the path and the object's address in it."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow knows"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).partition(" <")[0] or type(error).__name__
 
 
 def _converted(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
     done = set()
-    if getattr(picture, "n_frames", 1) > 1:
+    if getattr(picture, "is_animated", False):
         done.add("only the first frame was taken")
     upright = ImageOps.exif_transpose(picture)
-    if upright.getexif() != picture.getexif():
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         done.add("turned upright as its EXIF tag says")
+    grey = upright.mode in ("1", "L", "LA", "La") or upright.mode.startswith("I")
     if upright.mode.startswith("I"):
         upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
         done.add("16 bits made 8")
@@ -97,7 +93,6 @@ def _converted(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         done.add("transparency laid over white")
-    grey = upright.mode in ("1", "L")
     if how.channels == 3 and grey:
         done.add("grey made colour")
     elif how.channels == 1 and not grey:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,17 +38,23 @@ class ImageEpisodes(Episodes):
         digest: Of the stored pictures and labels.
     """
 
-    names: Sequence[str]
+    names: Sequence[str] = field(repr=False)
     recipe: Recipe
     size: int
     drawing: bool = False
     rotations: str = "none"
     notes: Sequence[str] = ()
-    digest: str = ""
+    digest: str
 
     def __post_init__(self) -> None:
         if self.rotations not in ROTATIONS:
             raise InputError(f"rotations={self.rotations!r} cannot be used. Use one of: {', '.join(ROTATIONS)}.")
+        images = self._images
+        if images.dtype != np.uint8 or images.ndim != 4 or min(images.shape[2:]) < self.size:
+            raise InputError(
+                f"Pictures of type {images.dtype} and shape {list(images.shape)} cannot be shown at size {self.size}: "
+                f"give bytes [N, channels, side, side], decoded for this size, as `stored` does."
+            )
         super().__post_init__()
 
     @property
@@ -85,7 +91,7 @@ class ImageEpisodes(Episodes):
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self.digest} {self.recipe} {self.size} {self.rotations}".encode())
+        digest = hashlib.sha256(f"{self.digest} {self.recipe} {self.size} {self.rotations} {self.drawing}".encode())
         for name, images in self._pools.items():
             digest.update(name.encode())
             digest.update(np.sort(images.table[images.table >= 0]).data)

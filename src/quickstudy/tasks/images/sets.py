@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quickstudy.draws import SPLITS
 from quickstudy.errors import InputError, nearest
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.published import names as published_names
@@ -39,7 +38,7 @@ def data_root() -> Path:
     """`QUICKSTUDY_DATA`, or the user's data folder."""
     given = os.environ.get("QUICKSTUDY_DATA")
     if given:
-        return Path(given)
+        return Path(given).expanduser()
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "quickstudy"
 
 
@@ -107,7 +106,7 @@ class ImageSet:
             seed: Of the splits "class" and "image".
             path: Where the files are; by default looked for under the data root.
         """
-        place = Path(path).expanduser() if path else self.where()
+        place = Path(path).expanduser().absolute() if path else self.where()
         found = self.read(place, size or self.size, recipe or self.recipe)
         splits, rule, missing = divided(found, split or self.split, self.name, seed, tuple(only))
         return ImageEpisodes(
@@ -155,6 +154,11 @@ class ImageSet:
         """The set's name, or what stands in for it: this is printed beside every number."""
         if (len(found.classes), len(found.labels)) == (self.classes, self.images):
             return self.name
+        if place.name.lower() == self.name:
+            return (
+                f"{self.name} with {len(found.classes)} classes and {len(found.labels)} images "
+                f"instead of {self.classes} and {self.images}"
+            )
         return f"{place.name} in place of {self.name}"
 
 
@@ -178,7 +182,10 @@ def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]
             )
         inside = {name: images[np.isin(images, keep)] for name, images in found.splits.items()}
         return {name: images for name, images in inside.items() if len(images)}, f"as laid out{among}", []
-    known = published_names(of)
+    try:
+        known = published_names(of)
+    except InputError:
+        known = []
     if split not in known:
         raise InputError(f"{of!r} has no split {split!r}. {nearest(split, [*known, *GENERAL])}")
     division = published(of, split).divide(found.classes, partial=True)
@@ -249,17 +256,14 @@ def folder(
     how = recipe_named(recipe)
     found = stored(place, recognise, how.decoding(size, channels, ink))
     if split == "auto":
-        split = "layout" if found.splits else "class" if len(only or found.classes) >= 5 * (ways or 5) else "image"
+        by_class = len(set(only) or found.classes) >= 5 * (ways or 5)
+        split = "layout" if found.splits else "class" if by_class else "image"
     splits, rule, missing = divided(found, split, place.name, seed, tuple(only))
-    fewest, scarcest = _smallest(found.labels, splits)
-    ways = ways or min(5, fewest)
-    queries = queries or min(15, scarcest - shots)
-    if queries < 1 or ways < 2:
+    if ways is None or queries is None:
         check_counts(shots=shots)
-        raise InputError(
-            f"Split {split!r} leaves {fewest} classes and, in the smallest, {scarcest} pictures: a task needs 2 "
-            f"classes of at least {shots + 1} pictures each in every split. Add pictures, or use --tasks.split image."
-        )
+        most_ways, most_queries = _room(found, splits, split, shots)
+        ways = min(5, most_ways) if ways is None else ways
+        queries = min(15, most_queries) if queries is None else queries
     return ImageEpisodes(
         found.pixels,
         found.labels,
@@ -279,10 +283,26 @@ def folder(
     )
 
 
-def _smallest(labels: NDArray[np.int64], splits: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
-    """Over all splits, the fewest classes and the fewest pictures of a class."""
-    counts = [np.unique(labels[splits[name]], return_counts=True)[1] for name in SPLITS if name in splits]
-    return min(map(len, counts)), min(int(c.min()) for c in counts)
+def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
+    """The most ways and queries that every split has classes and pictures for."""
+    counts = {name: np.unique(found.labels[images], return_counts=True) for name, images in splits.items()}
+    narrow = min(counts, key=lambda name: len(counts[name][0]))
+    scarce = min(counts, key=lambda name: int(counts[name][1].min()))
+    classes, (labels, images) = counts[narrow][0], counts[scarce]
+    if len(classes) < 2:
+        raise InputError(
+            f"Split {split!r} leaves {narrow!r} one class, {found.classes[classes[0]]!r}: a task needs 2 or more. "
+            "Add classes, or divide the data otherwise."
+        )
+    least = int(images.min())
+    if least <= shots:
+        label = labels[images.argmin()]
+        raise InputError(
+            f"Class {found.classes[label]!r} has {int((found.labels == label).sum())} pictures, {least} of them in "
+            f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them a query. Add pictures "
+            "of it, or keep the other classes only with `only`."
+        )
+    return len(classes), least - shots
 
 
 IMAGE_SETS = {

@@ -20,11 +20,15 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.files import dumps, writes
-from quickstudy.tasks.images.decode import Decoding, Unreadable, decode, reason
+from quickstudy.files import dumps, sync, write_atomic, writes
+from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
 from quickstudy.tasks.images.listing import Listing
 
 FORMAT = 1
+TABLES = (".csv", ".parquet", ".json")
+"""Files that name pictures beside them."""
+
+ADVICE = "Free some space, or name another folder with QUICKSTUDY_CACHE."
 Progress = Callable[[int, int], None]
 """Told how many pictures of how many are decoded."""
 
@@ -60,30 +64,40 @@ def cache_root() -> Path:
     """`QUICKSTUDY_CACHE`, or the user's cache folder."""
     given = os.environ.get("QUICKSTUDY_CACHE")
     if given:
-        return Path(given)
+        return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quickstudy"
 
 
 def stamp(source: Path) -> str:
-    """A digest of the names, sizes and times of a file, or of all files under a folder."""
+    """A digest of the names, sizes, times and permissions of a file, or of all files under a folder.
+
+    A table stands for its folder, where the pictures are.
+    """
     digest = hashlib.sha256()
-    for name, size, time in sorted(_files(source, "")):
-        digest.update(f"{name}\0{size}\0{time}\n".encode("utf-8", "surrogateescape"))
+    try:
+        if source.is_dir() or source.suffix.lower() in TABLES:
+            found = sorted(_files(source if source.is_dir() else source.parent, "", ()))
+        else:
+            found = [(source.name, source.stat())]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
+    for name, about in found:
+        line = f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_mode}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 
-def _files(place: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
-    if not place.is_dir():
-        found = place.stat()
-        yield prefix or place.name, found.st_size, found.st_mtime_ns
+def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iterator[tuple[str, os.stat_result]]:
+    """All files under a folder; a link to a folder above itself is not entered."""
+    own = folder.stat()
+    if any(os.path.samestat(own, other) for other in above):
         return
-    with os.scandir(place) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=not prefix):  # a linked folder counts at the top only: loops end there
-                yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
+            if entry.is_dir():
+                yield from _files(Path(entry.path), f"{prefix}{entry.name}/", (*above, own))
             elif entry.is_file():
-                found = entry.stat()
-                yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
+                yield f"{prefix}{entry.name}", entry.stat()
 
 
 def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progress: Progress | None = None) -> Stored:
@@ -96,22 +110,35 @@ def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progres
         progress: Told how far decoding is.
     """
     source = source.resolve()
-    key = hashlib.sha256(dumps({"source": str(source), **asdict(how)}).encode()).hexdigest()[:24]
+    named = dumps({"source": str(source), **asdict(how)})
+    key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     root = cache_root()
     entry, mark = root / key, {"format": FORMAT, "stamp": stamp(source)}
     found = _opened(entry, mark)
     if found is not None:
         return found
-    with writes(root, "Free some space, or name another folder with QUICKSTUDY_CACHE."):
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f"{key}.lock"):
-            found = _opened(entry, mark)  # another process may have built it meanwhile
-            if found is None:
-                _build(entry, mark, read(source), how, progress)
-                found = _opened(entry, mark)
+    with _locked(root, key):
+        found = _opened(entry, mark)  # another process may have built it meanwhile
+        if found is None:
+            listing = read(source)
+            with writes(root, ADVICE):
+                _build(entry, mark, listing, how, progress)
+            found = _opened(entry, mark)
     if found is None:
         raise RunError(f"The cache entry {entry} was changed while it was being read. Try again.")
     return found
+
+
+@contextmanager
+def _locked(root: Path, key: str) -> Iterator[None]:
+    lock = FileLock(root / f"{key}.lock")
+    with writes(root, ADVICE):
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
@@ -123,20 +150,19 @@ def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
             return None
         if (entry / "pixels.bin").stat().st_size != int(np.prod(shape)):
             return None
-        pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape)
-    except (OSError, ValueError, KeyError, TypeError):
+        return Stored(
+            np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape),
+            np.array(index["labels"], dtype=np.int64),
+            index["classes"],
+            index["names"],
+            {name: np.array(numbers, dtype=np.int64) for name, numbers in index["splits"].items()},
+            index["layout"],
+            [(name, why) for name, why in index["skipped"]],
+            index["changed"],
+            index["digest"],
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return Stored(
-        pixels,
-        np.array(index["labels"], dtype=np.int64),
-        index["classes"],
-        index["names"],
-        {name: np.array(numbers, dtype=np.int64) for name, numbers in index["splits"].items()},
-        index["layout"],
-        [(name, why) for name, why in index["skipped"]],
-        index["changed"],
-        index["digest"],
-    )
 
 
 def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, progress: Progress | None) -> None:
@@ -146,7 +172,7 @@ def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, p
         with (place / "pixels.bin").open("wb") as file:
             for number in range(len(listing.pictures)):
                 try:
-                    pixels, done = _read(listing, number, how)
+                    pixels, done = decode(listing.pictures, number, how)
                 except Unreadable as error:
                     skipped.append((listing.names[number], str(error)))
                     continue
@@ -178,16 +204,7 @@ def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, p
             "changed": changed,
             "digest": digest.hexdigest()[:12],
         }
-        (place / "index.json").write_text(dumps(index), encoding="utf-8")
-
-
-def _read(listing: Listing, number: int, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
-    try:
-        picture = listing.pictures[number]
-    except Exception as error:  # an archive or a file may be damaged in any way
-        raise Unreadable(reason(error)) from error
-    with picture:
-        return decode(picture, how)
+        write_atomic(place / "index.json", dumps(index).encode())
 
 
 def _relabelled(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
@@ -205,9 +222,8 @@ def _beside(entry: Path) -> Iterator[Path]:
     place.mkdir()
     try:
         yield place
-        if entry.exists():
-            entry.rename(place.with_suffix(".old"))
+        shutil.rmtree(entry, ignore_errors=True)  # out of date, and where it is in use its map outlives the name
         place.rename(entry)
-        shutil.rmtree(place.with_suffix(".old"), ignore_errors=True)
+        sync(entry.parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)

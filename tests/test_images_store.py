@@ -1,0 +1,651 @@
+"""Pictures to bytes, and bytes kept: known values, every kind of file, a cache that survives kills and full disks."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import time
+import traceback
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quickstudy.errors import InputError, RunError
+from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
+from quickstudy.tasks.images.listing import Arrays, Files, Listing
+from quickstudy.tasks.images.store import cache_root, stamp, stored
+
+GREY, COLOUR = Decoding(4, 1), Decoding(4, 3)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Encoded:
+    """Pictures as the bytes of files."""
+
+    def __init__(self, *files: bytes):
+        self.files = files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, number):
+        return Image.open(BytesIO(self.files[number]))
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(picture: Image.Image, how: Decoding, kind: str = "PNG", **options):
+    """The pixels and what was said, by way of a file's bytes."""
+    return decode(Encoded(encoded(picture, kind, **options)), 0, how)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+# -- decode --
+
+
+def test_colour_bytes_are_kept_as_they_are():
+    rgb = noise(4, 4, 3)
+    pixels, said = decoded(Image.fromarray(rgb), COLOUR)
+    assert pixels.dtype == np.uint8 and np.array_equal(pixels, rgb.transpose(2, 0, 1)) and said == set()
+
+
+def test_colour_becomes_grey_by_luma():
+    picture = np.zeros((1, 4, 3), np.uint8)
+    picture[0, :3] = np.diag([255, 255, 255])
+    picture[0, 3] = 255
+    pixels, said = decoded(Image.fromarray(picture.repeat(4, 0)), GREY)
+    assert pixels[0, 0].tolist() == [round(255 * w) for w in (0.299, 0.587, 0.114, 1)]
+    assert said == {"colour made grey"}
+
+
+@pytest.mark.parametrize("how", [GREY, COLOUR])
+def test_one_bit_and_grey_pictures_keep_their_values(how):
+    values = noise(4, 4)
+    said = {"grey made colour"} if how.channels == 3 else set()
+    for picture, expected in (
+        (Image.fromarray(values), values),
+        (Image.fromarray(values > 127), np.where(values > 127, 255, 0)),
+    ):
+        pixels, words = decoded(picture, how)
+        assert np.array_equal(pixels, np.broadcast_to(expected, pixels.shape)) and words == said
+
+
+def test_inverted_is_255_minus_the_value():
+    values = noise(4, 4)
+    assert np.array_equal(decoded(Image.fromarray(values), Decoding(4, 1, invert=True))[0][0], 255 - values)
+
+
+def over_white(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return np.round(255 + (values.astype(float) - 255) * alpha / 255)
+
+
+def test_transparency_is_laid_over_white():
+    values, alpha = noise(4, 4, 3), np.array([[0, 85, 170, 255]] * 4, np.uint8)
+    rgba = Image.fromarray(np.dstack([values, alpha]))
+    pixels, said = decoded(rgba, COLOUR)
+    expected = over_white(values, alpha[:, :, None]).transpose(2, 0, 1)
+    assert np.abs(pixels - expected).max() <= 1 and said == {"transparency laid over white"}
+    assert (pixels[:, :, 0] == 255).all() and np.array_equal(pixels[:, :, 3], values[:, 3].T)
+    grey = rgba.convert("LA")
+    pixels, said = decoded(grey, GREY)
+    luma = np.asarray(grey)[:, :, 0]
+    assert np.abs(pixels[0] - over_white(luma, alpha)).max() <= 1 and said == {"transparency laid over white"}
+    assert "grey made colour" in decoded(grey, COLOUR)[1]
+
+
+def test_a_palette_is_looked_up_and_its_transparent_colour_is_white():
+    picture = Image.new("P", (4, 4))
+    picture.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 200])
+    picture.putdata([0, 1, 2, 0] * 4)
+    pixels, said = decoded(picture, COLOUR, transparency=1)
+    assert pixels[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255], [0, 0, 200], [10, 20, 30]]
+    assert said == {"transparency laid over white"}
+
+
+def test_cmyk_is_read_as_colour():
+    red = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    pixels, said = decoded(red, COLOUR, "TIFF")
+    assert (pixels[0] == 255).all() and not pixels[1:].any() and said == set()
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("I", "TIFF")])
+def test_sixteen_bits_become_eight(mode, kind):
+    values = np.array([[0, 256, 257, 65535]] * 4)
+    picture = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.int32))
+    assert picture.mode == mode
+    pixels, said = decoded(picture, GREY, kind)
+    assert pixels[0, 0].tolist() == [0, 0, 1, 255] and said == {"16 bits made 8"}
+
+
+def test_floating_point_pictures_are_refused():
+    with pytest.raises(Unreadable, match="floating-point pixels have no agreed range"):
+        decoded(Image.fromarray(np.ones((4, 4), np.float32)), GREY, "TIFF")
+
+
+UPRIGHT = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+# By the EXIF standard: which side of the upright picture the file's first row and first column are.
+STORED = {
+    1: UPRIGHT,  # top, left
+    2: UPRIGHT[:, ::-1],  # top, right
+    3: UPRIGHT[::-1, ::-1],  # bottom, right
+    4: UPRIGHT[::-1],  # bottom, left
+    5: UPRIGHT.T,  # left, top
+    6: UPRIGHT[:, ::-1].T,  # right, top
+    7: UPRIGHT[::-1, ::-1].T,  # right, bottom
+    8: UPRIGHT[::-1].T,  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_exif_orientation_gives_the_same_upright_picture(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    pixels, said = decoded(picture, Decoding(2, 1, "area"), exif=exif)
+    blocks = UPRIGHT.reshape(2, 2, 2, 3).mean((1, 3))
+    assert np.array_equal(pixels[0], blocks)
+    assert said == ({"turned upright as its EXIF tag says"} if orientation > 1 else set())
+
+
+def test_of_an_animation_the_first_frame_is_taken_and_this_is_said():
+    frames = [Image.new("L", (4, 4), value) for value in (10, 200, 90)]
+    pixels, said = decoded(frames[0], GREY, "GIF", save_all=True, append_images=frames[1:])
+    assert (pixels == 10).all() and "only the first frame was taken" in said
+    assert "only the first frame was taken" not in decoded(frames[0], GREY, "GIF")[1]
+
+
+@pytest.mark.parametrize("resample", ["lanczos", "bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("side", [1, 3, 7, 20])
+def test_a_constant_picture_stays_constant(resample, side):
+    picture = Image.new("RGB", (7, 5), (3, 128, 254))
+    pixels, _ = decoded(picture, Decoding(side, 3, resample))
+    assert pixels.shape == (3, side, side)
+    assert np.array_equal(pixels, np.broadcast_to(np.array([3, 128, 254])[:, None, None], pixels.shape))
+
+
+def test_area_is_the_mean():
+    picture = Image.fromarray(np.array([[0, 100], [50, 250]], np.uint8))
+    assert decoded(picture, Decoding(1, 1, "area"))[0].item() == 100
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "not an image"),
+        (b"this is text, whatever its name\n" * 20, "not an image"),
+        (encoded(Image.fromarray(noise(40, 40, 3)))[:2000], "truncated"),
+        (encoded(Image.fromarray(noise(40, 40, 3)), "JPEG")[:1000], "truncated"),
+    ],
+    ids=["empty", "text", "png", "jpeg"],
+)
+def test_damage_is_told_in_a_few_words(data, why):
+    with pytest.raises(Unreadable, match=why) as error:
+        decode(Encoded(data), 0, COLOUR)
+    assert "0x" not in str(error.value) and "BytesIO" not in str(error.value)
+
+
+def test_what_the_system_refuses_is_told_without_the_path(tmp_path):
+    with pytest.raises(Unreadable) as error:
+        decode(Files([tmp_path / "gone.png"]), 0, GREY)
+    assert str(error.value) == "No such file or directory"
+
+
+@pytest.mark.parametrize("side", [14_000, 60_000])
+def test_a_bomb_is_refused_before_it_is_decoded(side):
+    """14 000 is where Pillow only warns, 60 000 where it refuses; the pixels are not there, and are not missed."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(Unreadable, match=f"Image size .{side**2} pixels. exceeds limit"):
+        decode(Encoded(data), 0, GREY)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+def test_whatever_the_damage_it_is_pixels_or_a_reason(kind):
+    """No exception but `Unreadable` and no warning comes out, however a file is garbled."""
+    rng, exif = random.Random(0), Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [Image.fromarray(noise(20, 24, 3)[::-1])]} if kind == "GIF" else {}
+    whole = encoded(Image.fromarray(noise(20, 24, 3)), kind, exif=exif, **frames)
+    reasons = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(rng.choice((60, len(data))))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        try:
+            assert decode(Encoded(bytes(data)), 0, COLOUR)[0].shape == (3, 4, 4)
+        except Unreadable as error:
+            assert str(error)
+            reasons += 1
+    assert reasons > 20
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"side": 0, "channels": 1}, "size from 1 to 1024"),
+        ({"side": 1025, "channels": 1}, "size from 1 to 1024"),
+        ({"side": 8, "channels": 2}, "channels=2 .* 1 is grey, 3 is colour"),
+        ({"side": 8, "channels": 1, "resample": "cubic"}, "no filter 'cubic'.*bicubic"),
+    ],
+)
+def test_decodings_that_cannot_be_made_are_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        Decoding(**given)
+
+
+# -- store --
+
+
+class Reader:
+    """Reads class folders, in split folders or not, and counts how often it is asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, root: Path) -> Listing:
+        self.calls += 1
+        paths = sorted(root.rglob("*.png"))
+        classes = sorted({path.parent.name for path in paths})
+        labels = np.array([classes.index(path.parent.name) for path in paths], np.int64)
+        names = [path.relative_to(root).as_posix() for path in paths]
+        splits = {
+            split: numbers
+            for split in ("train", "val", "test")
+            if len(numbers := np.flatnonzero([name.startswith(split) for name in names]))
+        }
+        return Listing("class folders", Files(paths), names, labels, classes, splits, [("notes.txt", "no image")])
+
+
+def drawn(place: Path, value: int) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (6, 6), value).save(place)
+    return place
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Six pictures of three classes; a picture's value says which it is."""
+    for number in range(6):
+        drawn(tmp_path / "data" / "abc"[number // 2] / f"{number}.png", 10 * number)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def reader():
+    return Reader()
+
+
+def values(found) -> list[int]:
+    assert all(len(np.unique(picture)) == 1 for picture in found.pixels)
+    return found.pixels[:, 0, 0, 0].tolist()
+
+
+def test_pictures_are_built_once(source, reader):
+    told = []
+    first = stored(source, reader, GREY, lambda done, of: told.append((done, of)))
+    again = stored(source, reader, GREY)
+    assert reader.calls == 1 and told == [(n, 6) for n in range(1, 7)]
+    for found in (first, again):
+        assert values(found) == [0, 10, 20, 30, 40, 50] and found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert found.classes == ["a", "b", "c"] and found.names[3] == "b/3.png" and found.layout == "class folders"
+        assert found.skipped == [("notes.txt", "no image")] and found.changed == {} and found.splits == {}
+    assert first.digest == again.digest and len(first.digest) == 12
+
+
+def test_bytes_are_memory_mapped_and_cannot_be_written(source, reader):
+    pixels = stored(source, reader, GREY).pixels
+    assert isinstance(pixels, np.memmap) and pixels.dtype == np.uint8 and pixels.shape == (6, 1, 4, 4)
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0] = 1
+
+
+def test_each_decoding_and_each_source_has_an_entry_of_its_own(source, reader, tmp_path):
+    assert stored(source, reader, GREY).pixels.shape == (6, 1, 4, 4)
+    assert stored(source, reader, COLOUR).pixels.shape == (6, 3, 4, 4)
+    assert stored(source, reader, Decoding(5, 1)).pixels.shape == (6, 1, 5, 5)
+    assert values(stored(source, reader, Decoding(4, 1, invert=True)))[1] == 245
+    other = shutil.copytree(source, tmp_path / "other")
+    drawn(other / "a" / "0.png", 200)
+    assert values(stored(other, reader, GREY))[0] == 200
+    assert values(stored(source, reader, GREY))[0] == 0
+    assert reader.calls == 5
+
+
+def later(path: Path) -> None:
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+CHANGES = {
+    "another time": lambda root: later(root / "a" / "0.png"),
+    "another size": lambda root: (root / "a" / "0.png").write_bytes((root / "a" / "0.png").read_bytes() + b"x"),
+    "another name": lambda root: (root / "a" / "0.png").rename(root / "a" / "1b.png"),
+    "other rights": lambda root: (root / "a" / "0.png").chmod(0o400),
+    "one more": lambda root: drawn(root / "a" / "new.png", 7),
+    "one less": lambda root: (root / "a" / "0.png").unlink(),
+    "another class": lambda root: (root / "a").rename(root / "d"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_entry_is_built_anew_when_its_source_changes(source, reader, change):
+    before = stored(source, reader, GREY)
+    CHANGES[change](source)
+    after = stored(source, reader, GREY)
+    assert reader.calls == 2
+    fresh = reader(source)
+    assert after.names == fresh.names and after.classes == fresh.classes
+    assert values(before) == [0, 10, 20, 30, 40, 50], "a map that is in use keeps its bytes"
+    stored(source, reader, GREY)
+    assert reader.calls == 3
+
+
+def test_linked_folders_count_however_deep_and_loops_end(source, reader, tmp_path):
+    deep = tmp_path / "linked" / "train"
+    deep.mkdir(parents=True)
+    (deep / "c").symlink_to(source / "c")
+    (deep / "up").symlink_to(tmp_path / "linked")
+    before = stamp(tmp_path / "linked")
+    assert stamp(tmp_path / "linked") == before
+    later(source / "c" / "5.png")
+    assert stamp(tmp_path / "linked") != before
+
+
+def test_a_table_stands_for_the_pictures_beside_it(source):
+    table = source / "labels.csv"
+    table.write_text("path,label\na/0.png,a\n")
+    before = stamp(table)
+    later(source / "a" / "0.png")
+    assert stamp(table) != before
+
+
+def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, reader):
+    with pytest.raises(InputError, match=r"gone cannot be read \(No such file or directory\)"):
+        stored(tmp_path / "gone", reader, GREY)
+
+
+def test_names_that_are_no_unicode_do_no_harm(tmp_path, reader):
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        drawn(place / "a" / "0.png", 70)
+    except OSError as error:
+        pytest.skip(f"this file system takes no such name: {error}")
+    assert values(stored(place, reader, GREY)) == [70]
+
+
+def test_unreadable_pictures_are_left_out_and_listed(source, reader):
+    (source / "a" / "1.png").write_text("no picture")
+    (source / "b" / "2.png").write_bytes(b"")
+    (source / "b" / "3.png").write_bytes((source / "c" / "4.png").read_bytes()[:50])
+    drawn(source / "a" / "z.png", 99)
+    found = stored(source, reader, GREY)
+    assert [name for name, _ in found.skipped] == ["notes.txt", "a/1.png", "b/2.png", "b/3.png"]
+    assert all(why for _, why in found.skipped)
+    assert found.classes == ["a", "c"], "class b has lost all of its pictures"
+    assert values(found) == [0, 99, 40, 50] and found.labels.tolist() == [0, 0, 1, 1]
+    assert found.names == ["a/0.png", "a/z.png", "c/4.png", "c/5.png"]
+
+
+def test_splits_are_renumbered_when_pictures_are_left_out(tmp_path, reader):
+    for number, split in enumerate(["test", "test", "train", "train", "val"]):
+        drawn(tmp_path / "data" / split / "a" / f"{number}.png", 10 * number)
+    (tmp_path / "data" / "test" / "a" / "0.png").write_text("broken")
+    (tmp_path / "data" / "train" / "a" / "3.png").write_text("broken")
+    found = stored(tmp_path / "data", reader, GREY)
+    assert {name: found.pixels[images, 0, 0, 0].tolist() for name, images in found.splits.items()} == {
+        "train": [20],
+        "val": [40],
+        "test": [10],
+    }
+
+
+def test_when_no_picture_can_be_read_this_is_said(source, reader, cache):
+    for path in source.rglob("*.png"):
+        path.write_text("no picture")
+    with pytest.raises(InputError, match=r"No picture could be read .*notes.txt: no image.*right folder"):
+        stored(source, reader, GREY)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_what_was_changed_is_counted(tmp_path):
+    pictures = Arrays(noise(5, 4, 4))
+    listing = Listing("an array", pictures, [str(n) for n in range(5)], np.zeros(5, np.int64), ["one"])
+    source = tmp_path / "array.npy"
+    source.touch()
+    found = stored(source, lambda _: listing, COLOUR)
+    assert found.changed == {"grey made colour": 5}
+    assert np.array_equal(found.pixels[:, 2], pictures.values)
+
+
+GARBLED = {
+    "no pixels": lambda entry: (entry / "pixels.bin").unlink(),
+    "few pixels": lambda entry: os.truncate(entry / "pixels.bin", 50),
+    "more pixels": lambda entry: os.truncate(entry / "pixels.bin", 500),
+    "no index": lambda entry: (entry / "index.json").unlink(),
+    "half an index": lambda entry: os.truncate(entry / "index.json", (entry / "index.json").stat().st_size // 2),
+    "zeros": lambda entry: (entry / "index.json").write_bytes(bytes(200)),
+    "no object": lambda entry: (entry / "index.json").write_text("[1, 2]"),
+    "a field less": lambda entry: edited(entry, lambda index: index.pop("labels")),
+    "words for numbers": lambda entry: edited(entry, lambda index: index.update(labels=["x"])),
+    "splits of another kind": lambda entry: edited(entry, lambda index: index.update(splits=[1])),
+    "a later format": lambda entry: edited(entry, lambda index: index.update(format=99)),
+}
+
+
+def edited(entry: Path, change) -> None:
+    index = json.loads((entry / "index.json").read_bytes())
+    change(index)
+    (entry / "index.json").write_text(json.dumps(index))
+
+
+def entries(cache: Path) -> list[Path]:
+    """All that is in the cache but the locks."""
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("damage", GARBLED)
+def test_a_damaged_entry_is_built_anew(source, reader, cache, damage):
+    whole = stored(source, reader, GREY)
+    (entry,) = entries(cache)
+    GARBLED[damage](entry)
+    again = stored(source, reader, GREY)
+    assert reader.calls == 2 and again.digest == whole.digest and values(again) == [0, 10, 20, 30, 40, 50]
+    assert entries(cache) == [entry]
+
+
+def test_the_cache_may_be_read_only_once_it_is_built_and_the_data_always(source, reader, cache):
+    """Root may write all the same, so that nothing changed is looked at too."""
+    places = [source, *source.iterdir()]
+    for place in places:
+        place.chmod(0o555)
+    before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
+    stored(source, reader, GREY)
+    assert {path: path.stat().st_mtime_ns for path in source.rglob("*")} == before
+    cached = {path: path.stat().st_mtime_ns for path in [cache, *cache.rglob("*")]}
+    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
+    assert {path: path.stat().st_mtime_ns for path in [cache, *cache.rglob("*")]} == cached
+    for place in places:
+        place.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(source, reader, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(RunError, match=r"file/cache could not be written: Not a directory\. .*QUICKSTUDY_CACHE"):
+        stored(source, reader, GREY)
+    assert reader.calls == 0
+
+
+def test_a_reader_that_fails_is_not_blamed_on_the_cache(source, cache):
+    def failing(_: Path) -> Listing:
+        raise PermissionError(13, "Permission denied", "secret.zip")
+
+    with pytest.raises(PermissionError, match="secret.zip"):
+        stored(source, failing, GREY)
+    assert entries(cache) == []
+
+
+def test_the_cache_is_where_the_settings_say(monkeypatch, tmp_path):
+    assert cache_root() == tmp_path / "cache"
+    monkeypatch.setenv("QUICKSTUDY_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_root() == tmp_path / "xdg" / "quickstudy"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_root() == tmp_path / "home" / ".cache" / "quickstudy"
+    monkeypatch.setenv("QUICKSTUDY_CACHE", "~/own")
+    assert cache_root() == tmp_path / "home" / "own"
+
+
+# -- several processes, kills and full disks --
+
+
+def copy_of_this_process(work) -> int:
+    """Starts a copy of this process that does the work and ends; its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads in the copy: it uses none
+        child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def ended(child: int) -> int:
+    """How it ended: 0, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(moment: int, cache: Path):
+    """From now on this process kills itself just before its `moment`-th change to the cache's files."""
+    seen, under = 0, str(cache)
+
+    def watch(event: str, args: tuple) -> None:
+        nonlocal seen
+        if event in {"os.rename", "os.mkdir", "os.rmdir", "os.remove"} or (event == "open" and under in str(args[0])):
+            seen += 1
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+@pytest.mark.parametrize("before", ["nothing", "an entry of older data"])
+def test_a_kill_at_any_instant_leaves_a_cache_that_is_built_right(source, reader, cache, tmp_path, before):
+    if before != "nothing":
+        stored(source, reader, GREY)
+        drawn(source / "a" / "0.png", 77)
+        later(source / "a" / "0.png")
+    expected = [77 if before != "nothing" else 0, 10, 20, 30, 40, 50]
+    kept, moment, outcome = tmp_path / "kept", 0, -signal.SIGKILL
+    if cache.exists():
+        cache.rename(kept)
+    while outcome == -signal.SIGKILL:
+        moment += 1
+        shutil.rmtree(cache, ignore_errors=True)
+        if kept.exists():
+            shutil.copytree(kept, cache)
+
+        def work(moment=moment):
+            killed_at(moment, cache)
+            stored(source, reader, GREY)
+
+        outcome = ended(copy_of_this_process(work))
+        found = stored(source, reader, GREY)
+        assert values(found) == expected and found.labels.tolist() == [0, 0, 1, 1, 2, 2], moment
+        assert len(entries(cache)) == 1, "what the dead process left is gone"
+    assert outcome == 0 and moment > 8, "the last copy was not killed: every instant before it was tried"
+
+
+@pytest.mark.parametrize("after", random.Random(0).sample(range(1, 7), 3))
+def test_a_kill_between_two_pictures_leaves_nothing_that_is_used(source, reader, after):
+    def progress(done: int, of: int) -> None:
+        if done == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert ended(copy_of_this_process(lambda: stored(source, reader, GREY, progress))) == -signal.SIGKILL
+    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50] and reader.calls == 1
+
+
+def test_two_processes_build_one_entry_and_see_the_same_bytes(source, cache, tmp_path):
+    start, end = os.pipe()
+
+    def work(number: int):
+        os.close(end)
+        os.read(start, 1)  # ends when this process closes its side: both begin at once
+
+        def read(root: Path) -> Listing:
+            (tmp_path / f"read by {number}").touch()
+            return Reader()(root)
+
+        found = stored(source, read, GREY, lambda done, of: time.sleep(0.01))
+        (tmp_path / f"bytes {number}").write_bytes(found.pixels.tobytes() + found.digest.encode())
+
+    children = [copy_of_this_process(lambda n=n: work(n)) for n in range(2)]
+    os.close(end)
+    os.close(start)
+    assert [ended(child) for child in children] == [0, 0]
+    first, second = ((tmp_path / f"bytes {n}").read_bytes() for n in range(2))
+    assert first == second and len(first) == 6 * 16 + 12
+    assert len(list(tmp_path.glob("read by *"))) == 1 and len(entries(cache)) == 1
+
+
+@pytest.mark.parametrize("room", [0, 40, 100])
+def test_a_full_disk_is_said_and_leaves_nothing_behind(source, reader, cache, tmp_path, room):
+    """The limit on file sizes stands in for a disk with this much room: the system refuses to write the rest."""
+    said = os.memfd_create("said")
+
+    def work():
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            stored(source, reader, GREY)
+        except RunError as error:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            os.write(said, str(error).encode())
+
+    assert ended(copy_of_this_process(work)) == 0
+    message = os.pread(said, 1000, 0).decode()
+    os.close(said)
+    assert message == f"{cache} could not be written: File too large. Free some space, or name another folder with " + (
+        "QUICKSTUDY_CACHE."
+    )
+    assert entries(cache) == []
+    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
+
+
+def test_the_limit_did_not_reach_this_process():
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
