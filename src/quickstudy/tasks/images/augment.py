@@ -15,11 +15,12 @@ NUMBERS = 8
 _AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(NUMBERS)
 
 Batch = Float[Tensor, "n channels height width"]
+Square = Float[Tensor, "n channels size size"]
 Noise = Float[Tensor, "n numbers"]
 LUMA = (0.299, 0.587, 0.114)
 
 
-def resized(x: Batch, size: int, noise: Noise) -> Batch:
+def resized(x: Batch, size: int, noise: Noise) -> Square:
     """A part of 8 to 100% of the area, 3/4 to 4/3 as wide as high, scaled to `size` (bilinear).
 
     Where such a part would be larger than the picture, its longer side is cut to the picture's.
@@ -34,7 +35,7 @@ def resized(x: Batch, size: int, noise: Noise) -> Batch:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def padded(x: Batch, size: int, by: int, noise: Noise) -> Batch:
+def padded(x: Batch, size: int, by: int, noise: Noise) -> Square:
     """A window of `size` at a random place of the picture with `by` black pixels around it.
 
     In single precision noise can be 1, hence the clamp.
@@ -65,7 +66,7 @@ def jittered(x: Batch, strength: float, noise: Noise) -> Batch:
     return (grey + (x - grey) * saturation).clamp(0, 1)
 
 
-def _grey(x: Batch) -> Batch:
+def _grey(x: Batch) -> Float[Tensor, "n 1 height width"]:
     if x.shape[1] == 1:
         return x
-    return (x * torch.tensor(LUMA).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * x.new_tensor(LUMA).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
