@@ -17,7 +17,7 @@ from quickstudy.errors import InputError
 from quickstudy.evaluate import batches
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.images import augment
-from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.family import ImageEpisodes, turned
 from quickstudy.tasks.images.recipes import RECIPES, recipe_named
 from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOut, data_root, folder
 from quickstudy.tasks.splits import split_by_class, split_by_image
@@ -314,6 +314,13 @@ def test_rotated_classes_are_four_times_as_many_and_hold_turned_pictures():
                 assert np.array_equal(shown.numpy(), expected)
     assert data.class_name(4 * 7 + 3) == "class 7 at 270 degrees"
     assert family().class_name(7) == "class 7"
+
+
+def test_turning_leaves_what_it_is_given_as_it_was():
+    pixels = (made(18, 2, 3, 1, 1, 4, 4) * 255).byte()
+    before = pixels.clone()
+    assert not torch.equal(turned(pixels, np.ones((2, 3), np.int64)), before)
+    assert torch.equal(pixels, before)
 
 
 @pytest.mark.parametrize("split", SPLITS)
