@@ -6,6 +6,7 @@
     quickstudy evaluate runs/sine-mtnet --evaluate.tasks 5000
     quickstudy compare runs/sine-maml runs/sine-mtnet
     quickstudy report runs/sine-maml runs/sine-mtnet
+    quickstudy data list                               which image sets are here, and how to get the others
 
 Every setting of a configuration can be overridden as --key.sub value.
 """
@@ -13,10 +14,12 @@ Every setting of a configuration can be overridden as --key.sub value.
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -25,7 +28,7 @@ from quickstudy import commands
 from quickstudy.config import Config, near
 from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.terminal import error_line, note_warnings
-from quickstudy.verbs import OVERRIDABLE, POSITIONAL, VERBS, Output
+from quickstudy.verbs import GROUPS, OVERRIDABLE, POSITIONAL, VERBS, DataPrepare, Output
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # package.module:factory finds the user's own files
     try:
         verb, overrides = _parsed(words)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _data_root(verb):
             note_warnings(verb.quiet or verb.json)
             commands.run(verb, overrides)
             sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
@@ -61,21 +64,44 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parsed(words: list[str]) -> tuple[Any, list[str]]:
+@contextmanager
+def _data_root(verb: Any) -> Iterator[None]:
+    """--data-root is QUICKSTUDY_DATA for this command: where pictures are is no part of what a run was."""
+    given, before = getattr(verb, "data_root", None), os.environ.get("QUICKSTUDY_DATA")
+    if given is None:
+        yield
+        return
+    root = Path(given).expanduser().absolute()
+    if not root.is_dir() and not isinstance(verb, DataPrepare):  # which makes it
+        raise InputError(f"--data-root: there is no directory {given}. Give the one that holds the image sets.")
+    os.environ["QUICKSTUDY_DATA"] = str(root)
+    try:
+        yield
+    finally:
+        os.environ.pop("QUICKSTUDY_DATA")
+        if before is not None:
+            os.environ["QUICKSTUDY_DATA"] = before
+
+
+def _parsed(
+    words: list[str], prog: str = "quickstudy", about: str | None = __doc__, verbs: Mapping[str, type[Output]] = VERBS
+) -> tuple[Any, list[str]]:
     """The verb with its own options, and the overrides: every other --key with its value, wherever it stands."""
     if not words:
-        raise InputError(f"Say what to do: quickstudy {', '.join(VERBS)}. For more: quickstudy --help")
+        raise InputError(f"Say what to do: {prog} {', '.join(verbs)}. For more: {prog} --help")
     name = words[0]
+    if verbs is VERBS and name in GROUPS:
+        return _parsed(words[1:], f"{prog} {name}", VERBS[name].__doc__, GROUPS[name])
     overrides: list[str] = []
-    if name in VERBS:
-        words, overrides = _apart(name, VERBS[name], words[1:])
+    if name in verbs:
+        words, overrides = _apart(f"{prog} {name}", verbs[name], words[1:])
         words = [name, *words]
     elif name not in ("-h", "--help"):
-        if name.startswith("-") and set(words) & set(VERBS):
-            raise InputError(f"The verb comes first, then its options: quickstudy VERB {name}.")
-        raise InputError(f"There is no verb {name!r}. {nearest(name, VERBS)} For more: quickstudy --help")
-    every: Any = reduce(or_, (Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in VERBS.items()))
-    parsed = tyro.cli(every, prog="quickstudy", description=__doc__, args=words, config=(tyro.conf.FlagCreatePairsOff,))
+        if name.startswith("-") and set(words) & set(verbs):
+            raise InputError(f"The verb comes first, then its options: {prog} VERB {name}.")
+        raise InputError(f"There is no verb {name!r}. {nearest(name, verbs)} For more: {prog} --help")
+    every: Any = reduce(or_, (Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in verbs.items()))
+    parsed = tyro.cli(every, prog=prog, description=about, args=words, config=(tyro.conf.FlagCreatePairsOff,))
     return parsed, overrides
 
 
@@ -104,7 +130,7 @@ def _apart(verb: str, kind: type[Output], words: Sequence[str]) -> tuple[list[st
     wanted = {field.name for field in fields(kind)} & set(POSITIONAL)
     if "runs" not in wanted and len(alone) > len(wanted):
         raise InputError(
-            f"`quickstudy {verb}` takes {'one ' + wanted.pop() if wanted else 'nothing more'}; given: "
+            f"`{verb}` takes {'one ' + wanted.pop().replace('_', ' ') if wanted else 'nothing more'}; given: "
             f"{' '.join(alone)}. An override is written --key.sub value."
         )
     return own + alone, overrides
@@ -118,8 +144,6 @@ def _value(option: str, rest: list[str]) -> str:
 
 def _unknown(option: str, verb: str, kind: type[Output], own: Sequence[str]) -> InputError:
     if not issubclass(kind, OVERRIDABLE):
-        return InputError(
-            f"`{option}` is no option of `quickstudy {verb}`. {nearest(option, [f'--{name}' for name in own])}"
-        )
+        return InputError(f"`{option}` is no option of `{verb}`. {nearest(option, [f'--{name}' for name in own])}")
     known = [f"--{name}" for name in (*own, *Config.model_fields)]
-    return InputError(f"`{option}` is no option of `quickstudy {verb}` and no setting. {near(option, known)}")
+    return InputError(f"`{option}` is no option of `{verb}` and no setting. {near(option, known)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from quickstudy import config, criteria, methods, nets, schedule, terminal, verbs
+from quickstudy import config, criteria, data_commands, methods, nets, schedule, terminal, verbs
 from quickstudy.config import Setup
 from quickstudy.demo import demo
 from quickstudy.engine import threads
@@ -39,6 +39,9 @@ def run(verb: Any, rest: Sequence[str]) -> None:
         verbs.Compare: _compare,
         verbs.Report: _report,
         verbs.Info: _info,
+        verbs.DataList: lambda v, _: data_commands.listed(v),
+        verbs.DataCheck: lambda v, _: data_commands.checked(v),
+        verbs.DataPrepare: lambda v, _: data_commands.prepared(v),
     }
     doers[type(verb)](verb, rest)
 

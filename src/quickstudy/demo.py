@@ -43,7 +43,7 @@ def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, a
     if steps is not None and steps < 1:
         raise InputError(f"`--steps` was {steps}; give 1 or more.")
     folder = Path(out) if out else free(Path("runs") / "demo")
-    drawings = OMNIGLOT if IMAGE_SETS["omniglot"].found() else ()
+    drawings = OMNIGLOT if IMAGE_SETS["omniglot"].held() else ()
     runs, summaries = [], []
     for title, name, overrides in ROWS:
         swapped = drawings if name != "digits-nearest" else drawings[:2]  # which has no net

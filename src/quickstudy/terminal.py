@@ -3,7 +3,7 @@
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -11,7 +11,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -99,6 +107,24 @@ def listing(title: str, rows: Mapping[str, Any]) -> None:
     width = max(map(len, rows), default=0)
     for name, meaning in rows.items():
         print(f"  {name:<{width}}  {meaning}")
+
+
+@contextmanager
+def progress(title: str, count: ProgressColumn, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, told how much of how much is done; nothing where standard error is a file or a pipe."""
+    console = Console(stderr=True)
+    left = (TextColumn("left"), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        count,
+        *left,
+        console=console,
+        disable=not (shown and console.is_terminal),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(escape(title), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class TerminalWatcher(Watcher):

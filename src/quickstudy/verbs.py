@@ -23,6 +23,14 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Reading(Output):
+    """What reads image sets."""
+
+    data_root: Folder = None
+    """Directory with the image sets (default: QUICKSTUDY_DATA, or quickstudy in the user's data folder)."""
+
+
+@dataclass(frozen=True)
 class Demo(Output):
     """Train MAML, MT-net, Wormhole MAML and HyperMAML on real drawings: a table and a report in minutes."""
 
@@ -43,7 +51,7 @@ class List(Output):
 
 
 @dataclass(frozen=True)
-class Train(Output):
+class Train(Reading):
     """Meta-train from a configuration into a run directory, or go on with a run."""
 
     config: Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]] = None
@@ -60,7 +68,7 @@ class Train(Output):
 
 
 @dataclass(frozen=True)
-class Evaluate(Output):
+class Evaluate(Reading):
     """Judge runs on fixed tasks: mean and 95% interval over tasks."""
 
     runs: Runs = ()
@@ -75,7 +83,7 @@ class Evaluate(Output):
 
 
 @dataclass(frozen=True)
-class Compare(Output):
+class Compare(Reading):
     """Compare runs on identical tasks: the paired difference to the first, with its 95% interval."""
 
     runs: Runs = ()
@@ -105,6 +113,36 @@ class Info(Output):
     """A run directory."""
 
 
+@dataclass(frozen=True)
+class Data(Output):
+    """Image sets: list them, check one, download one."""
+
+
+@dataclass(frozen=True)
+class DataList(Reading):
+    """List the image sets: which are here, their splits, and how to get the others."""
+
+
+@dataclass(frozen=True)
+class DataCheck(Reading):
+    """Look through an image set or a folder of pictures: classes, sizes, duplicates, what cannot be read."""
+
+    source: Positional[Annotated[str | None, arg(metavar="NAME_OR_PATH", help_behavior_hint="")]] = None
+    """A set by name (see `quickstudy data list`), or a folder, archive or csv of your own."""
+    all: Flag = False
+    """Name every unreadable file and every duplicate, not the first ten."""
+
+
+@dataclass(frozen=True)
+class DataPrepare(Reading):
+    """Download an image set into the data root, with its hashes checked."""
+
+    image_set: Positional[Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]] = None
+    """A set by name (see `quickstudy data list`)."""
+    yes: Flag = False
+    """Do not ask before downloading."""
+
+
 VERBS: dict[str, type[Output]] = {
     "demo": Demo,
     "list": List,
@@ -113,6 +151,11 @@ VERBS: dict[str, type[Output]] = {
     "compare": Compare,
     "report": Report,
     "info": Info,
+    "data": Data,
 }
-POSITIONAL = ("config", "run", "runs", "what")
+GROUPS: dict[str, dict[str, type[Output]]] = {
+    "data": {"list": DataList, "check": DataCheck, "prepare": DataPrepare},
+}
+"""Verbs that are followed by a verb of their own."""
+POSITIONAL = ("config", "run", "runs", "what", "source", "image_set")
 OVERRIDABLE = (Train, Evaluate, Compare)

@@ -26,6 +26,8 @@ from quickstudy.tasks.options import check_counts
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
 
 FRACTIONS = (0.6, 0.2, 0.2)
+FOLDER = recipe_named("none").decoding(84, 3, None)
+"""How one's own pictures are stored when nothing else is asked for."""
 GENERAL = ("layout", "class", "image")
 """Splits that any set has: as its files are laid out, seeded by class, seeded by image."""
 
@@ -58,6 +60,7 @@ class ImageSet:
         recipe: The preprocessing when none is asked for.
         split: The split when none is asked for.
         inks: The ink of those folders that differ, by name.
+        stand_ins: Those of the folders that hold other pictures, used in the set's place.
     """
 
     name: str
@@ -71,6 +74,7 @@ class ImageSet:
     recipe: str = "finn"
     split: str = "image"
     inks: Mapping[str, str] = field(default_factory=dict)
+    stand_ins: Sequence[str] = ()
     __signature__: inspect.Signature = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,21 +131,21 @@ class ImageSet:
             digest=found.digest,
         )
 
-    def found(self) -> Path | None:
-        """The folder under the data root that holds the set, if there is one."""
-        places = (data_root() / folder for folder in self.folders)
-        return next((place for place in places if place.exists()), None)
-
     def where(self) -> Path:
         """The folder that holds the set."""
-        place = self.found()
-        if place is not None:
-            return place
+        found = self.held()
+        if found is not None:
+            return found
         raise InputError(
             f"{self.name!r} is not under the data root {data_root()} (looked for {', '.join(self.folders)}). "
             f"Get it with `quickstudy data prepare {self.name}`, name another root with --data-root or "
             "QUICKSTUDY_DATA, or give its folder as --tasks.path."
         )
+
+    def held(self) -> Path | None:
+        """The folder that holds the set or stands in for it, if there is one; nothing in it is looked at."""
+        root = data_root()
+        return next((root / folder for folder in self.folders if (root / folder).exists()), None)
 
     def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> Stored:
         """Its pictures, stored for a size and a recipe."""
@@ -213,7 +217,7 @@ def told(found: Stored) -> list[str]:
         shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
         rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
         notes.append(f"{len(found.skipped)} left out: {shown}{rest}")
-        warnings.warn(f"{notes[-1]}. `quickstudy data check` lists them all.", LeftOut, stacklevel=2)
+        warnings.warn(f"{notes[-1]}. `quickstudy data check --all` lists them.", LeftOut, stacklevel=2)
     return notes
 
 
@@ -223,8 +227,8 @@ def folder(
     ways: int | None = None,
     shots: int = 1,
     queries: int | None = None,
-    size: int = 84,
-    channels: int = 3,
+    size: int = FOLDER.side,
+    channels: int = FOLDER.channels,
     ink: str | None = None,
     recipe: str = "none",
     rotations: str = "none",
@@ -314,15 +318,16 @@ IMAGE_SETS = {
         ImageSet("kmnist", ("kmnist", "KMNIST"), 10, 70000, "cursive Japanese characters"),
         ImageSet(
             "emnist", ("emnist", "EMNIST", "chars74k_hnd"), 62, 814255, "digits and letters", split="even_odd",
-            inks={"chars74k_hnd": "dark"},
+            inks={"chars74k_hnd": "dark"}, stand_ins=("chars74k_hnd",),
         ),
         ImageSet(
             "cub", ("cub", "CUB_200_2011", "CUB", "cub_200_2010_84px"), 200, 11788, "birds (2011)",
-            size=84, channels=3, ink=None, recipe="closerlook", split="alternating",
+            size=84, channels=3, ink=None, recipe="closerlook", split="alternating", stand_ins=("cub_200_2010_84px",),
         ),
         ImageSet(
             "mini_imagenet", ("mini_imagenet", "miniImagenet", "mini-imagenet", "mini_imagenet_tiny64"), 100, 60000,
             "classes of ImageNet", size=84, channels=3, ink=None, recipe="none", split="ravi",
+            stand_ins=("mini_imagenet_tiny64",),
         ),
         ImageSet(
             "cifar_fs", ("cifar_fs", "cifar100", "cifar-100-python"), 100, 60000, "the classes of CIFAR-100",
