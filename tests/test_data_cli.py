@@ -1,6 +1,7 @@
 """`quickstudy data`: what is here, what is wrong with it, and how it comes, here from a server of the test's."""
 
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from quickstudy.downloads import BY_HAND, SOURCES, Remote, Source, fetch
@@ -247,16 +249,17 @@ def test_a_named_set_is_held_against_the_published_one(cli, root):
 
 
 @pytest.mark.parametrize(
-    ("name", "held", "complete"),
-    [("omniglot", "omniglot", True), ("mnist", "mnist", True), ("cub", "cub_200_2010_84px", False)],
+    ("name", "held", "complete", "twice"),
+    [("omniglot", "omniglot", True, 1), ("mnist", "mnist", True, 0), ("cub", "cub_200_2010_84px", False, 0)],
 )
-def test_real_sets(cli, place, monkeypatch, name, held, complete):
+def test_real_sets(cli, place, monkeypatch, name, held, complete, twice):
     data = Path(os.environ.get("QUICKSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not (data / held).is_dir():
         pytest.skip(f"{data / held} is not there: `quickstudy data prepare {name}`, or set QUICKSTUDY_DATA")
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(place / "cache"))
     told = checked(cli, name, "--data-root", data)
     assert told["published"]["complete"] == complete and told["unreadable"]["count"] == 0
+    assert told["identical"]["groups"] == twice
     assert all(split.startswith("matches the published set") for split in told["published"]["splits"].values())
 
 
@@ -264,7 +267,12 @@ def test_real_sets(cli, place, monkeypatch, name, held, complete):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files of a folder; one whose name begins with `half` breaks off in the middle."""
+    """Files of a folder; one named `half` breaks off in the middle, and who accepts packing gets `packed` packed."""
+
+    def end_headers(self):
+        if "packed" in self.path and "gzip" in self.headers.get("Accept-Encoding", ""):
+            self.send_header("Content-Encoding", "gzip")
+        super().end_headers()
 
     def log_message(self, *words):
         self.server.asked.append(self.path)
@@ -306,12 +314,13 @@ def needs_pooch():
 def test_a_set_comes_whole_and_once(server, tmp_path):
     needs_pooch()
     told = []
-    files = [remote(server, "a.gz", b"a" * 300_000), remote(server, "b.gz", b"b" * 10)]
+    small = gzip.compress(b"b" * 10)
+    files = [remote(server, "a.gz", b"a" * 300_000), remote(server, "packed.gz", small)]
     place = fetch(source(*files), tmp_path / "new" / "root", lambda done, total: told.append((done, total)))
     assert place == tmp_path / "new" / "root" / "mnist"
-    assert {path.name: path.read_bytes() for path in place.iterdir()} == {"a.gz": b"a" * 300_000, "b.gz": b"b" * 10}
-    assert (300_000, 300_000) in told and told[-1] == (10, 10) and len(told) > 4
-    assert server.asked == ["/a.gz", "/b.gz"]
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {"a.gz": b"a" * 300_000, "packed.gz": small}
+    assert (300_000, 300_000) in told and told[-1] == (len(small), len(small)) and len(told) > 4
+    assert server.asked == ["/a.gz", "/packed.gz"]
     assert fetch(source(*files), tmp_path / "new" / "root") == place and len(server.asked) == 2
     assert {path.name for path in place.parent.iterdir()} <= {"mnist", ".mnist.lock"}
 
@@ -403,6 +412,12 @@ def test_a_download_that_was_stopped_goes_on(server, tmp_path, monkeypatch, how)
     assert sorted(path.name for path in place.iterdir()) == ["a", "slow"] and server.asked.count("/a") == 1
 
 
+def test_two_do_not_download_into_one_folder(server, tmp_path):
+    with FileLock(tmp_path / ".mnist.lock"), pytest.raises(RunError, match="Another process is downloading into"):
+        fetch(source(remote(server, "a", b"a")), tmp_path)
+    assert server.asked == []
+
+
 def packed(kind, members):
     """An archive with these members; None is a link to the outside."""
     file = io.BytesIO()
@@ -460,6 +475,23 @@ def test_the_verb_shows_what_it_will_do_and_does_it(cli, root, server, monkeypat
     done = cli("data", "prepare", "mnist", "--json")
     assert json.loads(done.out) == {"name": "mnist", "folder": str(root / "mnist"), "fetched": False}
     assert len(server.asked) == 2
+
+
+class Terminal(io.StringIO):
+    """Standard input with somebody at it."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("\n", 1), ("", 1)])
+def test_on_a_terminal_it_asks(cli, root, server, monkeypatch, answer, code):
+    needs_pooch()
+    monkeypatch.setitem(SOURCES, "mnist", source(remote(server, "a", b"a")))
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    done = cli("data", "prepare", "mnist")
+    assert done.code == code and "Download? [y/N]" in done.err and (root / "mnist").exists() == (code == 0)
+    assert code == 0 or "Nothing was downloaded" in done.err and server.asked == []
 
 
 def test_the_root_is_made_and_a_set_that_stands_in_is_no_hindrance(cli, place, root, server, monkeypatch):

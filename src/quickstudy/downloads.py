@@ -152,8 +152,10 @@ def _download(file: Remote, folder: Path, progress: Progress | None) -> None:
         raise InputError("Downloads need pooch, which is not installed: pip install quickstudy[data].") from error
     pooch.get_logger().setLevel("WARNING")
     bar: Any = _Count(progress, file.size) if progress else False
+    # Packed once more for the way, files would be unpacked on arrival, and the .gz of some servers with them.
+    get = pooch.HTTPDownloader(bar, CHUNK, headers={"Accept-Encoding": "identity"})
     try:
-        pooch.retrieve(file.url, file.hash, file.name, folder, downloader=pooch.HTTPDownloader(bar, CHUNK))
+        pooch.retrieve(file.url, file.hash, file.name, folder, downloader=get)
     except requests.HTTPError as error:
         raise RunError(
             f"The server refused: {error}. The file may have moved: see whether a later quickstudy knows, or get it by "
