@@ -12,7 +12,7 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings files canvas",
+    "types settings files canvas factories",
     "draws params",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",

@@ -5,7 +5,6 @@ are named, or given as `package.module:factory` for one's own code; their option
 signature. Unknown keys are refused with the nearest known name.
 """
 
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from quickstudy import methods, metrics, nets
 from quickstudy.baselines import BASELINES
 from quickstudy.engine import Engine
 from quickstudy.errors import InputError, RunError, nearest, told
+from quickstudy.factories import fitted, imported, options_of, plain
 from quickstudy.initial import InitFrom, freeze
 from quickstudy.learner import Learner
 from quickstudy.schedule import SCHEDULES, Schedule
@@ -218,12 +218,12 @@ def make(
             f"There is no {what} {part.name!r}. {nearest(part.name, known)} "
             "Your own is given as package.module:factory."
         )
-    signature = _signature(factory, part.name, what)
+    signature = options_of(factory, part.name, what)
     if what == "method" and "model" in signature and "model" not in context:
         raise InputError(f"`method` {part.name!r} adapts a model, and no `model` is given. {nearest('', nets.NETS)}")
     said = {name: value for name, value in (defaults or {}).items() if name in signature}
     options = _checked(Part.model_validate({**said, **part.model_dump()}), signature, what, context)
-    kept = {name: value for name, value in options.items() if _plain(value)}
+    kept = {name: value for name, value in options.items() if plain(value)}
     for name in [n for n in kept if n in signature and _takes_tasks(signature[n].annotation)]:
         if kept[name] is not None:
             options[name], kept[name] = _nested(kept[name], f"{what}.{name}")
@@ -250,16 +250,6 @@ def _nested(value: Any, place: str) -> tuple[TaskFamily, dict[str, Any]]:
     return family, part.model_dump()
 
 
-def _signature(factory: Callable[..., Any], name: str, what: str) -> Mapping[str, inspect.Parameter]:
-    """Parameters with annotations evaluated, as far as that is possible: some exist for type checkers only."""
-    for evaluate in (True, False):
-        try:
-            return inspect.signature(factory, eval_str=evaluate).parameters
-        except Exception:  # an annotation is any expression
-            continue
-    raise InputError(f"`{what}` {name!r} does not tell its options. Wrap it in a function that names them.")
-
-
 def _checked(
     part: Part, signature: Mapping[str, inspect.Parameter], what: str, context: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -280,51 +270,10 @@ def _checked(
     for name, value in part.options.items():
         try:
             fits = name not in takes or _takes_tasks(takes[name].annotation)
-            checked[name] = value if fits else _fitted(value, takes[name].annotation)
+            checked[name] = value if fits else fitted(value, takes[name].annotation)
         except ValidationError as error:
             raise InputError(explain(error, place=f"{what}.{name}")) from None
     return checked
-
-
-def _fitted(value: Any, annotation: Any) -> Any:
-    """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic."""
-    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
-        return value
-    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass brings a config and refuses another
-        try:
-            adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-        except Exception:  # an annotation may be anything
-            continue
-        return adapter.validate_python(value)
-    return value
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)
-
-
-def imported(path: str, what: str) -> Callable[..., Any]:
-    """`package.module:factory`, imported; errors in the user's module are shown as one line with their place."""
-    module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # the user's module may fail in any way while it is imported
-        raise InputError(
-            f"`{what}` is {path!r}, but importing {module_name!r} failed: {told(error)}. "
-            "It must be importable from the current directory or installed."
-        ) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise InputError(
-            f"`{what}` is {path!r}, but {module_name!r} has no callable {name!r}. "
-            f"{nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
-        )
-    chosen: Callable[..., Any] = factory
-    return chosen
 
 
 def explain(error: ValidationError, place: str = "") -> str:
