@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,17 @@ import torch
 import yaml
 
 from quickstudy.cli import main
+from quickstudy.tasks.images.sets import IMAGE_SETS
 
 # One thread, here and in the processes started from here: with more, threads that wait for a busy core take a hundred
 # times as long over tasks as small as these.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# Real pictures, where they are: beside the checkout, or where the environment says. Tests that want them ask for them.
+DATA = Path(os.environ.pop("QUICKSTUDY_DATA", "") or Path(__file__).resolve().parents[2] / "shared" / "data")
+_CACHE = tempfile.TemporaryDirectory()  # of the whole session, so that every set is decoded once; never the user's own
+os.environ["QUICKSTUDY_CACHE"] = _CACHE.name
 
 COMMAND = Path(sys.executable).with_name("quickstudy")
 
@@ -36,6 +43,28 @@ def double():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+
+
+def held(name: str) -> Path:
+    """Where a real set is, by its name or a path under the root; a skip that says how to get it where it is not."""
+    folders = IMAGE_SETS[name].folders if name in IMAGE_SETS else (name,)
+    there = [DATA / folder for folder in folders if (DATA / folder).exists()]
+    if not there:
+        known = name if name in IMAGE_SETS else "NAME"
+        pytest.skip(f"{name} is not in {DATA}: `quickstudy data prepare {known}`, or set QUICKSTUDY_DATA")
+    return there[0]
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """`real("omniglot")` is `held`, and makes the folder that holds the set the data root."""
+
+    def rooted(name: str) -> Path:
+        place = held(name)
+        monkeypatch.setenv("QUICKSTUDY_DATA", str(DATA))
+        return place
+
+    return rooted
 
 
 @dataclass

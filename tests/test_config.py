@@ -11,6 +11,7 @@ from conftest import SINE
 from quickstudy import config
 from quickstudy.errors import InputError
 from quickstudy.settings import overlaid, pairs, read_text
+from quickstudy.tasks.images.sets import IMAGE_SETS
 
 fresh = itertools.count()
 
@@ -162,8 +163,17 @@ def test_what_is_no_file_is_refused(place, source, words):
         config.load(source)
 
 
+@pytest.fixture
+def pictures(name, real):
+    """What a configuration that ships learns from."""
+    asked = yaml.safe_load(config.shipped()[name].read_text())["tasks"] if name in config.shipped() else {}
+    for part in (asked, *(value for value in asked.values() if isinstance(value, dict))):
+        if part.get("name") in IMAGE_SETS:
+            real(part["name"])
+
+
 @pytest.mark.parametrize("name", config.shipped())
-def test_what_ships_can_be_built_and_says_what_it_is(name):
+def test_what_ships_can_be_built_and_says_what_it_is(name, pictures):
     setup = config.build(config.load(name))
     assert config.shipped()[name].read_text().startswith("# ")
     tasks = setup.config.tasks.options
@@ -174,7 +184,7 @@ def test_what_ships_can_be_built_and_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", [*config.shipped(), "sine.yaml"])
-def test_the_printed_configuration_says_everything_and_can_be_fed_back(cli, place, name):
+def test_the_printed_configuration_says_everything_and_can_be_fed_back(cli, place, name, pictures):
     first = cli("train", name, "--print-config", "--train.milestones", "[3]")
     assert first.code == 0 and first.err == ""
     said = yaml.safe_load(first.out)

@@ -23,11 +23,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from conftest import DATA
 from quickstudy.downloads import BY_HAND, SOURCES, Remote, Source, fetch
 from quickstudy.errors import RunError
 from quickstudy.runs import Run
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.images.sets import IMAGE_SETS
+
+SESSION_CACHE = os.environ["QUICKSTUDY_CACHE"]  # the tests here have caches of their own but for real pictures
 
 
 @pytest.fixture
@@ -252,12 +255,10 @@ def test_a_named_set_is_held_against_the_published_one(cli, root):
     ("name", "held", "complete", "twice"),
     [("omniglot", "omniglot", True, 1), ("mnist", "mnist", True, 0), ("cub", "cub_200_2010_84px", False, 0)],
 )
-def test_real_sets(cli, place, monkeypatch, name, held, complete, twice):
-    data = Path(os.environ.get("QUICKSTUDY_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (data / held).is_dir():
-        pytest.skip(f"{data / held} is not there: `quickstudy data prepare {name}`, or set QUICKSTUDY_DATA")
-    monkeypatch.setenv("QUICKSTUDY_CACHE", str(place / "cache"))
-    told = checked(cli, name, "--data-root", data)
+def test_real_sets(cli, real, monkeypatch, name, held, complete, twice):
+    monkeypatch.setenv("QUICKSTUDY_CACHE", SESSION_CACHE)
+    assert real(name).name == held
+    told = checked(cli, name, "--data-root", DATA)
     assert told["published"]["complete"] == complete and told["unreadable"]["count"] == 0
     assert told["identical"]["groups"] == twice
     assert all(split.startswith("matches the published set") for split in told["published"]["splits"].values())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import DATA, held
 from quickstudy.draws import SPLITS, Draws
 from quickstudy.errors import InputError
 from quickstudy.evaluate import batches
@@ -23,7 +24,6 @@ from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOut, data_roo
 from quickstudy.tasks.splits import split_by_class, split_by_image
 from quickstudy.types import pick
 
-DATA = Path(os.environ.get("QUICKSTUDY_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 AREA, RATIO, LEFT, TOP, FLIP, BRIGHTNESS, CONTRAST, SATURATION = range(augment.NUMBERS)
 
 
@@ -644,8 +644,7 @@ def real(request, monkeypatch):
     """`real("omniglot")` is the real set, decoded once a session, or a skip that says how to get it."""
 
     def opened(name: str, **options):
-        if not there(name):
-            pytest.skip(f"{name} is not in {DATA}: `quickstudy data prepare {name}`, or set QUICKSTUDY_DATA")
+        held(name)
         monkeypatch.setenv("QUICKSTUDY_CACHE", str(request.getfixturevalue("real_cache")))
         monkeypatch.setenv("QUICKSTUDY_DATA", str(DATA))
         return IMAGE_SETS[name](size=SIZES[name], **options)

@@ -3,18 +3,15 @@
 import csv
 import hashlib
 import json
-import os
 import re
 from itertools import combinations
-from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
+from conftest import held as real
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.published import LISTS, RULES, Published, names, published
-
-DATA = Path(os.environ.get("QUICKSTUDY_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 COUNTS = {
     ("omniglot", "vinyals"): {"train": 1028, "val": 172, "test": 423},
@@ -29,13 +26,6 @@ COUNTS = {
     ("cifar_fs", "bertinetto"): {"train": 64, "val": 16, "test": 20},
     ("fc100", "oreshkin"): {"train": 60, "val": 20, "test": 20},
 }
-
-
-def real(place):
-    """A file or folder of the real data, or a skip that says what to do."""
-    if not (DATA / place).exists():
-        pytest.skip(f"needs the real data's {place}: set QUICKSTUDY_DATA to the folder that holds it")
-    return DATA / place
 
 
 def named(split: Published) -> list[str]:

@@ -8,13 +8,13 @@ import struct
 import sys
 from collections import OrderedDict
 from io import BytesIO
-from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import held as data
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Files
 from quickstudy.tasks.images.readers import READERS, lake_sets, recognise
@@ -749,15 +749,6 @@ def test_bad_npz_is_refused(tmp_path):
 
 
 # Real data
-
-
-def data(name):
-    """The folder of a real data set; tests that need it are skipped where it is not."""
-    default = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("QUICKSTUDY_DATA", default)) / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: get it with `quickstudy data prepare {name}`, or set QUICKSTUDY_DATA")
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from quickstudy.tasks import (
     check_task,
     digits,
 )
+from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.tasks.wavelet import mexican_hat
 from quickstudy.types import pick
 
@@ -38,7 +39,8 @@ PINNED = {
     "gaussians": "9bc803f4730c1ff3",
     "digits": "6a00d8f2027c47ed",
 }
-PLAIN = [name for name in FAMILIES if name not in ("batches", "cross")]  # those two are made of these: test_transfer.py
+# Those that are made of others are in test_transfer.py, pictures from files in test_images.py.
+PLAIN = [name for name in FAMILIES if name not in ("batches", "cross", "folder", *IMAGE_SETS)]
 DIGITS = digits()
 IMAGES = np.arange(60 * 4, dtype=np.float32).reshape(60, 2, 2)
 LABELS = np.repeat([3, 7, 8], 20)
