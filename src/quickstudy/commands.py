@@ -96,6 +96,7 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
             if not (verb.quiet or verb.json):
                 terminal.note(f"{existing.path} is finished: {setup.config.train.steps} steps are done.")
                 _last_words(existing, setup.metric.name)
+            _tested(verb, existing)
             return
     else:
         assert verb.config is not None
@@ -120,6 +121,12 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
         train(setup, existing, watcher)
     if not (verb.quiet or verb.json):
         _last_words(existing, setup.metric.name)
+    _tested(verb, existing)
+
+
+def _tested(verb: verbs.Train, run: Run) -> None:
+    if verb.test:
+        _evaluate(verbs.Evaluate(runs=(str(run.path),), quiet=verb.quiet, json=verb.json), ())
 
 
 def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:

@@ -31,7 +31,7 @@ class Reading(Output):
 
 
 @dataclass(frozen=True)
-class Demo(Output):
+class Demo(Reading):
     """Train MAML, MT-net, Wormhole MAML and HyperMAML on real drawings: a table and a report in minutes."""
 
     out: Folder = None
@@ -63,6 +63,8 @@ class Train(Reading):
     """A run directory to go on with, from its last checkpoint."""
     print_config: Flag = False
     """Print the configuration with nothing left unsaid, and stop."""
+    test: Flag = False
+    """When training is done, evaluate the run as `quickstudy evaluate` does."""
     no_tensorboard: Flag = False
     """Leave out the log in RUN/tensorboard, which is written where TensorBoard is installed."""
 
