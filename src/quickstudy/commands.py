@@ -127,6 +127,8 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
 def _tested(verb: verbs.Train, run: Run) -> None:
     if verb.test:
         _evaluate(verbs.Evaluate(runs=(str(run.path),), quiet=verb.quiet, json=verb.json), ())
+    elif not (verb.quiet or verb.json):
+        terminal.note(f"next: quickstudy evaluate {run.path}")
 
 
 def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
@@ -156,7 +158,6 @@ def _last_words(run: Run, metric: str) -> None:
         last = rows[-1]
         shown = amount(last["metric"], last["interval"], metric) if last["finite"] else "every task diverged"
         terminal.note(f"validation at step {last['step']}: {metric} {shown}")
-    terminal.note(f"next: quickstudy evaluate {run.path}")
 
 
 def _evaluate(verb: verbs.Evaluate, rest: Sequence[str]) -> None:
