@@ -7,6 +7,7 @@ import re
 from itertools import combinations
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 
 from conftest import held as real
@@ -23,6 +24,7 @@ COUNTS = {
     ("mini_imagenet", "ravi"): {"train": 64, "val": 16, "test": 20},
     ("cub", "easyfsl"): {"train": 140, "val": 30, "test": 30},
     ("cub", "alternating"): {"train": 100, "val": 50, "test": 50},
+    ("cub", "feat"): {"train": 100, "val": 50, "test": 50},
     ("cifar_fs", "bertinetto"): {"train": 64, "val": 16, "test": 20},
     ("fc100", "oreshkin"): {"train": 60, "val": 20, "test": 20},
 }
@@ -156,6 +158,37 @@ def test_cub_alternates_by_folder_number():
         int(name[:3]) - 1: split for split, listed in published("cub", "alternating").classes.items() for name in listed
     }
     assert home == {i: "train" if i % 2 == 0 else "val" if i % 4 == 1 else "test" for i in range(200)}
+
+
+FEAT_ROWS = {
+    "train": {49: "144 072 125", 99: "113"},
+    "val": {0: "159 192 051", 9: "042 070 050 049", 28: "165 199 007 069", 40: "120 103 036 058", 49: "106"},
+    "test": {0: "133 174 018", 16: "033 143 170 148", 32: "189 175 191", 49: "173"},
+}
+"""Folder numbers in the order of FEAT's csv files, as read there: by the place of the first, counted in classes."""
+
+
+def test_feat_is_the_first_draw_of_numpy():
+    """Wherever FEAT's files were read, their classes come in this order, which numpy has frozen for `RandomState`."""
+    whole = sorted(named(published("cub", "easyfsl")))
+    drawn = [whole[i] for i in np.random.RandomState(0).permutation(200)]
+    parts = {"train": drawn[:100], "val": drawn[100:150], "test": drawn[150:]}
+    for split, runs in FEAT_ROWS.items():
+        for first, numbers in runs.items():
+            run = numbers.split()
+            assert [bird[:3] for bird in parts[split][first : first + len(run)]] == run
+    assert published("cub", "feat").classes == {split: tuple(sorted(listed)) for split, listed in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("other", "alike"),
+    [("alternating", {"train": 52, "val": 11, "test": 12}), ("easyfsl", {"train": 70, "val": 10, "test": 12})],
+)
+def test_feat_is_another_split_than_the_other_two(other, alike):
+    """Of the 200 birds 125 are elsewhere in `alternating`, for all its 100/50/50, and 108 in `easyfsl`."""
+    feat, theirs = published("cub", "feat"), published("cub", other)
+    assert set(named(feat)) == set(named(theirs))
+    assert {split: len(set(birds) & set(theirs.classes[split])) for split, birds in feat.classes.items()} == alike
 
 
 def test_cub_is_matched_by_the_bird_not_its_number():
