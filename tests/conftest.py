@@ -20,9 +20,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 # Real pictures, where they are: beside the checkout, or where the environment says. Tests that want them ask for them.
-DATA = Path(os.environ.pop("QUICKSTUDY_DATA", "") or Path(__file__).resolve().parents[2] / "shared" / "data")
-_CACHE = tempfile.TemporaryDirectory()  # of the whole session, so that every set is decoded once; never the user's own
-os.environ["QUICKSTUDY_CACHE"] = _CACHE.name
+# The cache is the whole session's, so that every set is decoded once; never the user's own. Workers inherit both.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ["QUICKSTUDY_CACHE"] = _CACHE.name
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    os.environ["QUICKSTUDY_TEST_DATA"] = os.environ.pop("QUICKSTUDY_DATA", "") or str(beside)
+DATA = Path(os.environ["QUICKSTUDY_TEST_DATA"])
 
 COMMAND = Path(sys.executable).with_name("quickstudy")
 
