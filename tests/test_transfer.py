@@ -21,6 +21,9 @@ from quickstudy.nets import conv_net, mlp
 from quickstudy.rehearse import first_tasks
 from quickstudy.runs import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
+from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.recipes import recipe_named
+from quickstudy.tasks.splits import split_by_class
 from quickstudy.train import Stopped, check
 from quickstudy.types import move, pick
 from quickstudy.watch import Watcher
@@ -116,9 +119,65 @@ def test_every_image_gets_its_turn():
     assert len(counts) == 975 and counts.min() > 65 and counts.max() < 197
 
 
+def turned_classes(count=12, each=10):
+    """Tasks in which a class turned by a quarter is another class; pictures of noise, so that no two are alike."""
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (count * each, 1, 6, 6), dtype=np.uint8)
+    labels = np.repeat(np.arange(count), each)
+    return ImageEpisodes(
+        pixels, labels, split_by_class(labels, (0.6, 0.2, 0.2), 0), ways=3, queries=1, rotations="classes",
+        names=[f"class {n}" for n in range(count)], recipe=recipe_named("none"), size=6, digest="0" * 12,
+    )  # fmt: skip
+
+
+def test_a_picture_is_held_out_with_all_its_turns():
+    of = turned_classes()
+    family = Batches(of, size=6, hold_out=0.3)
+    trained_on, held = used(family, "train"), used(family, "val")
+    assert not trained_on & held and trained_on | held == set(of.splits["train"].tolist())
+    for split, numbers in (("train", trained_on), ("val", held)):
+        assert family.describe()["images"][split] == 4 * len(numbers)
+
+
+def test_in_a_batch_of_turned_classes_all_pictures_differ_and_every_turn_gets_its_turn():
+    of = turned_classes()
+    family = Batches(of, size=12, hold_out=0.3)
+    assert family.outputs == 28
+    batch = family.source("train", size=300)(0)
+    classes = np.unique(of.labels[of.splits["train"]])
+    for half, numbers in ((batch.support, "images_support"), (batch.query, "images_query")):
+        assert np.array_equal(classes[half.y // 4], of.labels[batch.about[numbers]])
+    for x, y, number in zip(batch.query.x[0], batch.query.y[0].tolist(), batch.about["images_query"][0], strict=True):
+        assert np.array_equal(x.numpy(), np.rot90(of.images[number], y % 4, (1, 2)) / np.float32(255))
+    small = Batches(of, size=21, hold_out=0.3).source("train", size=100)(0).about
+    assert all(len(row.unique()) == 12 for row in batch.about["images_query"])
+    assert not (small["images_support"][:, :, None] == small["images_query"][:, None]).any()
+    turns = torch.bincount(batch.query.y.flatten() % 4)
+    assert turns.min() > 780 and turns.max() < 1020  # of 3600 draws a quarter, standard deviation 26
+
+
+def few(count):
+    """A training class of a few images beside one of nine."""
+    labels = np.repeat([0, 1], [count, 9])
+    return Episodes(
+        np.zeros((count + 9, 1, 4, 4), np.uint8), labels, {"train": np.arange(count + 9)}, ways=2, queries=1
+    )
+
+
+def test_a_class_of_two_images_is_trained_on():
+    family = Batches(few(2), hold_out=0.25, size=1)
+    assert {0, 1} <= used(family, "train") and 0 not in used(family, "val")
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
+        (lambda: Batches(turned_classes(), size=36).source("train", size=1), "'train' has 35 to draw from"),
+        (lambda: Batches(few(1), hold_out=0.6), "class '0' has 1, .* leaves 0. Leave that class out"),
+        (lambda: Batches(few(1), hold_out=0.0), "class '0' has 1, .* leaves 1. Leave that class out"),
+        (lambda: Batches(few(2), hold_out=0.26), "class '0' has 2, .* leaves 1. Lower hold_out to 0.25"),
+        (lambda: Batches(few(9), hold_out=0.99), "class '0' has 9, .* leaves 0. Lower hold_out to 0.83"),
+        (lambda: Batches(few(2), hold_out=0.9), "class '0' has 2, .* leaves 0. Lower hold_out to 0.25"),
         (lambda: Batches(BY_CLASS, size=0), "size=0"),
         (lambda: Batches(BY_CLASS, hold_out=1.0), "hold_out=1.0 is no share"),
         (lambda: Batches(Sine()), "`of` is a Sine, which has none.*name: digits"),

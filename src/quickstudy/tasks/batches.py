@@ -25,7 +25,10 @@ from quickstudy.types import Examples, Shape
 
 
 class _Members(NamedTuple):
-    """A split's images `[M]`: the place of each one's class in the split, the image's number, and its label."""
+    """A split's images `[M]`: the place of each one's class in the split, the image's number, and its label.
+
+    Where classes are turned, an image is in four of them: four rows have its number.
+    """
 
     place: NDArray[np.int64]
     number: NDArray[np.int64]
@@ -38,7 +41,8 @@ class Batches(TaskFamily):
 
     Validation is on images that were never trained on, of the same classes: the wrapped tasks' own "val" where it
     shares the training classes, else a fixed part of each class's training images. The same holds for "test", which is
-    absent where the wrapped tasks test on other classes. In a batch all images differ.
+    absent where the wrapped tasks test on other classes. In a batch all images differ. Where turned classes are classes
+    of their own, an image is on one side with all its turns, and in a batch by one of them.
 
     `about` has `images_support` and `images_query` (numbers into the wrapped images).
 
@@ -99,7 +103,7 @@ class Batches(TaskFamily):
                 "classes join the two: tasks: {name: cross, train: {name: batches, ...}, test: ...}."
             )
         # A support image is not its batch's query as well.
-        free = len(self._members[split].y) - (self.outputs if split == "train" else 0)
+        free = len(np.unique(self._members[split].number)) - (self.outputs if split == "train" else 0)
         if free < self.size:
             raise InputError(
                 f"Batches of {self.size} images need as many, and {split!r} has {max(free, 0)} to draw from. Lower "
@@ -112,10 +116,17 @@ class Batches(TaskFamily):
         counts = np.bincount(trained.y)
         one = np.cumsum(counts) - counts + np.floor(draws.uniform("support", size, len(counts)) * counts).astype(int)
         one = one[part]
-        rank = draws.uniform("query", size, len(asked.y))[part]
+        rows = _by_image(asked.number)
+        rank = draws.uniform("query", size, len(asked.y))[part][:, rows]  # [T, images, turns]
+        turn = rank.argmin(-1)  # of an image that is in several classes, the first row counts
+        rank = rank.min(-1)
         if draws.split == "train":
-            np.put_along_axis(rank, one, 2.0, axis=1)  # a support image comes after all others, whose ranks are under 1
-        many = np.argsort(rank, axis=-1, kind="stable")[:, : self.size]
+            image = np.empty(len(asked.y), dtype=np.int64)
+            image[rows] = np.arange(len(rows))[:, None]
+            # A support image comes after all others, whose ranks are under 1.
+            np.put_along_axis(rank, image[one], 2.0, axis=1)
+        first = np.argsort(rank, axis=-1, kind="stable")[:, : self.size]
+        many = rows[first, np.take_along_axis(turn, first, 1)]
 
         chosen, numbers, y = (
             torch.from_numpy(np.concatenate([support[one], query[many]], axis=1))
@@ -156,9 +167,37 @@ class Batches(TaskFamily):
         members = {s: _members(pools[s], pools["train"].classes) for s in ("train", "val", "test") if self._shares(s)}
         if "val" not in members:
             every = members["train"]
-            cut = split_by_image(every.y, (1 - self.hold_out, self.hold_out, 0.0), self.seed)
-            members |= {split: _Members(*(part[kept] for part in every)) for split, kept in cut.items()}
+            # Cut by image, not by row: what is held out is seen in training by no turn.
+            once = every.number[np.sort(np.unique(every.number, return_index=True)[1])]
+            cut = split_by_image(self._of._labels[once], (1 - self.hold_out, self.hold_out, 0.0), self.seed)
+            sides = {"train": once[:0]} | {split: once[kept] for split, kept in cut.items()}
+            members |= {s: _Members(*(part[np.isin(every.number, own)] for part in every)) for s, own in sides.items()}
+        self._check_counts(members["train"])
         return members
+
+    def _check_counts(self, trained: _Members) -> None:
+        """Refuse a class that is never trained on: one image stands in the support, only others in the query."""
+        counts = np.bincount(trained.y, minlength=self.outputs)
+        if counts.min() < 2:
+            scarce = int(counts.argmin())
+            classes, _, given = self._of._pools["train"]
+            name = self._of.class_name(int(classes[scarce]))
+            advice = f"Lower hold_out to {max(int(100 - 150 / given[scarce]), 0) / 100:g} or less, or leave"
+            advice = f"{advice if given[scarce] > 1 else 'Leave'} that class out of the splits."
+            raise InputError(
+                f"Batches need 2 images of each class to train on, one of them for the support; class '{name}' has "
+                f"{given[scarce]}, of which hold_out={self.hold_out!r} leaves {counts[scarce]}. "
+                f"{advice}"
+            )
+
+
+def _by_image(number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of each image, `[images, turns]`: one row, or four where classes are turned.
+
+    >>> _by_image(np.array([7, 3, 3, 7])).tolist()
+    [[1, 2], [0, 3]]
+    """
+    return np.argsort(number, kind="stable").reshape(len(np.unique(number)), -1)
 
 
 def _members(pool: Pool, classes: NDArray[np.int64]) -> _Members:
