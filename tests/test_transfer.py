@@ -1,5 +1,6 @@
 """Pretraining and what it is for: batches, tasks from several families, transfer baselines, starting from a run."""
 
+import inspect
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import yaml
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from quickstudy import Engine, config, maml, mtnet, train
+from quickstudy import RECIPES, Engine, config, maml, train
 from quickstudy.baselines import BASELINES
 from quickstudy.baselines.baseline_pp import Cosine
 from quickstudy.errors import InputError
@@ -430,13 +431,15 @@ def test_a_head_goes_over_where_its_shape_is_the_same(place):
     assert torch.equal(learner.state_dict()["head.head.weight"], source["model.head.head.weight"])
 
 
-def test_places_of_a_model_are_found_in_every_learner():
+@pytest.mark.parametrize("name", [*RECIPES, *(name for name in BASELINES if name != "nearest_neighbour")])
+def test_places_of_a_model_are_found_in_every_learner(name):
     model = mlp(4, 3, hidden=(5,))
-    names = list(model.state_dict())
-    for learner in (maml(model), mtnet(model), BASELINES["feature_transfer"](model, 3, 3)):
-        own, found = learner.state_dict(), places(names, learner.state_dict())
-        assert found.keys() >= {"layer0.weight", "layer0.bias"}
-        assert all(own[found[name]].shape == model.state_dict()[name].shape for name in found)
+    outputs = [p for p in inspect.signature(BASELINES.get(name, maml)).parameters if p.endswith("outputs")]
+    learner = (RECIPES | BASELINES)[name](model, **dict.fromkeys(outputs, 3))
+    own, found = learner.state_dict(), places(list(model.state_dict()), learner.state_dict())
+    assert found.keys() >= {"layer0.weight", "layer0.bias"}
+    for tensor, place in found.items():  # a learner copies its model (Unicorn-MAML of its head the first row)
+        assert torch.equal(own[place][0], model.state_dict()[tensor][0]), f"{tensor} is not {place}"
 
 
 @pytest.mark.parametrize(

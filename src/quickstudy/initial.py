@@ -23,6 +23,9 @@ from quickstudy.types import Params
 OWN = "rule."
 """The part of a learner that belongs to its method and to no model."""
 
+MODEL = ("head.", "body.")
+"""The parts of a learner that hold its model; networks of the method's own may have tensors of the same names."""
+
 
 class InitFrom(BaseModel, frozen=True, extra="forbid"):
     """Where the model's first tensors come from, before meta-training; by default from the seed."""
@@ -120,8 +123,10 @@ def places(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
     {'conv.weight': 'body.conv.weight', 'head.weight': 'head.weight'}
     >>> places(["conv.weight", "head.weight"], ["head.conv.weight", "head.head.weight"])
     {'conv.weight': 'head.conv.weight', 'head.weight': 'head.head.weight'}
+    >>> places(["conv.weight", "head.weight"], ["body.conv.weight", "relation.conv.weight", "relation.head.weight"])
+    {'conv.weight': 'body.conv.weight'}
     """
-    own = [name for name in learner if not name.startswith(OWN)]
+    own = [name for name in learner if name.startswith(MODEL)]
     inside = {name.partition(".")[2]: name for name in own}
     whole = set(own)
     return {n: inside.get(n, n) for n in model if n in inside or n in whole}
