@@ -25,7 +25,7 @@ from quickstudy import (
     mtnet,
     wormhole,
 )
-from quickstudy.baselines import cavia
+from quickstudy.baselines import cavia, mamlpp, sign_maml
 from quickstudy.criteria import cross_entropy
 from quickstudy.engine import LoopFallback
 from quickstudy.norms import OneAtATime, feeds_norm, policy, safe
@@ -271,14 +271,18 @@ def per_step(build: Callable[..., Learner], steps: int = 3, **options: object) -
     torch.manual_seed(0)
     learner = build(scrambled(NETS[1].build()), norms="per_step", inner_steps=steps, **options)
     assert isinstance(learner, RuleLearner)
-    scrambled(learner.rule.get_submodule("later"))
+    scrambled(learner.rule.get_submodule("per_step.later"))
     return learner
 
 
 PER_STEP = [
     pytest.param(lambda: per_step(maml, inner_lr=0.3), id="maml"),
     pytest.param(lambda: per_step(maml, inner_lr=0.3, eval_inner_steps=5), id="more-steps-at-the-end"),
-    pytest.param(lambda: per_step(meta_sgd, inner_lr=0.3, per="layer_step"), id="maml++"),
+    pytest.param(lambda: per_step(meta_sgd, inner_lr=0.3, per="layer_step"), id="rates-per-step"),
+    pytest.param(lambda: per_step(mamlpp, inner_lr=0.3), id="maml++"),
+    pytest.param(
+        lambda: per_step(mamlpp, inner_lr=0.3, step_weights=[0.0, 0.3, 0.7], eval_inner_steps=2), id="annealed"
+    ),
     pytest.param(lambda: per_step(mtnet, inner_lr=0.3, draw="expected"), id="mtnet"),
 ]
 
@@ -304,21 +308,66 @@ def test_per_step_norms_obey_the_laws(build: Build) -> None:
     torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0], **CLOSE)
 
 
+def by_hand(learner: RuleLearner, support: Examples, steps: int) -> list[dict[str, Tensor]]:
+    """theta_1, theta_2, ... with the scales and biases of the step that led to each, at one rate of .3."""
+    plain, theta = NETS[1].build(), learner.params()
+    later = by_name(learner.rule.get_submodule("per_step.later"))
+    assert set(later) == {f"block{i}.norm.{what}" for i in (0, 1) for what in ("weight", "bias")}
+    found = []
+    for k in range(steps):
+        if k > 0:
+            theta = theta | {name: value[min(k - 1, 1)] for name, value in later.items()}
+        loss = nn.functional.cross_entropy(functional_call(plain, theta, (support.x,)), support.y)
+        moved = [name for name in theta if name not in later]
+        grads = torch.autograd.grad(loss, [theta[name] for name in moved], create_graph=True)
+        theta = theta | {name: theta[name] - 0.3 * g for name, g in zip(moved, grads, strict=True)}
+        found.append(theta)
+    return found
+
+
 def test_each_step_has_its_own_scale_and_bias_and_the_last_serves_the_queries() -> None:
     learner, batch = per_step(maml, inner_lr=0.3, steps=3, eval_inner_steps=4), tasks(NETS[1])
-    (x, y), (xq, _) = pick((batch.support, batch.query), 0)
-    plain = NETS[1].build()
-    theta = learner.params()
-    later = by_name(learner.rule.get_submodule("later"))
-    assert set(later) == {f"block{i}.norm.{what}" for i in (0, 1) for what in ("weight", "bias")}
-    for k in range(4):
-        if k > 0:
-            theta |= {name: value[min(k - 1, 1)] for name, value in later.items()}
-        loss = nn.functional.cross_entropy(functional_call(plain, theta, (x,)), y)
-        moved = [name for name in theta if name not in later]
-        grads = torch.autograd.grad(loss, [theta[name] for name in moved])
-        theta |= {name: theta[name] - 0.3 * g for name, g in zip(moved, grads, strict=True)}
-    torch.testing.assert_close(learner(batch, evaluating=True).output[0], functional_call(plain, theta, (xq,)), **CLOSE)
+    support, query = pick((batch.support, batch.query), 0)
+    *_, theta = by_hand(learner, support, 4)
+    expected = functional_call(NETS[1].build(), theta, (query.x,))
+    torch.testing.assert_close(learner(batch, evaluating=True).output[0], expected, **CLOSE)
+
+
+def test_maml_plus_plus_weighs_the_query_losses_under_the_norms_of_their_steps() -> None:
+    weights = [0.5, 0.2, 0.3]
+    learner, batch = per_step(mamlpp, inner_lr=0.3, step_weights=weights), tasks(NETS[1])
+    support, query = pick((batch.support, batch.query), 0)
+    outputs = [functional_call(NETS[1].build(), theta, (query.x,)) for theta in by_hand(learner, support, 3)]
+    losses = [w * nn.functional.cross_entropy(out, query.y) for w, out in zip(weights, outputs, strict=True)]
+    outcome = learner(pick(batch, slice(0, 1)))
+    torch.testing.assert_close(outcome.loss[0], torch.stack(losses).sum(), **CLOSE)
+    torch.testing.assert_close(outcome.output[0], outputs[-1], **CLOSE)
+    params = list(learner.meta_params().values())
+    expected = torch.autograd.grad(torch.stack(losses).sum(), params, allow_unused=True)
+    held = [torch.zeros_like(p) if g is None else g for p, g in zip(params, expected, strict=True)]
+    _, found = learner.meta_gradient(pick(batch, slice(0, 1)))
+    rates = [name.startswith("rule.rate") for name in learner.meta_params()]
+    for rate, ours, theirs in zip(rates, found, held, strict=True):
+        if not rate:  # by hand they are a number
+            torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_per_step_norms_leave_every_path_of_a_rule_where_it_was() -> None:
+    for build in (maml, meta_sgd, mamlpp, sign_maml):
+        plain, own = (build(NETS[1].build(), norms=norms, inner_steps=2) for norms in ("batch", "per_step"))
+        buffers = {name for name, _ in plain.named_buffers() if name.startswith("rule.")}
+        assert buffers == {name for name, _ in own.named_buffers() if name.startswith("rule.")}
+        rates = {
+            name for name in own.state_dict() if name.startswith("rule.") and not name.startswith("rule.per_step.")
+        }
+        assert rates <= {name for name in plain.state_dict()}
+
+
+def test_a_rule_that_is_given_to_two_learners_is_neithers_own() -> None:
+    rule = Descend(Constant(0.1), 2)
+    own = RuleLearner(NETS[1].build(), rule, cross_entropy, norms="per_step")
+    plain = RuleLearner(NETS[1].build(), rule, cross_entropy)
+    assert "every inner step" in own.norms and not dict(plain.rule.named_parameters())
 
 
 def test_one_step_has_nothing_to_differ_in() -> None:

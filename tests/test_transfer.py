@@ -19,6 +19,7 @@ from quickstudy.errors import InputError
 from quickstudy.initial import InitFrom, begin, places, start
 from quickstudy.judge import judge
 from quickstudy.nets import conv_net, mlp
+from quickstudy.params import by_name
 from quickstudy.rehearse import first_tasks
 from quickstudy.runs import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
@@ -429,6 +430,16 @@ def test_a_head_goes_over_where_its_shape_is_the_same(place):
     assert found.loaded == [f"block0.{n}" for n in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")]
     found, learner = begun(run="pre/checkpoints/last.safetensors")
     assert torch.equal(learner.state_dict()["head.head.weight"], source["model.head.head.weight"])
+
+
+def test_the_norms_of_every_step_start_from_the_source(pretrained):
+    _, learner = begun("--method", "{name: mamlpp, norms: per_step, inner_steps: 3}")
+    theirs, later = pretrained.load("best").tensors, by_name(learner.rule.per_step.later)
+    assert len(later) == 4
+    for name, steps in later.items():
+        source = theirs[f"model.body.{name}"]
+        assert not torch.equal(source, source.round()), "nothing to tell from a fresh norm"
+        assert torch.equal(steps, source.expand(2, -1)) and torch.equal(learner.params()[name], source)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *(name for name in BASELINES if name != "nearest_neighbour")])

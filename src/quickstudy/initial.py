@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from quickstudy.checkpoints import read_checkpoint, step_of
 from quickstudy.errors import InputError, nearest
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, RuleLearner
 from quickstudy.params import layer_of
+from quickstudy.rules.descend import Descend
 from quickstudy.runs import Run
 from quickstudy.types import Params
 
@@ -100,6 +101,8 @@ def begin(found: Start, learner: Learner) -> None:
     with torch.no_grad():
         for name, value in found.tensors.items():
             own[name].copy_(value)
+    if isinstance(learner, RuleLearner) and isinstance(learner.rule, Descend) and learner.rule.per_step is not None:
+        learner.rule.per_step.begin(learner.params())
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

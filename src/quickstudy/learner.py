@@ -33,7 +33,7 @@ from quickstudy.norms import (
 from quickstudy.objective import Objective
 from quickstudy.params import Selection, adaptable, call, share, slots, trainable
 from quickstudy.rules.base import Rule
-from quickstudy.rules.per_step import PerStep
+from quickstudy.rules.descend import with_own
 from quickstudy.selfcheck import Check, relative_errors, suspects
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -198,7 +198,8 @@ class RuleLearner(Learner):
     """A head that a rule adapts, behind a body that it does not.
 
     `body` decides what the rule sees (features instead of inputs: ANIL, HyperMAML); `adapts` decides what moves among
-    what it sees (in an MT-net, W and its bias; not T, not the norms). Models are copied, with norms made safe.
+    what it sees (in an MT-net, W and its bias; not T, not the norms). Models are copied, with norms made safe; so
+    is the rule under norms="per_step", which gives it parameters of its own.
 
     Args:
         head: The module whose parameters adapt.
@@ -237,7 +238,7 @@ class RuleLearner(Learner):
                     "`norms` is 'per_step', but no batch norm with a scale or bias that trains is in what the steps "
                     "run through. Use norms='batch', or a method that adapts the whole model (maml, not anil)."
                 )
-            self.rule = PerStep(rule, own)
+            self.rule = with_own(rule, own)
             self.adapts = tuple(name for name in dict(self.head.named_parameters()) if name in {*self.adapts, *own})
         self.waiting = {f"head:{name}": norm for name, norm in support_norms(self.head).items()}
         if self.body is not None:

@@ -63,6 +63,12 @@ def recipe(**traits: Any) -> Callable[[Callable[..., Learner]], Callable[..., Le
     return enter
 
 
+def moved(model: nn.Module, adapts: Selection, norms: str) -> Params:
+    """What gradient steps move: all that adapts, but not what has a value for every step."""
+    still = per_step_params(model) if norms == "per_step" else {}
+    return {name: p for name, p in adaptable(model, adapts).items() if name not in still}
+
+
 @recipe()
 def maml(
     model: nn.Module,
@@ -129,9 +135,7 @@ def meta_sgd(
     norms: str = "batch",
 ) -> Learner:
     """Meta-SGD (Li et al., 2017): a learned step size for each parameter, or for each layer (and step)."""
-    still = per_step_params(model) if norms == "per_step" else {}
-    moved = {name: p for name, p in adaptable(model, adapts).items() if name not in still}
-    rate = Learned(moved, inner_lr, per=per, steps=inner_steps)
+    rate = Learned(moved(model, adapts, norms), inner_lr, per=per, steps=inner_steps)
     return _learner(
         model, Descend(rate, inner_steps, eval_steps=eval_inner_steps), loss, inner_loss, adapts=adapts, norms=norms
     )

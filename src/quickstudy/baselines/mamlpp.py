@@ -12,8 +12,9 @@ order of the derivatives, which begins at one for speed, are buffers for schedul
 
 Reference: Antoniou, Edwards & Storkey, 2019, section 4 (https://arxiv.org/abs/1810.09502). The sum there is over steps
 0 to K, in the released code 1 to K as here; that code stops the earlier weights at .03/K, which is the same ramp with
-another end. Batch norm is as `norms` says; the paper's has its own statistics and bias for each step. The cosine of the
-outer rate belongs to the training configuration.
+another end. Batch norm is as `norms` says. Under "per_step" it has a scale and a bias for each step, as in the paper
+(without the running statistics that are there kept for each), and the loss after a step is taken under those of that
+step. The cosine of the outer rate belongs to the training configuration.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ from torch import Tensor, nn
 from quickstudy.criteria import criterion
 from quickstudy.errors import InputError
 from quickstudy.learner import Learner, RuleLearner
-from quickstudy.methods import Loss, recipe
+from quickstudy.methods import Loss, moved, recipe
 from quickstudy.objective import Objective
-from quickstudy.params import Selection, adaptable, trainable
+from quickstudy.params import Selection, trainable
 from quickstudy.rules.base import Rate
 from quickstudy.rules.descend import Descend, Learned
 from quickstudy.types import Params
@@ -108,7 +109,7 @@ def mamlpp(
     given = [1 / inner_steps] * inner_steps if step_weights is None else step_weights
     if len(given) != inner_steps:
         raise InputError(f"`step_weights` has {len(given)} weights for {inner_steps} inner steps; give one per step.")
-    rate = Learned(adaptable(model, adapts), inner_lr, per="layer_step", steps=inner_steps)
+    rate = Learned(moved(model, adapts, norms), inner_lr, per="layer_step", steps=inner_steps)
     rule = MultiStep(rate, given, eval_steps=eval_inner_steps, second=second_order)
     inner = criterion(loss if inner_loss is None else inner_loss)
     return RuleLearner(model, rule, criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms)

@@ -6,6 +6,7 @@ rates, with `Masked(Constant(a), ...)` MT-net. The learner decides which paramet
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import cast
 
 import torch
@@ -16,6 +17,7 @@ from quickstudy.errors import InputError
 from quickstudy.objective import Objective
 from quickstudy.params import by_name, held, layer_of, share
 from quickstudy.rules.base import Rate, Rule, check_built_for
+from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Params, Shape
 
 
@@ -29,6 +31,9 @@ class Descend(Rule):
 
     .. math:: \theta_{k+1} = \theta_k - r_k \odot d(\nabla L_S(\theta_k))
 
+    `per_step`, which a learner sets under its norms="per_step", holds parameters that no step moves and that have
+    another value at each.
+
     Reference: Finn, Abbeel & Levine, 2017, section 2.2 and algorithm 1 (https://arxiv.org/abs/1703.03400).
 
     Args:
@@ -39,6 +44,8 @@ class Descend(Rule):
         first_order: Whether to treat the inner gradient as a constant in the outer one.
         direction: The map :math:`d` on each gradient; `torch.sign` gives Sign-MAML.
     """
+
+    per_step: PerStep | None
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class Descend(Rule):
         self.eval_steps = steps if eval_steps is None else eval_steps
         self.first_order = first_order
         self.direction = direction
+        self.per_step = None
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return deque(self.iterates(params, objective), maxlen=1).pop()  # the last; earlier ones may be freed
@@ -65,10 +73,16 @@ class Descend(Rule):
     def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
         """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step."""
         steps = self.eval_steps if objective.evaluating else self.steps
+        theta, own = self.apart(params)
         yield params
-        for rate in self.rate(params, steps, objective.noise):
-            params = self.step(params, rate, objective)
-            yield params
+        for k, rate in enumerate(self.rate(theta, steps, objective.noise)):
+            beta = own[min(k, len(own) - 1)]
+            theta = self.step(theta, rate, _under(objective, beta))
+            yield theta | beta
+
+    def apart(self, params: Params) -> tuple[Params, list[Params]]:
+        """What the steps move, and the values of the rest at each step."""
+        return (params, [{}]) if self.per_step is None else self.per_step(params)
 
     def step(self, params: Params, rate: Params, objective: Objective) -> Params:
         """One step; pure."""
@@ -78,10 +92,28 @@ class Descend(Rule):
         return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        return self.rate.noise(params)
+        return self.rate.noise(self.apart(params)[0])
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        return self.rate.observe(params, objective.noise)
+        return self.rate.observe(self.apart(params)[0], objective.noise)
+
+
+def _under(objective: Objective, beta: Params) -> Objective:
+    """The objective as a function of theta alone."""
+    return objective.pullback(lambda theta: theta | beta)
+
+
+def with_own(rule: Rule, own: Params) -> Descend:
+    """A copy of a rule of gradient steps, in which these parameters have a value for every step."""
+    if not isinstance(rule, Descend):
+        raise InputError(
+            f"Parameters per step need a rule of gradient steps, and this one is a {type(rule).__name__}. Of the "
+            "methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, tnet and the masked ones have one; else use "
+            "norms='support'."
+        )
+    rule = deepcopy(rule)
+    rule.per_step = PerStep(own, rule.steps)
+    return rule
 
 
 class Constant(Rate):
