@@ -103,6 +103,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def worded(value: Any) -> Any:
+    """What JSON can hold of a value from outside; the rest as its words."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def revive(value: Any) -> Any:
     """The inverse of `plain`, as far as non-finite floats go."""
     if isinstance(value, dict):

@@ -1,6 +1,5 @@
 """A run, evaluated, and the result written into it."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from quickstudy.engine import threads
 from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
+from quickstudy.files import worded
 from quickstudy.pictures import kept
 from quickstudy.rehearse import first_tasks, rehearse
 from quickstudy.runs import Run, check_name
@@ -65,7 +65,7 @@ def judge(
         "checkpoint": state["checkpoint"],
         "init_from": state.get("initial"),
         "protocol": made.name,
-        "data": json.loads(json.dumps(setup.judged.describe(), default=str)),  # a user's family may say anything
+        "data": worded(setup.judged.describe()),
         "notes": list(setup.judged.notes),
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),

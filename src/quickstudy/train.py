@@ -22,7 +22,7 @@ from quickstudy.config import Setup
 from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
-from quickstudy.files import plain
+from quickstudy.files import worded
 from quickstudy.initial import begin, start
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
@@ -247,7 +247,7 @@ class _Trainer:
             for index, slots in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}
             tensors["rng"] = torch.get_rng_state()  # a user's dropout draws from it
-        self.run.save(name, tensors, vars(self.progress) | {"tasks": plain(self.family.describe())})
+        self.run.save(name, tensors, vars(self.progress) | {"tasks": worded(self.family.describe())})
 
     def _restore(self) -> None:
         if "last" not in self.run.checkpoints():
@@ -275,7 +275,7 @@ class _Trainer:
 
     def _check_data(self, saved: dict[str, Any]) -> None:
         """Training goes on with the pictures it began with: a data root may hold others by now."""
-        now = plain(self.family.describe())
+        now = worded(self.family.describe())
         if "data" in saved and saved["data"] != now.get("data"):
             raise InputError(
                 f"{self.run.path} was trained on {saved.get('name')}, data {saved['data']}; what is there now "
