@@ -29,7 +29,7 @@ class NearestNeighbour(Learner):
         return {"x": support.x.flatten(1), "y": support.y}
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        # Without a product of matrices, which rounds; and without [n, n_s, features], which is gigabytes for photographs.
+        # Not by a product of matrices, which rounds, nor through [n, n_s, features], gigabytes for photographs.
         gaps = torch.cdist(x.flatten(1), params["x"], compute_mode="donot_use_mm_for_euclid_dist")
         closeness = -gaps.square()  # [n, n_s]
         member = params["y"][:, None] == torch.arange(self.ways, device=x.device)  # [n_s, ways]
