@@ -19,6 +19,7 @@ from quickstudy.errors import InputError
 from quickstudy.initial import InitFrom, begin, places, start
 from quickstudy.judge import judge
 from quickstudy.nets import conv_net, mlp
+from quickstudy.norms import OneAtATime
 from quickstudy.params import by_name
 from quickstudy.rehearse import first_tasks
 from quickstudy.runs import Run
@@ -330,6 +331,32 @@ class TestBaselines:
         adapted = learner.adapt(pick(batch.support, 0), key=int(batch.key[0]))
         torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0])
         assert adapted[1].out_features == 3
+
+    def test_by_the_support_sets_statistics_each_query_stands_alone(self, name):
+        learner, batch = transfer(name, eval_inner_steps=4, norms="support"), doubles("test")
+        plain, training = transfer(name, eval_inner_steps=4), doubles("train")
+        torch.testing.assert_close(learner(training), plain(training), rtol=0, atol=0)  # those have no support set
+        found = []
+        for engine in (Engine("loop"), Engine("vmap")):
+            learner.engine = engine
+            found.append(learner(batch, evaluating=True).output)
+            assert learner.engine.backend == engine.backend
+        torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
+        one = batch._replace(query=batch.query._replace(x=batch.query.x[:, :1], y=batch.query.y[:, :1]))
+        torch.testing.assert_close(learner(one, evaluating=True).output, found[0][:, :1])
+        assert not torch.allclose(plain(one, evaluating=True).output, plain(batch, evaluating=True).output[:, :1])
+        adapted = learner.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+        torch.testing.assert_close(adapted(batch.query.x[0, :1]), found[0][0, :1])
+
+    def test_a_module_that_normalises_one_example_by_itself_says_so(self, name):
+        batch = doubles("test")
+        adapted = transfer(name, eval_inner_steps=1).adapt(pick(batch.support, 0))
+        with pytest.warns(OneAtATime):
+            adapted(batch.query.x[0, :1])
+
+    def test_norms_per_step_are_refused(self, name):
+        with pytest.raises(InputError, match="'per_step', but the steps of this method move a head.*mamlpp"):
+            transfer(name, norms="per_step")
 
     def test_checks_itself(self, name):
         assert transfer(name).check(doubles("train")).ok

@@ -242,6 +242,16 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
     return model
 
 
+def of_every_step(norms: str, why: str) -> str:
+    """The policy of a method in which all steps share their norms; "per_step" is refused."""
+    if norms == "per_step":
+        raise InputError(
+            f"`norms` is 'per_step', but {why}. Use norms='batch', or a method of gradient steps through the norms, "
+            "such as mamlpp or maml."
+        )
+    return norms
+
+
 def policy(modules: Iterable[nn.Module]) -> str:
     """The norm policy in words, as it is printed with every result."""
     kinds = {type(module) for module in modules}

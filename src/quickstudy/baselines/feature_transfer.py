@@ -19,11 +19,23 @@ from quickstudy.errors import InputError
 from quickstudy.heads import split_head
 from quickstudy.learner import Learner, Noise
 from quickstudy.methods import Loss
-from quickstudy.norms import safe
+from quickstudy.norms import (
+    WarnsOfOne,
+    keep_statistics,
+    of_every_step,
+    recorded,
+    safe,
+    support_norms,
+    transductive,
+)
 from quickstudy.objective import Objective
+from quickstudy.params import share
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape
+
+BODY = "body:"
+"""Before the names of a support set's statistics, which stand beside a task's classifier."""
 
 
 class Transfer(Learner):
@@ -39,14 +51,14 @@ class Transfer(Learner):
         ways: Classes in a task of the evaluation.
         rule: How a new classifier is fitted.
         criterion: The loss, in training and in a task.
-        norms: "batch" or "running": see `norms.safe`.
+        norms: "batch", "support" (in a task; training batches go by their own) or "running": see `norms.safe`.
     """
 
     def __init__(
         self, body: nn.Module, classifier: nn.Linear, ways: int, rule: Rule, criterion: Criterion, norms: str = "batch"
     ) -> None:
         super().__init__(criterion)
-        self.body = safe(body, norms)
+        self.body = safe(body, of_every_step(norms, "the steps of this method move a head behind them"))
         self.classifier = classifier
         self.ways = ways
         self.rule = rule
@@ -66,7 +78,9 @@ class Transfer(Learner):
         return {name: shape for name, shape in rows.items() if getattr(self.classifier, name) is not None}
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
-        features = self.body(support.x).detach()
+        waiting = {f"{BODY}{name}": norm for name, norm in support_norms(self.body).items()}
+        with recorded(waiting) as statistics:
+            features = self.body(support.x).detach()
         start = {name: (2 * u - 1) / self.classifier.in_features**0.5 for name, u in noise.items()}
         loss = Objective(
             lambda params: self.classify(params, features),
@@ -74,17 +88,27 @@ class Transfer(Learner):
             Examples(features, support.y),
             evaluating=evaluating,
         )
-        return self.rule(start, loss)
+        return self.rule(start, loss) | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        return self.classify(params, self.body(x))
+        features = functional_call(self.body, share(params, BODY), (x,), tie_weights=False)
+        return self.classify(_of_head(params), features)
 
     def module(self, params: Params) -> nn.Module:
-        head = deepcopy(self.classifier)
-        for name, value in params.items():
+        body, head = deepcopy(self.body), deepcopy(self.classifier)
+        keep_statistics(body, share(params, BODY))
+        for name, value in _of_head(params).items():
             setattr(head, name, nn.Parameter(value))
         head.out_features = self.ways
-        return nn.Sequential(deepcopy(self.body), head).eval().requires_grad_(False)
+        adapted = nn.Sequential(body, head)
+        if transductive(adapted):
+            adapted.register_forward_pre_hook(WarnsOfOne())
+        return adapted.eval().requires_grad_(False)
+
+
+def _of_head(params: Params) -> Params:
+    """The new classifier among what a task keeps."""
+    return {name: value for name, value in params.items() if not name.startswith(BODY)}
 
 
 def body_and_features(model: nn.Module, head: str | None, method: str) -> tuple[nn.Module, int]:
