@@ -397,6 +397,12 @@ def test_tasks_without_classes_are_refused(baseline: Baseline) -> None:
         build(Config.model_validate(sine))
 
 
+@over_baselines
+def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Baseline) -> None:
+    with pytest.raises(InputError, match="'per_step', but this method takes no step.*mamlpp or maml"):
+        baseline.build(MAPS.build(), norms="per_step")
+
+
 def test_options_that_mean_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="`scale` was 0"):
         matchingnet(untouched(), WAYS, scale=0.0)

@@ -290,3 +290,8 @@ def test_the_query_set_does_not_train_reptile() -> None:
     model, batch = reptile(net.build()), tasks(net)
     other = batch._replace(query=tasks(net, seed=7).query)
     torch.testing.assert_close(model.meta_gradient(other)[1], model.meta_gradient(batch)[1], rtol=0, atol=0)
+
+
+def test_reptile_refuses_norms_that_it_would_not_train() -> None:
+    with pytest.raises(InputError, match="'per_step', but Reptile trains what its steps move.*mamlpp or maml"):
+        reptile(NETS[1].build(), norms="per_step")

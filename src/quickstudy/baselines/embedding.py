@@ -16,7 +16,7 @@ from quickstudy.criteria import criterion
 from quickstudy.errors import InputError
 from quickstudy.heads import split_head
 from quickstudy.learner import Learner, Noise
-from quickstudy.norms import WarnsOfOne, keep_statistics, recorded, safe, support_norms, transductive
+from quickstudy.norms import WarnsOfOne, keep_statistics, of_every_step, recorded, safe, support_norms, transductive
 from quickstudy.params import share
 from quickstudy.types import Criterion, Examples, Params
 
@@ -48,7 +48,7 @@ class EmbeddingLearner(Learner):
                 "Use it on tasks with two classes or more and the loss cross_entropy, such as `digits`."
             )
         body, _ = split_head(model, head)
-        self.body = safe(body, norms)
+        self.body = safe(body, of_every_step(norms, "this method takes no step through them"))
         self.ways = ways
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:

@@ -18,6 +18,7 @@ from torch import nn
 from quickstudy.criteria import criterion
 from quickstudy.learner import Learner, Noise, RuleLearner
 from quickstudy.methods import Loss, recipe
+from quickstudy.norms import of_every_step
 from quickstudy.params import Selection, trainable
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.types import Examples, Outcome
@@ -50,4 +51,5 @@ def reptile(
     """Reptile (Nichol et al., 2018): the outer gradient is theta - phi. With one inner step it is joint training."""
     rule = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
     inner = criterion(loss if inner_loss is None else inner_loss)
+    of_every_step(norms, "Reptile trains what its steps move, and no step moves such norms")
     return Reptile(model, rule, criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms)
