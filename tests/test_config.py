@@ -188,6 +188,13 @@ def test_what_ships_can_be_built_and_says_what_it_is(name, pictures):
 # -- resolved --
 
 
+@pytest.mark.parametrize("name", config.shipped())
+def test_what_ships_holds_nothing_out_that_is_never_looked_at(name):
+    tasks = yaml.safe_load(config.shipped()[name].read_text())["tasks"]
+    if isinstance(tasks, dict) and tasks["name"] == "cross" and "val" not in tasks:
+        assert tasks["train"]["name"] != "batches" or tasks["train"]["hold_out"] == 0
+
+
 @pytest.mark.parametrize("name", [*config.shipped(), "sine.yaml"])
 def test_the_printed_configuration_says_everything_and_can_be_fed_back(cli, place, name, pictures):
     first = cli("train", name, "--print-config", "--train.milestones", "[3]")
