@@ -20,6 +20,17 @@ def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
     setup.learner.load_state_dict(own)
 
 
+def part_of(described: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    """Of what tasks say of themselves, what concerns a split: tasks that join several have a description for each.
+
+    >>> part_of({"name": "cross", "train": {"name": "batches", "data": "1f"}, "test": {"name": "digits"}}, "train")
+    {'name': 'batches', 'data': '1f'}
+    """
+    while "data" not in described and isinstance(described.get(split), Mapping):
+        described = described[split]
+    return described
+
+
 def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = ()) -> tuple[Setup, dict[str, Any]]:
     """The learner of a run as it will be used, and the checkpoint's state.
 

@@ -26,7 +26,7 @@ from quickstudy.files import worded
 from quickstudy.initial import begin, start
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
-from quickstudy.saved import load_model
+from quickstudy.saved import load_model, part_of
 from quickstudy.types import Params, Task
 from quickstudy.watch import Watcher
 
@@ -275,12 +275,13 @@ class _Trainer:
 
     def _check_data(self, saved: dict[str, Any]) -> None:
         """Training goes on with the pictures it began with: a data root may hold others by now."""
-        now = worded(self.family.describe())
-        if "data" in saved and saved["data"] != now.get("data"):
-            raise InputError(
-                f"{self.run.path} was trained on {saved.get('name')}, data {saved['data']}; what is there now "
-                f"is {now.get('name')}, data {now.get('data')}. Put the files back, or start a new run."
-            )
+        for split in ("train", "val"):
+            then, now = (part_of(of, split) for of in (saved, worded(self.family.describe())))
+            if "data" in then and then["data"] != now.get("data"):
+                raise InputError(
+                    f"{self.run.path} was trained on {then.get('name')}, data {then['data']}; what is there now "
+                    f"is {now.get('name')}, data {now.get('data')}. Put the files back, or start a new run."
+                )
 
     def _check_slots(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
         if "rng" not in tensors:
