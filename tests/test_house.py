@@ -21,7 +21,7 @@ LAYERS = [
     "methods",
     "baselines",
     "tasks",
-    "rehearse pictures",
+    "rehearse pictures unseen",
     "checkpoints",
     "runs",
     "initial",

@@ -142,10 +142,10 @@ TARGETS = {  # losses by name, and the families' losses whose targets they can r
 
 def build(config: Config) -> Setup:
     """Tasks, model and method, started from the seed, and the configuration with nothing left unsaid."""
-    family, tasks = _tasks(config.tasks)
+    family, tasks = tasks_of(config.tasks)
     judged = family
     if config.evaluate.options:
-        judged, _ = _tasks(Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}))
+        judged, _ = tasks_of(Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}))
     torch.manual_seed(config.seed)
     context: dict[str, Any] = {
         "inputs": family.inputs,
@@ -185,7 +185,8 @@ def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[st
         raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
 
 
-def _tasks(part: Part, what: str = "tasks") -> tuple[TaskFamily, Part]:
+def tasks_of(part: Part, what: str = "tasks") -> tuple[TaskFamily, Part]:
+    """The family that a part names, and the part with nothing left unsaid."""
     family, resolved = make(part, FAMILIES, what)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
@@ -244,7 +245,7 @@ def _takes_tasks(annotation: Any) -> bool:
 
 def _nested(value: Any, place: str) -> tuple[TaskFamily, dict[str, Any]]:
     try:
-        family, part = _tasks(Part.model_validate(value), place)
+        family, part = tasks_of(Part.model_validate(value), place)
     except ValidationError as error:
         raise InputError(explain(error, place)) from None
     return family, part.model_dump()

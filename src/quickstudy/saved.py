@@ -7,10 +7,12 @@ from torch import Tensor
 
 from quickstudy import schedule
 from quickstudy.checkpoints import check_matches
-from quickstudy.config import Setup, build, parse
+from quickstudy.config import Setup, build, parse, tasks_of
 from quickstudy.errors import InputError
 from quickstudy.runs import Run
 from quickstudy.settings import pairs
+from quickstudy.tasks import TaskFamily
+from quickstudy.unseen import check_unseen
 
 
 def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -18,17 +20,6 @@ def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
     own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     check_matches(own, setup.learner.state_dict(), what)
     setup.learner.load_state_dict(own)
-
-
-def part_of(described: Mapping[str, Any], split: str) -> Mapping[str, Any]:
-    """Of what tasks say of themselves, what concerns a split: tasks that join several have a description for each.
-
-    >>> part_of({"name": "cross", "train": {"name": "batches", "data": "1f"}, "test": {"name": "digits"}}, "train")
-    {'name': 'batches', 'data': '1f'}
-    """
-    while "data" not in described and isinstance(described.get(split), Mapping):
-        described = described[split]
-    return described
 
 
 def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = ()) -> tuple[Setup, dict[str, Any]]:
@@ -48,9 +39,21 @@ def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = 
             )
     setup = build(parse(run.config, overrides))
     saved = run.load(name)
+    asked_for = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys, _ in pairs(overrides))
+    trained = _trained(run, setup) if asked_for else setup.family
+    told, split = saved.state.get("tasks", {}), setup.config.evaluate.split
+    check_unseen(str(run.path), told, trained, setup.judged, split, asked_for=asked_for)
     load_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}")
     # A run stopped in its warm-up is judged as what it was to become: HyperMAML by its emission, say.
     schedules = setup.config.train.schedules
     schedule.apply(setup.learner, schedules, schedule.over(schedules))
     setup.learner.eval()
     return setup, {**saved.state, "checkpoint": name}
+
+
+def _trained(run: Run, setup: Setup) -> TaskFamily:
+    """The tasks of training; where their files are elsewhere by now, those that were asked for."""
+    try:
+        return tasks_of(parse(run.config).tasks)[0]
+    except InputError:
+        return setup.family

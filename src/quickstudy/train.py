@@ -26,8 +26,9 @@ from quickstudy.files import worded
 from quickstudy.initial import begin, start
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
-from quickstudy.saved import load_model, part_of
+from quickstudy.saved import load_model
 from quickstudy.types import Params, Task
+from quickstudy.unseen import part_of
 from quickstudy.watch import Watcher
 
 VALIDATIONS = 20  # over a run, unless the configuration says otherwise
