@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.files import plain
+from quickstudy.files import worded
 from quickstudy.tasks import Batches, Episodes, TaskFamily
 from quickstudy.tasks.arrays import as_array, as_integers
 from quickstudy.tasks.images.family import ImageEpisodes
@@ -53,7 +53,7 @@ def check_unseen(
     source, asked = trained.of_split("train"), judged.of_split(split)
     if not _same_pictures(source, asked):
         return
-    before, now, here = part_of(saved, "train"), plain(source.describe()), plain(asked.describe())
+    before, now, here = part_of(saved, "train"), worded(source.describe()), worded(asked.describe())
     if "data" in before and before["data"] != now.get("data"):
         told = (
             f"{run} was trained on {before.get('name')}, data {before['data']}; what is there now is "
