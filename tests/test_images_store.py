@@ -391,6 +391,19 @@ def test_a_table_stands_for_the_pictures_beside_it(source):
     assert stamp(table) != before
 
 
+def test_an_idx_file_stands_for_its_labels_too(tmp_path):
+    images, labels, other = (
+        tmp_path / name for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz", "notes.txt")
+    )
+    for path in (images, labels, other):
+        path.write_bytes(b"x")
+    before = stamp(images)
+    later(other)
+    assert stamp(images) == before
+    later(labels)
+    assert stamp(images) != before
+
+
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, reader):
     with pytest.raises(InputError, match=r"gone cannot be read \(No such file or directory\)"):
         stored(tmp_path / "gone", reader, GREY)

@@ -243,6 +243,13 @@ def test_lake_archives_are_read_in_place(tmp_path):
     assert "no images_evaluation.zip" in dict(read(tmp_path).skipped)["images_evaluation"]
 
 
+def test_of_an_omniglot_archive_and_a_folder_beside_it_the_one_that_is_named_is_read(tmp_path):
+    zipped(tmp_path / "images_background.zip", "images_background/Greek/character01/1.png")
+    put(tmp_path, "images_background/Latin/character01/1.png")
+    assert read(tmp_path / "images_background.zip").classes == ["Greek/character01"]
+    assert read(tmp_path / "images_background").classes == ["Latin/character01"]
+
+
 def test_unpacked_omniglot_equals_the_archives(tmp_path):
     names = [f"images_background/Greek/character0{i}/{i}.png" for i in (1, 2)]
     zipped(tmp_path / "images_background.zip", *names)

@@ -27,6 +27,8 @@ from quickstudy.tasks.images.listing import Listing
 FORMAT = 1
 TABLES = (".csv", ".parquet", ".json")
 """Files that name pictures beside them."""
+IDX = "ubyte"
+"""In the names of files whose labels are in another file beside them."""
 
 ADVICE = "Free some space, or name another folder with QUICKSTUDY_CACHE."
 Progress = Callable[[int, int], None]
@@ -71,12 +73,14 @@ def cache_root() -> Path:
 def stamp(source: Path) -> str:
     """A digest of the names, sizes, times and permissions of a file, or of all files under a folder.
 
-    A table stands for its folder, where the pictures are.
+    A table stands for its folder, where the pictures are; an idx file for those beside it, which have the labels.
     """
     digest = hashlib.sha256()
     try:
         if source.is_dir() or source.suffix.lower() in TABLES:
             found = sorted(_files(source if source.is_dir() else source.parent, "", ()))
+        elif IDX in source.name.lower():
+            found = sorted((path.name, path.stat()) for path in source.parent.iterdir() if IDX in path.name.lower())
         else:
             found = [(source.name, source.stat())]
     except OSError as error:

@@ -25,14 +25,14 @@ SETS = ("images_background", "images_evaluation")
 
 def lake(path: Path) -> Listing | None:
     """Omniglot: images_background and images_evaluation, as .zip or unpacked, with <alphabet>/<character>/*.png"""
-    wanted: tuple[str, ...] = SETS
+    places = {name: _find(path, name) for name in SETS}
     if path.stem in SETS and (path.is_dir() or path.suffix == ".zip"):
-        wanted, path = (path.stem,), path.parent
+        # This very one, whatever lies beside it: what is cached for a path must follow from what is at the path.
+        places, path = {path.stem: path}, path.parent
     rows: list[Row] = []
     skipped: list[tuple[str, str]] = []
     kinds = []
-    for name in wanted:
-        found = _find(path, name)
+    for name, found in places.items():
         if found is None:
             skipped.append((name, f"no {name}.zip or {name}/ was found, so the characters of that set are absent"))
             continue
