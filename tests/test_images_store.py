@@ -498,6 +498,33 @@ def test_a_damaged_entry_is_built_anew(source, reader, cache, damage):
     assert entries(cache) == [entry]
 
 
+def test_an_entry_that_is_replaced_while_it_is_opened_is_not_half_the_old_one(
+    source, reader, cache, tmp_path, monkeypatch
+):
+    stored(source, reader, GREY)
+    (entry,) = entries(cache)
+    old = shutil.copytree(entry, tmp_path / "old")
+    first = shutil.copy2(source / "a" / "0.png", tmp_path / "0.png")
+    drawn(source / "a" / "0.png", 200)
+    stored(source, reader, GREY)
+    new = entry.rename(tmp_path / "new")
+    shutil.copy2(first, source / "a" / "0.png")
+    shutil.copytree(old, entry)
+    opened, plain = [], np.memmap
+
+    def replaced_first(*args, **options):
+        if not opened:
+            shutil.rmtree(entry)
+            shutil.copytree(new, entry)
+        opened.append(args)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(np, "memmap", replaced_first)
+    found = stored(source, reader, GREY)
+    monkeypatch.undo()
+    assert values(found) == [0, 10, 20, 30, 40, 50] and len(opened) == 2
+
+
 def test_the_cache_may_be_read_only_once_it_is_built_and_the_data_always(source, reader, cache):
     """Root may write all the same, so that nothing changed is looked at too."""
     places = [source, *source.iterdir()]

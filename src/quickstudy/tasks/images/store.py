@@ -146,16 +146,21 @@ def _locked(root: Path, key: str) -> Iterator[None]:
 
 
 def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
-    """The entry, or None when there is none, or it is of another source, version or length."""
+    """The entry, or None when there is none, or it is of another source, version or length, or was just replaced."""
     try:
-        index = json.loads((entry / "index.json").read_bytes())
+        text = (entry / "index.json").read_bytes()
+        index = json.loads(text)
         shape = tuple(index["shape"])
         if {name: index[name] for name in mark} != mark:
             return None
         if (entry / "pixels.bin").stat().st_size != int(np.prod(shape)):
             return None
+        pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape)
+        # No lock is held: another process may have put an entry in this one's place after the index was read.
+        if (entry / "index.json").read_bytes() != text:
+            return None
         return Stored(
-            np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape),
+            pixels,
             np.array(index["labels"], dtype=np.int64),
             index["classes"],
             index["names"],
