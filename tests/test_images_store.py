@@ -12,11 +12,13 @@ import time
 import traceback
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from quickstudy.errors import InputError, RunError
@@ -546,6 +548,40 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(source, reader, tmp_path
     with pytest.raises(RunError, match=r"file/cache could not be written: Not a directory\. .*QUICKSTUDY_CACHE"):
         stored(source, reader, GREY)
     assert reader.calls == 0
+
+
+@pytest.mark.parametrize("when", ["listed", "decoded"])
+def test_pictures_that_change_while_they_are_read_are_not_kept(source, reader, cache, when):
+    def change() -> None:
+        drawn(source / "c" / "5.png", 222)
+
+    def listed(root: Path) -> Listing:
+        found = reader(root)
+        change()
+        return found
+
+    with pytest.raises(RunError, match="data was changed while its pictures were being decoded"):
+        if when == "listed":
+            stored(source, listed, GREY)
+        else:
+            stored(source, reader, GREY, lambda done, _: change() if done == 6 else None)
+    assert entries(cache) == []
+    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 222]
+
+
+def test_what_changed_while_another_process_held_the_lock_is_not_filed_under_what_was(source, reader, cache):
+    stored(source, reader, GREY)
+    (entry,) = entries(cache)
+    shutil.rmtree(entry)
+    lock = FileLock(cache / f"{entry.name}.lock")
+    with ThreadPoolExecutor(1) as other, lock:
+        waiting = other.submit(stored, source, reader, GREY)
+        time.sleep(0.3)
+        drawn(source / "c" / "5.png", 222)
+        lock.release()
+        assert values(waiting.result()) == [0, 10, 20, 30, 40, 222]
+    stored(source, reader, GREY)
+    assert reader.calls == 2
 
 
 def test_a_reader_that_fails_is_not_blamed_on_the_cache(source, cache):

@@ -117,20 +117,34 @@ def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progres
     named = dumps({"source": str(source), **asdict(how)})
     key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     root = cache_root()
-    entry, mark = root / key, {"format": FORMAT, "stamp": stamp(source)}
-    found = _opened(entry, mark)
+    entry = root / key
+    found = _opened(entry, _mark(source))
     if found is not None:
         return found
     with _locked(root, key):
+        mark = _mark(source)  # again: waiting for the lock may have taken long
         found = _opened(entry, mark)  # another process may have built it meanwhile
         if found is None:
             listing = read(source)
             with writes(root, ADVICE):
-                _build(entry, mark, listing, how, progress)
+                _build(entry, mark, listing, how, progress, lambda: _check_unchanged(source, mark))
             found = _opened(entry, mark)
     if found is None:
         raise RunError(f"The cache entry {entry} was changed while it was being read. Try again.")
     return found
+
+
+def _mark(source: Path) -> dict[str, Any]:
+    return {"format": FORMAT, "stamp": stamp(source)}
+
+
+def _check_unchanged(source: Path, mark: dict[str, Any]) -> None:
+    """Pixels of now must not be filed under files of before."""
+    if _mark(source) != mark:
+        raise RunError(
+            f"{source} was changed while its pictures were being decoded, so none of them were kept. Try again when "
+            "its files are complete."
+        )
 
 
 @contextmanager
@@ -174,7 +188,15 @@ def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
         return None
 
 
-def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, progress: Progress | None) -> None:
+def _build(
+    entry: Path,
+    mark: dict[str, Any],
+    listing: Listing,
+    how: Decoding,
+    progress: Progress | None,
+    check: Callable[[], None],
+) -> None:
+    """Decode into the entry, if `check`, which comes last, does not object."""
     with _beside(entry) as place:
         digest = hashlib.sha256()
         kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
@@ -214,6 +236,7 @@ def _build(entry: Path, mark: dict[str, Any], listing: Listing, how: Decoding, p
             "digest": digest.hexdigest()[:12],
         }
         write_atomic(place / "index.json", dumps(index).encode())
+        check()
 
 
 def _relabelled(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
