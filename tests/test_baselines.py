@@ -408,3 +408,10 @@ def test_options_that_mean_nothing_are_refused() -> None:
         matchingnet(untouched(), WAYS, scale=0.0)
     with pytest.raises(InputError, match="`maps` is 3x3, which does not divide the model's 4 features"):
         relationnet(untouched(), WAYS, maps=(3, 3))
+
+
+@pytest.mark.parametrize("method", [protonet, matchingnet])
+def test_a_class_without_examples_is_refused_rather_than_answered(method):
+    learner = method(linear(4, 3), 3)
+    with pytest.raises(InputError, match="no example of class 2 of 3"):
+        learner.adapt(Examples(torch.randn(2, 4), torch.arange(2)))

@@ -219,7 +219,7 @@ def test_runs_get_a_place_of_their_own(cli, place):
         assert (place / "runs" / name / "checkpoints" / "last.safetensors").is_file()
     assert list((place / "runs" / "sine" / "tensorboard").iterdir())
     done = cli("train", "sine.yaml", "--out", "runs/sine")
-    assert done.code == 2 and "already holds a run. Continue it with `--resume`" in done.err
+    assert done.code == 2 and "already holds a run. Go on with it by `quickstudy train --resume" in done.err
     done = cli("train", "runs/sine")
     assert done.code == 2 and "runs/sine is a run. Go on with it by --resume runs/sine" in done.err
     done = cli("evaluate", "runs")

@@ -289,8 +289,9 @@ class WarnsOfOne:
             self.said = True
             warnings.warn(
                 "This module normalises by the statistics of the batch it is given, and was given one example, so it "
-                "predicts something else than it would in a batch. Adapt with norms='support' (or 'running', for a "
-                "model that has running statistics), or predict in batches like the query sets of training.",
+                "predicts something else than it would in a batch. Build the learner with norms='support' "
+                "(--method.norms support; 'running' for a model that has running statistics), or predict in batches "
+                "like the query sets of training.",
                 OneAtATime,
                 stacklevel=4,
             )

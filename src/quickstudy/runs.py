@@ -293,7 +293,10 @@ def _check_vacant(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, and a run is a directory. Give another path.")
     if (path / "config.yaml").is_file():
-        raise InputError(f"{path} already holds a run. Continue it with `--resume`, or give another directory.")
+        raise InputError(
+            f"{path} already holds a run. Go on with it by `quickstudy train --resume {path}`, or give another "
+            "directory."
+        )
     others = [name for name in _names(path) if name not in _OUR_LEFTOVERS and not name.endswith(".tmp")]
     if others:
         raise InputError(

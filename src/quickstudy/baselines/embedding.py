@@ -66,6 +66,16 @@ class EmbeddingLearner(Learner):
         output: Tensor = functional_call(_Predicts(self), statistics, (params, x), tie_weights=False)
         return output
 
+    def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
+        absent = sorted(set(range(self.ways)) - set(support.y.tolist()))
+        if absent:
+            raise InputError(
+                f"The support set has no example of class {absent[0]} of {self.ways}, and this method compares with "
+                "examples of every class. Give one or more of each, or build the learner for as many classes as there "
+                "are."
+            )
+        return super().adapt(support, key=key, seed=seed)
+
     @abstractmethod
     def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
         """What the method keeps of a support set, given its embeddings and labels. Names hold no dots."""

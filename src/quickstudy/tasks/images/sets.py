@@ -127,7 +127,7 @@ class ImageSet:
             size=size or self.size,
             drawing=self.ink is not None,
             rotations=rotations,
-            notes=(*told(found), *missing),
+            notes=(*told(found, place), *missing),
             digest=found.digest,
         )
 
@@ -209,7 +209,7 @@ def kept(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(found.labels, [found.classes.index(name) for name in only]))
 
 
-def told(found: Stored) -> list[str]:
+def told(found: Stored, place: Path) -> list[str]:
     """The layout, what was changed and what was left out, in words; the last is also a warning."""
     notes = [f"layout: {found.layout}"]
     notes += [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
@@ -217,7 +217,7 @@ def told(found: Stored) -> list[str]:
         shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
         rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
         notes.append(f"{len(found.skipped)} left out: {shown}{rest}")
-        warnings.warn(f"{notes[-1]}. `quickstudy data check --all` lists them.", LeftOut, stacklevel=2)
+        warnings.warn(f"{notes[-1]}. `quickstudy data check {place} --all` lists them.", LeftOut, stacklevel=2)
     return notes
 
 
@@ -254,7 +254,10 @@ def folder(
     """
     place = Path(path).expanduser()
     if not place.exists():
-        raise InputError(f"There is no folder or file {path!r}. Give one that holds a folder of pictures per class.")
+        raise InputError(
+            f"There is no folder or file {path!r}. Name one that holds a folder of pictures per class: "
+            "--tasks.path DIRECTORY."
+        )
     if ink not in (None, "dark", "light"):
         raise InputError(f"ink={ink!r} cannot be used: 'dark' or 'light' for drawings, nothing for photographs.")
     how = recipe_named(recipe)
@@ -282,7 +285,7 @@ def folder(
         size=size,
         drawing=ink is not None,
         rotations=rotations,
-        notes=(*told(found), *missing),
+        notes=(*told(found, place), *missing),
         digest=found.digest,
     )
 
@@ -301,10 +304,15 @@ def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: 
     least = int(images.min())
     if least <= shots:
         label = labels[images.argmin()]
+        small = {int(c) for own, counted in counts.values() for c in own[counted <= shots]}
+        others = [name for c, name in enumerate(found.classes) if c not in small]
+        advice = (
+            f"leave out what is too small: --tasks.only '[{', '.join(others)}]'" if len(others) > 1 else "lower shots"
+        )
         raise InputError(
             f"Class {found.classes[label]!r} has {int((found.labels == label).sum())} pictures, {least} of them in "
-            f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them a query. Add pictures "
-            "of it, or keep the other classes only with `only`."
+            f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them a query. Add pictures of "
+            f"it, or {advice}."
         )
     return len(classes), least - shots
 
