@@ -19,6 +19,7 @@ from quickstudy.evaluate import batches
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.images import augment
 from quickstudy.tasks.images.family import ImageEpisodes, turned
+from quickstudy.tasks.images.published import published
 from quickstudy.tasks.images.recipes import RECIPES, recipe_named
 from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOut, data_root, folder
 from quickstudy.tasks.splits import split_by_class, split_by_image
@@ -482,6 +483,22 @@ def test_sets_are_called_with_their_own_defaults():
             image_set.size,
             image_set.recipe,
         )
+
+
+def test_cifar_100_may_be_divided_by_superclass_too(root):
+    classes = [name for members in published("fc100", "oreshkin").classes.values() for name in members]
+    files(root / "cifar100", dict.fromkeys(classes, 2))
+    data = IMAGE_SETS["fc100"](queries=1)
+    assert data.describe()["classes"] == {"train": 60, "val": 20, "test": 20}
+    assert {data.class_name(n) for n in data.labels[data.splits["test"]].tolist()} == set(
+        published("fc100", "oreshkin").classes["test"]
+    )
+
+
+def test_all_of_mini_imagenet_may_be_trained_on(root):
+    classes = [name for members in published("mini_imagenet", "ravi").classes.values() for name in members]
+    files(root / "mini_imagenet", dict.fromkeys(classes, 2))
+    assert IMAGE_SETS["mini_imagenet"](split="all", queries=1).describe()["classes"] == {"train": 100}
 
 
 def test_classes_may_be_chosen(root):

@@ -22,6 +22,7 @@ COUNTS = {
     ("omniglot", "no_latin"): {"train": 1597},
     ("emnist", "even_odd"): {"val": 31, "test": 31},
     ("mini_imagenet", "ravi"): {"train": 64, "val": 16, "test": 20},
+    ("mini_imagenet", "all"): {"train": 100},
     ("cub", "easyfsl"): {"train": 140, "val": 30, "test": 30},
     ("cub", "alternating"): {"train": 100, "val": 50, "test": 50},
     ("cub", "feat"): {"train": 100, "val": 50, "test": 50},

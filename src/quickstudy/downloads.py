@@ -219,6 +219,20 @@ def _mnist(folder: str, base: str, md5s: Sequence[str], sizes: Sequence[int], li
 
 _LAKE = "https://github.com/brendenlake/omniglot/raw/master/python/"
 
+_CIFAR_100 = Source(
+    "cifar100",
+    (
+        Remote(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "md5:eb9058c3a382ffc7106e4002c42a8d85",
+            169_001_437,
+            "cifar-100-python/*",
+        ),
+    ),
+    "no licence is stated; the authors ask that Krizhevsky (2009) is cited",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+)
+
 SOURCES: dict[str, Source] = {
     "omniglot": Source(
         "omniglot",
@@ -295,19 +309,8 @@ SOURCES: dict[str, Source] = {
         "for non-commercial research and education; the photographs belong to those who took them",
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
     ),
-    "cifar_fs": Source(
-        "cifar100",
-        (
-            Remote(
-                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                "md5:eb9058c3a382ffc7106e4002c42a8d85",
-                169_001_437,
-                "cifar-100-python/*",
-            ),
-        ),
-        "no licence is stated; the authors ask that Krizhevsky (2009) is cited",
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-    ),
+    "cifar_fs": _CIFAR_100,
+    "fc100": _CIFAR_100,  # the same pictures, divided otherwise
 }
 """Sets with a stable public address, by name."""
 

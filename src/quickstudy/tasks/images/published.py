@@ -246,10 +246,22 @@ def _alternating() -> Published:
     )
 
 
+def _all() -> Published:
+    """Every class to train, to be tested on birds."""
+    ravi = published("mini_imagenet", "ravi").classes
+    return Published(
+        "mini_imagenet",
+        "all",
+        "Chen et al., 2019 (wyharveychen/CloserLookFewShot, mini-ImageNet to CUB), as in HyperMAML",
+        {"train": tuple(sorted(name for members in ravi.values() for name in members))},
+    )
+
+
 RULES: dict[tuple[str, str], Callable[[], Published]] = {
     ("omniglot", "finn"): _finn,
     ("omniglot", "lake"): _lake,
     ("omniglot", "no_latin"): _no_latin,
     ("emnist", "even_odd"): _even_odd,
     ("cub", "alternating"): _alternating,
+    ("mini_imagenet", "all"): _all,
 }

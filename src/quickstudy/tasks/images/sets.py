@@ -341,6 +341,11 @@ IMAGE_SETS = {
             "cifar_fs", ("cifar_fs", "cifar100", "cifar-100-python"), 100, 60000, "the classes of CIFAR-100",
             size=32, channels=3, ink=None, recipe="none", split="bertinetto",
         ),
+        ImageSet(
+            "fc100", ("fc100", "FC100", "cifar100", "cifar-100-python"), 100, 60000,
+            "the classes of CIFAR-100, superclasses apart",
+            size=32, channels=3, ink=None, recipe="none", split="oreshkin",
+        ),
     )
 }  # fmt: skip
 """Image sets by name."""
