@@ -22,7 +22,7 @@ from quickstudy.metrics import metric
 from quickstudy.pictures import ROOM, confusion, guesses, kept, thumbnails, together
 from quickstudy.report import report
 from quickstudy.runs import Result, Run
-from quickstudy.tasks import Episodes, digits
+from quickstudy.tasks import Cross, Episodes, digits
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TASKS, QUERIES = 30, 15
@@ -51,8 +51,10 @@ def family(classes=9, per=12, shape=(3, 84, 84), **options):
 
 def result_of(tasks, n=4, **summary):
     """A result of the nearest neighbour, as `judge` would keep it."""
-    judged = evaluate(NearestNeighbour(tasks.ways), tasks, metric("accuracy"), n=n)
-    return Result({"split": "test", "hash": judged.hash, **summary}, kept(tasks, judged.example, [judged.confusion]))
+    judged = evaluate(NearestNeighbour(tasks.outputs), tasks, metric("accuracy"), n=n)
+    return Result(
+        {"split": "test", "hash": judged.hash, **summary}, kept(tasks, "test", judged.example, [judged.confusion])
+    )
 
 
 # -- what is kept --
@@ -146,6 +148,17 @@ def test_tasks_that_are_no_images_keep_confusions_alone():
     arrays = result_of(Episodes.by_image(points, np.repeat(range(5), 12), (0.5, 0.0, 0.5), queries=2)).arrays
     assert arrays["support_x"].dtype == np.float32 and arrays["support_x"].shape == (5, 2)
     assert "confusion" in arrays and not any(name.startswith("sheet") for name in arrays)
+
+
+def test_tasks_from_several_families_keep_what_the_part_that_is_judged_keeps():
+    alone, joined = result_of(family()).arrays, result_of(Cross(train=family(classes=12), test=family())).arrays
+    for name in ("confusion", "classes"):
+        assert np.array_equal(joined[name], alone[name])
+    of_test = alone["sheet_splits"] == "test"
+    assert set(joined["sheet_splits"]) == {"test"}
+    assert joined["sheet_labels"].tolist() == alone["sheet_labels"][of_test].tolist()
+    assert set(joined["names"]) <= set(alone["names"])
+    assert image_figures.contact_sheet(Result({"split": "test"}, joined)) is not None
 
 
 # -- what is drawn --

@@ -110,6 +110,7 @@ def evaluate(
     losses: list[Values] = []
     listed: list[Task] = []
     answers: list[tuple[torch.Tensor, ...]] = []
+    family = family.of_split(split)
     with torch.no_grad(), settled(learner):
         for tasks in batches(family, split, n, seed):
             outcome = learner(tasks, seed=seed, evaluating=True)
@@ -124,7 +125,7 @@ def evaluate(
         metric=metric,
         values=np.concatenate(values),
         losses=np.concatenate(losses),
-        hash=task_hash(family.of_split(split), listed),
+        hash=task_hash(family, listed),
         example=example,
         confusion=confusion(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
     )

@@ -94,7 +94,7 @@ def contact_sheet(result: Result) -> tuple[bytes, str] | None:
             page.text(x + SIDE / 2, above + SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.6)
         y += -(-len(own[split]) // columns) * row
     if len(splits) == 1:
-        said = "There is one split."
+        said = "One split is shown."
     elif len(shared):
         said = f"{len(shared)} classes are in more than one split, with other images in each."
     else:

@@ -70,6 +70,6 @@ def judge(
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }
-    pictures = kept(setup.judged, first.example, [one.confusion for one in repeats])
+    pictures = kept(setup.judged, asked.split, first.example, [one.confusion for one in repeats])
     run.write_result(name, summary, {"metric": first.values, "loss": first.losses, **pictures})
     return summary

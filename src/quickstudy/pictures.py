@@ -63,25 +63,29 @@ def together(parts: Sequence[Counts]) -> Counts:
     return np.stack([labels[pairs // len(labels)], labels[pairs % len(labels)], counts], 1)
 
 
-def kept(family: TaskFamily, example: Mapping[str, NDArray[Any]], confusions: Sequence[Counts | None]) -> Arrays:
+def kept(
+    family: TaskFamily, split: str, example: Mapping[str, NDArray[Any]], confusions: Sequence[Counts | None]
+) -> Arrays:
     """The arrays of a result beside its values: the example task, and what an image family has to show.
 
     Args:
         family: That the tasks came from.
+        split: Of it.
         example: Of the first task list, as evaluated.
         confusions: One per task list.
     """
-    arrays = shown(example)
-    if not isinstance(family, Episodes):
+    arrays, part = shown(example), family.of_split(split)
+    if not isinstance(part, Episodes):
         return arrays
     if counts := [of for of in confusions if of is not None]:
         arrays["confusion"] = together(counts)
-    if is_images(family.inputs):
-        arrays |= contact_sheet(family)
+    if is_images(part.inputs):
+        # Of tasks joined from several, this part's other splits are neither trained on nor judged.
+        arrays |= contact_sheet(part, [name for name in SPLITS if part is family or name == split])
     used = [arrays[name].ravel() for name in ("classes", "sheet_labels") if name in arrays]
     labels = np.unique(np.concatenate([*used, *(of[:, :2].ravel() for of in counts)]))
     labels = labels[labels != NO_ANSWER]
-    return arrays | {"labels": labels, "names": np.array([family.class_name(int(label)) for label in labels], np.str_)}
+    return arrays | {"labels": labels, "names": np.array([part.class_name(int(label)) for label in labels], np.str_)}
 
 
 def shown(example: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -101,11 +105,11 @@ def shown(example: Mapping[str, NDArray[Any]]) -> Arrays:
     return arrays | {"support_x": small[: len(support)], "query_x": small[len(support) :]}
 
 
-def contact_sheet(family: Episodes) -> Arrays:
-    """One image of each of up to `MOST_CLASSES` classes of every split, and how many classes there are."""
+def contact_sheet(family: Episodes, wanted: Sequence[str]) -> Arrays:
+    """One image of each of up to `MOST_CLASSES` classes of the wanted splits, and how many classes there are."""
     labels, images = as_integers("labels", family.labels), as_array(family.images)
     numbers, splits, classes = [], [], {}
-    for split in (name for name in SPLITS if name in family.splits):
+    for split in (name for name in wanted if name in family.splits):
         own = np.sort(as_array(family.splits[split]))
         classes[split], first = np.unique(labels[own], return_index=True)
         spaced = np.linspace(0, len(first) - 1, min(len(first), MOST_CLASSES)).round().astype(np.int64)
