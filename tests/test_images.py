@@ -16,7 +16,7 @@ from conftest import DATA, held
 from quickstudy.draws import SPLITS, Draws
 from quickstudy.errors import InputError
 from quickstudy.evaluate import batches
-from quickstudy.tasks import FAMILIES
+from quickstudy.tasks import FAMILIES, Batches, Cross
 from quickstudy.tasks.images import augment
 from quickstudy.tasks.images.family import ImageEpisodes, turned
 from quickstudy.tasks.images.published import published
@@ -291,6 +291,35 @@ def test_photographs_are_augmented_in_training_only_and_drawings_never(recipe, s
     plain = data.recipe.shown(torch.from_numpy(data.images[places(task)]).flatten(0, 2), 6, None)
     same = (pictures(task).flatten(0, 2) == plain).flatten(1).all(1)
     assert same.all() if drawing or split != "train" else not same.any()
+
+
+def over(data, wrap):
+    """The few-shot tasks themselves, or what is made of them for training."""
+    return {"alone": data, "cross": Cross(train=data, test=data), "batches": Batches(data, size=8)}[wrap]
+
+
+@pytest.mark.parametrize("recipe", ["closerlook", "metaoptnet"])
+@pytest.mark.parametrize("wrap", ["alone", "cross", "batches"])
+def test_an_evaluation_shows_the_training_pictures_as_they_are(recipe, wrap):
+    data = family(recipe, channels=3, queries=4)
+    source = over(data, wrap).source("train", seed=0, size=3)
+    trained, shown = source(1), source.judged()(1)
+    assert torch.equal(shown.key, trained.key) and torch.equal(shown.query.y, trained.query.y)
+    for half in ("support", "query"):
+        numbers, x = shown.about[f"images_{half}"], getattr(shown, half).x
+        assert torch.equal(numbers, trained.about[f"images_{half}"])
+        plain = data.recipe.shown(torch.from_numpy(data.images[numbers]).flatten(0, 1), 6, None)
+        assert torch.equal(x.flatten(0, 1), plain)
+        assert not torch.equal(getattr(trained, half).x.flatten(0, 1), plain)
+        assert torch.equal(getattr(source.judged()(1, slice(1, 2)), half).x, x[1:2])
+
+
+@pytest.mark.parametrize("wrap", ["alone", "cross", "batches"])
+def test_the_tasks_that_are_judged_are_not_augmented(wrap):
+    data = family("closerlook", channels=3, queries=4)
+    (tasks,) = batches(over(data, wrap), "train", 3, 0)
+    plain = data.recipe.shown(torch.from_numpy(data.images[tasks.about["images_query"]]).flatten(0, 1), 6, None)
+    assert torch.equal(tasks.query.x.flatten(0, 1), plain)
 
 
 def test_the_same_picture_is_augmented_otherwise_the_next_time():

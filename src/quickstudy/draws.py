@@ -42,11 +42,19 @@ class Draws:
 
     >>> Draws(seed=0, split="train", step=7).uniform("phase", 2).tolist()
     [0.042105594301570404, 0.0705848904947986]
+
+    Args:
+        seed: Of all draws.
+        split: Each has draws of its own.
+        step: Likewise.
+        augmented: Whether what is drawn for training may be changed at random, as it is for learning from it; judging
+            looks at it as it is. No draw depends on this.
     """
 
     seed: int
     split: str
     step: int
+    augmented: bool = True
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -86,7 +86,7 @@ def batches(family: TaskFamily, split: str, n: int, seed: int) -> Iterator[Task]
     """The fixed list of n tasks, in batches."""
     if n < 1:
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
-    source = family.source(split, seed=seed, size=BATCH)
+    source = family.source(split, seed=seed, size=BATCH).judged()
     for step in range(-(-n // BATCH)):
         yield drawn(source, step, slice(0, min(BATCH, n - step * BATCH)))
 
@@ -144,7 +144,7 @@ def _example(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]
 
 def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
     """Milliseconds to adapt to one task alone, the median of several (the first ones, which warm up, left out)."""
-    tasks = family.source(split, seed=seed, size=BATCH)(0, slice(0, TIMED))
+    tasks = family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED))
     noise = learner.draw(tasks, seed)
     times = []
     with torch.no_grad(), settled(learner), twice_differentiable():

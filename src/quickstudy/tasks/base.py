@@ -6,7 +6,7 @@ for a part of it, `source(step, slice(0, 2))`, and gives those tasks of the same
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,15 +63,23 @@ class TaskFamily(ABC):
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Tasks as a pure function of the step; nothing is remembered between calls."""
+    """Tasks as a pure function of the step; nothing is remembered between calls.
+
+    `augmented` says whether training tasks are changed at random where their family does so, as the trainer wants them.
+    """
 
     family: TaskFamily
     split: str
     seed: int
     size: int
+    augmented: bool = True
+
+    def judged(self) -> "TaskSource":
+        """The very same tasks as an evaluation shows them: also those of training are not changed at random."""
+        return replace(self, augmented=False)
 
     def __call__(self, step: int, part: slice = slice(None)) -> Task:
-        draws = Draws(self.seed, self.split, step)
+        draws = Draws(self.seed, self.split, step, self.augmented)
         support, query, about = self.family.sample(draws, self.size, part)
         return Task(support, query, draws.keys(self.size)[part], about)
 

@@ -76,7 +76,7 @@ class ImageEpisodes(Episodes):
         elif self.rotations == "classes":
             pixels = turned(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
-        if draws.split == "train" and numbers:
+        if draws.split == "train" and draws.augmented and numbers:
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
             noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2)
         x = self.recipe.shown(pixels.flatten(0, 2), self.size, noise)
