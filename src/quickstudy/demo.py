@@ -27,7 +27,7 @@ OMNIGLOT = (
     "--model",
     "{name: conv_net, filters: 32, blocks: 3, down: stride}",
     "--train.meta_batch_size",
-    "5",
+    "3",
 )
 """In place of the digits: alphabets never seen, made small; net and batch fit three minutes in all."""
 
