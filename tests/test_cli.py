@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -404,6 +405,25 @@ def test_a_model_of_too_many_outputs_is_refused(parts, shell):
 
 
 # -- interruption --
+
+
+def test_ctrl_c_while_torch_is_imported_is_quiet(place):
+    """A torch that is interrupted in its import, and hides what was raised there, as compiled modules may."""
+    (place / "torch.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('torch is broken') from None\n"
+    )
+    begin = "import sys; from quickstudy_entry import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", begin, "list"], capture_output=True, text=True, cwd=place, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: Interrupted.\n")
+
+
+def test_the_command_begins_outside_the_package(place):
+    begin = "import sys; from quickstudy_entry import main; print('torch' in sys.modules); sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", begin, "lisst"], capture_output=True, text=True, cwd=place, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "There is no verb 'lisst'" in done.stderr
 
 
 def test_an_interrupted_evaluation_leaves_no_result(cli, run):
