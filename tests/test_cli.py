@@ -404,6 +404,42 @@ def test_a_model_of_too_many_outputs_is_refused(parts, shell):
     assert not (parts / "runs").exists()
 
 
+# -- one part in place of another --
+
+
+def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so(shell):
+    done = shell(
+        "train", "sine.yaml", "--method", "reptile", "--tasks", "gaussians", "--model.std", "0.1", "--print-config"
+    )
+    assert done.code == 0
+    assert yaml.safe_load(done.out)["method"]["inner_lr"] == 0.01  # which reptile has as well
+    assert done.err == ""
+    done = shell(
+        "train", "digits-maml", "--method", "protonet", "--model", "mlp", "--model.std", "0.1", "--print-config"
+    )
+    assert done.code == 0
+    assert {"inner_lr", "inner_steps"}.isdisjoint(yaml.safe_load(done.out)["method"])
+    assert yaml.safe_load(done.out)["model"] == {"name": "mlp", "hidden": [40, 40], "std": 0.1}
+    assert done.err == (
+        "note: --method protonet: `inner_lr`, `inner_steps` of maml left out, no option of protonet.\n"
+        "note: --model mlp: `filters`, `blocks` of conv_net left out, no option of mlp.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--method", "protonet", "--method.inner_lr", "0.1"),
+        ("--method.inner_lr", "0.1", "--method", "protonet"),
+        ("--method", "{name: protonet, inner_lr: 0.1}"),
+    ],
+)
+def test_what_the_command_itself_gives_is_not_left_out(shell, words):
+    done = shell("train", "digits-maml", *words, "--print-config")
+    assert (done.code, done.out) == (2, "")
+    assert "`method.inner_lr` is no option of 'protonet'" in done.err
+
+
 # -- interruption --
 
 
