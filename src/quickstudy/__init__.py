@@ -34,6 +34,7 @@ from quickstudy.rules.mask import Masked
 from quickstudy.rules.per_step import PerStep
 from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
 from quickstudy.runs import Run
+from quickstudy.saved import load
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.train import train
 from quickstudy.types import Examples, Outcome, Params, Task
@@ -81,6 +82,7 @@ __all__ = [
     "evaluate",
     "fomaml",
     "hypermaml",
+    "load",
     "maml",
     "meta_sgd",
     "mnet",

@@ -29,6 +29,8 @@ def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[T
 
 def mse(output: Float[Tensor, "n *out"], y: Float[Tensor, "n *out"]) -> Float[Tensor, ""]:
     """Mean over examples and outputs."""
+    if output.shape != y.shape:  # [n, 1] against [n] would broadcast to n x n, and adapt to nonsense
+        raise InputError(f"The outputs have the shape {list(output.shape)} and the targets {list(y.shape)}.")
     return (output - y).square().mean()
 
 

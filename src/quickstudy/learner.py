@@ -35,6 +35,7 @@ from quickstudy.params import Selection, adaptable, call, share, slots, trainabl
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import with_own
 from quickstudy.selfcheck import Check, relative_errors, suspects
+from quickstudy.support import fitting
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
 Noise = Mapping[str, Tensor]
@@ -166,10 +167,13 @@ class Learner(nn.Module, ABC):
             support: One task's labelled examples.
             key: The task's key, which its noise is drawn from.
             seed: Of that noise.
+
+        Raises:
+            InputError: The support set is empty, or does not fit the model.
         """
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
-        with torch.no_grad(), twice_differentiable(), settled(self):
+        with fitting(support), torch.no_grad(), twice_differentiable(), settled(self):
             return self.module(self.update(support, pick(noise, 0), evaluating=True))
 
     @abstractmethod

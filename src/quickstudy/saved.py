@@ -1,6 +1,7 @@
 """From a run directory back to a learner."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from quickstudy import schedule
 from quickstudy.checkpoints import check_matches
 from quickstudy.config import Setup, build, parse, tasks_of
 from quickstudy.errors import InputError
+from quickstudy.learner import Learner
 from quickstudy.runs import Run
 from quickstudy.settings import pairs
 from quickstudy.tasks import TaskFamily
@@ -20,6 +22,18 @@ def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
     own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     check_matches(own, setup.learner.state_dict(), what)
     setup.learner.load_state_dict(own)
+
+
+def load(path: str | Path, checkpoint: str | None = None) -> Learner:
+    """The trained learner of a run: `load("runs/first").adapt(Examples(x, y))` is a classifier.
+
+    The run's tasks are built for it, so their data must be where they were.
+
+    Args:
+        path: The run directory.
+        checkpoint: "best" or "last"; by default best where there is one.
+    """
+    return restore(Run.open(path), checkpoint)[0].learner
 
 
 def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = ()) -> tuple[Setup, dict[str, Any]]:

@@ -18,6 +18,7 @@ from quickstudy.heads import split_head
 from quickstudy.learner import Learner, Noise
 from quickstudy.norms import WarnsOfOne, keep_statistics, of_every_step, recorded, safe, support_norms, transductive
 from quickstudy.params import share
+from quickstudy.support import fitting
 from quickstudy.types import Criterion, Examples, Params
 
 NORM = "norm:"
@@ -67,7 +68,8 @@ class EmbeddingLearner(Learner):
         return output
 
     def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
-        absent = sorted(set(range(self.ways)) - set(support.y.tolist()))
+        with fitting(support):
+            absent = sorted(set(range(self.ways)) - set(support.y.flatten().tolist()))
         if absent:
             raise InputError(
                 f"The support set has no example of class {absent[0]} of {self.ways}, and this method compares with "

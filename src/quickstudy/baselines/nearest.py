@@ -1,6 +1,7 @@
 """Nearest neighbour on the raw inputs: what a task's images say without any learning."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -26,14 +27,13 @@ class NearestNeighbour(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise, evaluating
-        return {"x": support.x.flatten(1), "y": support.y}
+        return {"x": support.x.flatten(1), "member": F.one_hot(support.y, self.ways).bool()}  # member [n_s, ways]
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         # Not by a product of matrices, which rounds, nor through [n, n_s, features], gigabytes for photographs.
         gaps = torch.cdist(x.flatten(1), params["x"], compute_mode="donot_use_mm_for_euclid_dist")
         closeness = -gaps.square()  # [n, n_s]
-        member = params["y"][:, None] == torch.arange(self.ways, device=x.device)  # [n_s, ways]
-        return closeness[:, :, None].masked_fill(~member, -torch.inf).amax(1)
+        return closeness[:, :, None].masked_fill(~params["member"], -torch.inf).amax(1)
 
     def module(self, params: Params) -> nn.Module:
         return Remembers(self, params)
