@@ -52,7 +52,10 @@ def run(cli, place):
         (["list", "tsks"], "nothing called 'tsks' to list. Did you mean `tasks`"),
         (["list", "--train.steps", "5"], "`--train.steps` is no option of `quickstudy list`"),
         (["evaluate"], "Give one or more run directories"),
-        (["evaluate", "nowhere"], "no run at nowhere"),
+        (["train", "mini_imagenet"], "'mini_imagenet' is a family of tasks, not a.*Configurations with it: mini-maml"),
+        (["train", "anil"], "'anil' is a method, not a configuration. Put it into one: --method anil"),
+        (["train", "sine.yaml", "--train.probes", "mask.*"], "valid tuple.*mask.*Write a list: '.mask.*.'"),
+        (["evaluate", "nowhere"], "no run at nowhere .no config.yaml.. There are none near it"),
         (["evaluate", "sine.yaml"], "no run at sine.yaml"),
         (["compare", "run"], "two runs or more; 1 given"),
         (["report"], "Give one or more run directories"),
@@ -402,6 +405,15 @@ def test_a_model_of_too_many_outputs_is_refused(parts, shell):
     assert (done.code, done.out) == (2, "")
     assert "shape [5, 2]; the tasks want [5, 1]. Give the model 1 outputs" in done.err
     assert not (parts / "runs").exists()
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(cli, run, place):
+    (place / "run").rename(place / "first")
+    assert "Did you mean `first`? Known: first." in cli("evaluate", "frist").err
+    (place / "runs").mkdir()
+    (place / "first").rename(place / "runs" / "first")
+    assert "no run at frst (no config.yaml). Did you mean `runs/first`?" in cli("evaluate", "frst").err
+    assert "Did you mean `runs/first`? Known: runs/first." in cli("evaluate", "runs/frst").err
 
 
 # -- one part in place of another --

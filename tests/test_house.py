@@ -13,7 +13,7 @@ ROOT = Path(quickstudy.__file__).parent
 LAYERS = [
     "errors watch",
     "types settings files canvas factories",
-    "draws params support",
+    "draws params parts support",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
     "cells heads hypernet nets",

@@ -94,11 +94,11 @@ def test_a_run_takes_an_empty_directory_and_the_remains_of_a_creation_that_was_k
 
 
 def test_opening_nothing_names_the_runs_nearby(run):
-    with pytest.raises(InputError, match="no run at .*Did you mean `run`"):
+    with pytest.raises(InputError, match="no run at .*Did you mean `.*/run`"):
         Run.open(run.path.parent / "runn")
     with pytest.raises(InputError, match="holds some. Give one of: run"):
         Run.open(run.path.parent)
-    with pytest.raises(InputError, match="There are none"):
+    with pytest.raises(InputError, match="There are none near it"):
         Run.open(run.path.parent / "nowhere" / "run")
 
 

@@ -7,7 +7,6 @@ signature. Unknown keys are refused with the nearest known name.
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,16 +25,13 @@ from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.factories import fitted, imported, options_of, plain
 from quickstudy.initial import InitFrom, freeze
 from quickstudy.learner import Learner
+from quickstudy.parts import mistaken, without_strangers
 from quickstudy.schedule import SCHEDULES, Schedule
-from quickstudy.settings import overlaid, pairs, read_file
+from quickstudy.settings import overlaid, read_file
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 
 FORMAT = 1
-
-
-class Dropped(UserWarning):
-    """Options that went with the part they belonged to."""
 
 
 class Part(BaseModel, frozen=True, extra="allow"):
@@ -136,6 +132,7 @@ class Setup:
 
 
 METHODS: dict[str, Callable[..., Any]] = {name: recipe.build for name, recipe in methods.RECIPES.items()} | BASELINES
+KNOWN: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
 TARGETS = {  # losses by name, and the families' losses whose targets they can read
     "cross_entropy": ("cross_entropy",),
     "class_sum_cross_entropy": ("cross_entropy",),
@@ -301,7 +298,9 @@ def explain(error: ValidationError, place: str = "") -> str:
             sentences.append(f"`{where}` is missing.")
         else:
             said = item["msg"].removeprefix("Value error, ")
-            sentences.append(f"`{where}`: {said[:1].lower()}{said[1:]} (given: {given}).")
+            listed = ("tuple" in said or "list" in said or "Sequence" in said) and not isinstance(item["input"], dict)
+            hint = f" Write a list: '[{given.strip(chr(39))}]'." if listed else ""
+            sentences.append(f"`{where}`: {said[:1].lower()}{said[1:]} (given: {given}).{hint}")
     return " ".join(dict.fromkeys(sentences))
 
 
@@ -337,7 +336,8 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = shipped().get(str(source), Path(source))
     if not os.path.exists(path):  # unlike Path.exists, False also for a name too long to be one
         raise InputError(
-            f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
+            mistaken(str(source), {name: read_file(path) for name, path in shipped().items()}, KNOWN)
+            or f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
             f"{nearest(str(source), shipped())}"
         )
     return parse(read_file(path), overrides)
@@ -345,7 +345,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
     """A configuration from plain data and overrides."""
-    data = overlaid(_renamed(raw, overrides), overrides)
+    data = overlaid(without_strangers(raw, overrides, KNOWN), overrides)
     if isinstance(data.get("format"), int) and data["format"] > FORMAT:
         raise InputError(
             f"The configuration has format {data['format']}; this version reads up to {FORMAT}. Upgrade quickstudy."
@@ -354,29 +354,3 @@ def parse(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise InputError(explain(error)) from None
-
-
-def _renamed(raw: Mapping[Any, Any], overrides: Sequence[str]) -> dict[Any, Any]:
-    """The data without those options of a part that the one named in its place by `--method protonet` does not know.
-
-    What the command itself gives stays, and is refused where it does not fit.
-    """
-    data = dict(raw)
-    known: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
-    for (what, *below), name in pairs(overrides):
-        part = data.get(what)
-        if below or what not in known or not isinstance(name, str) or not isinstance(part, dict):
-            continue
-        factory = imported(name, what) if ":" in name else known[what].get(name)
-        if factory is None or name == part.get("name"):
-            continue
-        signature = options_of(factory, name, what)
-        free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
-        lost = [option for option in part if option != "name" and option not in signature and not free]
-        if lost:
-            listed = ", ".join(f"`{option}`" for option in lost)
-            warnings.warn(
-                f"--{what} {name}: {listed} of {part.get('name')} left out, no option of {name}.", Dropped, stacklevel=3
-            )
-            data[what] = {option: value for option, value in part.items() if option not in lost}
-    return data

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from quickstudy.errors import InputError, nearest, told
 
@@ -41,7 +41,11 @@ def options_of(factory: Callable[..., Any], name: str, what: str) -> Mapping[str
 
 
 def fitted(value: Any, annotation: Any) -> Any:
-    """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic."""
+    """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic.
+
+    >>> fitted("cats, dogs", tuple[str, ...]), fitted("cats", tuple[str, ...]), fitted("8,16", list[int])
+    (('cats', 'dogs'), ('cats',), [8, 16])
+    """
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
     for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass brings a config and refuses another
@@ -49,8 +53,23 @@ def fitted(value: Any, annotation: Any) -> Any:
             adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
         except Exception:  # an annotation may be anything
             continue
-        return adapter.validate_python(value)
+        try:
+            return adapter.validate_python(value)
+        except ValidationError:
+            items = _listed(value, adapter.validate_python)
+            if items is None:
+                raise
+            return items
     return value
+
+
+def _listed(value: Any, validated: Callable[[Any], Any]) -> Any:
+    """`cats,dogs` as the list that is wanted; None where it is no such text, or no list is wanted."""
+    try:
+        items = validated([item.strip() for item in value.split(",")]) if isinstance(value, str) else None
+    except ValidationError:
+        return None
+    return items if isinstance(items, list | tuple) else None
 
 
 def plain(value: Any) -> bool:

@@ -95,9 +95,9 @@ class Run:
                 raise InputError(f"{path} is not a run but holds some. Give one of: {', '.join(below)}.")
             if (path.parent / "config.yaml").is_file():
                 raise InputError(f"{path} is part of a run. Give the run: {path.parent}.")
-            beside = _runs_in(path.parent)
-            known = nearest(path.name, beside) if beside else "There are none."
-            raise InputError(f"There is no run at {path} (no config.yaml). Runs in {path.parent}: {known}")
+            near = [str(place / name) for place in (path.parent, path.parent / "runs") for name in _runs_in(place)]
+            known = nearest(str(path), near) if near else "There are none near it; `quickstudy train` makes one."
+            raise InputError(f"There is no run at {path} (no config.yaml). {known}")
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
