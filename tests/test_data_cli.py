@@ -177,6 +177,42 @@ def test_counts_sizes_and_modes(cli, place, root):
     assert told["identical"]["groups"] == 0 and told["unreadable"]["count"] == 0 and told["published"] is None
 
 
+def test_ones_own_pictures_are_looked_through_as_training_divides_them(cli, place, root):
+    """By image, where the layout has no division: copies end on both sides, and a class may be too small for one."""
+    own = folder(place / "own", images=10)
+    for i in range(2, 10):
+        (own / "b" / f"{i}.png").unlink()
+    for i in range(10):
+        picture(0).save(own / "c" / f"{i}.png")
+    told = checked(cli, "own")
+    assert told["split"]["rule"].startswith("by image")
+    assert told["identical"]["across_splits"] == 1
+    assert [name for name, _, _ in told["too_small"]["first"]] == ["b"] and told["too_small"]["count"] == 1
+    text = cli("data", "check", "own").out
+    assert "too small: b has 1 in " in text and "1 classes with fewer than 2 pictures in a split; --tasks.only" in text
+    done = cli("train", "folder", "--tasks.path", "own", "--print-config")
+    assert "Class 'b' has 2 pictures, 1 of them in" in done.err, "what the check foresaw"
+
+
+def test_what_is_left_out_is_told_once(shell, place, root):
+    own = folder(place / "own", images=10)
+    (own / "a" / "broken.png").write_text("broken")
+    small = ("--tasks.size", 32, "--train.steps", 1, "--evaluate.tasks", 2, "--no-tensorboard", "--test")
+    done = shell("train", "folder", "--tasks.path", "own", *small)
+    assert done.code == 0 and done.err.count("broken.png") == 1, done.err
+
+
+def test_the_first_decoding_of_many_pictures_is_told(shell, place, root):
+    rng = np.random.default_rng(0)
+    np.savez(place / "many.npz", images=rng.integers(0, 256, (1200, 8, 8), np.uint8), labels=np.arange(1200) % 3)
+    few = ("train", "folder", "--tasks.path", "many.npz", "--tasks.size", 32, "--print-config")
+    done = shell(*few)
+    assert (done.code, done.err) == (0, "note: decoding 1200 pictures, which is done once\n")
+    assert "progress" not in done.out
+    assert shell(*few).err == ""
+    assert shell(*few, "--tasks.channels", 1, "--quiet").err == ""
+
+
 def test_duplicates_within_and_across(cli, place, root):
     own = place / "own"
     folder(own, ("a", "b"), under="train")

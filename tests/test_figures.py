@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from quickstudy import figures
+from quickstudy import canvas, figures
 from quickstudy.errors import InputError, RunError
 from quickstudy.report import amount, report, score
 from quickstudy.runs import Result, Run
@@ -270,3 +270,26 @@ def test_without_matplotlib_the_install_line_is_given(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
     assert 'pip install "quickstudy[plot]"' in done.stdout, done.stderr
+
+
+# -- axes --
+
+
+def test_an_axis_of_accuracies_ends_at_all_and_at_none():
+    _, (axes,) = canvas.figure(4.0, 3.0)
+    axes.plot([0, 1], [-0.4, 1.4])
+    canvas.percent_if(axes, "accuracy")
+    assert axes.get_ylim() == (-0.02, 1.02)
+    _, (axes,) = canvas.figure(4.0, 3.0)
+    axes.plot([0, 1], [0.6, 0.7])
+    before = axes.get_ylim()
+    canvas.percent_if(axes, "accuracy")
+    assert axes.get_ylim() == before
+
+
+@pytest.mark.parametrize("steps", [1, 3, 60_000])
+def test_steps_are_counted_in_whole_numbers(steps):
+    _, (axes,) = canvas.figure(4.0, 3.0)
+    axes.plot([0, steps], [0, 1])
+    canvas.whole_steps(axes)
+    assert all(tick == round(tick) for tick in axes.get_xticks())

@@ -74,6 +74,16 @@ def percent_if(axes: "matplotlib.axes.Axes", metric: str, of_x: bool = False) ->
         from matplotlib.ticker import PercentFormatter
 
         (axes.xaxis if of_x else axes.yaxis).set_major_formatter(PercentFormatter(1.0))
+        if not of_x:  # an interval may reach beyond what an accuracy can be
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -0.02), min(high, 1.02))
+
+
+def whole_steps(axes: "matplotlib.axes.Axes") -> None:
+    """No tick between two steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:

@@ -100,7 +100,8 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
             return
     else:
         assert verb.config is not None
-        setup = config.build(config.load(verb.config, rest))
+        with terminal.decoding(shown=not (verb.quiet or verb.json)) as decoded:
+            setup = config.build(config.load(verb.config, rest), decoded)
     if verb.print_config:
         print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
         return
@@ -137,7 +138,7 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
     count = sum(p.numel() for p in setup.learner.meta_params().values())
     terminal.note(f"run: {run.path}")
     terminal.note(f"tasks: {terminal.described(setup.family.describe())}")
-    for note in setup.family.notes:
+    for note in (note for note in setup.family.notes if " left out: " not in note):  # of those a warning has told
         terminal.note(f"data: {note}")
     terminal.note(f"learner: {setup.config.method.name}, {count} parameters, {setup.learner.norms}")
     asked = setup.config.train

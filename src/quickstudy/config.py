@@ -30,6 +30,7 @@ from quickstudy.schedule import SCHEDULES, Schedule
 from quickstudy.settings import overlaid, read_file
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks.images.store import Progress
 
 FORMAT = 1
 
@@ -142,12 +143,17 @@ TARGETS = {  # losses by name, and the families' losses whose targets they can r
 }
 
 
-def build(config: Config) -> Setup:
-    """Tasks, model and method, started from the seed, and the configuration with nothing left unsaid."""
-    family, tasks = tasks_of(config.tasks)
+def build(config: Config, progress: Progress | None = None) -> Setup:
+    """Tasks, model and method, started from the seed, and the configuration with nothing left unsaid.
+
+    `progress` is told how many of how many pictures are decoded, where tasks of images are built for the first time.
+    """
+    family, tasks = tasks_of(config.tasks, progress=progress)
     judged = family
     if config.evaluate.options:
-        judged, _ = tasks_of(Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}))
+        judged, _ = tasks_of(
+            Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}), progress=progress
+        )
     torch.manual_seed(config.seed)
     context: dict[str, Any] = {
         "inputs": family.inputs,
@@ -187,9 +193,9 @@ def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[st
         raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
 
 
-def tasks_of(part: Part, what: str = "tasks") -> tuple[TaskFamily, Part]:
+def tasks_of(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
     """The family that a part names, and the part with nothing left unsaid."""
-    family, resolved = make(part, FAMILIES, what)
+    family, resolved = make(part, FAMILIES, what, progress=progress)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
@@ -229,7 +235,7 @@ def make(
     kept = {name: value for name, value in options.items() if plain(value)}
     for name in [n for n in kept if n in signature and _takes_tasks(signature[n].annotation)]:
         if kept[name] is not None:
-            options[name], kept[name] = _nested(kept[name], f"{what}.{name}")
+            options[name], kept[name] = _nested(kept[name], f"{what}.{name}", context.get("progress"))
     wanted = {name: value for name, value in context.items() if name in signature}
     try:
         made = factory(**wanted, **options)
@@ -245,9 +251,9 @@ def _takes_tasks(annotation: Any) -> bool:
     return any(isinstance(kind, type) and issubclass(kind, TaskFamily) for kind in (annotation, *get_args(annotation)))
 
 
-def _nested(value: Any, place: str) -> tuple[TaskFamily, dict[str, Any]]:
+def _nested(value: Any, place: str, progress: Progress | None) -> tuple[TaskFamily, dict[str, Any]]:
     try:
-        family, part = tasks_of(Part.model_validate(value), place)
+        family, part = tasks_of(Part.model_validate(value), place, progress)
     except ValidationError as error:
         raise InputError(explain(error, place)) from None
     return family, part.model_dump()

@@ -15,7 +15,7 @@ from quickstudy.tasks.images.checkup import Identical, Indices, headers, identic
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.published import names, published
 from quickstudy.tasks.images.readers import recognise
-from quickstudy.tasks.images.sets import FOLDER, GENERAL, IMAGE_SETS, ImageSet, data_root, divided
+from quickstudy.tasks.images.sets import FOLDER, GENERAL, IMAGE_SETS, ImageSet, data_root, divided, scarce, usual
 from quickstudy.tasks.images.store import Stored, stored
 
 FEW = 10
@@ -91,7 +91,7 @@ def checked(verb: verbs.DataCheck) -> None:
         listing, found = _read(one, place, shown=not (verb.quiet or verb.json))
     except InputError as error:  # the path was right; what is there is not
         raise RunError(f"{place} cannot be used: {error}") from error
-    splits, rule = _division(one, found)
+    splits, rule = _division(one, found, place)
     same = identical(found, splits)
     with terminal.progress("headers", MofNCompleteColumn(), shown=not (verb.quiet or verb.json)) as bar:
         sizes, modes = headers(listing, bar)
@@ -105,6 +105,7 @@ def checked(verb: verbs.DataCheck) -> None:
         "sizes": _sizes(sizes),
         "modes": dict(modes.most_common()),
         "split": {"rule": rule, "images": {name: len(numbers) for name, numbers in splits.items()}},
+        "too_small": _small(found, splits, most),
         "changed": found.changed,
         "unreadable": {"count": len(found.skipped), "first": [list(row) for row in found.skipped[:most]]},
         "identical": _same(found, same, splits, most),
@@ -131,15 +132,14 @@ def _read(one: ImageSet | None, place: Path, *, shown: bool) -> tuple[Listing, S
         return listing, stored(place, lambda _: listing, FOLDER, bar)
 
 
-def _division(one: ImageSet | None, found: Stored) -> tuple[Indices, str]:
-    """The splits to look across for duplicates: the set's default, else the layout's, else none."""
-    if one:
-        try:
-            splits, rule, _ = divided(found, one.split, one.name, 0, ())
-            return splits, rule
-        except InputError:  # data that stand in for the set may not have its classes
-            pass
-    return found.splits, "as laid out" if found.splits else "none: the layout has no division"
+def _division(one: ImageSet | None, found: Stored, place: Path) -> tuple[Indices, str]:
+    """The splits that training uses when nothing is said: to look across for duplicates, and for classes too small."""
+    try:
+        split = one.split if one else usual(found, len(found.classes))
+        splits, rule, _ = divided(found, split, one.name if one else place.name, 0, ())
+        return splits, rule
+    except InputError:  # data that stand in for the set may not have its classes
+        return found.splits, "as laid out" if found.splits else "none: the layout has no division"
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
@@ -150,6 +150,13 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
         "height": [min(heights), max(heights)],
         "most_common": [[*size, count] for size, count in sizes.most_common(3)],
     }
+
+
+def _small(found: Stored, splits: Indices, most: int | None) -> dict[str, Any]:
+    """Classes that leave a split without one picture to learn from and one to be asked about."""
+    few = scarce(found, splits, 2)
+    first = [[found.classes[label], count, split] for label, (split, count) in few.items()]
+    return {"count": len(few), "first": first[:most]}
 
 
 def _same(found: Stored, same: Identical, splits: Indices, most: int | None) -> dict[str, Any]:
@@ -189,6 +196,7 @@ def _match(one: ImageSet, place: Path, found: Stored) -> dict[str, Any]:
 def _shown(report: Mapping[str, Any]) -> None:
     """The report in words, on standard output."""
     count, sizes, same, split = report["per_class"], report["sizes"], report["identical"], report["split"]
+    small = report["too_small"]
     span = "" if sizes["different"] == 1 else f" ({sizes['different']} sizes, up to {sizes['width'][1]} wide and "
     span += f"{sizes['height'][1]} high)" if span else ""
     common = ", ".join(f"{width} x {height}: {number}" for width, height, number in sizes["most_common"])
@@ -202,6 +210,10 @@ def _shown(report: Mapping[str, Any]) -> None:
         "sizes": f"{common}{span}",
         "modes": ", ".join(f"{mode}: {number}" for mode, number in report["modes"].items()),
         "split": f"{split['rule']}" + (f" ({terminal.described(split['images'])})" if split["images"] else ""),
+        "too small": f"{small['count']} classes with fewer than 2 pictures in a split; --tasks.only '[...]' names "
+        "those to keep"
+        if small["count"]
+        else "none",
         "changed": "; ".join(f"{number} pictures: {what}" for what, number in report["changed"].items()) or "none",
         "unreadable": report["unreadable"]["count"],
         "identical": f"there more than once: {same['groups']} ({where}{same['across_splits']}), compared at "
@@ -215,6 +227,7 @@ def _shown(report: Mapping[str, Any]) -> None:
         )
         rows |= {f"split {name}": told for name, told in match["splits"].items()}
     terminal.listing("", rows)
+    _few("too small", small, [f"{name} has {count} in {split}" for name, count, split in small["first"]])
     _few("unreadable", report["unreadable"], [f"{name}: {why}" for name, why in report["unreadable"]["first"]])
     lines = [" = ".join(map(_named, group)) for group in same["first"]]
     _few("identical", {"count": same["groups"]}, lines)

@@ -40,6 +40,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
             step, loss = _binned(_column(own, "step"), _column(own, "loss"))
             grid[0].plot(step, loss, color=colours[label], ls=dashes[label], lw=1.6, label=label)
         canvas.dress(grid[0], "training loss", "step", "")
+        canvas.whole_steps(grid[0])
         canvas.log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
     for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=False):
         for label, own in val.items():
@@ -49,6 +50,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
                 axes.plot(step, mean, color=colours[label], ls=dashes[label], marker=mark, ms=3.5, lw=1.6, label=label)
                 axes.fill_between(step, mean - spread, mean + spread, color=colours[label], alpha=0.18, lw=0)
         canvas.dress(axes, f"validation {metric}", "step", "")
+        canvas.whole_steps(axes)
         canvas.percent_if(axes, metric)
         if metric != "accuracy":
             canvas.log_if_wide(axes, [_column(own, "metric") for label, own in val.items() if metrics[label] == metric])
@@ -112,6 +114,7 @@ def probes(run: Run) -> bytes | None:
                 if size > 1:
                     axes.annotate(str(i), (step[-1], value[-1, i]), (3, 0), textcoords="offset points", fontsize=8)
         canvas.dress(axes, name, "step", "")
+        canvas.whole_steps(axes)
     return canvas.png(figure)
 
 

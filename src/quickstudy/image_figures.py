@@ -96,7 +96,7 @@ def contact_sheet(result: Result) -> tuple[bytes, str] | None:
     if len(splits) == 1:
         said = "One split is shown."
     elif len(shared):
-        said = f"{len(shared)} classes are in more than one split, with other images in each."
+        said = f"{len(shared)} classes are in more than one split, which divide their images."
     else:
         said = "No class is in two splits."
     return page.png(), f"One image of each class. {said}"

@@ -4,7 +4,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -25,6 +25,9 @@ from rich.text import Text
 
 from quickstudy.files import dumps
 from quickstudy.watch import Watcher
+
+MANY = 1000
+"""Pictures from which on decoding takes long enough to be told of."""
 
 
 def error_line(error: object, as_json: bool) -> None:
@@ -125,6 +128,24 @@ def progress(title: str, count: ProgressColumn, *, shown: bool) -> Iterator[Call
     ) as bar:
         task = bar.add_task(escape(title), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def decoding(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Told how many of how many pictures are decoded: a bar on a terminal, else a line, once they are more than few."""
+    with ExitStack() as stack:
+        bars: list[Callable[[int, int], None]] = []
+
+        def decoded(done: int, total: int) -> None:
+            if total < MANY or not shown:
+                return
+            if done == 1 or not bars:
+                if not _stderr().is_terminal:
+                    note(f"decoding {total} pictures, which is done once")
+                bars.append(stack.enter_context(progress("decoding, once", MofNCompleteColumn(), shown=shown)))
+            bars[-1](done, total)
+
+        yield decoded
 
 
 class TerminalWatcher(Watcher):

@@ -107,7 +107,7 @@ class Batches(TaskFamily):
         if free < self.size:
             raise InputError(
                 f"Batches of {self.size} images need as many, and {split!r} has {max(free, 0)} to draw from. Lower "
-                "size" + ("." if split == "train" else ", or raise hold_out.")
+                "size" + (", or raise hold_out." if split != "train" and not self._shares("val") else ".")
             )
         return tasks
 
@@ -184,10 +184,12 @@ class Batches(TaskFamily):
             name = self._of.class_name(int(classes[scarce]))
             advice = f"Lower hold_out to {max(int(100 - 150 / given[scarce]), 0) / 100:g} or less, or leave"
             advice = f"{advice if given[scarce] > 1 else 'Leave'} that class out of the splits."
+            left = f", of which hold_out={self.hold_out!r} leaves {counts[scarce]}"
+            if given[scarce] == counts[scarce]:  # nothing was held out of it, so another share would not help
+                left, advice = "", "Add images to it, or leave it out of the splits."
             raise InputError(
                 f"Batches need 2 images of each class to train on, one of them for the support; class '{name}' has "
-                f"{given[scarce]}, of which hold_out={self.hold_out!r} leaves {counts[scarce]}. "
-                f"{advice}"
+                f"{given[scarce]}{left}. {advice}"
             )
 
 

@@ -97,6 +97,7 @@ class ImageSet:
         only: Sequence[str] = (),
         seed: int = 0,
         path: str | None = None,
+        progress: Progress | None = None,
     ) -> ImageEpisodes:
         """Tasks over this set.
 
@@ -109,9 +110,10 @@ class ImageSet:
             only: Names of the classes to keep; all by default.
             seed: Of the splits "class" and "image".
             path: Where the files are; by default looked for under the data root.
+            progress: Told how far decoding is, where the pictures are decoded for the first time.
         """
         place = Path(path).expanduser().absolute() if path else self.where()
-        found = self.read(place, size or self.size, recipe or self.recipe)
+        found = self.read(place, size or self.size, recipe or self.recipe, progress)
         splits, rule, missing = divided(found, split or self.split, self.name, seed, tuple(only))
         return ImageEpisodes(
             found.pixels,
@@ -234,6 +236,7 @@ def folder(
     rotations: str = "none",
     only: Sequence[str] = (),
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> ImageEpisodes:
     """One's own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
 
@@ -251,6 +254,7 @@ def folder(
         rotations: "none", "classes" or "augment".
         only: Names of the classes to keep; all by default.
         seed: Of the splits "class" and "image".
+        progress: Told how far decoding is, where the pictures are decoded for the first time.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -261,10 +265,9 @@ def folder(
     if ink not in (None, "dark", "light"):
         raise InputError(f"ink={ink!r} cannot be used: 'dark' or 'light' for drawings, nothing for photographs.")
     how = recipe_named(recipe)
-    found = stored(place, recognise, how.decoding(size, channels, ink))
+    found = stored(place, recognise, how.decoding(size, channels, ink), progress)
     if split == "auto":
-        by_class = len(set(only) or found.classes) >= 5 * (ways or 5)
-        split = "layout" if found.splits else "class" if by_class else "image"
+        split = usual(found, len(set(only) or found.classes), ways or 5)
     splits, rule, missing = divided(found, split, place.name, seed, tuple(only))
     if ways is None or queries is None:
         check_counts(shots=shots)
@@ -288,6 +291,21 @@ def folder(
         notes=(*told(found, place), *missing),
         digest=found.digest,
     )
+
+
+def usual(found: Stored, classes: int, ways: int = 5) -> str:
+    """How one's own pictures are divided when nothing is said, by how many of their classes are used."""
+    return "layout" if found.splits else "class" if classes >= 5 * ways else "image"
+
+
+def scarce(found: Stored, splits: Mapping[str, NDArray[Any]], least: int) -> dict[int, tuple[str, int]]:
+    """Classes with fewer than `least` pictures in a split that has some of theirs: that split, and how many."""
+    few: dict[int, tuple[str, int]] = {}
+    for name, images in splits.items():
+        for label, count in zip(*np.unique(found.labels[images], return_counts=True), strict=True):
+            if count < least:
+                few.setdefault(int(label), (name, int(count)))
+    return few
 
 
 def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:

@@ -34,6 +34,10 @@ READERS: dict[str, Reader] = {
     "folders": class_folders,
 }
 """Readers by name, in the order they are tried."""
+KNOWN = (
+    "Known layouts are class folders (<class>/*.png or {train,val,test}/<class>/*.png, zipped or not), csv or parquet "
+    "tables of paths and classes, npz with images and labels, and those of the published sets (docs/data.md)."
+)
 
 
 def recognise(path: Path) -> Listing:
@@ -48,8 +52,7 @@ def recognise(path: Path) -> Listing:
     for reader in READERS.values():
         if (listing := reader(path)) is not None:
             return listing
-    layouts = "".join(f"\n- {(reader.__doc__ or name).splitlines()[0]}" for name, reader in READERS.items())
-    raise InputError(f"The layout of {path} was not recognised: {_found(path)}. Known layouts:{layouts}")
+    raise InputError(f"The layout of {path} was not recognised: {_found(path)}. {KNOWN}")
 
 
 def _found(path: Path) -> str:
