@@ -1,6 +1,7 @@
 """The shipped nets: sizes and parameter counts of the papers, where T sits, and the laws on small ones."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -30,8 +31,11 @@ PUBLISHED = [
     # 1 792 + 110 784 + 512, and 1601 * 5 or 65 * 5
     pytest.param(conv4, (3, 84, 84), 5, 1600, 121_093, id="conv4-84"),
     pytest.param(conv4_pool, (3, 84, 84), 5, 64, 113_413, id="conv4-pool-84"),
-    # A block is 10 in out + 18 out^2 + 8 out: 76 160 + 564 480 + 2 357 760 + 9 425 920; and 641 * 5
+    # A block is 10 in out + 18 out^2 + 8 out: 76 160 + 564 480 + 2 357 760 + 9 425 920; and 641 * 5, or 16 001 * 5
     pytest.param(resnet12, (3, 84, 84), 5, 640, 12_424_320 + 3_205, id="resnet12"),
+    pytest.param(
+        partial(resnet12, readout="flatten"), (3, 84, 84), 5, 16_000, 12_424_320 + 80_005, id="resnet12_flatten"
+    ),
     # (25 + 1) * 6 + (150 + 1) * 16 + (256 + 1) * 120 + 121 * 2
     pytest.param(lenet, (1, 28, 28), 2, 120, 33_654, id="wormhole-mnist"),
 ]
@@ -117,6 +121,7 @@ def test_starts_are_those_of_the_released_code() -> None:
         (lambda: lenet((1, 15, 15), 2), "works from 16x16 on, or with more `padding`"),
         (lambda: lenet((1, 3, 3), 2, padding=2), "works from 4x4 on"),
         (lambda: resnet12((8,), 3), "Try `mlp`"),
+        (lambda: resnet12((3, 16, 16), 3, readout="max"), "no readout 'max'.*flatten, mean"),
         (lambda: lenet((8,), 3), "Try `mlp`"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, down="strides"), "no down 'strides'.*pool, stride"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, readout="max"), "no readout 'max'.*flatten, mean"),

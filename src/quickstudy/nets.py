@@ -237,25 +237,34 @@ class _Residual(nn.Module):
         return halved
 
 
-def resnet12(inputs: Sequence[int], outputs: int, *, widths: Sequence[int] = (64, 160, 320, 640)) -> nn.Module:
-    """ResNet-12: four residual blocks of three 3x3 convolutions, batch norm and leaky ReLU, then a global average.
+def resnet12(
+    inputs: Sequence[int], outputs: int, *, widths: Sequence[int] = (64, 160, 320, 640), readout: str = "mean"
+) -> nn.Module:
+    """ResNet-12: four residual blocks of three 3x3 convolutions, batch norm and leaky ReLU.
 
-    The form of MetaOptNet (Lee et al., 2019, https://arxiv.org/abs/1904.03758) and FEAT. Drop-block is left out:
-    its rate follows the training step, which no module here knows.
+    The blocks are MetaOptNet's (Lee et al., 2019, https://arxiv.org/abs/1904.03758), whose code flattens the last map
+    (16 000 features of 84x84); FEAT (https://arxiv.org/abs/1812.03664) averages it (640). Drop-block is left out: its
+    rate follows the training step, which no module here knows.
 
     Args:
         inputs: `(channels, height, width)` of one image.
         outputs: The ways.
         widths: Channels of each block; each halves the image.
+        readout: Features: "mean" (over places: one number per channel) or "flatten" (every place of the last map).
     """
-    channels, _, _ = _image(inputs, 2 ** len(widths), f"{len(widths)} residual blocks halve")
+    if readout not in READOUT:
+        raise InputError(f"There is no readout {readout!r}. Choices of `readout` are: {', '.join(READOUT)}.")
+    channels, height, across = _image(inputs, 2 ** len(widths), f"{len(widths)} residual blocks halve")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, width in enumerate(widths):
         layers[f"block{i}"] = _Residual(channels, width)
         channels = width
-    layers["mean"] = nn.AdaptiveAvgPool2d(1)
+    places = (height >> len(widths)) * (across >> len(widths))
+    if readout == "mean":
+        layers["mean"] = nn.AdaptiveAvgPool2d(1)
+        places = 1
     layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(channels, outputs)
+    layers["head"] = nn.Linear(channels * places, outputs)
     return nn.Sequential(layers)
 
 

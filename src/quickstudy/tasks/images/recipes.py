@@ -11,6 +11,12 @@ A recipe is recorded with a run, so that what a learner is shown later is prepar
 
 In evaluation `closerlook` takes the centre of its larger picture; in training its random crops are taken from that
 picture too, not from the original file. Drawings of characters are neither jittered, mirrored nor cropped.
+
+Three things differ from the code that the recipes are named after. Finn's script resizes Omniglot's files as they are,
+with one bit per pixel, for which Pillow takes the nearest pixel whatever filter is asked for; here they are made grey
+first, so that Lanczos smooths them. MetaOptNet draws the order of brightness, contrast and saturation; here it is
+fixed. And `metaoptnet` is its preprocessing of mini-ImageNet at 84 pixels: the padding of 8 and the statistics stay
+at other sizes and for other pictures, where its code has others (for CIFAR-FS a padding of 4 and CIFAR's statistics).
 """
 
 from dataclasses import dataclass
