@@ -46,6 +46,7 @@ def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, a
         raise InputError(f"`--steps` was {steps}; give 1 or more.")
     folder = Path(out) if out else free(Path("runs") / "demo")
     drawings = OMNIGLOT if IMAGE_SETS["omniglot"].held() else ()
+    shown = not (quiet or as_json)
     runs, summaries = [], []
     for title, name, overrides in ROWS:
         swapped = drawings if name != "digits-nearest" else drawings[:2]  # which has no net and no training
@@ -54,11 +55,11 @@ def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, a
             trained = asked.train.model_copy(update={"steps": min(steps, asked.train.steps)})
             judged = asked.evaluate.model_copy(update={"tasks": QUICK_TASKS})
             asked = asked.model_copy(update={"train": trained, "evaluate": judged})
-        setup = config.build(asked)
+        with terminal.decoding(shown=shown) as decoded:
+            setup = config.build(asked, decoded)
         run = Run.create(
             folder / title.lower().replace(" ", "-").replace(",", ""), setup.config.model_dump(mode="json")
         )
-        shown = not (quiet or as_json)
         with terminal.TerminalWatcher(setup.config.train.steps, title, bar=shown, rows=False) as watcher:
             train(setup, run, watcher)
         summary = judge(run)
