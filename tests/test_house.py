@@ -12,7 +12,7 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings files canvas factories",
+    "types settings files canvas factories world",
     "draws params parts support",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
@@ -32,11 +32,11 @@ LAYERS = [
     "figures",
     "report terminal",
     "demo",
-    "verbs downloads",
+    "verbs downloads launch",
     "data_commands",
     "commands",
     "cli",
-    "__init__",
+    "__init__ __main__",
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 

@@ -15,8 +15,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import fields, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -27,8 +27,10 @@ import tyro
 from quickstudy import commands
 from quickstudy.config import Config, near
 from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.launch import launch, without_workers
 from quickstudy.terminal import error_line, note_warnings
-from quickstudy.verbs import GROUPS, OVERRIDABLE, POSITIONAL, VERBS, DataPrepare, Output
+from quickstudy.verbs import GROUPS, OVERRIDABLE, POSITIONAL, SHARED, VERBS, DataPrepare, Output
+from quickstudy.world import joined, speaks
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -42,26 +44,46 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # package.module:factory finds the user's own files
     try:
         verb, overrides = _parsed(words)
+        if isinstance(verb, SHARED) and verb.workers != 1:
+            return launch(verb.workers, without_workers(words))
         with warnings.catch_warnings(), _data_root(verb):
-            note_warnings(verb.quiet or verb.json)
-            commands.run(verb, overrides)
+            if isinstance(verb, SHARED):
+                _share(verb, overrides)
+            elif speaks():  # of several workers one is enough for what they do not share
+                note_warnings(verb.quiet or verb.json)
+                commands.run(verb, overrides)
             sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
             return 0
     except InputError as error:
-        error_line(error, as_json)
+        _say(error, as_json)
         return 2
     except RunError as error:
-        error_line(error, as_json)
+        _say(error, as_json)
         return 1
-    except KeyboardInterrupt:
-        error_line("Interrupted.", as_json)
+    except KeyboardInterrupt as error:
+        _say(error, as_json)
         return 1
     except BrokenPipeError:  # the reader of our output has gone, as in `quickstudy list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        error_line(f"{error.filename or 'A file'}: {error.strerror or error}.", as_json)
+        _say(RunError(f"{error.filename or 'A file'}: {error.strerror or error}."), as_json)
         return 1
+
+
+def _share(verb: Any, overrides: Sequence[str]) -> None:
+    """Do what workers may share. The first one shows it; the others keep their terminal for what nobody foresaw."""
+    with joined() as world, open(os.devnull, "w") as nowhere:
+        if not world.first:
+            verb = replace(verb, quiet=True, json=False)
+        note_warnings(verb.quiet or verb.json)
+        with nullcontext() if world.first else redirect_stdout(nowhere):
+            commands.run(verb, overrides, world)
+
+
+def _say(error: BaseException, as_json: bool) -> None:
+    if speaks(error):
+        error_line("Interrupted." if isinstance(error, KeyboardInterrupt) else error, as_json)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,16 @@ from quickstudy.saved import restore
 from quickstudy.settings import pairs
 from quickstudy.tasks import FAMILIES
 from quickstudy.train import check, train
+from quickstudy.world import ALONE, Lost, World
 
 
-def run(verb: Any, rest: Sequence[str]) -> None:
-    """Do what a parsed verb says; `rest` are overrides of the configuration."""
+def run(verb: Any, rest: Sequence[str], world: World = ALONE) -> None:
+    """Do what a parsed verb says; `rest` are overrides of the configuration, `world` the workers that share it."""
     doers: dict[type, Callable[[Any, Sequence[str]], None]] = {
         verbs.Demo: lambda v, _: demo(v.out, v.seed, steps=v.steps, quiet=v.quiet, as_json=v.json),
         verbs.List: _list,
-        verbs.Train: _train,
-        verbs.Evaluate: _evaluate,
+        verbs.Train: lambda v, r: _train(v, r, world),
+        verbs.Evaluate: lambda v, r: _evaluate(v, r, world),
         verbs.Compare: _compare,
         verbs.Report: _report,
         verbs.Info: _info,
@@ -78,7 +80,7 @@ def _list(verb: verbs.List, rest: Sequence[str]) -> None:
         terminal.listing(what, rows)
 
 
-def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
+def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
     if (verb.config is None) == (verb.resume is None):
         raise InputError(
             "Give a configuration to start from, or --resume RUN to go on with a run. "
@@ -90,44 +92,68 @@ def _train(verb: verbs.Train, rest: Sequence[str]) -> None:
                 f"A resumed run keeps its directory and its configuration, so `{' '.join(rest) or '--out'}` does not "
                 "go with --resume. For other settings start a new run."
             )
-        existing = Run.open(verb.resume)
-        setup = config.build(config.parse(existing.config))
-        if not verb.print_config and _finished(existing, setup):
+        existing = _of_first(world, partial(Run.open, verb.resume))
+        setup = world.agree(lambda: config.build(config.parse(existing.config)))
+        if not verb.print_config and world.from_first(lambda: _finished(existing, setup)):
             if not (verb.quiet or verb.json):
                 terminal.note(f"{existing.path} is finished: {setup.config.train.steps} steps are done.")
                 _last_words(existing, setup.metric.name)
-            _tested(verb, existing)
+            _tested(verb, existing, world)
             return
     else:
-        assert verb.config is not None
-        with terminal.decoding(shown=not (verb.quiet or verb.json)) as decoded:
-            setup = config.build(config.load(verb.config, rest), decoded)
+        asked = world.from_first(lambda: config.load(str(verb.config), rest))
+        with terminal.decoding(shown=world.first and not (verb.quiet or verb.json)) as decoded:
+            setup = world.agree(lambda: config.build(asked, decoded))
     if verb.print_config:
         print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
         return
     if verb.resume is None:
-        assert verb.config is not None
-        check(setup)
-        if setup.config.init_from:  # refused here, before a directory is made
-            begun = start(setup.config.init_from, setup.learner, setup.named)
+        world.agree(lambda: check(setup))
+        if init := setup.config.init_from:  # refused here, before a directory is made
+            begun = world.from_first(lambda: str(start(init, setup.learner, setup.named)))
             if not (verb.quiet or verb.json):
                 terminal.note(f"start: {begun}")
-        place = Path(verb.out) if verb.out else free(Path("runs") / Path(verb.config).stem)
-        existing = Run.create(place, setup.config.model_dump(mode="json"))
+        existing = _of_first(world, lambda: _created(verb, setup, world))
     _announce(setup, existing, verb)
     steps = setup.config.train.steps
-    logs = terminal.tensorboard(existing.path / "tensorboard") if not verb.no_tensorboard else []
+    logs = terminal.tensorboard(existing.path / "tensorboard") if world.first and not verb.no_tensorboard else []
     bar = not (verb.quiet or verb.json)
     with terminal.TerminalWatcher(steps, setup.config.method.name, bar=bar, rows=verb.json, logs=logs) as watcher:
-        train(setup, existing, watcher)
+        train(setup, existing, watcher, world)
     if not (verb.quiet or verb.json):
         _last_words(existing, setup.metric.name)
-    _tested(verb, existing)
+    _tested(verb, existing, world)
 
 
-def _tested(verb: verbs.Train, run: Run) -> None:
+def _of_first(world: World, find: Callable[[], Run]) -> Run:
+    """The run that the first worker finds or makes; the others know its place and settings, and leave it alone."""
+
+    def place() -> tuple[Path, dict[str, Any]]:
+        found = find()
+        return found.path, found.config
+
+    return Run(*world.from_first(place))
+
+
+def _created(verb: verbs.Train, setup: Setup, world: World) -> Run:
+    """A new run; after a restart by torchrun, the one that the same command had begun."""
+    settings = setup.config.model_dump(mode="json")
+    if world.restarts and not verb.out:
+        raise InputError(
+            "torchrun has started this anew, and without --out it cannot be told which run to go on with. Give --out "
+            "RUN, or go on by hand with --resume RUN."
+        )
+    if world.restarts and (Path(str(verb.out)) / "config.yaml").is_file():
+        begun = Run.open(str(verb.out))
+        # Another run may have been in the way from the start: torchrun repeats also what was refused.
+        if config.parse(begun.config) == setup.config:
+            return begun
+    return Run.create(Path(verb.out) if verb.out else free(Path("runs") / Path(str(verb.config)).stem), settings)
+
+
+def _tested(verb: verbs.Train, run: Run, world: World) -> None:
     if verb.test:
-        _evaluate(verbs.Evaluate(runs=(str(run.path),), quiet=verb.quiet, json=verb.json), ())
+        _evaluate(verbs.Evaluate(runs=(str(run.path),), quiet=verb.quiet, json=verb.json), (), world)
     elif not (verb.quiet or verb.json):
         terminal.note(f"next: quickstudy evaluate {run.path}")
 
@@ -161,7 +187,7 @@ def _last_words(run: Run, metric: str) -> None:
         terminal.note(f"validation at step {last['step']}: {metric} {shown}")
 
 
-def _evaluate(verb: verbs.Evaluate, rest: Sequence[str]) -> None:
+def _evaluate(verb: verbs.Evaluate, rest: Sequence[str], world: World) -> None:
     if not verb.runs:
         raise InputError("Give one or more run directories to evaluate.")
     if verb.protocol and any(keys == ["evaluate", "tasks"] for keys, _ in pairs(rest)):
@@ -169,9 +195,9 @@ def _evaluate(verb: verbs.Evaluate, rest: Sequence[str]) -> None:
             "`--protocol` says how many tasks there are, and so does `--evaluate.tasks`. Give one of them."
         )
     summaries = []
-    for path, run in [(path, Run.open(path)) for path in verb.runs]:
+    for path, run in [(path, _of_first(world, partial(Run.open, path))) for path in verb.runs]:
         with _named(path):
-            summary = judge(run, verb.checkpoint, verb.protocol, rest, verb.name)
+            summary = judge(run, verb.checkpoint, verb.protocol, rest, verb.name, world)
         summaries.append((path, summary))
         if verb.json:
             terminal.print_json({"run": path, **summary})
@@ -234,6 +260,8 @@ def _named(path: str) -> Iterator[None]:
     """Several runs may be given: an error says whose it is."""
     try:
         yield
+    except Lost:
+        raise
     except InputError as error:
         raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
     except RunError as error:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_map
 
 from quickstudy.engine import twice_differentiable
 from quickstudy.errors import InputError, nearest
@@ -22,6 +24,7 @@ from quickstudy.pictures import Counts, confusion, guesses
 from quickstudy.rehearse import drawn
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.types import Task, pick
+from quickstudy.world import ALONE, World
 
 BATCH = 50  # a constant: how a list is cut into batches must not decide what is in it
 TIMED = 20
@@ -82,12 +85,12 @@ class Summary:
         return spread(self.losses)
 
 
-def batches(family: TaskFamily, split: str, n: int, seed: int) -> Iterator[Task]:
-    """The fixed list of n tasks, in batches."""
+def batches(family: TaskFamily, split: str, n: int, seed: int, part: slice = slice(None)) -> Iterator[Task]:
+    """The fixed list of n tasks, in batches, or a part of these."""
     if n < 1:
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
     source = family.source(split, seed=seed, size=BATCH).judged()
-    for step in range(-(-n // BATCH)):
+    for step in range(-(-n // BATCH))[part]:
         yield drawn(source, step, slice(0, min(BATCH, n - step * BATCH)))
 
 
@@ -102,32 +105,63 @@ def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
     return digest.hexdigest()[:12]
 
 
+class _Judged(NamedTuple):
+    """A batch of the list; of its tasks, what the hash reads."""
+
+    values: Values
+    losses: Values
+    listed: Task
+    answer: tuple[torch.Tensor, ...] | None
+    example: dict[str, NDArray[np.generic]]
+
+
 def evaluate(
-    learner: Learner, family: TaskFamily, metric: Metric, *, split: str = "test", n: int = 600, seed: int = 0
+    learner: Learner,
+    family: TaskFamily,
+    metric: Metric,
+    *,
+    split: str = "test",
+    n: int = 600,
+    seed: int = 0,
+    world: World = ALONE,
 ) -> Summary:
-    """A learner on n fixed tasks of a split."""
-    values: list[Values] = []
-    losses: list[Values] = []
-    listed: list[Task] = []
-    answers: list[tuple[torch.Tensor, ...]] = []
+    """A learner on n fixed tasks of a split, whose batches the workers share; each of them returns the whole."""
     family = family.of_split(split)
-    with torch.no_grad(), settled(learner):
-        for tasks in batches(family, split, n, seed):
-            outcome = learner(tasks, seed=seed, evaluating=True)
-            values.append(metric.measure(outcome.output, tasks.query.y).numpy())
-            losses.append(outcome.loss.numpy())
-            if not listed:
-                example = _example(tasks, outcome.output)
-            if isinstance(family, Episodes):
-                answers.append((tasks.about["classes"], tasks.query.y, guesses(outcome.output, family.ways)))
-            listed.append(Task(*pick((tasks.support, tasks.query), slice(0, 0)), tasks.key, tasks.about))
+
+    def part() -> list[_Judged]:
+        own: list[_Judged] = []
+        with torch.no_grad(), settled(learner):
+            for tasks in batches(family, split, n, seed, world.turns()):
+                own.append(_judged(tasks, learner, family, metric, seed, first=world.first and not own))
+        return own
+
+    parts = world.gather(world.agree(part))
+    # Whole batches are dealt out in turn, so that each is computed as one worker alone would compute it.
+    done = [parts[i % world.size][i // world.size] for i in range(sum(map(len, parts)))]
+    answers = [one.answer for one in done if one.answer is not None]
     return Summary(
         metric=metric,
-        values=np.concatenate(values),
-        losses=np.concatenate(losses),
-        hash=task_hash(family, listed),
-        example=example,
+        values=np.concatenate([one.values for one in done]),
+        losses=np.concatenate([one.losses for one in done]),
+        hash=task_hash(family, [one.listed for one in done]),
+        example=done[0].example,
         confusion=confusion(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
+    )
+
+
+def _judged(tasks: Task, learner: Learner, family: TaskFamily, metric: Metric, seed: int, *, first: bool) -> _Judged:
+    outcome = learner(tasks, seed=seed, evaluating=True)
+    # Copied: a view without elements still holds, and would send, the storage of the whole batch.
+    support, query = tree_map(torch.clone, pick((tasks.support, tasks.query), slice(0, 0)))
+    answer = None
+    if isinstance(family, Episodes):
+        answer = tasks.about["classes"], tasks.query.y, guesses(outcome.output, family.ways)
+    return _Judged(
+        metric.measure(outcome.output, tasks.query.y).numpy(),
+        outcome.loss.numpy(),
+        Task(support, query, tasks.key, tasks.about),
+        answer,
+        _example(tasks, outcome.output) if first else {},
     )
 
 

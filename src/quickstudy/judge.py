@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from quickstudy.config import Setup
 from quickstudy.engine import threads
 from quickstudy.evaluate import Protocol, adaptation_ms, evaluate, protocol
 from quickstudy.files import worded
@@ -12,10 +13,16 @@ from quickstudy.pictures import kept
 from quickstudy.rehearse import first_tasks, rehearse
 from quickstudy.runs import Run, check_name
 from quickstudy.saved import restore
+from quickstudy.world import ALONE, World
 
 
 def judge(
-    run: Run, checkpoint: str | None = None, named: str | None = None, overrides: Sequence[str] = (), name: str = "test"
+    run: Run,
+    checkpoint: str | None = None,
+    named: str | None = None,
+    overrides: Sequence[str] = (),
+    name: str = "test",
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint and keep the result in the run under `name`.
 
@@ -25,20 +32,27 @@ def judge(
         named: A protocol; by default the configuration's number of tasks, once.
         overrides: `--key.sub value` pairs for the evaluation.
         name: Of the result.
+        world: The workers that share the tasks; the first writes the result.
     """
     check_name(name)
-    setup, state = restore(run, checkpoint, overrides)
+    setup, state = restore(run, checkpoint, overrides, world)
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
-    with threads(setup.config.compute.threads):
-        rehearse(
-            setup.learner, setup.judged.of_split(asked.split), first_tasks(setup.judged, asked.split, seed=asked.seed)
-        )
+    with threads(world.threads(setup.config.compute.threads)):
+        world.agree(lambda: _rehearse(setup))
         repeats = [
-            evaluate(setup.learner, setup.judged, setup.metric, split=asked.split, n=made.tasks, seed=asked.seed + i)
+            evaluate(
+                setup.learner,
+                setup.judged,
+                setup.metric,
+                split=asked.split,
+                n=made.tasks,
+                seed=asked.seed + i,
+                world=world,
+            )
             for i in range(made.repeats)
         ]
-        adapt_ms = adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed)
+        adapt_ms = world.from_first(lambda: adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed))
     first = repeats[0]
     if made.repeats == 1:
         mean, interval, what = first.spread.mean, first.spread.interval, "95% interval over tasks"
@@ -71,5 +85,12 @@ def judge(
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }
     pictures = kept(setup.judged, asked.split, first.example, [one.confusion for one in repeats])
-    run.write_result(name, summary, {"metric": first.values, "loss": first.losses, **pictures})
+    arrays = {"metric": first.values, "loss": first.losses, **pictures}
+    world.from_first(lambda: run.write_result(name, summary, arrays))
     return summary
+
+
+def _rehearse(setup: Setup) -> None:
+    asked = setup.config.evaluate
+    tasks = first_tasks(setup.judged, asked.split, seed=asked.seed)
+    rehearse(setup.learner, setup.judged.of_split(asked.split), tasks)

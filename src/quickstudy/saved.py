@@ -15,6 +15,7 @@ from quickstudy.runs import Run
 from quickstudy.settings import pairs
 from quickstudy.tasks import TaskFamily
 from quickstudy.unseen import check_unseen
+from quickstudy.world import ALONE, World
 
 
 def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -36,23 +37,26 @@ def load(path: str | Path, checkpoint: str | None = None) -> Learner:
     return restore(Run.open(path), checkpoint)[0].learner
 
 
-def restore(run: Run, checkpoint: str | None = None, overrides: Sequence[str] = ()) -> tuple[Setup, dict[str, Any]]:
+def restore(
+    run: Run, checkpoint: str | None = None, overrides: Sequence[str] = (), world: World = ALONE
+) -> tuple[Setup, dict[str, Any]]:
     """The learner of a run as it will be used, and the checkpoint's state.
 
     Args:
         run: The run.
         checkpoint: "best" or "last"; by default best where there is one.
         overrides: `--key.sub value` pairs: other shots, more evaluation steps.
+        world: Of several workers, the first reads the run.
     """
-    name = checkpoint or ("best" if "best" in run.checkpoints() else "last")
+    name = checkpoint or world.from_first(lambda: "best" if "best" in run.checkpoints() else "last")
     for keys, _ in pairs(overrides):
         if keys[0] in ("train", "seed", "format", "init_from"):
             raise InputError(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."
             )
-    setup = build(parse(run.config, overrides))
-    saved = run.load(name)
+    setup = world.agree(lambda: build(parse(run.config, overrides)))
+    saved = world.from_first(lambda: run.load(name))
     asked_for = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys, _ in pairs(overrides))
     trained = _trained(run, setup) if asked_for else setup.family
     told, split = saved.state.get("tasks", {}), setup.config.evaluate.split

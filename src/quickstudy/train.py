@@ -2,17 +2,21 @@
 
 The state of a run is the learner, the optimizer, the step and a few sums; a checkpoint holds all of it, and tasks are a
 function of the step. So a run that is killed and resumed ends with the very bits of one that was not (on the same
-machine, with the same number of threads).
+machine, with the same number of threads and of workers).
+
+Several workers each run their share of a meta-batch and add up the gradients; from then on all do the same, so their
+states stay equal. The first of them logs and saves.
 """
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, isfinite
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +34,7 @@ from quickstudy.saved import load_model
 from quickstudy.types import Params, Task
 from quickstudy.unseen import part_of
 from quickstudy.watch import Watcher
+from quickstudy.world import ALONE, Elsewhere, Lost, Sums, World
 
 VALIDATIONS = 20  # over a run, unless the configuration says otherwise
 PROBED_NUMBERS = 64  # of a quantity: more are summed up by their norm
@@ -86,16 +91,17 @@ def _rehearse_evaluation(setup: Setup, tasks: Task) -> None:
     rehearse(setup.learner, family, tasks)
 
 
-def train(setup: Setup, run: Run, watch: Watcher | None = None) -> None:
+def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = ALONE) -> None:
     """Meta-train `setup.learner` in a run directory, from its last checkpoint if it has one.
 
-    Ends with checkpoints `last` and, when there is validation, `best`.
+    Ends with checkpoints `last` and, when there is validation, `best`. Of several workers only the first touches the
+    directory.
     """
-    with threads(setup.config.compute.threads):
-        check(setup)
+    with threads(world.threads(setup.config.compute.threads)):
+        world.agree(lambda: check(setup))
         _distrust_vmap(setup)
-        with run.writing():
-            _Trainer(setup, run, watch or Watcher()).run_through()
+        with run.writing() if world.first else nullcontext():
+            _Trainer(setup, run, watch or Watcher(), world).run_through()
 
 
 def named(learner: nn.Module) -> Params:
@@ -122,8 +128,8 @@ def _distrust_vmap(setup: Setup) -> None:
 
 
 class _Trainer:
-    def __init__(self, setup: Setup, run: Run, watch: Watcher) -> None:
-        self.setup, self.run, self.watch = setup, run, watch
+    def __init__(self, setup: Setup, run: Run, watch: Watcher, world: World) -> None:
+        self.setup, self.run, self.watch, self.world = setup, run, watch, world
         self.config = setup.config.train
         self.learner, self.family, self.metric = setup.learner, setup.family, setup.metric
         self.source = self.family.source("train", seed=setup.config.seed, size=self.config.meta_batch_size)
@@ -145,17 +151,18 @@ class _Trainer:
         began = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
             with self._told():
-                tasks = self.source(self.progress.step)
-                loss = self._step(tasks)
+                loss, stopping = self._step()
                 step, last = self.progress.step, self.progress.step == self.config.steps
                 self.progress.seconds = perf_counter() - began
                 if step % log == 0 or last:
                     self._log_train()
                 if self.probes and (step % self.config.probe_every == 0 or last):
-                    self._log_probes(tasks)
+                    self._log_probes()
                 if self.validate_every and (step % self.validate_every == 0 or last):
                     self._validate()
-            stopping = self.watch.stopping and not last  # asked once: a signal may come between saving and stopping
+            # Asked once, as a signal may come between saving and stopping; by several workers in the step's sum, so
+            # that all stop at the same one.
+            stopping = (self.watch.stopping if self.world.size == 1 else stopping) and not last
             if step % save == 0 or last or stopping:
                 self._save()
             self.watch.step(step, loss)
@@ -164,42 +171,66 @@ class _Trainer:
                     f"Stopped at step {step} of {self.config.steps}; nothing is lost. "
                     f"Continue with: quickstudy train --resume {self.run.path}"
                 )
-        if "last" not in self.run.checkpoints():  # no steps were asked for: the start is still worth having
-            self._save()
+        if not self.config.steps and self.world.first and "last" not in self.run.checkpoints():
+            self._save()  # the start is still worth having
 
-    def _step(self, tasks: Task) -> float:
+    def _step(self) -> tuple[float, bool]:
+        """One outer step: the loss, and whether a worker was asked to stop."""
         done, config = self.progress, self.config
         schedule.apply(self.learner, config.schedules, done.step)
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.multistep(done.step, config.meta_lr, config.milestones, config.gamma)
-        outcome, gradients = self.learner.meta_gradient(tasks, seed=self.setup.config.seed, reduction=config.reduction)
-        loss = float(outcome.loss.mean())
-        if not isfinite(loss):
-            self._stop_at(done.step + 1, f"loss became {loss}")
-        for param, gradient in zip(self.params.values(), gradients, strict=True):
+        sums = self.world.sum(self._part, list(self.params.values()))
+        if not isfinite(sums.loss):
+            self._stop_at(done.step + 1, f"loss became {sums.loss}")
+        for param, gradient in zip(self.params.values(), sums.gradients, strict=True):
             param.grad = gradient
         if config.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self.params.values(), config.clip_value)
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip_norm)
         self.optimizer.step()
-        done.loss += loss
-        done.metric += float(self.metric.measure(outcome.output, tasks.query.y).mean())
+        done.loss += sums.loss
+        done.metric += sums.metric
         done.count += 1
         done.step += 1
-        return loss
+        return sums.loss, sums.stopping > 0
+
+    def _part(self) -> Sums:
+        """This worker's tasks, weighted by their share of the meta-batch; there may be none."""
+        seed, step, total = self.setup.config.seed, self.progress.step, self.config.meta_batch_size
+        part, stopping = self.world.share(total), float(self.watch.stopping)
+        if part.start == part.stop:
+            return Sums([None] * len(self.params), 0.0, 0.0, stopping)
+        if (
+            not self.world.first
+        ):  # a user's dropout: other draws than the first worker's, and resumed without being kept
+            torch.manual_seed(crc32(f"{seed} {step} {self.world.rank}".encode()))
+        tasks = self.source(step, part)
+        outcome, gradients = self.learner.meta_gradient(tasks, seed=seed, reduction=self.config.reduction)
+        share = (part.stop - part.start) / total
+        if self.config.reduction == "mean" and share < 1:
+            gradients = [None if gradient is None else share * gradient for gradient in gradients]
+        metric = self.metric.measure(outcome.output, tasks.query.y)
+        return Sums(gradients, share * float(outcome.loss.mean()), share * float(metric.mean()), stopping)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         """What the user's own tasks or model raise after thousands of good steps, on one line."""
         try:
             yield
+        except Lost as lost:
+            raise Lost(f"{lost} {self._standing()} Continue with: quickstudy train --resume {self.run.path}") from lost
+        except Elsewhere as error:
+            raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._standing()}") from error
         except (InputError, RunError):
             raise
         except Exception as error:
             raise RunError(f"Step {self.progress.step + 1} failed: {told(error)}. {self._standing()}") from error
 
     def _standing(self) -> str:
+        if not (self.world.first or self.run.path.is_dir()):
+            return f"What was saved is on the first worker's machine, in {self.run.path}."
         if "last" not in self.run.checkpoints():
             return "No checkpoint had been saved yet."
         return f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
@@ -211,6 +242,8 @@ class _Trainer:
         )
 
     def _log(self, kind: str, **row: Any) -> None:
+        if not self.world.first:
+            return
         full = {"kind": kind, "step": self.progress.step, **row}
         self.run.log(full)
         self.watch.row(full)
@@ -226,7 +259,9 @@ class _Trainer:
         config = self.config
         ahead = config.schedules if config.select_with == "final" else {}
         with schedule.final(self.learner, ahead):
-            summary = evaluate(self.learner, self.family, self.metric, split="val", n=config.validate_tasks)
+            summary = evaluate(
+                self.learner, self.family, self.metric, split="val", n=config.validate_tasks, world=self.world
+            )
             spread = summary.spread
             self._log(
                 "val", loss=summary.loss.mean, metric=spread.mean, interval=spread.interval,
@@ -243,6 +278,8 @@ class _Trainer:
         broken = [n for n, p in self.params.items() if not p.isfinite().all()]
         if broken:  # the loss of the next step would be NaN: stop before a good checkpoint is replaced
             self._stop_at(self.progress.step, f"parameter {broken[0]} became infinite or NaN")
+        if not self.world.first:
+            return
         tensors = {f"model.{n}": t for n, t in self.learner.state_dict().items()}
         if name == "last":
             for index, slots in self.optimizer.state_dict()["state"].items():
@@ -251,6 +288,16 @@ class _Trainer:
         self.run.save(name, tensors, vars(self.progress) | {"tasks": worded(self.family.describe())})
 
     def _restore(self) -> None:
+        """The first worker's start or checkpoint, on all."""
+        self.world.from_first(self._begin)
+        if self.world.size > 1:
+            state = self.learner.state_dict(), self.optimizer.state_dict(), self.progress
+            model, optimizer, self.progress = self.world.from_first(lambda: state)
+            if not self.world.first:
+                self.learner.load_state_dict(model)
+                self.optimizer.load_state_dict(optimizer)
+
+    def _begin(self) -> None:
         if "last" not in self.run.checkpoints():
             self.run.rewind(0)
             torch.manual_seed(self.setup.config.seed)  # whatever was drawn between building and here
@@ -300,9 +347,12 @@ class _Trainer:
                 f"({self.config.optimizer}, momentum {self.config.momentum}). Put config.yaml back, or start a new run."
             )
 
-    def _log_probes(self, tasks: Task) -> None:
-        held = named(self.learner)
-        seen = self.learner.observe(tasks, seed=self.setup.config.seed) if set(self.probes) - set(held) else {}
+    def _log_probes(self) -> None:
+        if not self.world.first:
+            return
+        held, seen = named(self.learner), {}
+        if set(self.probes) - set(held):  # of the whole meta-batch of the step that is done
+            seen = self.learner.observe(self.source(self.progress.step - 1), seed=self.setup.config.seed)
         for name in self.probes:
             value = held[name] if name in held else seen[name]
             if name in seen and value.numel() > PROBED_NUMBERS:  # per task: [T, ...]

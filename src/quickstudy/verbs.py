@@ -9,6 +9,7 @@ Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]
 OneRun = Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")]
 Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
+Workers = Annotated[int, arg(metavar="N", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 
 
@@ -67,6 +68,8 @@ class Train(Reading):
     """When training is done, evaluate the run as `quickstudy evaluate` does."""
     no_tensorboard: Flag = False
     """Leave out the log in RUN/tensorboard, which is written where TensorBoard is installed."""
+    workers: Workers = 1
+    """Share each meta-batch among so many processes on this machine. For several machines: torchrun."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Evaluate(Reading):
     """finn, closerlook (600 tasks), hypermaml (5 x 600) or libfewshot (5 x 2000); default: evaluate.tasks, once."""
     name: str = "test"
     """Name of the result inside the run."""
+    workers: Workers = 1
+    """Share the tasks among so many processes on this machine. For several machines: torchrun."""
 
 
 @dataclass(frozen=True)
@@ -161,3 +166,5 @@ GROUPS: dict[str, dict[str, type[Output]]] = {
 """Verbs that are followed by a verb of their own."""
 POSITIONAL = ("config", "run", "runs", "what", "source", "image_set")
 OVERRIDABLE = (Train, Evaluate, Compare)
+SHARED = (Train, Evaluate)
+"""What several workers do together."""
