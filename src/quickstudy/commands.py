@@ -146,7 +146,7 @@ def _created(verb: verbs.Train, setup: Setup, world: World) -> Run:
     if world.restarts and (Path(str(verb.out)) / "config.yaml").is_file():
         begun = Run.open(str(verb.out))
         # Another run may have been in the way from the start: torchrun repeats also what was refused.
-        if config.parse(begun.config) == setup.config:
+        if config.parse(begun.config).model_dump(mode="json") == settings:
             return begun
     return Run.create(Path(verb.out) if verb.out else free(Path("runs") / Path(str(verb.config)).stem), settings)
 

@@ -199,9 +199,9 @@ class _Trainer:
     def _part(self) -> Sums:
         """This worker's tasks, weighted by their share of the meta-batch; there may be none."""
         seed, step, total = self.setup.config.seed, self.progress.step, self.config.meta_batch_size
-        part, stopping = self.world.share(total), float(self.watch.stopping)
+        part = self.world.share(total)
         if part.start == part.stop:
-            return Sums([None] * len(self.params), 0.0, 0.0, stopping)
+            return Sums([None] * len(self.params), 0.0, 0.0, float(self.watch.stopping))
         if (
             not self.world.first
         ):  # a user's dropout: other draws than the first worker's, and resumed without being kept
@@ -211,8 +211,8 @@ class _Trainer:
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
-        metric = self.metric.measure(outcome.output, tasks.query.y)
-        return Sums(gradients, share * float(outcome.loss.mean()), share * float(metric.mean()), stopping)
+        loss, metric = outcome.loss.mean(), self.metric.measure(outcome.output, tasks.query.y).mean()
+        return Sums(gradients, share * float(loss), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
     def _told(self) -> Iterator[None]:

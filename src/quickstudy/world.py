@@ -170,14 +170,14 @@ ALONE = World()
 
 def speaks(error: BaseException | None = None) -> bool:
     """Whether this worker is the one that tells the user: the first, or of an error that the first cannot tell."""
-    return os.environ.get("RANK", "0") == "0" or (isinstance(error, Lost) and not error.heard)
+    return not _several() or os.environ["RANK"] == "0" or (isinstance(error, Lost) and not error.heard)
 
 
 @contextmanager
 def joined() -> Iterator[World]:
     """The world that `torchrun` describes in the environment, or that of one worker."""
     here = os.environ
-    if not {"RANK", "WORLD_SIZE"} <= here.keys() or here["WORLD_SIZE"] == "1":
+    if not _several():
         yield World(restarts=_number("TORCHELASTIC_RESTART_COUNT", 0))
         return
     absent = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in here]
@@ -204,13 +204,17 @@ def joined() -> Iterator[World]:
     try:
         yield World(rank, size, local, restarts, parent, group)
     except BaseException as error:
-        # The group stays: leaving it in order takes the others, and the end of the process tells them as well.
         if isinstance(error, Lost):
             error.heard = _heard(store, rank)
         elif rank == 0:
             _heard(store, rank)
         raise
-    dist.destroy_process_group()
+    finally:
+        dist.destroy_process_group()  # threads of a group that is left standing can abort the process at its end
+
+
+def _several() -> bool:
+    return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _backend(local: int) -> str:
@@ -237,10 +241,12 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Lost(
-            "A worker was lost: it ended, or did not answer "
-            f"(its own messages say why, if it had any; here: {_first_line(error)})."
-        ) from error
+        said = _first_line(error).lower()
+        if "timed out" in said or "timeout" in said:
+            what = f"it has been silent for too long (a step waits for {PATIENCE.seconds // 60} minutes)"
+        else:
+            what = "its connection closed" if "connection" in said or "closed" in said else _first_line(error)
+        raise Lost(f"A worker was lost: {what}.") from error
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
