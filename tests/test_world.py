@@ -38,7 +38,7 @@ class Ending(Sine):
         if draws.split == "train" and draws.step == int(step) and here:
             if how == "error":
                 raise OSError("the disk of a worker is gone")
-            os.kill(os.getpid(), getattr(signal, how))
+            os.kill(os.getppid() if how == "orphan" else os.getpid(), getattr(signal, how, signal.SIGKILL))
         return super().sample(draws, size, part)
 """
 
@@ -163,6 +163,13 @@ def test_a_lost_worker_ends_the_job_and_a_resumed_one_has_the_bits_of_the_whole(
     whole, again = (Run.open(name).load("last").tensors for name in ("whole", "lost0"))
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     assert rows("lost0") == rows("whole")
+
+
+def test_workers_whose_launcher_was_killed_save_and_stop(ending, shell):
+    done = shell(*ending, "--out", "run", "--workers", 2, env={"END": "12 1 orphan"})
+    assert done.code == -9 and done.err.count("error:") == 1, done.err
+    step = Run.open("run").load("last").state["step"]
+    assert 13 <= step < 24 and f"Stopped at step {step} of 24" in done.err, done.err
 
 
 def test_workers_that_were_all_killed_leave_a_message(ending, shell):

@@ -46,6 +46,8 @@ def launch(workers: int, words: Sequence[str]) -> int:
         "LOCAL_WORLD_SIZE": str(workers),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),  # of all together: each takes its share
         "QUICKSTUDY_PARENT": str(os.getpid()),
+        # What torch warns of where a connection closes is told in a sentence of ours.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
     started: list[subprocess.Popen[bytes]] = []
     with _handing_on(started):
