@@ -6,9 +6,10 @@ A job of one worker is a `World` too, in which nothing is sent.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
@@ -205,6 +206,8 @@ def joined() -> Iterator[World]:
         yield World(rank, size, local, restarts, parent, group)
     except BaseException as error:
         if isinstance(error, Lost):
+            with suppress(ValueError):  # torchrun tells the others to end: they do, once they have said why
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             error.heard = _heard(store, rank)
         elif rank == 0:
             _heard(store, rank)
