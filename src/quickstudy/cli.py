@@ -3,6 +3,7 @@
     quickstudy demo                                    four methods on handwritten digits, a table and a report
     quickstudy train sine-mtnet --train.steps 5000     a shipped configuration by name, or your own YAML file
     quickstudy train --resume runs/sine-mtnet          goes on where it stopped, bit for bit
+    quickstudy sweep sine-maml --search.method.inner_lr log:0.001..0.5
     quickstudy evaluate runs/sine-mtnet --evaluate.tasks 5000
     quickstudy compare runs/sine-maml runs/sine-mtnet
     quickstudy report runs/sine-maml runs/sine-mtnet
@@ -29,7 +30,7 @@ from quickstudy.config import Config, near
 from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.launch import launch, without_workers
 from quickstudy.terminal import error_line, note_warnings
-from quickstudy.verbs import GROUPS, OVERRIDABLE, POSITIONAL, SHARED, VERBS, DataPrepare, Output
+from quickstudy.verbs import GROUPS, OVERRIDABLE, POSITIONAL, SHARED, VERBS, DataPrepare, Output, Sweep
 from quickstudy.world import joined, speaks
 
 
@@ -145,7 +146,7 @@ def _apart(verb: str, kind: type[Output], words: Sequence[str]) -> tuple[list[st
             alone.append(word)
         elif word.startswith("--") and key in takes_value:
             own += [word, *([] if equals or not takes_value[key] else [_value(option, rest)])]
-        elif issubclass(kind, OVERRIDABLE) and key.partition(".")[0].replace("-", "_") in Config.model_fields:
+        elif issubclass(kind, OVERRIDABLE) and key.partition(".")[0].replace("-", "_") in _settings(kind):
             overrides += [word, *([] if equals else [_value(option, rest)])]
         else:
             raise _unknown(option, verb, kind, list(takes_value))
@@ -158,6 +159,11 @@ def _apart(verb: str, kind: type[Output], words: Sequence[str]) -> tuple[list[st
     return own + alone, overrides
 
 
+def _settings(kind: type[Output]) -> list[str]:
+    """The words that can begin an override of this verb."""
+    return [*Config.model_fields, *(["search"] if kind is Sweep else [])]
+
+
 def _value(option: str, rest: list[str]) -> str:
     if not rest or rest[0].startswith("--"):
         raise InputError(f"{option} has no value; write {option} VALUE.")
@@ -167,5 +173,5 @@ def _value(option: str, rest: list[str]) -> str:
 def _unknown(option: str, verb: str, kind: type[Output], own: Sequence[str]) -> InputError:
     if not issubclass(kind, OVERRIDABLE):
         return InputError(f"`{option}` is no option of `{verb}`. {nearest(option, [f'--{name}' for name in own])}")
-    known = [f"--{name}" for name in (*own, *Config.model_fields)]
+    known = [f"--{name}" for name in (*own, *_settings(kind))]
     return InputError(f"`{option}` is no option of `{verb}` and no setting. {near(option, known)}")

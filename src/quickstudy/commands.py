@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 
-from quickstudy import config, criteria, data_commands, methods, nets, schedule, terminal, verbs
+from quickstudy import config, criteria, data_commands, methods, nets, schedule, sweep_commands, terminal, verbs
 from quickstudy.config import Setup
 from quickstudy.demo import demo
 from quickstudy.engine import threads
@@ -37,6 +37,7 @@ def run(verb: Any, rest: Sequence[str], world: World = ALONE) -> None:
         verbs.Demo: lambda v, _: demo(v.out, v.seed, steps=v.steps, quiet=v.quiet, as_json=v.json),
         verbs.List: _list,
         verbs.Train: lambda v, r: _train(v, r, world),
+        verbs.Sweep: sweep_commands.swept,
         verbs.Evaluate: lambda v, r: _evaluate(v, r, world),
         verbs.Compare: _compare,
         verbs.Report: _report,
@@ -295,7 +296,12 @@ def _info(verb: verbs.Info, rest: Sequence[str]) -> None:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "extras": ", ".join(
             f"{extra} {'yes' if find_spec(module) else 'no'}"
-            for extra, module in (("plot", "matplotlib"), ("data", "sklearn"), ("track", "tensorboard"))
+            for extra, module in (
+                ("plot", "matplotlib"),
+                ("data", "sklearn"),
+                ("track", "tensorboard"),
+                ("sweep", "optuna"),
+            )
         ),
     }
     if verb.run is not None:

@@ -339,6 +339,11 @@ def shipped() -> dict[str, Path]:
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides."""
+    return parse(read(source), overrides)
+
+
+def read(source: str | Path) -> dict[Any, Any]:
+    """What a file says, or a shipped configuration by name; not yet looked at."""
     path = shipped().get(str(source), Path(source))
     if not os.path.exists(path):  # unlike Path.exists, False also for a name too long to be one
         raise InputError(
@@ -346,7 +351,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             or f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
             f"{nearest(str(source), shipped())}"
         )
-    return parse(read_file(path), overrides)
+    return read_file(path)
 
 
 def parse(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:

@@ -73,6 +73,28 @@ class Train(Reading):
 
 
 @dataclass(frozen=True)
+class Sweep(Reading):
+    """Train with many settings, judged by validation: an Optuna study that the same command goes on with."""
+
+    config: Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]] = None
+    """A YAML file, or the name of a configuration that ships. What is searched is given by --search.key.sub RANGE, or
+    under `search` in the file: log:1e-4..0.1, 0.1..0.9, int:1..5, maml,mtnet. Other settings are overridden by
+    --key.sub value; --seed is also that of the sampling."""
+    trials: int = 20
+    """Trials in all, with those that an earlier command began."""
+    workers: int = 1
+    """Processes that do trials side by side."""
+    out: Folder = None
+    """Directory of the study and its runs (default: runs/NAME-sweep)."""
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """Database of the study, which several machines can share (default: sqlite:///OUT/study.db)."""
+    name: Name = None
+    """Name of the study (default: that of the configuration)."""
+    no_prune: Flag = False
+    """Train every trial to the end, also those whose validation is worse than the median of the others."""
+
+
+@dataclass(frozen=True)
 class Evaluate(Reading):
     """Judge runs on fixed tasks: mean and 95% interval over tasks."""
 
@@ -154,6 +176,7 @@ VERBS: dict[str, type[Output]] = {
     "demo": Demo,
     "list": List,
     "train": Train,
+    "sweep": Sweep,
     "evaluate": Evaluate,
     "compare": Compare,
     "report": Report,
@@ -165,6 +188,6 @@ GROUPS: dict[str, dict[str, type[Output]]] = {
 }
 """Verbs that are followed by a verb of their own."""
 POSITIONAL = ("config", "run", "runs", "what", "source", "image_set")
-OVERRIDABLE = (Train, Evaluate, Compare)
+OVERRIDABLE = (Train, Sweep, Evaluate, Compare)
 SHARED = (Train, Evaluate)
 """What several workers do together."""
