@@ -12,7 +12,7 @@ A setting is named by its path, as everywhere: `method.inner_lr`.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import isfinite, pi
 from typing import Any
 
 import yaml
@@ -29,8 +29,8 @@ EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
 class Range:
     """The numbers from `low` to `high`, both included."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     whole: bool
     log: bool
 
@@ -39,11 +39,11 @@ class Range:
         return f"{kind}:{self.low}..{self.high}"
 
     @property
-    def probes(self) -> tuple[float, ...]:
+    def probes(self) -> tuple[int | float, ...]:
         """What is tried before the sweep begins: both ends, and between them a number that is not whole."""
         if self.whole:
             return (self.low, self.high)
-        return (self.low, self.high, sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2)
+        return (self.low, self.high, self.low + (self.high - self.low) / pi)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _range(key: str, text: str) -> Range:
     return Range(low, high, True, log) if whole else Range(float(low), float(high), False, log)
 
 
-def _number(key: str, text: str, end: str) -> float:
+def _number(key: str, text: str, end: str) -> int | float:
     try:
         value = read_text(end)
     except (yaml.YAMLError, ValueError):

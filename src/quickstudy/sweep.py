@@ -13,9 +13,8 @@ tell from here whether those of another machine are alive.
 
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +26,10 @@ from quickstudy import config
 from quickstudy.config import Setup
 from quickstudy.errors import InputError, RunError
 from quickstudy.files import worded, writes
-from quickstudy.metrics import METRICS
 from quickstudy.runs import Run
-from quickstudy.space import Range, Space, words
-from quickstudy.train import VALIDATIONS, Stopped, check, train
+from quickstudy.space import Range, words
+from quickstudy.sweep_plan import Plan, Tried
+from quickstudy.train import Stopped, train
 from quickstudy.watch import Watcher
 
 if TYPE_CHECKING:
@@ -39,88 +38,6 @@ if TYPE_CHECKING:
 STARTUP = 5  # trials that end before any is pruned: fewer make no median
 PATIENCE = 60.0  # seconds that SQLite waits for another program's writing
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep is to do.
-
-    `settings` is the configuration that the samples are put into, as it was given. `metric` and `steps` are those of
-    the runs; `metric` judges them. Without `storage` the study is a file in `folder`. With `threads`, runs take so many
-    unless `settings` says how many.
-    """
-
-    name: str
-    settings: Mapping[Any, Any]
-    space: Space
-    folder: Path
-    trials: int
-    storage: str | None
-    prune: bool
-    threads: int | None
-    metric: str
-    steps: int
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Which way the metric is judged."""
-        return METRICS[self.metric].larger_is_better
-
-    @property
-    def url(self) -> str:
-        """Where the study is."""
-        return self.storage or f"sqlite:///{(self.folder / 'study.db').as_posix()}"
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One trial: `value` is its validation metric, where it came to the end; `error` says why it failed."""
-
-    number: int
-    state: str
-    value: float | None
-    params: dict[str, Any]
-    error: str | None
-    run: str
-
-
-def best(tried: Sequence[Tried], larger_is_better: bool) -> list[Tried]:
-    """The trials that came to the end, the best first."""
-    done = [(t.value, t) for t in tried if t.state == "complete" and t.value is not None]
-    return [t for _, t in sorted(done, key=lambda pair: (-pair[0] if larger_is_better else pair[0], pair[1].number))]
-
-
-def rehearse(settings: Mapping[Any, Any], over: Space) -> Setup:
-    """Refuse a space that cannot be searched, before anything is written; the setup at its lower end.
-
-    Each setting is tried at its ends, or at each of its values, with the others at their first.
-    """
-    first = {key: dimension.probes[0] for key, dimension in over.items()}
-    setup = _validated(settings, first)
-    check(setup)
-    for key, dimension in over.items():
-        for value in dimension.probes[1:]:
-            try:
-                other = _validated(settings, first | {key: value})
-            except InputError as error:
-                raise InputError(f"With `{key}` at {value!r}, which is searched: {error}") from error
-            if other.metric.name != setup.metric.name:
-                raise InputError(
-                    f"With `{key}` at {value!r} runs are judged by {other.metric.name}, at {first[key]!r} by "
-                    f"{setup.metric.name}, which cannot be compared. Search one of them, or set `evaluate.metric`."
-                )
-    return setup
-
-
-def _validated(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
-    setup = config.build(config.parse(settings, words(sample)))
-    asked = setup.config.train
-    if not asked.steps or not asked.often(asked.validate_every, VALIDATIONS):
-        raise InputError(
-            "A sweep is judged by validation, and there is none without training (`train.steps` 0) or with "
-            "`train.validate_every` 0. Leave `train.validate_every` out for 20 validations over a run."
-        )
-    return setup
 
 
 class _StorageError(RunError):
@@ -132,11 +49,11 @@ class Sweep:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.optuna = _optuna()
         self.home = f"{platform.node()}:{plan.folder.resolve()}"
         with writes(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
-        self.optuna = _optuna()
         with self._alone():
             self.study = self._opened()
             self._recognise()
@@ -304,8 +221,7 @@ class Sweep:
         except (InputError, RunError) as error:
             if isinstance(error.__cause__, OSError):  # a full disk would fail every trial that is left
                 raise
-            trial.set_user_attr("error", str(error))
-            self._end(trial, state="FAIL")
+            self._end(trial, state="FAIL", error=str(error))
         else:
             self._end(trial, value=value)
         return watch is not None and watch.shown.stopping
@@ -322,8 +238,12 @@ class Sweep:
         setup = config.build(asked)
         return Run.create(path, setup.config.model_dump(mode="json")), setup
 
-    def _end(self, trial: "optuna.Trial", *, value: float | None = None, state: str = "COMPLETE") -> None:
+    def _end(
+        self, trial: "optuna.Trial", *, value: float | None = None, state: str = "COMPLETE", error: str | None = None
+    ) -> None:
         with self._alone():
+            if error is not None:
+                trial.set_user_attr("error", error)
             self.study.tell(trial, value, state=self.optuna.trial.TrialState[state])
 
 
@@ -334,7 +254,8 @@ class _Judge(Watcher):
         self, shown: Watcher, trial: "optuna.Trial", steps: int, alone: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self.shown, self.trial, self.steps, self.alone = shown, trial, steps, alone
-        self.reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        with alone():
+            self.reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         self.pruned = False
 
     def step(self, step: int, loss: float) -> None:

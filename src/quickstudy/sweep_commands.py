@@ -20,7 +20,8 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.files import plain, worded, write_atomic, writes
 from quickstudy.settings import overlaid
 from quickstudy.space import space
-from quickstudy.sweep import Plan, Sweep, Tried, best, rehearse
+from quickstudy.sweep import Sweep
+from quickstudy.sweep_plan import Plan, Tried, best, rehearse
 from quickstudy.train import Stopped
 from quickstudy.watch import Watcher
 

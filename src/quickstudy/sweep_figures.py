@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quickstudy import canvas
-from quickstudy.canvas import COLOURS, FAINT, INK, WRONG
+from quickstudy.canvas import COLOURS, INK, WRONG
 from quickstudy.space import Choice, Space
-from quickstudy.sweep import Tried
+from quickstudy.sweep_plan import Tried
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
-CUT_SHORT = {"pruned": ("|", FAINT), "failed": ("x", WRONG)}
+CUT_SHORT = {"pruned": ("|", INK), "failed": ("x", WRONG)}
 """Trials without a final value stand on the upper edge."""
 
 
@@ -26,7 +26,7 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
         return None
     measured = np.array([t.value for t in done])
     panels = 1 + len(over)
-    columns = min(3, panels)
+    columns = 2 if panels == 4 else min(3, panels)
     rows = math.ceil(panels / columns)
     figure, grid = canvas.figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows, rows, columns)
     for axes in grid[panels:]:
@@ -34,6 +34,7 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
     number = [t.number for t in done]
     so_far = list(accumulate(measured, max if larger_is_better else min))
     grid[0].step(number, so_far, where="post", color=INK, lw=1.4, label="best so far")
+    _whole(grid[0])
     _points(grid[0], number, measured)
     _edge(grid[0], tried, {t.number: t.number for t in tried})
     for axes, (key, dimension) in zip(grid[1:], over.items(), strict=False):
@@ -45,6 +46,8 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
             axes.set_xlim(-0.5, len(labels) - 0.5)
         elif dimension.log:
             axes.set_xscale("log")
+        elif dimension.whole:
+            _whole(axes)
         _points(axes, [place[t.number] for t in done], measured)
         _edge(axes, tried, place)
     for axes, title in zip(grid, ["trial", *over], strict=False):
@@ -55,6 +58,12 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
     handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return canvas.png(figure)
+
+
+def _whole(axes: "matplotlib.axes.Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _points(axes: "matplotlib.axes.Axes", x: Sequence[Any], y: canvas.Array) -> None:
