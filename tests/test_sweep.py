@@ -136,6 +136,15 @@ def test_a_storage_that_cannot_be_used_is_refused_without_its_password(cli):
         assert "secret" not in done.err
 
 
+def test_a_directory_that_holds_something_else_is_refused(cli, sweep, place):
+    assert cli("train", "sine.yaml", "--out", "run", "--quiet", "--no-tensorboard").code == 0
+    done = cli("sweep", "sine.yaml", *RATES, "--out", "run")
+    assert done.code == 2 and "run is a run, and a sweep holds many" in done.err
+    sweep(*RATES, "--trials", "1", "--out", "out")
+    done = cli("sweep", "sine.yaml", *RATES, "--out", "out", "--name", "another")
+    assert done.code == 2 and "0000 is a run that the study 'another' does not know" in done.err
+
+
 # -- what is found --
 
 

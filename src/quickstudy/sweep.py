@@ -51,6 +51,8 @@ class Sweep:
         self.plan = plan
         self.optuna = _optuna()
         self.home = f"{platform.node()}:{plan.folder.resolve()}"
+        if (plan.folder / "config.yaml").is_file():
+            raise InputError(f"{plan.folder} is a run, and a sweep holds many. Give another directory by --out.")
         with writes(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
@@ -82,7 +84,7 @@ class Sweep:
         median = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=plan.steps // 10)
         try:
             storage = optuna.storages.RDBStorage(plan.url, engine_kwargs=options)
-        except (ImportError, ArgumentError) as error:
+        except (ImportError, ArgumentError, RuntimeError) as error:  # the last: tables of another Optuna
             cause = str(error).partition("\n")[0]
             raise InputError(
                 f"--storage {_shown(plan.url)} cannot be used: {cause} Give a database's URL, such as "
@@ -125,7 +127,8 @@ class Sweep:
             if key in frozen.params
         }
         value = frozen.value if state == "complete" else None
-        run = frozen.user_attrs.get("run", str(self._path(frozen.number)))
+        home = self.plan.folder if self._begun_here(frozen) else frozen.user_attrs.get("home", "elsewhere")
+        run = f"{home}/trials/{frozen.number:04d}"
         return Tried(frozen.number, state, value, params, frozen.user_attrs.get("error"), run)
 
     def _path(self, number: int) -> Path:
@@ -142,15 +145,17 @@ class Sweep:
         """
         while (claimed := self._claim()) is not None:
             trial, sample, held = claimed
-            with held:
+            try:
                 stopped = self._run(trial, sample, watching)
-                with self._alone():
-                    ended = self._told(self.study.get_trials(deepcopy=False)[trial.number])
+            finally:
+                held.release()
+            with self._alone():
+                ended = self._told(self.study.get_trials(deepcopy=False)[trial.number])
             tell(ended)
             if stopped:
                 raise Stopped(f"Stopped after trial {trial.number}.")
 
-    def _claim(self) -> "tuple[optuna.Trial, dict[str, Any], AbstractContextManager[Any]] | None":
+    def _claim(self) -> "tuple[optuna.Trial, dict[str, Any], FileLock] | None":
         """A trial to do, its settings, and the lock on it: one that was abandoned, else a new one while any is due."""
         with self._alone():
             trials = self.study.get_trials(deepcopy=False)
@@ -161,17 +166,21 @@ class Sweep:
                     return trial, self._sample(trial), held
             if sum(frozen.state.name != "WAITING" for frozen in trials) >= self.plan.trials:
                 return None
+            if (self._path(len(trials)) / "config.yaml").exists():  # or its result would be taken for the trial's
+                raise InputError(
+                    f"{self._path(len(trials))} is a run that the study {self.plan.name!r} does not know: it belongs "
+                    "to another study, or to one that was deleted. Give another directory by --out."
+                )
             self._seed(len(trials))
             trial = self.study.ask()
             held = self._hold(trial.number)
             assert held is not None, "a new trial is nobody's"
             trial.set_user_attr("home", self.home)
-            trial.set_user_attr("run", str(self._path(trial.number)))
             return trial, self._sample(trial), held
 
     def _begun_here(self, frozen: "optuna.trial.FrozenTrial") -> bool:
-        """A process that dies while it claims a trial leaves no name on it; a study in the directory is all ours."""
-        return bool(frozen.user_attrs.get("home", self.home if self.plan.storage is None else None) == self.home)
+        """All that a study in the directory has; of one elsewhere, what is signed with this machine and directory."""
+        return self.plan.storage is None or frozen.user_attrs.get("home") == self.home
 
     def _hold(self, number: int) -> FileLock | None:
         lock = FileLock(self.plan.folder / "trials" / f".{number:04d}.lock", timeout=0)

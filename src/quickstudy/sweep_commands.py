@@ -48,7 +48,7 @@ def swept(verb: verbs.Sweep, rest: Sequence[str]) -> None:
     except (Stopped, KeyboardInterrupt):
         stopped = True
     tried = study.tried()
-    _show(verb, plan, tried)
+    _show(verb, plan, tried, stopped=stopped)
     if stopped:
         ended = sum(t.state in ("complete", "pruned", "failed") for t in tried)
         raise RunError(
@@ -172,7 +172,7 @@ def _worker(plan: Plan, loud: bool) -> None:
         sys.exit(1)
 
 
-def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried]) -> None:
+def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried], *, stopped: bool) -> None:
     ranked = best(tried, plan.larger_is_better)
     counts = dict(Counter(t.state for t in tried))
     picture, why = _drawn(plan, tried)
@@ -191,6 +191,8 @@ def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried]) -> None:
         terminal.table("", ("run", f"validation {plan.metric}", *plan.space), rows, "" if verb.quiet else caption)
     if verb.quiet:
         return
+    if not stopped and counts.get("running"):
+        terminal.note(f"{counts['running']} trials are under way in other processes")
     if counts.get("failed") and ranked:
         terminal.note(_first_failure(tried))
     if picture:
@@ -220,5 +222,4 @@ def _cell(value: Any) -> str:
 
 
 def _first_failure(tried: Sequence[Tried]) -> str:
-    first = next((t for t in tried if t.error), None)
-    return f"Trial {first.number} failed: {first.error}" if first else "All were pruned."
+    return next((f"Trial {t.number} failed: {t.error}" for t in tried if t.error), "")

@@ -8,6 +8,7 @@ from typing import Any
 from quickstudy import config
 from quickstudy.config import Setup
 from quickstudy.errors import InputError
+from quickstudy.initial import start
 from quickstudy.metrics import METRICS
 from quickstudy.space import Space, words
 from quickstudy.train import VALIDATIONS, check
@@ -70,6 +71,8 @@ def rehearse(settings: Mapping[Any, Any], over: Space) -> Setup:
     first = {key: dimension.probes[0] for key, dimension in over.items()}
     setup = _validated(settings, first)
     check(setup)
+    if setup.config.init_from:
+        start(setup.config.init_from, setup.learner, setup.named)
     for key, dimension in over.items():
         for value in dimension.probes[1:]:
             try:
