@@ -8,6 +8,7 @@
     quickstudy compare runs/sine-maml runs/sine-mtnet
     quickstudy report runs/sine-maml runs/sine-mtnet
     quickstudy data list                               which image sets are here, and how to get the others
+    quickstudy bench                                   what a step costs here, beside other ways of computing it
 
 Every setting of a configuration can be overridden as --key.sub value.
 """

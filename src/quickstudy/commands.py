@@ -12,7 +12,18 @@ import numpy as np
 import torch
 import yaml
 
-from quickstudy import config, criteria, data_commands, methods, nets, schedule, sweep_commands, terminal, verbs
+from quickstudy import (
+    bench_commands,
+    config,
+    criteria,
+    data_commands,
+    methods,
+    nets,
+    schedule,
+    sweep_commands,
+    terminal,
+    verbs,
+)
 from quickstudy.config import Setup
 from quickstudy.demo import demo
 from quickstudy.engine import threads
@@ -42,6 +53,7 @@ def run(verb: Any, rest: Sequence[str], world: World = ALONE) -> None:
         verbs.Compare: _compare,
         verbs.Report: _report,
         verbs.Info: _info,
+        verbs.Bench: lambda v, _: bench_commands.bench(v),
         verbs.DataList: lambda v, _: data_commands.listed(v),
         verbs.DataCheck: lambda v, _: data_commands.checked(v),
         verbs.DataPrepare: lambda v, _: data_commands.prepared(v),
@@ -70,6 +82,7 @@ def _list(verb: verbs.List, rest: Sequence[str]) -> None:
         "charts": dict(methods.CHARTS),
         "losses": {name: _first_line(loss) for name, loss in criteria.CRITERIA.items()},
         "metrics": {name: _first_line(metric.measure) for name, metric in METRICS.items()},
+        "suites": bench_commands.suites(),
     }
     if verb.what is not None and verb.what not in every:
         raise InputError(f"There is nothing called {verb.what!r} to list. {nearest(verb.what, every)}")

@@ -343,15 +343,15 @@ def _versions() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _commit() -> str | None:
-    """Of the working directory, with '-dirty' when it differs from it; None outside a repository or without git."""
+def commit(folder: Path | None = None) -> str | None:
+    """Of a directory, by default the working one, with '-dirty' when it differs; None outside a repository."""
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, cwd=folder)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -45,7 +45,7 @@ class Demo(Reading):
 
 @dataclass(frozen=True)
 class List(Output):
-    """List methods, models, tasks, configurations, protocols, charts and losses."""
+    """List methods, models, tasks, configurations, protocols, charts, losses and the benchmark's suites."""
 
     what: Positional[Annotated[str | None, arg(metavar="WHAT", help_behavior_hint="")]] = None
     """One of them; all when left out."""
@@ -143,6 +143,32 @@ class Info(Output):
 
 
 @dataclass(frozen=True)
+class Bench(Output):
+    """Measure this library beside the same methods by hand and beside other libraries, on this machine.
+
+    Every contender has a process of its own and a turn in every round; a ratio is the median over rounds, with the
+    lowest and the highest. `plain` is torch.autograd.grad in a loop over tasks, with torch's default threads and
+    allocator. Nobody is timed whose float64 meta-gradient differs. Rates count the loop's multiplications and
+    additions, against what a large product and a 3x3 convolution reach here. Close other programs first.
+    """
+
+    suite: Positional[Annotated[str | None, arg(metavar="SUITE", help_behavior_hint="")]] = None
+    """sine, omniglot, mini, hypermaml, memory, workers, sweep-steps, sweep-tasks, sweep-shots, targets, all, or smoke
+    (one small case); by default quick: a selection in about two minutes."""
+    rounds: int = 5
+    """Turns of each contender."""
+    seconds: float = 6.0
+    """For the rounds of one case, all contenders together; what compiles or warms up comes on top."""
+    methods: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
+    """Only these, with commas: maml,mtnet,wormhole,hypermaml."""
+    peers: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
+    """Other libraries, with commas: higher,torchopt,learn2learn,jax, or none (default: all that are installed; get the
+    first two by: pip install "quickstudy[peers]")."""
+    out: Folder = None
+    """Directory for bench.json and, with quickstudy[plot], pictures of cost against tasks, steps and shots."""
+
+
+@dataclass(frozen=True)
 class Data(Output):
     """Image sets: list them, check one, download one."""
 
@@ -181,13 +207,14 @@ VERBS: dict[str, type[Output]] = {
     "compare": Compare,
     "report": Report,
     "info": Info,
+    "bench": Bench,
     "data": Data,
 }
 GROUPS: dict[str, dict[str, type[Output]]] = {
     "data": {"list": DataList, "check": DataCheck, "prepare": DataPrepare},
 }
 """Verbs that are followed by a verb of their own."""
-POSITIONAL = ("config", "run", "runs", "what", "source", "image_set")
+POSITIONAL = ("config", "run", "runs", "what", "source", "image_set", "suite")
 OVERRIDABLE = (Train, Sweep, Evaluate, Compare)
 SHARED = (Train, Evaluate)
 """What several workers do together."""

@@ -1,0 +1,64 @@
+"""Cost against one thing at a time: tasks, inner steps, shots."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+from quickstudy.bench.goals import Found
+from quickstudy.bench.workloads import Case
+from quickstudy.canvas import COLOURS, dress, figure, png
+from quickstudy.files import write_atomic
+
+AXES = {"tasks": "tasks", "steps": "inner steps K", "shots": "shots"}
+MARKS = "osD^vPX*"
+DASHES = ("-", "--", "-.", ":")
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+def drawn(found: Found, folder: Path) -> list[Path]:
+    """A picture for every group of cases that differ along one axis only."""
+    times = {
+        case: {name: 1e3 * median(rounds) for name, rounds in one.rounds.items()}
+        for case, one in found.measured.items()
+    }
+    memory = {
+        case: {name: peak / 1e6 for name, peak in one.items() if isinstance(peak, int)}
+        for case, one in found.memory.items()
+    }
+    paths = []
+    for kind, values in (("milliseconds", times), ("peak memory in MB", memory)):
+        for axis in AXES:
+            for title, series in grouped(values, axis).items():
+                paths.append(_draw(folder, title, axis, kind, series))
+    return paths
+
+
+def grouped(values: Mapping[Case, Mapping[str, float]], axis: str) -> dict[str, Series]:
+    """Curves by what the cases of a group have in common, where there are two points or more."""
+    groups: dict[str, Series] = {}
+    for case, by_name in values.items():
+        at = asdict(case)
+        x = at.pop(axis)
+        title = ", ".join(str(v) if k in ("workload", "method", "phase") else f"{k} {v}" for k, v in at.items())
+        for name, value in by_name.items():
+            groups.setdefault(title, {}).setdefault(name, []).append((x, value))
+    several = {t: {n: sorted(c) for n, c in s.items() if len(c) > 1} for t, s in groups.items()}
+    return {title: series for title, series in several.items() if series}
+
+
+def _draw(folder: Path, title: str, axis: str, kind: str, series: Series) -> Path:
+    sheet, (axes,) = figure(6.4, 4.0)
+    for i, (name, curve) in enumerate(series.items()):
+        xs, ys = zip(*curve, strict=True)
+        mark, dash = MARKS[i % len(MARKS)], DASHES[i % len(DASHES)]
+        axes.plot(xs, ys, label=name, lw=1.6, ms=5, color=COLOURS[i % len(COLOURS)], marker=mark, ls=dash)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    dress(axes, title, AXES[axis], kind)
+    axes.legend(fontsize=8, frameon=False)
+    words = title.replace(", ", "-").replace(" ", "") + ("-memory" if "memory" in kind else "")
+    path = folder / f"{axis}-{words}.png"
+    write_atomic(path, png(sheet))
+    return path

@@ -1,0 +1,192 @@
+"""The benchmark: whatever is timed computes the same thing, and what is measured is told. No test looks at a time."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from quickstudy.bench import agreement, suites
+from quickstudy.bench.contenders import CONTENDERS, PEERS, Contender, chosen_peers
+from quickstudy.bench.goals import GOALS, Found, Goal
+from quickstudy.bench.machine import flops
+from quickstudy.bench.makers import ByHand, Library
+from quickstudy.bench.measure import Measured, Processes
+from quickstudy.bench.memory import peak_above
+from quickstudy.bench.plots import drawn
+from quickstudy.bench.workloads import METHODS, WORKLOADS, Case
+from quickstudy.errors import InputError
+
+EXACT = 1e-8
+"""Float64; a bias before a batch norm, whose gradient is 0, is rounding at 1e-10 of the scale it is compared on."""
+
+CASES = [
+    Case(workload, method, tasks=2, steps=2, queries=1)
+    for workload in ("sine", "omniglot", "mini32")
+    for method in METHODS
+    if workload != "sine" or method != "hypermaml"
+]
+
+
+@pytest.fixture(autouse=True)
+def single():
+    """Whatever ran before, torch's own default."""
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_loop_by_hand_computes_what_the_library_does(case):
+    found = agreement.checked(case, ["plain", "eager"])
+    assert {name: isinstance(e, float) and e < EXACT for name, e in found.items()} == {"plain": True, "eager": True}
+
+
+@pytest.mark.parametrize("peer", ["higher", "torchopt", "learn2learn", "jax"])
+@pytest.mark.parametrize("workload", ["sine", "omniglot"])
+def test_peers_compute_what_the_library_does(workload, peer):
+    pytest.importorskip(peer, reason=f"{peer} is not installed: pip install 'quickstudy[peers]' has two of them")
+    case = Case(workload, tasks=2, steps=2, queries=1)
+    error = agreement.checked(case, [peer])[peer]
+    assert isinstance(error, float) and error < EXACT
+
+
+def test_halves_of_the_tasks_average_to_the_whole():
+    case = Case("sine", "mtnet", tasks=4, steps=2)
+    whole, *halves = (
+        Library(case, torch.float64, part, {}).gradients() for part in (slice(None), slice(0, 2), slice(2, 4))
+    )
+    two = replace(CONTENDERS["two workers"])
+    assert [two.part(case, rank) for rank in (0, 1)] == [slice(0, 2), slice(2, 4)]
+    for g, a, b in zip(whole, *halves, strict=True):
+        torch.testing.assert_close((a + b) / 2, g)
+    with pytest.raises(InputError, match="3 tasks do not divide among 2"):
+        two.part(replace(case, tasks=3), 0)
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch):
+    class Wrong(ByHand):
+        def gradients(self):
+            return [g * (1 + 1e-4) for g in super().gradients()]
+
+    monkeypatch.setitem(agreement.contender.__globals__["MAKERS"], "plain", Wrong)
+    found = agreement.checked(Case("sine", tasks=2), ["plain"])["plain"]
+    assert "meta-gradient is wrong: relative error 1.0e-04" in agreement.fault(found)
+
+
+def test_steps_are_the_same_step_by_hand_and_here():
+    case = Case("sine", tasks=2)
+    one, other = (maker(case, torch.float64, slice(None), {}) for maker in (Library, ByHand))
+    before = [p.detach().clone() for p in one.parameters()]
+    one.train()
+    other.train()
+    for p, q, start in zip(one.parameters(), other.parameters(), before, strict=True):
+        torch.testing.assert_close(p, q)
+        assert not torch.equal(p, start)
+
+
+def test_operations_are_counted():
+    """One task, K = 0 in evaluation: the query through 1-40-40-1, a multiplication and an addition each."""
+    assert flops(Case("sine", tasks=3, steps=0, phase="evaluate", queries=7)) == 3 * 7 * 2 * (40 + 1600 + 40)
+
+
+def test_peak_memory_sees_what_a_step_holds():
+    class Holds(ByHand):
+        def train(self):
+            torch.zeros(40_000_000 // 4).add_(1)
+
+    peak = peak_above(Holds(Case("sine", tasks=1), torch.float32, slice(None), {}), "train")
+    assert 30_000_000 < peak < 120_000_000
+
+
+def test_the_smoke_suite_from_the_command_line(cli, place):
+    done = cli("bench", "smoke", "--rounds", 2, "--seconds", 0.05, "--peers", "none", "--json", "--out", "here")
+    assert done.code == 0, done.err
+    machine, timed, memory, written = map(json.loads, done.out.splitlines())
+    assert machine["machine"]["peak, one thread"]["threads"] == 1
+    assert set(timed["contenders"]) == {"plain", "eager"}
+    for row in timed["contenders"].values():
+        assert row["error"] < EXACT and len(row["rounds"]) == 2 and row["gflops"] > 0
+    assert timed["contenders"]["plain"]["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert memory["peak_bytes"]["eager"] > 0
+    whole = json.loads((place / "here" / "bench.json").read_text())
+    assert whole["cells"][0]["contenders"] == timed["contenders"]
+    assert written == {"written": ["here/bench.json"]}  # one case makes no curve
+
+
+def test_a_contender_that_cannot_take_part_says_why():
+    with Processes("two workers") as both:
+        with pytest.raises(Exception, match="1 tasks do not divide among 2 processes"):
+            both.ask("build", case={"workload": "sine", "tasks": 1})
+        both.ask("build", case={"workload": "sine", "tasks": 2})
+        both.ask("go", times=1)  # they average their gradients
+
+
+def test_curves_are_drawn_where_one_thing_varies(tmp_path):
+    pytest.importorskip("matplotlib")
+    found = Found()
+    for count in (1, 4):
+        case = Case("sine", tasks=count)
+        found.measured[case] = Measured(case, "plain", {"plain": [0.2, 0.1]}, {}, {"plain": 0.0}, 1)
+    for steps in (1, 5):
+        found.memory[Case("omniglot", steps=steps)] = {"eager": 10**8, "recompute": "this engine has no `recompute`"}
+    names = sorted(path.name for path in drawn(found, tmp_path))
+    assert names == [
+        "steps-omniglot-maml-tasks4-train-shots1-queries15-memory.png",
+        "tasks-sine-maml-steps1-train-shots10-queries10.png",
+    ]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_goals_are_read_off():
+    case = Case("sine", "maml", 25, 5)
+    found = Found({case: Measured(case, "plain", {"plain": [6.0, 7.0], "eager": [1.0, 1.0]}, {}, {}, 1)})
+    first, second, *rest = [goal.judged(found) for goal in GOALS]
+    assert (first["value"], first["met"]) == (6.5, True)
+    assert (second["value"], second["met"]) == (None, None)  # nobody was compiled
+    assert all(goal["met"] is None for goal in rest)
+    assert Goal("", "<=", 1.5, lambda found: 2.0).judged(found)["met"] is False
+    memory = {Case("omniglot", "maml", 4, k): {"recompute": 10 * k} for k in (5, 100)}
+    assert Found(memory=memory).growth("recompute", *memory) == 20
+
+
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_suites_are_of_known_cases_and_contenders(name):
+    suite = suites.suite(name)
+    assert suite.cells or suite.memory
+    for cell in (*suite.cells, *suite.memory):
+        assert cell.case.workload in WORKLOADS and set(cell.names) <= set(CONTENDERS)
+        assert cell.case.method == "maml" or not set(cell.names) & set(PEERS)
+    assert len({cell.case for cell in suite.cells}) == len(suite.cells)
+
+
+def test_the_baseline_has_the_defaults(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    left = CONTENDERS["plain"].environment()
+    assert not {"OMP_NUM_THREADS", "MALLOC_ARENA_MAX"} & set(left)
+    assert Contender("plain", "", threads=2).environment()["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sines"], "Did you mean `sine`?"),
+        (["smoke", "--methods", "mamls"], "Did you mean `maml`?"),
+        (["smoke", "--methods", "hypermaml"], "Nothing of this suite is left"),
+        (["smoke", "--peers", "hihger"], "Did you mean `higher`?"),
+        (["smoke", "--rounds", "0"], "at least one is needed"),
+        (["smoke", "--seconds", "0"], "above 0"),
+        (["smoke", "--train.steps", "5"], "`--train.steps` is no option of `quickstudy bench`"),
+    ],
+)
+def test_wrong_words_are_refused(cli, words, said):
+    done = cli("bench", *words)
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
+
+
+def test_wrong_cases_are_refused():
+    with pytest.raises(InputError, match="Did you mean `omniglot`"):
+        Case("omniglots")
+    with pytest.raises(InputError, match="none on sine"):
+        Case("sine", "hypermaml")
+    assert chosen_peers(None) == list(PEERS) and chosen_peers(["none"]) == []
