@@ -81,8 +81,8 @@ def _show(measured: Measured, machine: dict[str, Any], verb: verbs.Bench) -> Non
                 f"{row['error']:.0e}",
             )
         )
-    what = "training step" if measured.case.phase == "train" else "evaluation"
-    title = f"{measured.case}: {WORKLOADS[measured.case.workload].about}; a {what} of {measured.case.tasks} tasks"
+    what = "a training step" if measured.case.phase == "train" else "an evaluation"
+    title = f"{measured.case}: {WORKLOADS[measured.case.workload].about}; {what} of {measured.case.tasks} tasks"
     columns = ("contender", "ms", f"times faster than {measured.baseline}", "GFLOP/s", "of peak", "error")
     terminal.table(title, columns, shown)
     if not verb.quiet:

@@ -23,15 +23,20 @@ FAINT = 1e-6
 and what is computed for it is rounding."""
 
 
+def few(case: Case) -> Case:
+    """What is looked at of a case."""
+    return replace(case, tasks=2, steps=min(case.steps, 3), phase="train")
+
+
 def checked(case: Case, names: Sequence[str]) -> dict[str, float | str]:
     """For each contender the largest relative error, or why there is none."""
-    few = replace(case, tasks=2, steps=min(case.steps, 3), phase="train")
-    reference = Library(few, torch.float64, slice(None), {"backend": "loop"})
+    small = few(case)
+    reference = Library(small, torch.float64, slice(None), {"backend": "loop"})
     right = [*reference.gradients(), reference.evaluate()]
     found: dict[str, float | str] = {}
     for name in names:
         try:
-            found[name] = _error(name, few, right)
+            found[name] = _error(name, small, right)
         except Exception as error:  # a peer may fail in any way, and the others are still to be measured
             found[name] = str(error) if isinstance(error, InputError) else told(error)
     return found

@@ -1,13 +1,11 @@
 """A whole command, timed as a user would time it: starting, compiling, training, validating, saving."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-from quickstudy.bench.contenders import SETTINGS
+from quickstudy.bench.contenders import defaults
 from quickstudy.config import Compute
 
 WORDS = ("train", "sine-mtnet", "--compute.compile", "true", "--quiet")
@@ -19,11 +17,10 @@ def timed() -> dict[str, float | str]:
         return {"cold": "`compute` has no `compile`", "warm": "`compute` has no `compile`"}
     found: dict[str, float | str] = {}
     with TemporaryDirectory() as folder:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-        kept["PYTHONPATH"] = os.pathsep.join(
-            p for p in (str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")) if p
-        )
-        environment = kept | {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache", "TRITON_CACHE_DIR": f"{folder}/triton"}
+        environment = defaults() | {
+            "TORCHINDUCTOR_CACHE_DIR": f"{folder}/cache",
+            "TRITON_CACHE_DIR": f"{folder}/triton",
+        }
         for name in ("cold", "warm"):
             start = perf_counter()
             done = subprocess.run(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ SETTINGS = ("OMP_", "MKL_", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PR
 """What a shell may have set that changes threads or the allocator: a process that is to have the defaults has none."""
 
 
+def defaults() -> dict[str, str]:
+    """The environment without such settings; processes import the very package that starts them, installed or not."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    places = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(places)}
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way of computing cases.
@@ -49,7 +57,7 @@ class Contender:
 
     def environment(self) -> dict[str, str]:
         """Of the contender's processes."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+        kept = defaults()
         if self.threads is None:
             return kept
         return kept | {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}

@@ -43,10 +43,6 @@ class Processes:
         who = contender(name)
         self.folder = TemporaryDirectory()
         self.errors = Path(self.folder.name) / "errors"
-        environment = who.environment()
-        # The processes import the very package that starts them, installed or not.
-        package = str(Path(__file__).parents[2])
-        environment["PYTHONPATH"] = ":".join(p for p in (package, environment.get("PYTHONPATH", "")) if p)
         with self.errors.open("w") as errors:
             self.children = [
                 subprocess.Popen(
@@ -55,7 +51,7 @@ class Processes:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    env=environment,
+                    env=who.environment(),
                 )
                 for rank in range(who.processes)
             ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quickstudy.bench import command
-from quickstudy.bench.agreement import fault
+from quickstudy.bench.agreement import fault, few
 from quickstudy.bench.contenders import CONTENDERS
 from quickstudy.bench.goals import Found
 from quickstudy.bench.machine import described
@@ -37,7 +37,7 @@ class Bench:
     say: Callable[[str], None]
     found: Found = field(default_factory=Found)
     about: dict[str, Any] = field(default_factory=dict)
-    agreed: dict[tuple[Any, ...], float | str] = field(default_factory=dict)
+    agreed: dict[tuple[Case, str], float | str] = field(default_factory=dict)
     pool: Pool = field(default_factory=Pool)
 
     def describe(self) -> dict[str, Any]:
@@ -73,8 +73,8 @@ class Bench:
         return Measured(case, cell.names[0], rounds, left_out, right, flops)
 
     def _agreement(self, case: Case, names: tuple[str, ...]) -> Mapping[str, float | str]:
-        """What the checks of these contenders came to; a check is for a model and a method, and made once."""
-        keys = {name: (case.workload, case.method, case.shots, name) for name in names}
+        """What the checks of these contenders came to; cases that are checked alike are checked once."""
+        keys = {name: (few(case), name) for name in names}
         waiting = [name for name in names if keys[name] not in self.agreed]
         if waiting:
             try:
