@@ -134,6 +134,11 @@ def test_a_contender_that_cannot_take_part_says_why():
             both.ask("build", case={"workload": "sine", "tasks": 1})
         both.ask("build", case={"workload": "sine", "tasks": 2})
         both.ask("go", times=1)  # they average their gradients
+        both.children[1].kill()
+        with pytest.raises(Fault, match="its process ended|Connection"):  # whichever of the two is heard first
+            both.ask("go", times=1)
+        with pytest.raises(Fault, match="its process has ended"):
+            both.ask("go", times=1)
 
 
 def test_curves_are_drawn_where_one_thing_varies(tmp_path):

@@ -78,7 +78,7 @@ def _show(measured: Measured, machine: dict[str, Any], verb: verbs.Bench) -> Non
                 str(gain) if gain else "",
                 f"{row['gflops']:.3g}",
                 f"{share:.0%}",
-                f"{row['error']:.0e}",
+                "-" if row["error"] is None else f"{row['error']:.0e}",
             )
         )
     what = "a training step" if measured.case.phase == "train" else "an evaluation"

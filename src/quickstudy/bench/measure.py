@@ -184,7 +184,7 @@ class Measured:
                 "seconds": seconds,
                 "ratio": None if gain is None else asdict(gain),
                 "gflops": self.flops / seconds / 1e9,
-                "error": self.errors[name],
+                "error": self.errors.get(name),
                 "rounds": times,
             }
         return rows | {name: {"left_out": reason} for name, reason in self.left_out.items()}
