@@ -30,7 +30,8 @@ def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[T
 def mse(output: Float[Tensor, "n *out"], y: Float[Tensor, "n *out"]) -> Float[Tensor, ""]:
     """Mean over examples and outputs."""
     if output.shape != y.shape:  # [n, 1] against [n] would broadcast to n x n, and adapt to nonsense
-        raise InputError(f"The outputs have the shape {list(output.shape)} and the targets {list(y.shape)}.")
+        advice = f"Give the model {y.shape[-1]} outputs." if y.ndim == output.ndim else "Give y [n, outputs]."
+        raise InputError(f"The output has the shape {list(output.shape)}; the tasks want {list(y.shape)}. {advice}")
     return (output - y).square().mean()
 
 
