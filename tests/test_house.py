@@ -12,9 +12,9 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings files canvas factories world",
+    "types settings files canvas factories world devices",
     "space",
-    "draws params parts support",
+    "draws params parts support memory precision",
     "objective norms engine selfcheck criteria metrics schedule",
     "rules",
     "cells heads hypernet nets",
@@ -36,7 +36,7 @@ LAYERS = [
     "report terminal",
     "demo",
     "verbs downloads launch",
-    "data_commands sweep_commands bench_commands",
+    "data_commands sweep_commands bench_commands info_commands",
     "commands",
     "cli",
     "__init__ __main__",

@@ -1,15 +1,11 @@
 """What each verb of the command line does."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 
 from quickstudy import (
@@ -29,6 +25,7 @@ from quickstudy.demo import demo
 from quickstudy.engine import threads
 from quickstudy.errors import InputError, RunError, nearest
 from quickstudy.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
+from quickstudy.info_commands import info
 from quickstudy.initial import start
 from quickstudy.judge import judge
 from quickstudy.metrics import METRICS
@@ -52,7 +49,7 @@ def run(verb: Any, rest: Sequence[str], world: World = ALONE) -> None:
         verbs.Evaluate: lambda v, r: _evaluate(v, r, world),
         verbs.Compare: _compare,
         verbs.Report: _report,
-        verbs.Info: _info,
+        verbs.Info: info,
         verbs.Bench: lambda v, _: bench_commands.bench(v),
         verbs.DataList: lambda v, _: data_commands.listed(v),
         verbs.DataCheck: lambda v, _: data_commands.checked(v),
@@ -297,44 +294,3 @@ def _report(verb: verbs.Report, rest: Sequence[str]) -> None:
     default = runs[0].path / "report" if len(runs) == 1 else free(Path("runs") / "report")
     page = report(runs, Path(verb.out) if verb.out else default)
     terminal.print_json({"report": str(page)}) if verb.json else print(page)
-
-
-def _info(verb: verbs.Info, rest: Sequence[str]) -> None:
-    del rest
-    shown: dict[str, Any] = {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "extras": ", ".join(
-            f"{extra} {'yes' if find_spec(module) else 'no'}"
-            for extra, module in (
-                ("plot", "matplotlib"),
-                ("data", "sklearn"),
-                ("track", "tensorboard"),
-                ("sweep", "optuna"),
-            )
-        ),
-    }
-    if verb.run is not None:
-        run = Run.open(verb.run)
-        settings = config.parse(run.config)
-        rows = run.metrics()
-        shown = {
-            "run": str(run.path),
-            "method": settings.method.name,
-            "tasks": settings.tasks.name,
-            "steps": f"{max((row.get('step', 0) for row in rows), default=0)} of {settings.train.steps} logged",
-            "checkpoints": ", ".join(f"{name} ({_state(run, name)})" for name in run.checkpoints()) or "none",
-            **{f"result {name}": score(result.summary) for name, result in run.results().items()},
-            "started with": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
-        }
-    terminal.print_json(shown) if verb.json else terminal.listing("", shown)
-
-
-def _state(run: Run, name: str) -> str:
-    try:
-        return f"step {run.load(name).state['step']}"
-    except (InputError, RunError):
-        return "damaged"

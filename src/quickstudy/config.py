@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
-from quickstudy import methods, metrics, nets
+from quickstudy import devices, methods, metrics, nets
 from quickstudy.baselines import BASELINES
 from quickstudy.engine import Engine
 from quickstudy.errors import InputError, RunError, nearest, told
@@ -97,7 +97,16 @@ class Compute(BaseModel, frozen=True, extra="forbid"):
 
     threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
     backend: Literal["auto", "vmap", "loop"] = Field("auto", description="how a batch of tasks is run")
-    chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; all by default")
+    chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; by default what fits")
+    device: str = Field("auto", description="cpu, cuda or cuda:1; auto is the GPU where there is one")
+    autocast: Literal["bf16", "fp16"] | None = Field(None, description="products in half precision")
+    memory: float | str = Field(0.5, description="that tasks may take: a fraction of what is free, or '6 GB'")
+
+    @field_validator("memory")
+    @classmethod
+    def _is_amount(cls, value: float | str) -> float | str:
+        devices.amount(value)
+        return value
 
 
 class Config(BaseModel):
@@ -180,7 +189,18 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
         raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
     metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS[family.loss])
     _check_suits("evaluate.metric", metric.name, family.loss, {m.name: m.suits for m in metrics.METRICS.values()})
-    learner.engine = Engine(config.compute.backend, config.compute.chunk)
+    device = devices.chosen(config.compute.device)
+    learner.to(device)
+    shared = judged is family
+    if device.type != "cpu":
+        family = family.on(device, (devices.room(device, config.compute.memory) or 0) // 2)
+        judged = family if shared else judged.on(device, (devices.room(device, config.compute.memory) or 0) // 2)
+    learner.engine = Engine(
+        config.compute.backend,
+        config.compute.chunk,
+        autocast=config.compute.autocast,
+        room=devices.room(device, config.compute.memory),
+    )
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way, "compute": compute})
     return Setup(resolved, family, judged, learner, metric, named)

@@ -7,7 +7,7 @@ results agree, and tests hold them to it. Noise is part of the arguments, so not
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
+from quickstudy.devices import sized
 from quickstudy.errors import InputError
+from quickstudy.memory import Need, measured, out_of_memory
+from quickstudy.precision import KINDS, gradient, rounding
 from quickstudy.types import Outcome, pick, stack
 
 BACKENDS = ("auto", "vmap", "loop")
@@ -30,6 +33,10 @@ class LoopFallback(UserWarning):
     """Said once per learner whose model `vmap` refuses."""
 
 
+class Chunked(UserWarning):
+    """Said when a batch of tasks does not fit the memory it may use, and is run in parts."""
+
+
 @dataclass
 class Engine:
     """A choice of backend for one learner.
@@ -37,17 +44,24 @@ class Engine:
     Args:
         backend: "vmap" (all tasks of a chunk in one batched pass), "loop" (one task after the other, a backward each)
             or "auto", which becomes one of the two when first used.
-        chunk: At most so many tasks at once under `vmap`; memory grows with it. None: all.
+        chunk: At most so many tasks at once under `vmap`; memory grows with it. None: all, or as many as fit `room`.
+        autocast: "bf16" or "fp16": products in half precision (see `precision`). None: all in the parameters' own.
+        room: Bytes that a batch may take where `chunk` is None; None: as many as it needs.
     """
 
     backend: str = "auto"
     chunk: int | None = None
+    autocast: str | None = None
+    room: int | None = None
+    _needs: dict[Any, Need] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
+        if self.autocast not in (None, *KINDS):
+            raise InputError(f"There is no autocast {self.autocast!r}. Give one of {', '.join(KINDS)}, or None.")
 
     def settle(self, model: nn.Module, x: Tensor) -> None:
         """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
@@ -61,13 +75,13 @@ class Engine:
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
-        with twice_differentiable():
+        with twice_differentiable(), rounding(self.autocast):
             if self.backend != "loop":
                 try:
-                    return torch.vmap(one, randomness="different", chunk_size=self.chunk)(*args)
-                except torch.OutOfMemoryError:
-                    raise
+                    return torch.vmap(one, randomness="different", chunk_size=self._apart(one, args))(*args)
                 except (RuntimeError, ValueError, NotImplementedError) as refusal:
+                    if out_of_memory(refusal):
+                        raise
                     # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
                     result = self._loop(one, args)
                     self._fall_back(refusal)
@@ -82,23 +96,61 @@ class Engine:
         Under `vmap` with a chunk, and on the loop, every chunk has a backward of its own: memory stays flat in tasks.
         """
         size = len(tree_leaves(args)[0])
-        width = 1 if self.backend == "loop" else (self.chunk or size)
+        width = 1 if self.backend == "loop" else (self._fitting(one, args, (params, weight)) or size)
         outcomes: list[Outcome] = []
         total: Gradients = [None] * len(params)
         try:
             for start in range(0, size, width):
                 outcome = self.each(one, *pick(args, slice(start, start + width)))
                 loss = weight * outcome.loss.sum()
-                grads = torch.autograd.grad(loss, params, allow_unused=True)
+                grads = gradient(loss, params, self.autocast)
                 total = [added([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(tree_map(torch.detach, outcome))
         except (RuntimeError, NotImplementedError) as refusal:
-            if self.backend == "loop" or isinstance(refusal, torch.OutOfMemoryError):
+            if self.backend == "loop" or out_of_memory(refusal):
                 raise
-            looped = Engine("loop").meta_gradient(one, args, params, weight)
+            looped = replace(self, backend="loop").meta_gradient(one, args, params, weight)
             self._fall_back(refusal)
             return looped
         return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
+
+    def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
+        """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""
+        return self.chunk if torch.is_grad_enabled() else self._fitting(one, args)
+
+    def _fitting(self, one: Callable[..., Any], args: tuple[Any, ...], outer: tuple[Any, ...] = ()) -> int | None:
+        """How many tasks at once fit; None: all. Measured when such tasks are first seen.
+
+        Args:
+            one: What is done with a task.
+            args: Of the batch.
+            outer: The last arguments of `meta_gradient`, where its backward belongs to what is done.
+        """
+        leaves = tree_leaves(args)
+        size = len(leaves[0])
+        if self.chunk is not None or self.room is None or size == 1:
+            return self.chunk
+        kind = (getattr(one, "__qualname__", one), bool(outer), *(leaf.shape[1:] for leaf in leaves))
+        if kind not in self._needs:
+            whole = replace(self, chunk=size)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LoopFallback)  # the batch itself will say so
+                self._needs[kind] = measured(
+                    lambda n: (
+                        whole.meta_gradient(one, pick(args, slice(n)), *outer)
+                        if outer
+                        else whole.each(one, *pick(args, slice(n)))
+                    )
+                )
+            need, fits = self._needs[kind], self._needs[kind].fitting(self.room)
+            if fits < size:
+                warnings.warn(
+                    f"{size} tasks at once would take {sized(need.of(size))}, and `compute.memory` allows "
+                    f"{sized(self.room)}, so {fits} are run at once. `compute.chunk` {fits} keeps it so.",
+                    Chunked,
+                    stacklevel=4,
+                )
+        return min(self._needs[kind].fitting(self.room), size)
 
     def _fall_back(self, refusal: Exception) -> None:
         self.backend = "loop"

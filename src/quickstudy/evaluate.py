@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_map
 from quickstudy.engine import twice_differentiable
 from quickstudy.errors import InputError, nearest
 from quickstudy.learner import Learner, settled
+from quickstudy.memory import starving
 from quickstudy.metrics import Metric, Spread, spread
 from quickstudy.pictures import Counts, confusion, guesses
 from quickstudy.rehearse import drawn
 from quickstudy.tasks import Episodes, TaskFamily
-from quickstudy.types import Task, pick
+from quickstudy.types import Task, move, pick
 from quickstudy.world import ALONE, World
 
 BATCH = 50  # a constant: how a list is cut into batches must not decide what is in it
@@ -150,7 +151,9 @@ def evaluate(
 
 
 def _judged(tasks: Task, learner: Learner, family: TaskFamily, metric: Metric, seed: int, *, first: bool) -> _Judged:
-    outcome = learner(tasks, seed=seed, evaluating=True)
+    with starving(f"Evaluating {len(tasks.key)} tasks"):
+        outcome = move(learner(tasks, seed=seed, evaluating=True), "cpu")
+    tasks = tasks._replace(support=move(tasks.support, "cpu"), query=move(tasks.query, "cpu"))
     # Copied: a view without elements still holds, and would send, the storage of the whole batch.
     support, query = tree_map(torch.clone, pick((tasks.support, tasks.query), slice(0, 0)))
     answer = None
@@ -178,7 +181,7 @@ def _example(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]
 
 def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
     """Milliseconds to adapt to one task alone, the median of several (the first ones, which warm up, left out)."""
-    tasks = family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED))
+    tasks = learner.placed(family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED)))
     noise = learner.draw(tasks, seed)
     times = []
     with torch.no_grad(), settled(learner), twice_differentiable():
@@ -186,6 +189,8 @@ def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -
             support, own = pick((tasks.support, noise), i)
             start = perf_counter()
             learner.update(support, own, evaluating=True)
+            if learner.device.type == "cuda":  # whose kernels are only queued so far
+                torch.cuda.synchronize(learner.device)
             times.append(perf_counter() - start)
     return float(np.median(times[3:]) * 1e3)
 

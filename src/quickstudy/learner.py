@@ -54,6 +54,16 @@ class Learner(nn.Module, ABC):
         self.criterion = criterion
         self.engine = engine or Engine()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, and so where tasks are run."""
+        return next(self.parameters(), torch.zeros(())).device
+
+    def placed(self, tasks: Task) -> Task:
+        """Tasks with their examples on the learner's device; keys, which noise is drawn from, stay where they are."""
+        support, query = move((tasks.support, tasks.query), self.device)
+        return tasks._replace(support=support, query=query)
+
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         """What the task changes, as parameters. One task; pure; called under `vmap` or in a loop."""
@@ -87,6 +97,7 @@ class Learner(nn.Module, ABC):
         """
         if not isinstance(tasks, Task):
             return _padded([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
+        tasks = self.placed(tasks)
         self.engine.settle(self, tasks.support.x)
         one = self.evaluate if evaluating else self.solve
         outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
@@ -114,6 +125,7 @@ class Learner(nn.Module, ABC):
             return _padded(list(outcomes)), [
                 added([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
+        tasks = self.placed(tasks)
         self.engine.settle(self, tasks.support.x)
         weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
         args = (tasks.support, tasks.query, self.draw(tasks, seed))
@@ -137,7 +149,7 @@ class Learner(nn.Module, ABC):
         Works on a copy, in evaluation mode (dropout off), so that both see the same function.
         """
         twin = deepcopy(self).double().eval()
-        tasks = move(tasks, torch.float64)
+        tasks = self.placed(move(tasks, torch.float64))
         twin.engine = Engine("loop")
         _, looped = twin.meta_gradient(tasks, seed=seed)
         twin.engine = Engine("vmap")
@@ -174,7 +186,7 @@ class Learner(nn.Module, ABC):
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
         with fitting(support), torch.no_grad(), twice_differentiable(), settled(self):
-            return self.module(self.update(support, pick(noise, 0), evaluating=True))
+            return self.module(self.update(move(support, self.device), pick(noise, 0), evaluating=True))
 
     @abstractmethod
     def module(self, params: Params) -> nn.Module:
@@ -319,6 +331,7 @@ class RuleLearner(Learner):
             moved = {f"update.{name}": (phi[name] - p).square().sum().sqrt() for name, p in theta.items()}
             return moved | self.rule.observe(theta, objective)
 
+        tasks = self.placed(tasks)
         self.engine.settle(self, tasks.support.x)
         with torch.no_grad():
             seen: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))

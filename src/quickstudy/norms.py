@@ -307,7 +307,7 @@ class _LeafTracer(fx.Tracer):
 def calls(model: nn.Module) -> fx.Graph | None:
     """The model's graph of module calls, or None where its forward cannot be traced without an input."""
     try:
-        with torch.random.fork_rng():  # a copy, and its own dice: the user's model must not notice
+        with torch.random.fork_rng(devices=[]):  # a copy, and its own dice: the user's model must not notice
             return _LeafTracer().trace(deepcopy(model))
     except Exception:  # tracing runs the user's forward on proxies, which may fail in any way
         return None

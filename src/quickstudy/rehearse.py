@@ -7,6 +7,7 @@ import torch
 
 from quickstudy.errors import InputError, RunError, told
 from quickstudy.learner import Learner
+from quickstudy.memory import starving
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
 from quickstudy.types import Outcome, Task, pick
@@ -59,11 +60,12 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
     with undone(learner):
         try:
             outcome: Outcome
-            if training:
-                outcome, _ = learner.meta_gradient(one)
-            else:
-                with torch.no_grad():
-                    outcome = learner(one, evaluating=True)
+            with starving("One task alone"):
+                if training:
+                    outcome, _ = learner.meta_gradient(one)
+                else:
+                    with torch.no_grad():
+                        outcome = learner(one, evaluating=True)
         except (InputError, RunError):
             raise
         except Exception as error:  # the user's model may fail in any way
@@ -83,7 +85,7 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
 def undone(learner: Learner) -> Iterator[None]:
     """Leave the learner's buffers and torch's generator as they were."""
     kept = {name: buffer.clone() for name, buffer in learner.named_buffers()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):
         yield
     with torch.no_grad():
         for name, buffer in learner.named_buffers():

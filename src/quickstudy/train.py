@@ -28,6 +28,7 @@ from quickstudy.errors import InputError, RunError, nearest, told
 from quickstudy.evaluate import evaluate
 from quickstudy.files import worded
 from quickstudy.initial import begin, start
+from quickstudy.memory import starving
 from quickstudy.rehearse import first_tasks, rehearse, undone
 from quickstudy.runs import Run
 from quickstudy.saved import load_model
@@ -211,14 +212,15 @@ class _Trainer:
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
-        loss, metric = outcome.loss.mean(), self.metric.measure(outcome.output, tasks.query.y).mean()
+        loss, metric = outcome.loss.mean(), self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean()
         return Sums(gradients, share * float(loss), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         """What the user's own tasks or model raise after thousands of good steps, on one line."""
         try:
-            yield
+            with starving(f"Step {self.progress.step + 1}", self._standing):
+                yield
         except Lost as lost:
             raise Lost(f"{lost} {self._standing()} Continue with: quickstudy train --resume {self.run.path}") from lost
         except Elsewhere as error:
@@ -285,6 +287,9 @@ class _Trainer:
             for index, slots in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}
             tensors["rng"] = torch.get_rng_state()  # a user's dropout draws from it
+            if self.learner.device.type == "cuda":
+                tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
+        tensors = {n: t.detach().cpu() for n, t in tensors.items()}
         self.run.save(name, tensors, vars(self.progress) | {"tasks": worded(self.family.describe())})
 
     def _restore(self) -> None:
@@ -317,6 +322,8 @@ class _Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         torch.set_rng_state(tensors["rng"])
+        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # a run may have begun on another device
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.learner.device)
         self._check_data(state.pop("tasks", {}))
         self.progress = _Progress(**state)
         self.run.rewind(self.progress.step)

@@ -135,11 +135,11 @@ class Report(Output):
 
 
 @dataclass(frozen=True)
-class Info(Output):
-    """Show versions and devices, or what is in a run."""
+class Info(Reading):
+    """Show versions and devices, what is in a run, or what memory a configuration would take."""
 
-    run: Positional[OneRun] = None
-    """A run directory."""
+    run: Positional[Annotated[str | None, arg(metavar="RUN_OR_CONFIG", help_behavior_hint="")]] = None
+    """A run directory; or a YAML file or the name of a configuration that ships, with --key.sub value overrides."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,6 @@ GROUPS: dict[str, dict[str, type[Output]]] = {
 }
 """Verbs that are followed by a verb of their own."""
 POSITIONAL = ("config", "run", "runs", "what", "source", "image_set", "suite")
-OVERRIDABLE = (Train, Sweep, Evaluate, Compare)
+OVERRIDABLE = (Train, Sweep, Evaluate, Compare, Info)
 SHARED = (Train, Evaluate)
 """What several workers do together."""

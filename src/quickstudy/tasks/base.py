@@ -48,6 +48,14 @@ class TaskFamily(ABC):
     def describe(self) -> dict[str, Any]:
         """What is printed with every result: the name, the options and, for real data, which data and which split."""
 
+    def on(self, device: torch.device, most: int) -> "TaskFamily":
+        """The same family, with stored data of up to `most` bytes on a device; without stored data, itself.
+
+        What is drawn, and with it every task, does not depend on where the data are.
+        """
+        del device, most
+        return self
+
     def of_split(self, split: str) -> "TaskFamily":
         """The family that the tasks of a split come from: this one, unless it joins several."""
         del split

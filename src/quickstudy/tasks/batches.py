@@ -6,7 +6,7 @@ does not look at; it makes the batch a task like any other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -85,6 +85,9 @@ class Batches(TaskFamily):
             )
         return self.of
 
+    def on(self, device: torch.device, most: int) -> "Batches":
+        return replace(self, of=self.of.on(device, most))
+
     @property
     def inputs(self) -> Shape:
         return self._of.inputs
@@ -132,7 +135,7 @@ class Batches(TaskFamily):
             torch.from_numpy(np.concatenate([support[one], query[many]], axis=1))
             for support, query in zip(trained, asked, strict=True)
         )
-        pixels = torch.from_numpy(self._of._images[numbers.numpy()[:, :, None]])  # [T, n, 1, *stored]
+        pixels = self._of.stored(numbers.numpy()[:, :, None])  # [T, n, 1, *stored]
         labels = self._of._pools["train"].classes[chosen.numpy()]
         x = self._of.shown(pixels, labels, draws, size, part)[:, :, 0]
         ways = self.outputs

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from quickstudy.draws import Draws
@@ -74,6 +75,10 @@ class Cross(TaskFamily):
         if part is None:
             raise InputError("These tasks have no `val` part: give one beside train and test (`tasks.val`).")
         return part.of_split(split)
+
+    def on(self, device: torch.device, most: int) -> "Cross":
+        train, test = self.train.on(device, most // 3), self.test.on(device, most // 3)
+        return Cross(train, test, self.val and self.val.on(device, most // 3))
 
     def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
         """The tasks of a split, as its part gives them."""

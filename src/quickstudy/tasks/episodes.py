@@ -8,6 +8,7 @@ Reference: Vinyals et al., 2016 (https://arxiv.org/abs/1606.04080), the protocol
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -62,6 +63,7 @@ class Episodes(TaskFamily):
     rule: str = "as given"
 
     loss: ClassVar[str] = "cross_entropy"
+    _held: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
         check_counts(least=2, ways=self.ways)
@@ -145,7 +147,7 @@ class Episodes(TaskFamily):
         first = np.take_along_axis(first, np.argsort(np.take_along_axis(rank, first, -1), axis=-1), -1)
         picked = table[chosen[:, :, None], first]
 
-        x = self.shown(torch.from_numpy(self._images[picked]), classes[chosen], draws, size, part)
+        x = self.shown(self.stored(picked), classes[chosen], draws, size, part)
         y = torch.arange(self.ways)
 
         def examples(of: slice) -> Examples:
@@ -157,6 +159,19 @@ class Episodes(TaskFamily):
         about = {"classes": classes[chosen], "images_support": support, "images_query": query}
         halves = examples(slice(self.shots)), examples(slice(self.shots, None))
         return *halves, {name: torch.from_numpy(value) for name, value in about.items()}
+
+    def stored(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Images by number, `[*numbers, *input]` as stored, from the device where they are held."""
+        if self._held is None:
+            return torch.from_numpy(self._images[numbers])
+        return self._held[torch.from_numpy(numbers).to(self._held.device)]
+
+    def on(self, device: torch.device, most: int) -> "Episodes":
+        if self._images.nbytes > most:
+            return self
+        moved = copy(self)  # with what is worked out already: pools and fingerprint are the same
+        object.__setattr__(moved, "_held", torch.tensor(self._images, device=device))
+        return moved
 
     def shown(
         self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice

@@ -43,9 +43,10 @@ def padded(x: Batch, size: int, by: int, noise: Noise) -> Square:
     wide = F.pad(x, (by,) * 4)
     span = wide.shape[-1] - size + 1
     rows, columns = (
-        (noise[:, i] * span).long().clamp(max=span - 1)[:, None] + torch.arange(size) for i in (_TOP, _LEFT)
+        (noise[:, i] * span).long().clamp(max=span - 1)[:, None] + torch.arange(size, device=x.device)
+        for i in (_TOP, _LEFT)
     )
-    n = torch.arange(len(x))[:, None, None]
+    n = torch.arange(len(x), device=x.device)[:, None, None]
     return wide.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 

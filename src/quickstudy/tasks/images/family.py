@@ -78,7 +78,7 @@ class ImageEpisodes(Episodes):
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and draws.augmented and numbers:
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
-            noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2)
+            noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2).to(pixels.device)
         x = self.recipe.shown(pixels.flatten(0, 2), self.size, noise)
         return x.reshape(*pixels.shape[:3], *x.shape[1:])
 
@@ -115,6 +115,6 @@ def turned(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
     """Pictures `[T, ways, n, channels, side, side]`, those of each class turned anticlockwise by so many quarters."""
     pixels = pixels.clone()
     for quarter in (1, 2, 3):
-        those = torch.from_numpy(quarters == quarter)
+        those = torch.from_numpy(quarters == quarter).to(pixels.device)
         pixels[those] = torch.rot90(pixels[those], quarter, (-2, -1))
     return pixels

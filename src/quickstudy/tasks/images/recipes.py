@@ -81,7 +81,7 @@ class Recipe:
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return x
         shape = (1, -1, 1, 1)
-        return (x - torch.tensor(self.mean).reshape(shape)) / torch.tensor(self.std).reshape(shape)
+        return (x - x.new_tensor(self.mean).reshape(shape)) / x.new_tensor(self.std).reshape(shape)
 
 
 RECIPES = {

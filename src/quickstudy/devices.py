@@ -1,0 +1,118 @@
+"""Which device a run computes on, which are there, and how much of their memory is free.
+
+Tasks are drawn on the CPU whatever the device, so that they are the same everywhere; learners and pictures move.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from quickstudy.errors import InputError
+
+UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+CGROUPS = (
+    # the limit, what is used, and under which name of memory.stat that part of it stands which would be given up
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def chosen(name: str) -> torch.device:
+    """A device by name: "cpu", "cuda:1", "cuda", or "auto", which is the GPU where there is one.
+
+    "auto" and "cuda" are the process's own GPU under torchrun, which numbers a machine's processes in LOCAL_RANK.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    numbered = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if name == "auto" else name)
+    if numbered is None:
+        raise InputError(f"There is no device {name!r}. {_there(count)} `auto` takes the GPU where there is one.")
+    number = int(numbered[1] or os.environ.get("LOCAL_RANK", 0))
+    if number >= count:
+        asked = f"`compute.device` is {name!r}" + ("" if numbered[1] else f" in the process of LOCAL_RANK {number}")
+        raise InputError(f"{asked if count else f'`compute.device` is {name!r}'}. {_there(count)}")
+    return torch.device("cuda", number)
+
+
+def _there(count: int) -> str:
+    names = ["cpu", *(f"cuda:{number}" for number in range(count))]
+    built = "" if count or torch.version.cuda else " (this build of torch has no CUDA)"
+    return f"Devices here: {', '.join(names)}{built}."
+
+
+def listed() -> dict[str, str]:
+    """The devices that are there, with what is free of their memory."""
+    found = {"cpu": f"{torch.get_num_threads()} threads, {_of(free(torch.device('cpu')))}"}
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.device("cuda", number)
+        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {_of(free(device))}"
+    return found
+
+
+def _of(number: int | None) -> str:
+    return "free memory unknown" if number is None else f"{sized(number)} free"
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes that a process could still take; None where the system does not say."""
+    if device.type == "cuda":
+        unused, _ = torch.cuda.mem_get_info(device)  # torch keeps what it has freed: that is free to us
+        return int(unused) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _free_here(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+
+
+def _free_here(meminfo: Path, cgroup: Path) -> int | None:
+    """What the machine has, or a container's limit leaves, whichever is less."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    known = [int(found[1]) * 1024] if found else []
+    for limit, used, given_up in CGROUPS:
+        try:
+            most = (cgroup / limit).read_text().strip()
+            spent = int((cgroup / used).read_text())
+            stat = ((cgroup / limit).parent / "memory.stat").read_text()
+        except (OSError, ValueError):
+            continue
+        cached = re.search(rf"^{given_up} (\d+)", stat, re.MULTILINE)
+        if most.isdecimal():  # "max" is no limit
+            known.append(max(int(most) - spent + (int(cached[1]) if cached else 0), 0))
+    return min(known, default=None)
+
+
+def amount(given: int | float | str) -> float:
+    """A number of bytes from "6 GB" or "500MB"; a fraction stays one.
+
+    >>> amount("1.5 GB"), amount(0.5)
+    (1500000000.0, 0.5)
+    """
+    if isinstance(given, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", given.upper())
+        if found and float(found[1]) > 0:
+            return float(found[1]) * UNITS[found[2]]
+    elif 0 < given <= 1:
+        return float(given)
+    raise ValueError("give the fraction of what is free that may be used (0.5), or an amount ('6 GB')")
+
+
+def room(device: torch.device, given: float | str) -> int | None:
+    """Bytes that a run may use: an amount, or a fraction of what is free now; None where that is unknown."""
+    asked = amount(given)
+    if asked > 1:
+        return int(asked)
+    unused = free(device)
+    return None if unused is None else int(asked * unused)
+
+
+def sized(number: int | float) -> str:
+    """Bytes as people write them.
+
+    >>> sized(1536), sized(2.5e9)
+    ('1.5 KB', '2.5 GB')
+    """
+    unit = max((name for name in UNITS if UNITS[name] <= max(number, 1)), key=lambda name: UNITS[name])
+    return f"{number / UNITS[unit]:.3g} {unit}"
