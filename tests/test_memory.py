@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SINE
+import yaml
 
+from conftest import SINE
 from quickstudy import Engine, InputError, RunError, maml
 from quickstudy.config import build, parse
 from quickstudy.devices import _free_here, amount, sized
@@ -18,7 +19,7 @@ from quickstudy.nets import mlp
 from quickstudy.runs import Run
 from quickstudy.tasks.sine import Sine
 from quickstudy.train import train
-from quickstudy.types import pick
+from quickstudy.types import move, pick
 from quickstudy.watch import Watcher
 
 TOO_MUCH = 2**60  # bytes: beyond any address space, so that every allocator refuses at once
@@ -43,7 +44,7 @@ def test_the_peak_counts_what_is_alive_at_once():
 
 @pytest.mark.parametrize("evaluating", [False, True], ids=["training", "evaluation"])
 def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
-    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3)
+    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3, loss="mse")
     tasks = Sine().source("train", size=16)(0)
 
     def run(n):
@@ -58,7 +59,7 @@ def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
 
 
 def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
-    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3)
+    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3, loss="mse")
     tasks = Sine().source("train", size=64)(0)
 
     def takes(engine, n):
@@ -72,13 +73,8 @@ def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
 
 
 def test_what_does_not_fit_is_run_in_parts_that_do_with_the_same_result():
-    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=2).double()
-    tasks = Sine().source("train", size=32)(0)
-    tasks = pick(tasks, slice(None))
-    tasks = tasks._replace(
-        support=tasks.support._replace(x=tasks.support.x.double(), y=tasks.support.y.double()),
-        query=tasks.query._replace(x=tasks.query.x.double(), y=tasks.query.y.double()),
-    )
+    learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=2, loss="mse").double()
+    tasks = move(Sine().source("train", size=32)(0), torch.float64)
     learner.engine = Engine("vmap")
     whole = peak(lambda: learner.meta_gradient(tasks))
     outcome, gradients = learner.meta_gradient(tasks)
@@ -91,7 +87,7 @@ def test_what_does_not_fit_is_run_in_parts_that_do_with_the_same_result():
 
 
 def test_what_fits_is_left_whole_and_a_chunk_that_was_asked_for_stays():
-    learner = maml(mlp(1, 1, hidden=(8,)), inner_lr=0.01)
+    learner = maml(mlp(1, 1, hidden=(8,)), inner_lr=0.01, loss="mse")
     tasks = Sine().source("train", size=8)(0)
     seen = []
     one = learner.solve
@@ -130,7 +126,7 @@ def test_one_task_is_the_least():
     "make",
     [
         lambda: torch.empty(TOO_MUCH, dtype=torch.uint8),
-        lambda: torch.zeros(2**31).expand(2**29, -1).contiguous(),
+        lambda: torch.zeros(1).expand(2**58).contiguous(),
         lambda: bytearray(TOO_MUCH),
     ],
     ids=["tensor", "copy", "python"],
@@ -182,17 +178,18 @@ def net():
 
 def test_a_run_that_runs_out_says_what_to_set_and_where_it_stood(shell, place):
     (place / "hungry.py").write_text(HUNGRY)
-    words = ("--model", "hungry:net", "--train.checkpoint_every", "1", "--train.validate_every", "0")
-    done = shell("train", "sine.yaml", *words, "--train.steps", "50", "--compute.backend", "loop", "--out", "run")
+    (place / "hungry.yaml").write_text(yaml.safe_dump(SINE | {"model": "hungry:net"}))
+    words = ("--train.checkpoint_every", "1", "--train.validate_every", "0", "--train.steps", "50")
+    done = shell("train", "hungry.yaml", *words, "--compute.backend", "loop", "--out", "run")
     assert done.code == 1 and "out of memory" in done.err
     for word in ("compute.chunk", "train.meta_batch_size", "compute.recompute", "last good checkpoint"):
         assert word in done.err
 
 
 def test_one_task_that_is_too_large_is_refused_before_a_run_is_made(cli, place):
-    queries = 2**38  # in double precision, 2 TB of numbers: more than the address space of the test's machine grants
-    done = cli("train", "sine.yaml", "--tasks.queries", str(queries), "--out", "run")
-    assert done.code in (1, 2) and not (place / "run").exists()
+    done = cli("train", "sine.yaml", "--tasks.queries", str(2**50), "--out", "run")
+    assert done.code == 1 and "out of memory" in done.err and "tasks.queries" in done.err
+    assert not (place / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["maml", "mtnet"])
@@ -249,5 +246,4 @@ def test_info_tells_what_a_configuration_takes(cli):
 
 def test_info_knows_the_loop(cli):
     done = cli("info", "sine.yaml", "--compute.backend", "loop", "--json")
-    assert '"one at a time"' in done.out or "one at a time" in done.out
-    assert "as asked for" in done.out
+    assert "one at a time" in done.out and "as asked for" in done.out

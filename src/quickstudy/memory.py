@@ -66,8 +66,10 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and id(storage := leaf.untyped_storage()) not in given | self._seen.keys():
-                self._count(storage)
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if id(storage) not in given and id(storage) not in self._seen:
+                    self._count(storage)
         return result
 
     def _count(self, storage: Any) -> None:

@@ -16,7 +16,8 @@ from quickstudy.types import Outcome, Task, pick
 def drawn(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
     """The tasks of a step; what a user's own family raises becomes one line."""
     try:
-        return source(step, part)
+        with starving(f"Drawing the {source.split} tasks of step {step}"):
+            return source(step, part)
     except (InputError, RunError):
         raise
     except Exception as error:  # the user's family may fail in any way

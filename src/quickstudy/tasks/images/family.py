@@ -115,6 +115,6 @@ def turned(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
     """Pictures `[T, ways, n, channels, side, side]`, those of each class turned anticlockwise by so many quarters."""
     pixels = pixels.clone()
     for quarter in (1, 2, 3):
-        those = torch.from_numpy(quarters == quarter).to(pixels.device)
+        those = tuple(torch.from_numpy(where).to(pixels.device) for where in np.nonzero(quarters == quarter))
         pixels[those] = torch.rot90(pixels[those], quarter, (-2, -1))
     return pixels
