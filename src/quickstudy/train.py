@@ -212,7 +212,10 @@ class _Trainer:
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
-        loss, metric = outcome.loss.mean(), self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean()
+        loss, metric = (
+            outcome.loss.mean(),
+            self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean(),
+        )
         return Sums(gradients, share * float(loss), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
