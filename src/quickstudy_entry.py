@@ -14,8 +14,9 @@ def main() -> int:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # ignored in the background of a script
     if heeded:
         signal.signal(signal.SIGINT, _leave)
-    from quickstudy import cli
+    from quickstudy import allocator, cli
 
+    allocator.tune()
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return cli.main()

@@ -12,10 +12,10 @@ ROOT = Path(quickstudy.__file__).parent
 # A module imports only what stands above it. `tasks` knows nothing of learners, `figures` nothing but run directories.
 LAYERS = [
     "errors watch",
-    "types settings files canvas factories world devices",
+    "types settings files canvas factories world devices allocator",
     "space",
     "draws params parts support memory precision",
-    "objective norms engine selfcheck criteria metrics schedule",
+    "objective norms means engine selfcheck criteria metrics schedule",
     "rules",
     "cells heads hypernet nets",
     "learner",

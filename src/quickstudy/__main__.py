@@ -2,6 +2,8 @@
 
 import sys
 
+from quickstudy import allocator
 from quickstudy.cli import main
 
+allocator.tune()
 sys.exit(main())

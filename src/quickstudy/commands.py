@@ -1,5 +1,6 @@
 """What each verb of the command line does."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +36,7 @@ from quickstudy.runs import Run, free
 from quickstudy.saved import restore
 from quickstudy.settings import pairs
 from quickstudy.tasks import FAMILIES
+from quickstudy.tasks.images.store import cache_root
 from quickstudy.train import check, train
 from quickstudy.world import ALONE, Lost, World
 
@@ -126,6 +128,7 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
                 terminal.note(f"start: {begun}")
         existing = _of_first(world, lambda: _created(verb, setup, world))
     _announce(setup, existing, verb)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))  # torch's own is lost at a restart
     steps = setup.config.train.steps
     logs = terminal.tensorboard(existing.path / "tensorboard") if world.first and not verb.no_tensorboard else []
     bar = not (verb.quiet or verb.json)
@@ -178,6 +181,8 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
     for note in (note for note in setup.family.notes if " left out: " not in note):  # of those a warning has told
         terminal.note(f"data: {note}")
     terminal.note(f"learner: {setup.config.method.name}, {count} parameters, {setup.learner.norms}")
+    if setup.learner.engine.compile:
+        terminal.note("compiling: the first step takes a minute or so; a later run of the same kind, some seconds")
     asked = setup.config.train
     if asked.select_with == "final" and 0 < asked.steps < schedule.over(asked.schedules):
         terminal.note(

@@ -98,6 +98,8 @@ class Compute(BaseModel, frozen=True, extra="forbid"):
     threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
     backend: Literal["auto", "vmap", "loop"] = Field("auto", description="how a batch of tasks is run")
     chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; by default what fits")
+    compile: bool = Field(False, description="with torch.compile: minutes before the first step, then faster ones")
+    recompute: bool = Field(False, description="inner steps again in the backward pass: memory that K does not raise")
     device: str = Field("auto", description="cpu, cuda or cuda:1; auto is the GPU where there is one")
     autocast: Literal["bf16", "fp16"] | None = Field(None, description="products in half precision")
     memory: float | str = Field(0.5, description="that tasks may take: a fraction of what is free, or '6 GB'")
@@ -198,6 +200,8 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
     learner.engine = Engine(
         config.compute.backend,
         config.compute.chunk,
+        compile=config.compute.compile,
+        recompute=config.compute.recompute,
         autocast=config.compute.autocast,
         room=devices.room(device, config.compute.memory),
     )

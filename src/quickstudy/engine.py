@@ -5,7 +5,7 @@ results agree, and tests hold them to it. Noise is part of the arguments, so not
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from quickstudy.devices import sized
 from quickstudy.errors import InputError
+from quickstudy.means import Compiler, CompileRefused, by_tape, detached, replayed, with_gradient
 from quickstudy.memory import Need, measured, out_of_memory
+from quickstudy.objective import Means
 from quickstudy.precision import KINDS, gradient, rounding
 from quickstudy.types import Outcome, pick, stack
 
@@ -25,6 +27,12 @@ BACKENDS = ("auto", "vmap", "loop")
 
 THUMBNAIL = 10 * 10
 """Numbers in an image up to which `vmap` was the faster one for convolutions on a CPU."""
+
+PIXELWISE = {nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterDict, nn.ParameterList, nn.Identity, nn.Dropout}
+PIXELWISE |= {nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Flatten}
+PIXELWISE |= {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d}
+"""Modules that are known to be right when images have their channels last. torch's group norm is not: its second
+derivative ends the process there. What a module of the user's own calls is not known."""
 
 Gradients = list[Tensor | None]
 
@@ -45,15 +53,24 @@ class Engine:
         backend: "vmap" (all tasks of a chunk in one batched pass), "loop" (one task after the other, a backward each)
             or "auto", which becomes one of the two when first used.
         chunk: At most so many tasks at once under `vmap`; memory grows with it. None: all, or as many as fit `room`.
+        compile: Whether torch.compile makes machine code of the meta-gradient first, which takes seconds to minutes.
+            Under `vmap` only, all of it in one piece: compiled step by step, torch 2.13 gets the second derivative of
+            convolutions with pooling wrong (by up to a third).
+        recompute: Whether inner steps are computed a second time in the backward pass, so that memory does not grow
+            with their number. On the loop only.
         autocast: "bf16" or "fp16": products in half precision (see `precision`). None: all in the parameters' own.
         room: Bytes that a batch may take where `chunk` is None; None: as many as it needs.
     """
 
     backend: str = "auto"
     chunk: int | None = None
+    compile: bool = False
+    recompute: bool = False
     autocast: str | None = None
     room: int | None = None
     _needs: dict[Any, Need] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pixelwise: bool = field(default=False, init=False, repr=False, compare=False)
+    _compiler: Compiler = field(default_factory=Compiler, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -62,6 +79,18 @@ class Engine:
             raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
         if self.autocast not in (None, *KINDS):
             raise InputError(f"There is no autocast {self.autocast!r}. Give one of {', '.join(KINDS)}, or None.")
+        if self.recompute and self.backend == "vmap":
+            raise InputError('`recompute` works on one task at a time: use it with backend "loop" or "auto".')
+        for other, given in (
+            ("recompute", self.recompute),
+            ("autocast", self.autocast),
+            ("loop", self.backend == "loop"),
+        ):
+            if self.compile and given:
+                raise InputError(f"`compile` and `{other}` do not work together. Choose one of them.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
+        return replace(self)  # what was compiled or measured belongs to another learner
 
     def settle(self, model: nn.Module, x: Tensor) -> None:
         """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
@@ -71,14 +100,32 @@ class Engine:
         if self.backend == "auto":
             conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
             large = x[0, 0].numel() > THUMBNAIL
-            self.backend = "loop" if conv and large and x.device.type == "cpu" else "vmap"
+            alone = self.recompute or (conv and large and x.device.type == "cpu")
+            self.backend = "loop" if alone else "vmap"
+            if alone and self.compile:
+                self.compile = False
+                warnings.warn(
+                    "`compile` is left aside: convolutions on a CPU run task by task, which is faster and cannot be "
+                    'compiled. With backend "vmap" they are compiled all the same.',
+                    CompileRefused,
+                    stacklevel=3,
+                )
+        self._pixelwise = all(type(m) in PIXELWISE or _ours(m) for m in model.modules())
+
+    @property
+    def means(self) -> Means:
+        """How one task's gradients and steps are computed; `torch.func`'s way wherever `vmap` looks."""
+        if self.backend != "loop":
+            return Means()
+        return Means(gradient=by_tape, step=replayed) if self.recompute else Means(gradient=by_tape)
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
         with twice_differentiable(), rounding(self.autocast):
             if self.backend != "loop":
                 try:
-                    return torch.vmap(one, randomness="different", chunk_size=self._apart(one, args))(*args)
+                    together = torch.vmap(one, randomness="different", chunk_size=self._apart(one, args))
+                    return together(*args)
                 except (RuntimeError, ValueError, NotImplementedError) as refusal:
                     if out_of_memory(refusal):
                         raise
@@ -89,30 +136,60 @@ class Engine:
             return self._loop(one, args)
 
     def meta_gradient(
-        self, one: Callable[..., Outcome], args: tuple[Any, ...], params: Sequence[Tensor], weight: float
+        self,
+        owner: nn.Module,
+        one: Callable[..., Outcome],
+        args: tuple[Any, ...],
+        params: Mapping[str, Tensor],
+        weight: float,
     ) -> tuple[Outcome, Gradients]:
         """Outcomes of a batch (without graph) and the gradient of `weight * sum of losses` for each of `params`.
 
         Under `vmap` with a chunk, and on the loop, every chunk has a backward of its own: memory stays flat in tasks.
+
+        Args:
+            owner: The module that `one` is a method of, and whose parameters `params` are, by name.
+            one: What is done with a task.
+            args: Of the batch.
+            params: What the gradient is for.
+            weight: Of every task's loss.
         """
         size = len(tree_leaves(args)[0])
-        width = 1 if self.backend == "loop" else (self._fitting(one, args, (params, weight)) or size)
+        width = 1 if self.backend == "loop" else (self._fitting(one, args, (owner, params, weight)) or size)
         outcomes: list[Outcome] = []
         total: Gradients = [None] * len(params)
         try:
             for start in range(0, size, width):
-                outcome = self.each(one, *pick(args, slice(start, start + width)))
-                loss = weight * outcome.loss.sum()
-                grads = gradient(loss, params, self.autocast)
+                outcome, grads = self._differentiated(
+                    owner, one, pick(args, slice(start, start + width)), params, weight
+                )
                 total = [added([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(tree_map(torch.detach, outcome))
         except (RuntimeError, NotImplementedError) as refusal:
             if self.backend == "loop" or out_of_memory(refusal):
                 raise
-            looped = replace(self, backend="loop").meta_gradient(one, args, params, weight)
+            looped = replace(self, backend="loop", compile=False).meta_gradient(owner, one, args, params, weight)
             self._fall_back(refusal)
             return looped
         return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
+
+    def _differentiated(
+        self,
+        owner: nn.Module,
+        one: Callable[..., Outcome],
+        args: tuple[Any, ...],
+        params: Mapping[str, Tensor],
+        weight: float,
+    ) -> tuple[Outcome, Sequence[Tensor | None]]:
+        """`meta_gradient` of tasks that are run at once."""
+        if self.compile and self.backend == "vmap":
+            whole = with_gradient(owner, one, list(params))
+            share = next(iter(params.values())).new_tensor(weight)
+            with twice_differentiable(), torch.no_grad():
+                outcome, found = self._compiler.run(one, whole, share, detached(params), *args)
+            return outcome, list(found.values())
+        outcome = self.each(one, *args)
+        return outcome, gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
 
     def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
         """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""
@@ -124,7 +201,7 @@ class Engine:
         Args:
             one: What is done with a task.
             args: Of the batch.
-            outer: The last arguments of `meta_gradient`, where its backward belongs to what is done.
+            outer: The other arguments of `meta_gradient`, where its backward belongs to what is done.
         """
         leaves = tree_leaves(args)
         size = len(leaves[0])
@@ -132,12 +209,12 @@ class Engine:
             return self.chunk
         kind = (getattr(one, "__qualname__", one), bool(outer), *(leaf.shape[1:] for leaf in leaves))
         if kind not in self._needs:
-            whole = replace(self, chunk=size)
+            whole = replace(self, chunk=size, compile=False)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LoopFallback)  # the batch itself will say so
                 self._needs[kind] = measured(
                     lambda n: (
-                        whole.meta_gradient(one, pick(args, slice(n)), *outer)
+                        whole.meta_gradient(outer[0], one, pick(args, slice(n)), *outer[1:])
                         if outer
                         else whole.each(one, *pick(args, slice(n)))
                     )
@@ -153,7 +230,7 @@ class Engine:
         return min(self._needs[kind].fitting(self.room), size)
 
     def _fall_back(self, refusal: Exception) -> None:
-        self.backend = "loop"
+        self.backend, self.compile = "loop", False
         reason = str(refusal).strip().splitlines()[0]
         warnings.warn(
             f"vmap refuses this model, so its tasks run one after the other (slower, same results). Reason: {reason}",
@@ -161,10 +238,27 @@ class Engine:
             stacklevel=4,
         )
 
-    @staticmethod
-    def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        size = len(tree_leaves(args)[0])
-        return stack([one(*pick(args, i)) for i in range(size)])
+    def _loop(self, one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        tasks = (pick(args, i) for i in range(len(tree_leaves(args)[0])))
+        return stack([one(*(tree_map(_channels_last, task) if self._pixelwise else task)) for task in tasks])
+
+
+def _ours(module: nn.Module) -> bool:
+    norms = nn.GroupNorm | nn.LayerNorm | nn.modules.instancenorm._InstanceNorm
+    return type(module).__module__.startswith("quickstudy.") and not isinstance(module, norms)
+
+
+def _channels_last(leaf: Tensor) -> Tensor:
+    """Images `[n, C, H, W]` on a CPU with a pixel's channels side by side in memory.
+
+    The layout carries through a net. Norms and pooling are several times faster in it, convolutions as fast.
+    """
+    if leaf.ndim != 4 or not leaf.is_floating_point() or leaf.device.type != "cpu":
+        return leaf
+    leaf = leaf.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = leaf.shape
+    # With one channel both layouts are the same numbers in the same order; the strides tell a net which is meant.
+    return leaf.as_strided(leaf.shape, (channels * height * width, 1, channels * width, channels))
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class Learner(nn.Module, ABC):
         self.engine.settle(self, tasks.support.x)
         weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
         args = (tasks.support, tasks.query, self.draw(tasks, seed))
-        return self.engine.meta_gradient(self.solve, args, list(self.meta_params().values()), weight)
+        return self.engine.meta_gradient(self, self.solve, args, self.meta_params(), weight)
 
     def task_gradients(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
         """Each task's own meta-gradient, `[T, *shape]` by name: what their cosines and conflicts are read from."""
@@ -303,6 +303,7 @@ class RuleLearner(Learner):
             Examples(x, support.y),
             noise,
             evaluating,
+            self.engine.means,
         )
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:

@@ -114,7 +114,7 @@ def conv_net(
         filters: Channels of every block.
         blocks: Each halves the image; one that would leave nothing is refused.
         norm: "batch", "center" (batch norm with a bias and no scale), "layer", "group" or "none".
-        down: How a block halves: "pool" (2x2 maximum after the ReLU, odd edges dropped) or "stride" (of the
+        down: How a block halves: "pool" (2x2 maximum, odd edges dropped) or "stride" (of the
             convolution, odd edges kept).
         readout: Features: "flatten" (every place of the last map) or "mean" (over places: one number per filter).
         init: Kernels: "fan_out" (normal, variance 2 / (9 filters), torch's own biases) or "xavier" (uniform, biases 0;
@@ -135,9 +135,10 @@ def conv_net(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(blocks):
         conv = _conv(channels, filters, init, stride=2 if down == "stride" else 1)
-        parts = OrderedDict(conv=conv, norm=_norm(norm, filters), relu=nn.ReLU())
+        parts = OrderedDict(conv=conv, norm=_norm(norm, filters))
         if down == "pool":
             parts["pool"] = nn.MaxPool2d(2)
+        parts["relu"] = nn.ReLU()  # after the maximum it gives the same numbers, on a quarter of the places
         layers[f"block{i}"] = nn.Sequential(parts)
         up = 0 if down == "pool" else 1
         channels, height, width = filters, (height + up) // 2, (width + up) // 2

@@ -6,11 +6,33 @@ found by gradient steps (a gain, a context, a code) is the same descent as any o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from quickstudy.types import Criterion, Examples, Params
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def as_it_is(function: F) -> F:
+    """A function is run by calling it."""
+    return function
+
+
+@dataclass(frozen=True)
+class Means:
+    """How the engine has the arithmetic of one task done. Results are the same up to rounding.
+
+    Args:
+        gradient: A scalar function of parameters -> its gradient as a function of them, differentiable in its turn.
+        step: A pure step -> the same step, which the backward pass may replay instead of having it remembered.
+    """
+
+    gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad
+    step: Callable[[F], F] = as_it_is
 
 
 @dataclass(frozen=True)
@@ -23,6 +45,7 @@ class Objective:
         support: The support set; `x` is what the head sees: features, when the learner has a body.
         noise: Uniform noise in (0, 1) for this task, named and shaped by the rule, drawn before the rule runs.
         evaluating: Whether evaluation steps apply. Never `nn.Module.training`, which belongs to the user's dropout.
+        means: How gradients and steps are computed: the engine's affair.
     """
 
     predict: Callable[[Params], Tensor]
@@ -30,10 +53,15 @@ class Objective:
     support: Examples
     noise: Mapping[str, Tensor] = field(default_factory=dict)
     evaluating: bool = False
+    means: Means = Means()
 
     def loss(self, params: Params) -> Float[Tensor, ""]:
         """The support loss at `params`."""
         return self.criterion(self.predict(params), self.support.y)
+
+    def gradient(self, params: Params) -> Params:
+        """The gradient of the support loss at `params`, by name."""
+        return self.means.gradient(self.loss)(params)
 
     def pullback(self, chart: Callable[[Params], Params]) -> "Objective":
         """The same objective as a function of `t`, where the parameters are `chart(t)`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -58,7 +59,7 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
     there was a rehearsal.
     """
     one = pick(tasks, slice(0, 1))
-    with undone(learner):
+    with undone(learner), uncompiled(learner):
         try:
             outcome: Outcome
             with starving("One task alone"):
@@ -80,6 +81,19 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
             f"The model's output for {wanted[0]} queries has the shape {list(outcome.output.shape[1:])}; the tasks "
             f"want {wanted}. Give the model {family.outputs} outputs."
         )
+
+
+@contextmanager
+def uncompiled(learner: Learner) -> Iterator[None]:
+    """The learner's engine without its compiler, which would take a minute for tasks of another number."""
+    engine = learner.engine
+    learner.engine = replace(engine, compile=False)
+    try:
+        yield
+    finally:
+        found, learner.engine = learner.engine.backend, engine
+        if not engine.compile:  # else the batch itself will say what comes of that
+            engine.backend = found
 
 
 @contextmanager

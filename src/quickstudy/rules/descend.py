@@ -11,7 +11,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from quickstudy.errors import InputError
 from quickstudy.objective import Objective
@@ -74,10 +73,11 @@ class Descend(Rule):
         """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step."""
         steps = self.eval_steps if objective.evaluating else self.steps
         theta, own = self.apart(params)
+        step = objective.means.step(self.step)
         yield params
         for k, rate in enumerate(self.rate(theta, steps, objective.noise)):
             beta = own[min(k, len(own) - 1)]
-            theta = self.step(theta, rate, _under(objective, beta))
+            theta = step(theta, rate, _under(objective, beta))
             yield theta | beta
 
     def apart(self, params: Params) -> tuple[Params, list[Params]]:
@@ -86,7 +86,7 @@ class Descend(Rule):
 
     def step(self, params: Params, rate: Params, objective: Objective) -> Params:
         """One step; pure."""
-        grads = grad(objective.loss)(params)
+        grads = objective.gradient(params)
         if self.first_order:
             grads = {name: g.detach() for name, g in grads.items()}
         return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}

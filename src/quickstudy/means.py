@@ -1,0 +1,136 @@
+"""Other ways to compute the same: gradients by tape, steps replayed in the backward pass, functions compiled.
+
+Everything here takes a pure function and gives one with the same results up to rounding. The engine chooses.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.func import functional_call, grad_and_value
+from torch.utils.checkpoint import checkpoint
+
+from quickstudy.params import slots
+from quickstudy.types import Outcome, Params
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def by_tape(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
+    """The gradient as `torch.autograd.grad` finds it: for a task on its own, outside `vmap` and `torch.func.grad`.
+
+    It is faster than `torch.func.grad` there, and what it remembers can be dropped and replayed.
+    """
+
+    def gradient(params: Params) -> Params:
+        outer = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Views, so that each is a point of its own on the tape: one parameter may have been computed from another
+            # (a gain from the body's weights), and its gradient must not run on into that.
+            at = {name: p.view_as(p) if p.requires_grad else p.detach().requires_grad_() for name, p in params.items()}
+            found = torch.autograd.grad(
+                loss(at), list(at.values()), create_graph=outer, allow_unused=True, materialize_grads=True
+            )
+        return dict(zip(at, found, strict=True))
+
+    return gradient
+
+
+def replayed(step: F) -> F:
+    """A step of which only the arguments are remembered; the backward pass runs it again for the rest."""
+
+    return cast(F, partial(checkpoint, step, use_reentrant=False))
+
+
+VERSIONS = 64
+"""Of one compiled function, for other sizes of tasks; dynamo's own limit of 8 is over all learners of a process."""
+
+
+class CompileRefused(UserWarning):
+    """Said once per learner whose functions the compiler does not take."""
+
+
+class Compiler:
+    """Functions, each compiled when it first runs, and again for every new shape; as they are once that has failed."""
+
+    def __init__(self) -> None:
+        self.refused = False
+        self._compiled: dict[object, Callable[..., Any]] = {}
+
+    def run(self, key: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(*args)`.
+
+        Args:
+            key: What the function is told apart by; `function` itself may be a new object every time.
+            function: Pure, but for the tensors of modules that it reads.
+            args: Its arguments.
+        """
+        if self.refused:
+            return function(*args)
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(function, fullgraph=True, dynamic=False)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=VERSIONS):
+                return self._compiled[key](*args)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as refusal:
+            result = function(*args)  # if this fails too, its error is the user's own: it is the one raised
+            self.refused = True
+            reason = next((line.strip() for line in str(refusal).splitlines() if line.strip()), "unknown")
+            warnings.warn(
+                f"torch.compile refuses this model, so it runs uncompiled (slower, same results). Reason: {reason}",
+                CompileRefused,
+                stacklevel=4,
+            )
+            return result
+
+
+class _Method(nn.Module):
+    """One method of a module as a module's forward, so that `functional_call` can swap parameters under it."""
+
+    def __init__(self, owner: nn.Module, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.method = method
+
+    def forward(self, *args: Any) -> Any:
+        return self.method(*args)
+
+
+def with_gradient(
+    owner: nn.Module, one: Callable[..., Outcome], names: Sequence[str]
+) -> Callable[..., tuple[Outcome, Params]]:
+    """Outcomes of a batch of tasks with the summed gradient of their losses, as one function without a tape.
+
+    Args:
+        owner: The module that `one` is a method of.
+        one: What is done with a task.
+        names: The owner's parameters that the gradient is for.
+
+    Returns:
+        A function of (weight, the parameters by name, *batched arguments of `one`).
+    """
+    called = _Method(owner, one)
+    places = slots(owner, names)
+
+    def loss(meta: Params, *task: Any) -> tuple[Tensor, Outcome]:
+        swapped = {f"owner.{place}": value for name, value in meta.items() for place in places[name]}
+        outcome: Outcome = functional_call(called, swapped, task, tie_weights=False)
+        return outcome.loss, outcome
+
+    def run(weight: Tensor, meta: Params, *args: Any) -> tuple[Outcome, Params]:
+        each = torch.vmap(
+            grad_and_value(loss, has_aux=True), in_dims=(None, *(0 for _ in args)), randomness="different"
+        )
+        grads, (_, outcomes) = each(meta, *args)
+        return outcomes, {name: weight * g.sum(0) for name, g in grads.items()}
+
+    return run
+
+
+def detached(params: Mapping[str, Tensor]) -> Params:
+    """The same numbers without a tape."""
+    return {name: p.detach() for name, p in params.items()}

@@ -1,0 +1,60 @@
+"""Compares compiled meta-gradients with the loop's and prints the relative errors: run as a program.
+
+A process of its own, because the suite checks every call's shapes at run time and the compiler cannot see through that.
+"""
+
+import json
+import sys
+import warnings
+
+import torch
+from torch import nn
+
+from cases import METHODS, NETS, learner, tasks
+from quickstudy import Engine, maml
+
+
+class Printing(nn.Module):
+    """A forward that the compiler does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return self.layer(x)
+
+
+def errors(model, batch):
+    """Compiled against the loop: the relative error, and whether it was compiled at all."""
+    found = []
+    for engine in (Engine("loop"), Engine("vmap", compile=True)):
+        model.engine = engine
+        outcome, gradients = model.meta_gradient(batch)
+        zeros = [torch.zeros_like(p) for p in model.meta_params().values()]
+        filled = [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+        found.append(torch.cat([part.flatten() for part in (outcome.loss, outcome.output, *filled)]))
+    loop, compiled = found
+    refused = not model.engine.compile or model.engine._compiler.refused
+    return {"error": float((compiled - loop).norm() / loop.norm()), "refused": refused}
+
+
+def main() -> None:
+    """The methods and nets that are named, all when none is."""
+    torch.set_default_dtype(torch.float64)
+    methods, nets = (words.split(",") if words else [] for words in sys.argv[1:3])
+    rows = {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for net in NETS:
+            for method in METHODS:
+                if method.name in (methods or [method.name]) and net.name in (nets or [net.name]):
+                    rows[f"{method.name} {net.name}"] = errors(learner(method, net), tasks(net))
+        if "refused" in sys.argv[3:]:
+            rows["refused"] = errors(maml(Printing()), tasks(NETS[0]))
+    print(json.dumps({"rows": rows, "said": [str(w.message) for w in said]}))
+
+
+if __name__ == "__main__":
+    main()

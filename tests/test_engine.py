@@ -1,0 +1,144 @@
+"""Every way to run a batch gives the meta-gradient of the plain loop: replayed, compiled, and in another layout."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cases import METHODS, NETS, Method, Net, learner, tasks
+from quickstudy import Engine, InputError, maml
+from quickstudy.engine import _channels_last
+from quickstudy.means import CompileRefused, by_tape
+from quickstudy.memory import peak
+from test_laws import CLOSE, filled
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def gradients(model, batch, engine):
+    model.engine = engine
+    outcome, found = model.meta_gradient(batch)
+    return [outcome.loss, outcome.output, *filled(found, model)]
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
+    model, batch = learner(method, net), tasks(net)
+    plain = gradients(model, batch, Engine("loop"))
+    torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
+    assert model.engine.backend == "loop"
+
+
+def test_replayed_steps_take_no_memory_of_their_own():
+    """Forty times the steps: the memory of the plain tape grows by far more than a step's parameters, replayed not."""
+    need = {}
+    for recompute in (False, True):
+        for steps in (2, 42):
+            model = maml(nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 3)), inner_steps=steps)
+            model.engine = Engine("loop", recompute=recompute)
+            batch = tasks(NETS[0], shots=40)
+            need[recompute, steps] = peak(lambda m=model, b=batch: m.meta_gradient(b))
+    parameters = sum(p.numel() for p in model.head.parameters()) * 8
+    grown = {recompute: (need[recompute, 42] - need[recompute, 2]) / 40 for recompute in (False, True)}
+    assert grown[True] < 3 * parameters < grown[False], (grown, parameters)
+
+
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: install g++")
+
+
+def compiled(*words: str) -> dict:
+    script = Path(__file__).with_name("compiled.py")
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@compiler
+def test_compiled_is_uncompiled_and_a_model_that_cannot_be_compiled_runs_as_it_is() -> None:
+    found = compiled("maml,mtnet", "mlp", "refused")
+    refused = found["rows"].pop("refused")
+    assert len(found["rows"]) == 2
+    assert all(row["error"] < 1e-12 and not row["refused"] for row in found["rows"].values()), found["rows"]
+    assert refused["refused"] and refused["error"] < 1e-12
+    assert sum("so it runs uncompiled" in said for said in found["said"]) == 1
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp", "layer_norm", "tied_and_frozen", "conv_batch_norm", "conv_group_norm"])
+def test_compiled_is_uncompiled_for_every_method(net: str) -> None:
+    rows = compiled("", net)["rows"]
+    assert len(rows) == len(METHODS)
+    assert all(row["error"] < 1e-12 and not row["refused"] for row in rows.values()), rows
+
+
+def test_convolutions_on_a_cpu_say_that_they_are_not_compiled():
+    model = maml(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 10 * 10, 3)))
+    with pytest.warns(CompileRefused, match="task by task"):
+        gradients(model, tasks(Net("images", nn.Identity, (1, 12, 12))), Engine(compile=True))
+    assert (model.engine.backend, model.engine.compile) == ("loop", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backend": "vmap", "recompute": True}, "one task at a time"),
+        ({"compile": True, "recompute": True}, "do not work together"),
+        ({"compile": True, "autocast": "bf16"}, "do not work together"),
+        ({"compile": True, "backend": "loop"}, "do not work together"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        Engine(**options)
+
+
+def test_a_copied_learner_compiles_for_itself():
+    engine = Engine("vmap", compile=True)
+    assert copy.deepcopy(engine) == engine and copy.deepcopy(engine)._compiler is not engine._compiler
+
+
+def test_a_gradient_by_tape_stops_at_the_parameters():
+    """b is made from a; the gradient for a must not run on through b, as `torch.func.grad` does not either."""
+    a = torch.tensor(2.0, requires_grad=True)
+    params = {"a": a, "b": 3 * a}
+
+    def loss(at):
+        return at["a"] ** 2 * at["b"]
+
+    found = by_tape(loss)(params)
+    expected = torch.func.grad(loss)(params)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(found.values()), a, retain_graph=True), torch.autograd.grad(sum(expected.values()), a)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_layout_of_images_changes_no_number(channels):
+    x = torch.randn(5, channels, 6, 7)
+    turned = _channels_last(x)
+    assert torch.equal(turned, x) and turned.stride() == (channels * 42, 1, channels * 7, channels)
+    assert nn.functional.conv2d(turned, torch.randn(2, channels, 3, 3)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_programs_change_the_allocator():
+    """Importing the package leaves it alone; the command does not."""
+    script = (
+        "import ctypes; calls = []; real = ctypes.CDLL\n"
+        "import quickstudy.allocator as a\n"
+        "import quickstudy; print('imported', len(calls))\n"
+        "a.ctypes = type('C', (), {'CDLL': staticmethod(lambda name: calls.append(name) or real(name))})\n"
+        "import sys; sys.argv = ['quickstudy', 'list', 'charts']\n"
+        "import quickstudy_entry; quickstudy_entry.main(); print('ran', len(calls))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "imported 0" in done.stdout and "ran 1" in done.stdout, done.stdout + done.stderr
