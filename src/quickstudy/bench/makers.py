@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quickstudy.bench import plain
 from quickstudy.bench.workloads import Case, learner, tasks
-from quickstudy.engine import Engine
+from quickstudy.engine import Engine, channels_last
 from quickstudy.errors import InputError
 from quickstudy.evaluate import BATCH
 from quickstudy.learner import settled
@@ -147,7 +147,7 @@ class ByHand(Maker):
 
 
 class Forward(Maker):
-    """No adaptation at all: the model on the same images, a task's together. It has an evaluation only."""
+    """No adaptation at all: the model on a task's images together in the library's layout; evaluation only."""
 
     methods = ("maml", "mtnet", "wormhole", "hypermaml")
 
@@ -164,7 +164,7 @@ class Forward(Maker):
         losses = []
         with torch.no_grad():
             for i in range(len(self.tasks.key)):
-                out = self.net(torch.cat([self.support.x[i], self.query.x[i]]))
+                out = self.net(channels_last(torch.cat([self.support.x[i], self.query.x[i]])))
                 losses.append(self.learner.criterion(out[len(self.support.x[i]) :], self.query.y[i]))
         return torch.stack(losses)
 

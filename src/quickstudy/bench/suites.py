@@ -9,8 +9,7 @@ from quickstudy.bench.goals import GOALS, Goal
 from quickstudy.bench.workloads import METHODS, Case
 from quickstudy.errors import InputError, nearest
 
-OURS = ("eager", "compiled")
-WORKERS = ("two workers", "two workers compiled")
+OURS = ("eager", "compiled")  # convolutions on a CPU are not compiled: see the engine
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _sine() -> Suite:
 
 def _omniglot() -> Suite:
     cases = _every("omniglot", METHODS, (32,), (1, 3, 5)) + _every("omniglot20", METHODS, (8,), (1,))
-    names = ("plain", "plain tuned", *OURS, *WORKERS)
+    names = ("plain", "plain tuned", "eager", "two workers")
     return Suite("Omniglot-shaped Conv4-64: 5-way K 1, 3, 5 and 20-way", _cells(cases, names))
 
 
@@ -110,7 +109,7 @@ def _mini() -> Suite:
     ]
     return Suite(
         "mini-ImageNet-shaped Conv4-32 and -64: 1- and 5-shot, K 5",
-        _cells(cases, ("plain", "plain tuned", *OURS, *WORKERS)),
+        _cells(cases, ("plain", "plain tuned", "eager", "two workers")),
     )
 
 
@@ -119,8 +118,8 @@ def _hypermaml() -> Suite:
     return Suite(
         "HyperMAML against its per-task loop, and against a forward pass without adaptation",
         (
-            Cell(Case(one, "hypermaml", 32), ("plain", "plain tuned", *OURS)),
-            Cell(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", *OURS)),
+            Cell(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager")),
+            Cell(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", "eager")),
         ),
     )
 
@@ -140,21 +139,25 @@ def _workers() -> Suite:
 
 
 def _sweep_steps() -> Suite:
-    cases = [Case("sine", m, 25, k) for m in DESCENDING for k in SWEPT_STEPS]
-    cases += [Case("omniglot", "maml", 4, k) for k in SWEPT_STEPS]
-    return Suite("cost against inner steps, 1 to 100", _cells(cases, ("plain", *OURS)))
+    waves = [Case("sine", m, 25, k) for m in DESCENDING for k in SWEPT_STEPS]
+    images = [Case("omniglot", "maml", 4, k) for k in SWEPT_STEPS]
+    return Suite("cost against inner steps, 1 to 100", _swept(waves, images))
 
 
 def _sweep_tasks() -> Suite:
-    cases = [Case("sine", m, count, 5) for m in DESCENDING for count in SWEPT_TASKS]
-    cases += [Case("omniglot", "maml", count, 1) for count in SWEPT_TASKS[:4]]
-    cases += [Case("omniglot", "hypermaml", count) for count in SWEPT_TASKS[:4]]
-    return Suite("cost against tasks, 1 to 1024 (images: to 64)", _cells(cases, ("plain", *OURS)))
+    waves = [Case("sine", m, count, 5) for m in DESCENDING for count in SWEPT_TASKS]
+    images = [Case("omniglot", "maml", count, 1) for count in SWEPT_TASKS[:4]]
+    images += [Case("omniglot", "hypermaml", count) for count in SWEPT_TASKS[:4]]
+    return Suite("cost against tasks, 1 to 1024 (images: to 64)", _swept(waves, images))
+
+
+def _swept(waves: Iterable[Case], images: Iterable[Case]) -> tuple[Cell, ...]:
+    return _cells(waves, ("plain", *OURS)) + _cells(images, ("plain", "eager"))
 
 
 def _sweep_shots() -> Suite:
     cases = [Case("omniglot", m, 4, 1, shots=shots) for m in ("maml", "hypermaml") for shots in SWEPT_SHOTS]
-    return Suite("cost against shots, 1 to 20", _cells(cases, ("plain", *OURS)))
+    return Suite("cost against shots, 1 to 20", _swept((), cases))
 
 
 def _targets() -> Suite:
@@ -164,7 +167,7 @@ def _targets() -> Suite:
         (
             Cell(Case("sine", "maml", 25, 5), ("plain", *OURS)),
             Cell(Case("sine", "maml", 256, 5), ("plain", *OURS)),
-            *_cells_of(both, ("plain", *OURS, *WORKERS)),
+            *_cells_of(both, ("plain", "eager", "two workers")),
             *_hypermaml().cells,
         ),
         _cells_of([Case("omniglot", "maml", 4, k) for k in (5, 100)], ("eager", "recompute")),
