@@ -160,6 +160,9 @@ class Engine:
         outcomes: list[Outcome] = []
         total: Gradients = [None] * len(params)
         try:
+            if width >= size:
+                outcome, grads = self._differentiated(owner, one, args, params, weight)
+                return tree_map(torch.detach, outcome), list(grads)
             for start in range(0, size, width):
                 outcome, grads = self._differentiated(
                     owner, one, pick(args, slice(start, start + width)), params, weight
