@@ -20,7 +20,7 @@ from quickstudy.devices import sized
 from quickstudy.errors import InputError
 from quickstudy.means import Compiler, CompileRefused, by_tape, detached, replayed, with_gradient
 from quickstudy.memory import Need, measured, out_of_memory
-from quickstudy.objective import Means
+from quickstudy.objective import Means, as_they_are
 from quickstudy.precision import KINDS, gradient, rounding
 from quickstudy.types import Outcome, pick, stack
 
@@ -118,7 +118,8 @@ class Engine:
         """How one task's gradients and steps are computed; `torch.func`'s way wherever `vmap` looks."""
         if self.backend != "loop":
             return Means()
-        return Means(gradient=by_tape, step=replayed) if self.recompute else Means(gradient=by_tape)
+        means = Means(gradient=by_tape, images=channels_last if self._pixelwise else as_they_are)
+        return replace(means, step=replayed) if self.recompute else means
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
@@ -243,9 +244,9 @@ class Engine:
             stacklevel=4,
         )
 
-    def _loop(self, one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        tasks = (pick(args, i) for i in range(len(tree_leaves(args)[0])))
-        return stack([one(*(tree_map(channels_last, task) if self._pixelwise else task)) for task in tasks])
+    @staticmethod
+    def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return stack([one(*pick(args, i)) for i in range(len(tree_leaves(args)[0]))])
 
 
 def _ours(module: nn.Module) -> bool:

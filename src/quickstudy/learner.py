@@ -276,6 +276,7 @@ class RuleLearner(Learner):
         """What the head sees, by the support set's statistics if `params` hold them."""
         if self.body is None:
             return x
+        x = self.engine.means.images(x)
         seen: Tensor = functional_call(self.body, share(params or {}, "body:"), (x,), tie_weights=False)
         return seen
 
@@ -297,6 +298,8 @@ class RuleLearner(Learner):
     def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
         """The task's support loss as a function of what adapts."""
         x = self.features(support.x)
+        if evaluating or not torch.is_grad_enabled():
+            x = self.engine.means.images(x)
         return Objective(
             lambda params: self.read(params, x),
             self.inner_criterion,
@@ -311,13 +314,14 @@ class RuleLearner(Learner):
         return self.with_statistics(phi, support)
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        return self.read(params, self.features(x, params))
+        return self.read(params, self.engine.means.images(self.features(x, params)))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         """The losses of the rule's endpoints, weighted and added up; the outputs are those of the last."""
         weights, phis = zip(*self.rule.endpoints(self.params(), self.objective(support, noise)), strict=True)
         ends = [self.with_statistics(phi, support) for phi in phis]
-        x = self.features(query.x, ends[-1])  # the body and its statistics are the same at every endpoint
+        # The body and its statistics are the same at every endpoint.
+        x = self.engine.means.images(self.features(query.x, ends[-1]))
         outputs = [self.read(params, x) for params in ends]
         losses = [weight * self.criterion(out, query.y) for weight, out in zip(weights, outputs, strict=True)]
         return Outcome(torch.stack(losses).sum(), outputs[-1])

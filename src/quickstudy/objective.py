@@ -22,6 +22,11 @@ def as_it_is(function: F) -> F:
     return function
 
 
+def as_they_are(images: Tensor) -> Tensor:
+    """Inputs stay in the layout in which they came."""
+    return images
+
+
 @dataclass(frozen=True)
 class Means:
     """How the engine has the arithmetic of one task done. Results are the same up to rounding.
@@ -29,10 +34,12 @@ class Means:
     Args:
         gradient: A scalar function of parameters -> its gradient as a function of them, differentiable in its turn.
         step: A pure step -> the same step, which the backward pass may replay instead of having it remembered.
+        images: Inputs `[n, C, H, W]` -> the same in another layout, faster where no second derivative is taken.
     """
 
     gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad
     step: Callable[[F], F] = as_it_is
+    images: Callable[[Tensor], Tensor] = as_they_are
 
 
 @dataclass(frozen=True)
