@@ -16,7 +16,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, _leave)
     from quickstudy import allocator, cli
 
-    allocator.tune()
+    allocator.keep()
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return cli.main()

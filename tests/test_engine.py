@@ -93,6 +93,7 @@ def test_convolutions_on_a_cpu_say_that_they_are_not_compiled():
         ({"compile": True, "recompute": True}, "do not work together"),
         ({"compile": True, "autocast": "bf16"}, "do not work together"),
         ({"compile": True, "backend": "loop"}, "do not work together"),
+        ({"recompute": True, "autocast": "bf16"}, "do not work together"),
     ],
     ids=str,
 )

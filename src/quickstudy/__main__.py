@@ -5,5 +5,5 @@ import sys
 from quickstudy import allocator
 from quickstudy.cli import main
 
-allocator.tune()
+allocator.keep()
 sys.exit(main())

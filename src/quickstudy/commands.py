@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from quickstudy import (
+    allocator,
     bench_commands,
     config,
     criteria,
@@ -129,6 +130,8 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
         existing = _of_first(world, lambda: _created(verb, setup, world))
     _announce(setup, existing, verb)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))  # torch's own is lost at a restart
+    if setup.config.compute.recompute:
+        allocator.give_back()
     steps = setup.config.train.steps
     logs = terminal.tensorboard(existing.path / "tensorboard") if world.first and not verb.no_tensorboard else []
     bar = not (verb.quiet or verb.json)

@@ -89,6 +89,8 @@ class Engine:
         ):
             if self.compile and given:
                 raise InputError(f"`compile` and `{other}` do not work together. Choose one of them.")
+        if self.recompute and self.autocast:  # a replayed step would not be rounded
+            raise InputError("`recompute` and `autocast` do not work together. Choose one of them.")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         return replace(self)  # what was compiled or measured belongs to another learner
@@ -195,7 +197,8 @@ class Engine:
                 outcome, found = self._compiler.run((one, names), whole, share, detached(params), *args)
             return outcome, list(found.values())
         outcome = self.each(one, *args)
-        return outcome, gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
+        with twice_differentiable():  # steps may be replayed
+            return outcome, gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
 
     def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
         """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""

@@ -5,14 +5,14 @@ Everything here takes a pure function and gives one with the same results up to 
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.func import functional_call, grad_and_value
-from torch.utils.checkpoint import checkpoint
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from quickstudy.params import slots
 from quickstudy.types import Outcome, Params
@@ -40,10 +40,75 @@ def by_tape(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     return gradient
 
 
-def replayed(step: F) -> F:
-    """A step of which only the arguments are remembered; the backward pass runs it again for the rest."""
+Again = Callable[[Sequence[Tensor]], list[Tensor]]
 
-    return cast(F, partial(checkpoint, step, use_reentrant=False))
+
+class _Captured(TorchFunctionMode):
+    """Finds the tensors with a tape that a function reads without being given them: through closures and modules."""
+
+    def __init__(self, given: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.found: dict[int, Tensor] = {}
+        self._known: dict[int, Tensor] = {id(t): t for t in given}  # the tensors too, lest their numbers be used again
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf.requires_grad and id(leaf) not in self._known:
+                self.found[id(leaf)] = leaf
+        self._known |= {id(leaf): leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        return result
+
+
+class _Replay(torch.autograd.Function):
+    """A step as one node of the tape: of all that it computes, only its inputs stay until the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, again: Again, done: list[Tensor], size: int, *inputs: Tensor) -> Any:
+        """`done` is what `again` returned for the first `size` inputs; the others are what it reads besides."""
+        ctx.again, ctx.size = again, size
+        ctx.save_for_backward(*inputs)
+        return tuple(t.detach() for t in done)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        inputs = ctx.saved_tensors
+        starts = [t.detach().requires_grad_() for t in inputs[: ctx.size]]
+        with torch.enable_grad():
+            outputs = ctx.again(starts)
+            found = torch.autograd.grad(outputs, [*starts, *inputs[ctx.size :]], grads, allow_unused=True)
+        return None, None, None, *found
+
+
+def replayed(step: F) -> F:
+    """A step, given parameters first, of which the tape keeps its inputs; the backward pass runs it again for the rest.
+
+    `torch.utils.checkpoint` keeps a node for every operation, which for small nets is more than it saves.
+    """
+
+    def run(params: Params, *rest: Any) -> Params:
+        if not torch.is_grad_enabled():
+            result: Params = step(params, *rest)
+            return result
+        devices = sorted({p.device.index for p in params.values() if p.device.type == "cuda"})
+        dice = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+
+        def again(starts: Sequence[Tensor]) -> list[Tensor]:
+            with torch.random.fork_rng(devices):  # dropout falls as it did
+                torch.set_rng_state(dice[0])
+                for device, state in zip(devices, dice[1], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+                return list(step(dict(zip(params, starts, strict=True)), *rest).values())
+
+        starts = [p.detach().requires_grad_() for p in params.values()]
+        with _Captured(starts) as captured:
+            done = list(step(dict(zip(params, starts, strict=True)), *rest).values())
+        ended = _Replay.apply(again, done, len(params), *params.values(), *captured.found.values())  # type: ignore[no-untyped-call]
+        return dict(zip(params, ended, strict=True))
+
+    return cast(F, run)
 
 
 VERSIONS = 64

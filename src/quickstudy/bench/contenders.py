@@ -85,7 +85,7 @@ CONTENDERS = {
     "plain tuned": Contender("plain", "the same loop, one thread, allocator tuned", threads=1, tuned=True),
     "eager": _ours("quickstudy, one thread, allocator tuned"),
     "compiled": _ours("quickstudy, compiled, one thread, allocator tuned", compile=True),
-    "recompute": _ours("quickstudy, inner steps recomputed, one thread, allocator tuned", recompute=True),
+    "recompute": Contender("library", "quickstudy, inner steps recomputed, one thread", {"recompute": True}, threads=1),
     "two workers": _ours("quickstudy, two processes of one thread, allocator tuned", 2),
     "forward": Contender("forward", "the same images through the model, no adaptation", threads=1, tuned=True),
     "higher": Contender("higher", "higher, torch's own threads and allocator"),

@@ -7,8 +7,6 @@ Every maker starts from the same learner's numbers and the same tasks, and gives
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy import allocator
 from quickstudy.bench import plain
 from quickstudy.bench.workloads import Case, learner, tasks
 from quickstudy.engine import Engine, channels_last
@@ -90,6 +89,8 @@ class Library(Maker):
         if missing:
             raise InputError(f"this engine has no `{missing[0]}`")
         self.learner.engine = Engine(**self.options)
+        if self.learner.engine.recompute:
+            allocator.give_back()  # as the command does
 
     def gradients(self) -> list[Tensor]:
         _, grads = self.learner.meta_gradient(self.tasks)
@@ -167,14 +168,6 @@ class Forward(Maker):
                 out = self.net(channels_last(torch.cat([self.support.x[i], self.query.x[i]])))
                 losses.append(self.learner.criterion(out[len(self.support.x[i]) :], self.query.y[i]))
         return torch.stack(losses)
-
-
-def tune_allocator() -> bool:
-    """Have the C library keep the memory it was given, where this quickstudy knows how to ask for it."""
-    if find_spec("quickstudy.allocator") is None:
-        return False
-    import_module("quickstudy.allocator").tune()
-    return True
 
 
 def split(examples: Examples, i: int) -> Examples:

@@ -118,7 +118,7 @@ def _hypermaml() -> Suite:
     return Suite(
         "HyperMAML against its per-task loop, and against a forward pass without adaptation",
         (
-            Cell(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager")),
+            Cell(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager", "two workers")),
             Cell(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", "eager")),
         ),
     )

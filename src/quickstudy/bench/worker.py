@@ -13,9 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from quickstudy import allocator
 from quickstudy.bench import agreement, machine, memory
 from quickstudy.bench.contenders import Contender, contender
-from quickstudy.bench.makers import Maker, tune_allocator
+from quickstudy.bench.makers import Maker
 from quickstudy.bench.workloads import Case
 from quickstudy.errors import InputError, told
 
@@ -75,7 +76,7 @@ def main(name: str, rank: int, rendezvous: str) -> None:
     if who.threads is not None:
         torch.set_num_threads(who.threads)
     if who.tuned:
-        tune_allocator()
+        allocator.keep()
     if who.processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=who.processes)
     worker = Worker(who, rank)
