@@ -165,13 +165,13 @@ class Engine:
         try:
             if width >= size:
                 outcome, grads = self._differentiated(owner, one, args, params, weight)
-                return tree_map(torch.detach, outcome), list(grads)
+                return outcome, list(grads)
             for start in range(0, size, width):
                 outcome, grads = self._differentiated(
                     owner, one, pick(args, slice(start, start + width)), params, weight
                 )
                 total = [added([t, g]) for t, g in zip(total, grads, strict=True)]
-                outcomes.append(tree_map(torch.detach, outcome))
+                outcomes.append(outcome)
         except (RuntimeError, NotImplementedError) as refusal:
             if self.backend == "loop" or out_of_memory(refusal):
                 raise
@@ -198,7 +198,8 @@ class Engine:
             return outcome, list(found.values())
         outcome = self.each(one, *args)
         with twice_differentiable():  # steps may be replayed
-            return outcome, gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
+            grads = gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
+        return tree_map(torch.detach, outcome), grads  # with its graph it would hold all steps while others are run
 
     def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
         """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""
