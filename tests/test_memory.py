@@ -192,7 +192,7 @@ def test_one_task_that_is_too_large_is_refused_before_a_run_is_made(cli, place):
     assert not (place / "run").exists()
 
 
-@pytest.mark.parametrize("method", ["maml", "mtnet"])
+@pytest.mark.parametrize("method", [pytest.param("maml", marks=pytest.mark.slow), "mtnet"])
 def test_five_hundred_steps_leak_nothing(tmp_path, method):
     """Live tensors are the same at every step; resident memory settles."""
     setup = sine("--method", method, "--train.steps", "600", "--train.validate_every", "0", "--train.log_every", "600")

@@ -284,6 +284,7 @@ def test_a_sweep_that_is_cut_short_ends_as_one_that_was_not(sweep, place):
     assert [(t["params"], t["value"]) for t in cut] == [(t["params"], t["value"]) for t in whole]
 
 
+@pytest.mark.slow
 def test_processes_share_a_study(sweep, place):
     words = ("--trials", "6", "--no-prune", "--out", "out", "--json")
     together = [begin(place, *words), begin(place, *words, "--workers", "2")]

@@ -146,6 +146,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_workers(ending, cli, shell
     assert_same_run("run", "whole")
 
 
+@pytest.mark.slow
 def test_a_lost_worker_ends_the_job_and_a_resumed_one_has_the_bits_of_the_whole(ending, shell):
     """With as many workers as before, dropout too."""
     words = [*ending, "--model", "{name: of_world:dropping}", "--workers", 2]
