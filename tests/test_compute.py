@@ -39,6 +39,14 @@ def test_training_distrusts_a_model_that_vmap_gets_wrong(tmp_path):
     assert setup.learner.engine.backend == "loop"
 
 
+def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
+    setup = build(parse(DIGITS, ["--compute.compile", "true"]))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
+        train(setup, run)
+    assert (setup.learner.engine.backend, setup.learner.engine.compile) == ("loop", False)
+
+
 def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
     before = torch.get_num_threads()
     setup = build(parse(DIGITS, ["--compute.threads", "2", "--compute.backend", "loop"]))

@@ -20,7 +20,7 @@ from quickstudy.devices import sized
 from quickstudy.errors import InputError
 from quickstudy.means import Compiler, CompileRefused, by_tape, detached, replayed, with_gradient
 from quickstudy.memory import Need, measured, out_of_memory
-from quickstudy.objective import Means, as_they_are
+from quickstudy.objective import Means, as_it_is
 from quickstudy.precision import KINDS, gradient, rounding
 from quickstudy.types import Outcome, pick, stack
 
@@ -104,23 +104,29 @@ class Engine:
             conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
             large = x[0, 0].numel() > THUMBNAIL
             alone = self.recompute or (conv and large and x.device.type == "cpu")
-            self.backend = "loop" if alone else "vmap"
             if alone and self.compile:
-                self.compile = False
                 warnings.warn(
                     "`compile` is left aside: convolutions on a CPU run task by task, which is faster and cannot be "
                     'compiled. With backend "vmap" they are compiled all the same.',
                     CompileRefused,
                     stacklevel=3,
                 )
-        self._pixelwise = all(type(m) in PIXELWISE or _ours(m) for m in model.modules())
+            if alone:
+                self.leave_vmap()
+            else:
+                self.backend = "vmap"
+        self._pixelwise = self.backend == "loop" and all(type(m) in PIXELWISE or _ours(m) for m in model.modules())
+
+    def leave_vmap(self) -> None:
+        """From here on task by task, and so uncompiled."""
+        self.backend, self.compile = "loop", False
 
     @property
     def means(self) -> Means:
         """How one task's gradients and steps are computed; `torch.func`'s way wherever `vmap` looks."""
         if self.backend != "loop":
             return Means()
-        means = Means(gradient=by_tape, images=channels_last if self._pixelwise else as_they_are)
+        means = Means(gradient=by_tape, images=channels_last if self._pixelwise else as_it_is)
         return replace(means, step=replayed) if self.recompute else means
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
@@ -240,7 +246,7 @@ class Engine:
         return min(self._needs[kind].fitting(self.room), size)
 
     def _fall_back(self, refusal: Exception) -> None:
-        self.backend, self.compile = "loop", False
+        self.leave_vmap()
         reason = str(refusal).strip().splitlines()[0]
         warnings.warn(
             f"vmap refuses this model, so its tasks run one after the other (slower, same results). Reason: {reason}",

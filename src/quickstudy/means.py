@@ -95,16 +95,19 @@ def replayed(step: F) -> F:
         devices = sorted({p.device.index for p in params.values() if p.device.type == "cuda"})
         dice = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
 
+        def ran(starts: Sequence[Tensor]) -> list[Tensor]:
+            return list(step(dict(zip(params, starts, strict=True)), *rest).values())
+
         def again(starts: Sequence[Tensor]) -> list[Tensor]:
             with torch.random.fork_rng(devices):  # dropout falls as it did
                 torch.set_rng_state(dice[0])
                 for device, state in zip(devices, dice[1], strict=True):
                     torch.cuda.set_rng_state(state, device)
-                return list(step(dict(zip(params, starts, strict=True)), *rest).values())
+                return ran(starts)
 
         starts = [p.detach().requires_grad_() for p in params.values()]
         with _Captured(starts) as captured:
-            done = list(step(dict(zip(params, starts, strict=True)), *rest).values())
+            done = ran(starts)
         ended = _Replay.apply(again, done, len(params), *params.values(), *captured.found.values())  # type: ignore[no-untyped-call]
         return dict(zip(params, ended, strict=True))
 

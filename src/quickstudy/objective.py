@@ -15,16 +15,12 @@ from torch import Tensor
 from quickstudy.types import Criterion, Examples, Params
 
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 
-def as_it_is(function: F) -> F:
-    """A function is run by calling it."""
-    return function
-
-
-def as_they_are(images: Tensor) -> Tensor:
-    """Inputs stay in the layout in which they came."""
-    return images
+def as_it_is(thing: T) -> T:
+    """A step is run by calling it; images stay in the layout in which they came."""
+    return thing
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Means:
 
     gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad
     step: Callable[[F], F] = as_it_is
-    images: Callable[[Tensor], Tensor] = as_they_are
+    images: Callable[[Tensor], Tensor] = as_it_is
 
 
 @dataclass(frozen=True)

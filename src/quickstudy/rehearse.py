@@ -92,7 +92,7 @@ def uncompiled(learner: Learner) -> Iterator[None]:
         yield
     finally:
         found, learner.engine = learner.engine.backend, engine
-        if not engine.compile:  # else the batch itself will say what comes of that
+        if found == "vmap" or not engine.compile:  # else the batch itself will say why nothing is compiled
             engine.backend = found
 
 

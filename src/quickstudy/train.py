@@ -123,7 +123,7 @@ def _distrust_vmap(setup: Setup) -> None:
     with undone(learner):
         found = learner.check(tasks)
     if not found.vmap_ok:
-        learner.engine.backend = "loop"
+        learner.engine.leave_vmap()
     if not found.ok:
         warnings.warn(f"{found}", WrongGradient, stacklevel=3)
 
@@ -212,11 +212,8 @@ class _Trainer:
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
-        loss, metric = (
-            outcome.loss.mean(),
-            self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean(),
-        )
-        return Sums(gradients, share * float(loss), share * float(metric), float(self.watch.stopping))
+        metric = self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean()
+        return Sums(gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
