@@ -30,7 +30,7 @@ LAYERS = [
     "saved",
     "train judge bench",
     "sweep_plan",
-    "sweep sweep_figures",
+    "sweep sweep_figures reproduce",
     "image_figures",
     "figures",
     "report terminal",

@@ -1,0 +1,79 @@
+"""What was found for an item: readings by row, column and seed, and the statistics that tables and claims need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quickstudy.errors import RunError
+from quickstudy.metrics import Spread, spread
+from quickstudy.reproduce.items import Item
+from quickstudy.reproduce.measures import Reading, Trained
+
+
+class Missing(RunError):
+    """A row or a column was not run, so that something cannot be said."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Readings of an item.
+
+    Args:
+        item: The item.
+        scale: At which it was run.
+        readings: By (row, column), one a seed, in order of the seeds.
+        trained: By row, one a seed: where a figure finds what was logged.
+        stopped: By row: why trainings ended before their last step, by seed.
+    """
+
+    item: Item
+    scale: str
+    readings: Mapping[tuple[str, str], tuple[Reading, ...]]
+    trained: Mapping[str, tuple[Trained, ...]]
+    stopped: Mapping[str, Mapping[int, str]]
+
+    def all(self, row: str, column: str) -> tuple[Reading, ...]:
+        """Of every seed."""
+        if (row, column) not in self.readings:
+            raise Missing(f"{self.item.name} has no reading of {row}, {column}.")
+        return self.readings[row, column]
+
+    def first(self, row: str, column: str) -> Reading:
+        """Of the first seed."""
+        return self.all(row, column)[0]
+
+    def value(self, row: str, column: str) -> float:
+        """The mean over seeds."""
+        return float(np.mean([one.value for one in self.all(row, column)]))
+
+    def each_seed(self, row: str, column: str) -> list[float]:
+        """One value a seed."""
+        return [one.value for one in self.all(row, column)]
+
+    def spread(self, row: str, column: str) -> Spread | None:
+        """Over tasks, each task's value being its mean over seeds; None where there are no tasks."""
+        each = self._each(row, column)
+        return None if each is None else spread(each)
+
+    def paired(self, first: str, second: str, column: str) -> Spread:
+        """Second minus first over identical tasks, each task's difference being its mean over seeds."""
+        one, two = self._each(first, column), self._each(second, column)
+        if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
+            raise Missing(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
+        return spread(two - one)
+
+    def logged(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
+        """The metrics of a training: rows of loss, and of what its configuration probes."""
+        if row not in self.trained or self.trained[row][seed].run is None:
+            raise Missing(f"{self.item.name} has no training of {row}.")
+        run = self.trained[row][seed].run
+        assert run is not None
+        return run.metrics()
+
+    def _each(self, row: str, column: str) -> np.ndarray[Any, Any] | None:
+        every = [one.each for one in self.all(row, column)]
+        if any(each is None for each in every):
+            return None
+        return np.mean(np.stack([each for each in every if each is not None]), axis=0)
