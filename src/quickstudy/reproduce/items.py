@@ -27,7 +27,7 @@ class Reported:
     Args:
         value: In the unit of the item.
         interval: As printed behind the plus-minus.
-        source: Where, such as "table 6.1" or "section 4.2, text": a paper may contradict itself, so there can be several.
+        source: Where, such as "table 6.1" or "section 4.2, text": a paper may contradict itself.
     """
 
     value: float
