@@ -98,3 +98,12 @@ def png(figure: "matplotlib.figure.Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def svg(figure: "matplotlib.figure.Figure") -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "quickstudy", "svg.fonttype": "none"}):  # the same picture gives the same bytes
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -20,7 +20,7 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.files import write_atomic
 from quickstudy.runs import Result, Run
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5d6670; --line: #dde1e6; --page: #fff; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --soft: #a0a8b2; --line: #363c44; --page: #15181c; --card: #1e2227; }
@@ -120,7 +120,7 @@ def _body(named: Mapping[str, Run], results: Mapping[str, Mapping[str, Result]],
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>quickstudy report: {escape(heading)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>quickstudy report: {escape(heading)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )

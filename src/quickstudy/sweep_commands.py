@@ -1,15 +1,10 @@
 """What `quickstudy sweep` does: plan, work with one process or several, and show what was found."""
 
-import multiprocessing
-import os
-import signal
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +19,7 @@ from quickstudy.sweep import Sweep
 from quickstudy.sweep_plan import Plan, Tried, best, rehearse
 from quickstudy.train import Stopped
 from quickstudy.watch import Watcher
+from quickstudy.workers import side_by_side
 
 SHOWN = 10
 """Trials in the table; `--json` has all."""
@@ -44,7 +40,7 @@ def swept(verb: verbs.Sweep, rest: Sequence[str]) -> None:
         if verb.workers == 1:
             study.work(lambda number, setup: _watcher(number, setup, plan, loud), _teller(study, loud))
         else:
-            _side_by_side(plan, verb.workers, loud)
+            side_by_side(_worker, (plan, loud), verb.workers, loud=loud)
     except (Stopped, KeyboardInterrupt):
         stopped = True
     tried = study.tried()
@@ -115,61 +111,14 @@ def _teller(study: Sweep, loud: bool) -> Any:
     return tell
 
 
-def _side_by_side(plan: Plan, workers: int, loud: bool) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_worker, args=(plan, loud)) for _ in range(workers)]
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a worker that is still importing goes on
-    try:
-        for process in processes:
-            process.start()
-        signal.signal(signal.SIGINT, interrupted)
-        for process in processes:
-            process.join()
-    except KeyboardInterrupt:
-        for process in processes:
-            process.terminate()  # asks: a worker saves where it stands
-        for process in processes:
-            process.join()
-        raise
-    finally:
-        signal.signal(signal.SIGINT, interrupted)
-        signal.signal(signal.SIGTERM, terminated)
-    broken = sum(process.exitcode != 0 for process in processes)
-    if broken:
-        raise RunError(f"{broken} of {workers} workers broke off. Nothing is lost; the same command goes on.")
-
-
-class _Asked(Watcher):
-    """Stops when a signal asks, however often: the terminal sends one to every process, and so does the first."""
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.stopping = True
-
-
-def _worker(plan: Plan, loud: bool) -> None:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    watcher = _Asked()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, watcher.stop)
-
+def _worker(watcher: Watcher, plan: Plan, loud: bool) -> None:
     @contextmanager
     def watching(number: int, setup: Setup) -> Iterator[Watcher]:
         del number, setup
         yield watcher
 
-    try:
-        with warnings.catch_warnings():
-            terminal.note_warnings(not loud)
-            study = Sweep(plan)
-            study.work(watching, _teller(study, loud))
-    except Stopped:
-        pass
-    except (InputError, RunError) as error:
-        terminal.error_line(error, as_json=False)
-        sys.exit(1)
+    study = Sweep(plan)
+    study.work(watching, _teller(study, loud))
 
 
 def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried], *, stopped: bool) -> None:

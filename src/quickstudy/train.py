@@ -45,6 +45,10 @@ class Stopped(RunError):
     """Training was interrupted by the user, after saving where it stood."""
 
 
+class Diverged(RunError):
+    """A loss or a parameter became infinite or NaN; the checkpoint before it is good."""
+
+
 @dataclass
 class _Progress:
     """What a checkpoint keeps beside tensors. `loss`, `metric` and `count` are the sums since the last train row.
@@ -238,7 +242,7 @@ class _Trainer:
         return f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
 
     def _stop_at(self, step: int, what: str) -> None:
-        raise RunError(
+        raise Diverged(
             f"The {what} at step {step}. {self._standing()} Try a smaller `method.inner_lr` or `train.meta_lr`, or "
             "bound the meta-gradient with `train.clip_norm`."
         )

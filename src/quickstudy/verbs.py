@@ -169,6 +169,32 @@ class Bench(Output):
 
 
 @dataclass(frozen=True)
+class Reproduce(Reading):
+    """Run a table or a figure of a paper, and show it beside what the paper reports.
+
+    Trainings are cached by what they are and resume; two commands, or two items, share them. `reproduce PAPER` writes
+    the page of all that was run, `reproduce PAPER all` runs everything.
+    """
+
+    paper: Positional[Annotated[str | None, arg(metavar="PAPER", help_behavior_hint="")]] = None
+    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open."""
+    item: Positional[Annotated[str | None, arg(metavar="ITEM", help_behavior_hint="")]] = None
+    """A table or figure, such as table-6.1 (see --list), or all."""
+    list: Flag = False
+    """Show every item: its rows, what it costs at each scale, the image sets it needs."""
+    rows: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
+    """Only these rows, with commas (see `reproduce PAPER ITEM --list`)."""
+    scale: str = "quick"
+    """smoke (seconds: only that it works), quick (minutes: what is large) or full (the paper's budget)."""
+    seeds: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Trainings of each row (default: the scale's)."""
+    workers: int = 1
+    """Processes that train rows side by side."""
+    out: Folder = None
+    """Directory of trainings, results and pages (default: reproductions)."""
+
+
+@dataclass(frozen=True)
 class Data(Output):
     """Image sets: list them, check one, download one."""
 
@@ -208,13 +234,14 @@ VERBS: dict[str, type[Output]] = {
     "report": Report,
     "info": Info,
     "bench": Bench,
+    "reproduce": Reproduce,
     "data": Data,
 }
 GROUPS: dict[str, dict[str, type[Output]]] = {
     "data": {"list": DataList, "check": DataCheck, "prepare": DataPrepare},
 }
 """Verbs that are followed by a verb of their own."""
-POSITIONAL = ("config", "run", "runs", "what", "source", "image_set", "suite")
+POSITIONAL = ("config", "run", "runs", "what", "source", "image_set", "suite", "paper", "item")
 OVERRIDABLE = (Train, Sweep, Evaluate, Compare, Info)
 SHARED = (Train, Evaluate)
 """What several workers do together."""

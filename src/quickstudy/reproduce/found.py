@@ -9,7 +9,7 @@ import numpy as np
 from quickstudy.errors import RunError
 from quickstudy.metrics import Spread, spread
 from quickstudy.reproduce.items import Item
-from quickstudy.reproduce.measures import Reading, Trained
+from quickstudy.reproduce.measures import Array, Reading, Trained
 
 
 class Missing(RunError):
@@ -72,8 +72,9 @@ class Found:
         assert run is not None
         return run.metrics()
 
-    def _each(self, row: str, column: str) -> np.ndarray[Any, Any] | None:
+    def _each(self, row: str, column: str) -> Array | None:
         every = [one.each for one in self.all(row, column)]
         if any(each is None for each in every):
             return None
-        return np.mean(np.stack([each for each in every if each is not None]), axis=0)
+        mean: Array = np.mean(np.stack([each for each in every if each is not None]), axis=0)
+        return mean

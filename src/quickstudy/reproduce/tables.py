@@ -1,0 +1,101 @@
+"""Results as tables: columns and words, for the terminal, Markdown, CSV and HTML alike."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+COLUMNS = ("row", "", "paper", "here", "seeds", "gap", "departs")
+VERDICTS = {True: "reproduces", False: "DOES NOT REPRODUCE", None: "not decided"}
+
+
+def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The table's lines, and the footnotes that its last column numbers."""
+    notes: list[str] = []
+    made: list[tuple[str, ...]] = []
+    for line in result["rows"]:
+        numbers = []
+        for sentence in line["departs"]:
+            if sentence not in notes:
+                notes.append(sentence)
+            numbers.append(notes.index(sentence) + 1)
+        marks = " ".join(str(number) for number in sorted(numbers))
+        digits = result["digits"]
+        paper = "; ".join(_paper(one, digits, len(line["reported"]) > 1) for one in line["reported"]) or "-"
+        ours = line["ours"]
+        here = "quoted" if line["quoted"] else ("not run" if ours is None else _here(ours, digits, line["stand_in"]))
+        over = "" if ours is None or len(ours["seeds"]) < 2 else f"{len(ours['seeds'])}: {_range(ours, digits)}"
+        gap = f"{line['gap']:+.{digits}f}" if "gap" in line and isfinite(line["gap"]) else ""
+        made.append((line["label"], line["column"], paper, here, over, gap, marks))
+    return made, notes
+
+
+def _paper(one: Mapping[str, Any], digits: int, several: bool) -> str:
+    source = f" ({one['source']})" if several and one["source"] else ""
+    return _amount(one["value"], one["interval"], digits) + source
+
+
+def _here(ours: Mapping[str, Any], digits: int, stand_in: str) -> str:
+    if not isfinite(ours["value"]):
+        return "diverged"
+    lost = ours.get("tasks", 0) - ours.get("finite", 0)
+    said = _amount(ours["value"], ours["interval"], digits)
+    said += f" ({lost} of {ours['tasks']} tasks diverged)" if lost else ""
+    return f"{said} [{stand_in}]" if stand_in else said
+
+
+def _range(ours: Mapping[str, Any], digits: int) -> str:
+    return f"{ours['low']:.{digits}f} to {ours['high']:.{digits}f}"
+
+
+def _amount(value: float, interval: float | None, digits: int) -> str:
+    """A number with its interval; large ones in short.
+
+    >>> _amount(0.4912, 0.0512, 2), _amount(171.92, 25.04, 2), _amount(123456.0, None, 2)
+    ('0.49 ± 0.05', '171.92 ± 25.04', '1.23e+05')
+    """
+    if abs(value) >= 1e4:
+        return f"{value:.3g}" + ("" if interval is None else f" ± {interval:.2g}")
+    return f"{value:.{digits}f}" + ("" if interval is None or not isfinite(interval) else f" ± {interval:.{digits}f}")
+
+
+def claims(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Each claim, where it is made, whether it holds, and the numbers."""
+    return [(one["text"], one["source"], VERDICTS[one["holds"]], one["evidence"]) for one in result["claims"]]
+
+
+def as_csv(result: Mapping[str, Any]) -> str:
+    """Every number, a line each."""
+    columns = ("row", "column", "paper", "paper interval", "source", "here", "interval", "low", "high", "seeds", "gap")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*columns, "stand-in", "departs"])
+    for line in result["rows"]:
+        first = line["reported"][0] if line["reported"] else {"value": "", "interval": "", "source": ""}
+        ours = line["ours"] or {"value": "", "interval": "", "low": "", "high": "", "seeds": []}
+        writer.writerow(
+            [
+                line["row"], line["column"], first["value"], _blank(first["interval"]), first["source"],
+                ours["value"], _blank(ours["interval"]), ours["low"], ours["high"], len(ours["seeds"]) or "",
+                line.get("gap", ""), line["stand_in"], " ".join(line["departs"]),
+            ]
+        )  # fmt: skip
+    return out.getvalue()
+
+
+def _blank(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    >>> print(markdown_table(("a", "b"), [("1", "x|y")]))
+    | a | b |
+    |---|---|
+    | 1 | x\\|y |
+    """
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    body = [f"| {' | '.join(row)} |" for row in [list(columns), *cells]]
+    return "\n".join([body[0], "|" + "---|" * len(columns), *body[1:]])

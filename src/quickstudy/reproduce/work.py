@@ -1,0 +1,170 @@
+"""From an item and a scale to readings: trainings are begun, taken up or found done, then read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from quickstudy import config, reproduce
+from quickstudy.errors import InputError, nearest
+from quickstudy.reproduce.found import Found
+from quickstudy.reproduce.items import Item, Row
+from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides
+from quickstudy.reproduce.store import Asked, Store, Unit, unit
+from quickstudy.runs import Run, commit
+from quickstudy.settings import overlaid
+from quickstudy.train import Diverged, Stopped, train
+from quickstudy.watch import Watcher
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An item, as it is to be run.
+
+    Args:
+        item: The item.
+        scale: By name.
+        seeds: Trainings of each row.
+        rows: Those to be run; all others are left out.
+        folder: Of the store.
+    """
+
+    item: Item
+    scale: str
+    seeds: int
+    rows: tuple[Row, ...]
+    folder: Path
+
+    def units(self) -> list[Unit]:
+        """What is to be done, every row's first seed before any row's second."""
+        return [self._unit(row, seed) for seed in range(self.seeds) for row in self.rows if not row.quoted]
+
+    def _unit(self, row: Row, seed: int) -> Unit:
+        scale = self.item.scales[self.scale]
+        cells = {
+            column: (cell.measure, {**cell.options, **_taken(cell.measure, scale.options)})
+            for column, cell in row.cells.items()
+            if cell.measure is not None
+        }
+        asked = None if row.config is None else overlaid(row.config, overrides(self.settings(row)))
+        return unit(row.name, seed, asked, cells)
+
+    def settings(self, row: Row) -> dict[str, Any]:
+        """What the scale changes in a row's configuration."""
+        return {**self.item.scales[self.scale].settings, **row.scales.get(self.scale, {})}
+
+
+def _taken(measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a scale's options, those that a measure has."""
+    code = MEASURES[measure].__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return {name: value for name, value in options.items() if name in known}
+
+
+def chosen(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
+    """Rows by name; all when none are named. Quoted rows stay."""
+    if names is None:
+        return item.rows
+    known = [row.name for row in item.rows if not row.quoted]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {nearest(name, known)}")
+    return tuple(row for row in item.rows if row.quoted or row.name in names)
+
+
+Tell = Callable[[Unit, float], None]
+"""Called with a unit that this process has finished, and its seconds."""
+
+
+def work(watch: Watcher, units: Sequence[Unit], folder: Path, tell: Tell) -> None:
+    """Do every unit that is not done and that no other process holds.
+
+    Args:
+        watch: Of the trainings; asks to stop.
+        units: What to do.
+        folder: Of the store.
+        tell: Told of what is done.
+    """
+    store = Store(folder)
+    for one in units:
+        if store.done(one):
+            continue
+        with store.held(one) as mine:
+            if not mine or store.done(one):
+                continue
+            started = perf_counter()
+            do(one, store, watch)
+            tell(one, perf_counter() - started)
+        if watch.stopping:
+            raise Stopped(f"Stopped after {one.row}, seed {one.seed}.")
+
+
+def do(one: Unit, store: Store, watch: Watcher) -> None:
+    """Train what is not trained, and read what is not read."""
+    if one.config is not None:
+        _train(one, store, watch)
+    trained = store.trained(one)
+    for asked in one.asked.values():
+        if not store.has(asked):
+            began = perf_counter()
+            reading = _read(trained, asked, store.stopped(one))
+            store.write(asked, reading, {"seed": one.seed, "seconds": perf_counter() - began, "commit": _commit()})
+
+
+def _train(one: Unit, store: Store, watch: Watcher) -> None:
+    assert one.config is not None
+    if store.stopped(one) is not None:
+        return
+    path = store.path(one)
+    if (path / "config.yaml").is_file():
+        run = Run.open(path)
+        setup = config.build(config.parse(run.config))
+        if _finished(run, setup.config.train.steps):
+            return
+    else:
+        setup = config.build(config.parse({**one.config, "seed": one.seed}))
+        run = Run.create(path, setup.config.model_dump(mode="json"))
+    try:
+        train(setup, run, watch)
+    except Diverged as gone:
+        store.stop(one, str(gone).partition(". ")[0])
+
+
+def _finished(run: Run, steps: int) -> bool:
+    return "last" in run.checkpoints() and run.load("last").state["step"] >= steps
+
+
+def _read(trained: Trained, asked: Asked, stopped: str | None) -> Reading:
+    """A reading; of a training that diverged before it saved anything there is none."""
+    if stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints():
+        return Reading(float("nan"), more={"failed": stopped})
+    return MEASURES[asked.measure](trained, **asked.options)
+
+
+def _commit() -> str | None:
+    """Of this package, when it runs from a repository."""
+    place = Path(reproduce.__file__).parent
+    return None if "site-packages" in place.parts else commit(place)
+
+
+def found(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
+    """What is there by now, and how each reading came to be: rows and seeds that are missing are left out."""
+    store = Store(plan.folder)
+    readings: dict[tuple[str, str], list[Reading]] = {}
+    trained: dict[str, list[Trained]] = {}
+    stopped: dict[str, dict[int, str]] = {}
+    about = []
+    for one in plan.units():
+        if not store.done(one):
+            continue
+        trained.setdefault(one.row, []).append(store.trained(one))
+        if (why := store.stopped(one)) is not None:
+            stopped.setdefault(one.row, {})[one.seed] = why
+        for column, asked in one.asked.items():
+            reading, held = store.read(asked)
+            readings.setdefault((one.row, column), []).append(reading)
+            about.append({"row": one.row, "column": column, **{k: held[k] for k in ("seed", "seconds", "commit")}})
+    fixed = {key: tuple(every) for key, every in readings.items()}
+    held_runs = {row: tuple(every) for row, every in trained.items()}
+    return Found(plan.item, plan.scale, fixed, held_runs, stopped), about
