@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quickstudy.config import Setup
 from quickstudy.errors import InputError
-from quickstudy.evaluate import evaluate
+from quickstudy.evaluate import adaptation_ms, evaluate
 from quickstudy.metrics import spread
 from quickstudy.runs import Run
 from quickstudy.saved import restore
@@ -111,3 +111,16 @@ def judged(
     over = spread(values)
     more = {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean}
     return Reading(over.mean, over.interval, values, found.hash, more)
+
+
+@measure
+def milliseconds(one: Trained, *, split: str = "test", settings: Mapping[str, Any] | None = None) -> Reading:
+    """Milliseconds to adapt to one task alone, the median of several.
+
+    Args:
+        one: The training.
+        split: Of which classes.
+        settings: See `Trained.setup`.
+    """
+    setup = one.setup(settings)
+    return Reading(adaptation_ms(setup.learner, setup.judged, split, seed=0))

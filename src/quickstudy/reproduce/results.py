@@ -114,6 +114,8 @@ def _shrunk(plan: Plan, row: Row) -> list[str]:
         return []
     said = []
     for key, value in plan.settings(row).items():
+        if key.partition(".")[0] == "compute":  # how the machine is used departs from nothing
+            continue
         held: Any = row.config
         for part in key.split("."):
             held = held.get(part) if isinstance(held, Mapping) else None
