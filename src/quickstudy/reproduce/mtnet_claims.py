@@ -1,0 +1,218 @@
+"""What the thesis claims of its tables and figures, judged by what was found.
+
+Rows are compared on identical tasks: a difference is paired, averaged over seeds, and has a 95% interval over tasks. It
+holds where the whole interval is on the claim's side, does not where it is on the other, and is not decided between.
+"""
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+
+import numpy as np
+
+from quickstudy.metrics import spread
+from quickstudy.reproduce.found import Found
+from quickstudy.reproduce.items import Verdict
+from quickstudy.reproduce.mtnet_reported import ALPHAS, LEVELS
+
+Judge = Callable[[Found], Verdict]
+
+SEED_SPREAD = 5
+"""Seeds below which a claim about what is learned, and not about tasks, stays undecided."""
+
+
+def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | None, str]:
+    """Whether one row's numbers are above another's, and the difference in words."""
+    gap = found.paired(smaller, larger, column)
+    pairs = zip(found.each_seed(larger, column), found.each_seed(smaller, column), strict=True)
+    signs = [one > two for one, two in pairs]
+    label = {row.name: row.label for row in found.item.rows}
+    said = f"{label[larger]} - {label[smaller]} = {gap.mean:.3f} ± {gap.interval:.3f} ({column}; "
+    said += f"above in {sum(signs)} of {len(signs)} seeds)"
+    if gap.finite < gap.tasks:
+        return None, f"{said}, {gap.tasks - gap.finite} tasks diverged"
+    return (True if gap.mean > gap.interval else False if gap.mean < -gap.interval else None), said
+
+
+def together(parts: Sequence[tuple[bool | None, str]]) -> Verdict:
+    """All must hold; one that does not settles it."""
+    holds = [one for one, _ in parts]
+    verdict = False if False in holds else None if None in holds else True
+    return Verdict(verdict, f"{'; '.join(said for _, said in parts)}.")
+
+
+def all_above(larger: Sequence[str], smaller: str, columns: Sequence[str]) -> Judge:
+    """Every one of some rows is above another, in every column."""
+    return lambda found: together([above(found, one, smaller, column) for column in columns for one in larger])
+
+
+def pairs_above(pairs: Sequence[tuple[str, str]], columns: Sequence[str]) -> Judge:
+    """The first of each pair is above the second, in every column."""
+    return lambda found: together([above(found, *pair, column) for column in columns for pair in pairs])
+
+
+def both(*judges: Judge) -> Judge:
+    """All of several judgements."""
+
+    def judged(found: Found) -> Verdict:
+        verdicts = [judge(found) for judge in judges]
+        return together([(one.holds, one.evidence.rstrip(".")) for one in verdicts])
+
+    return judged
+
+
+def not_below(name: str, other: str, column: str) -> Judge:
+    """One row is not below another by more than the interval."""
+
+    def judged(found: Found) -> Verdict:
+        below, said = above(found, other, name, column)
+        return Verdict(below is not True, f"{said}.")
+
+    return judged
+
+
+def falling(names: Sequence[str], column: str) -> Judge:
+    """Each row is above the next by more than the interval: what is not decided does not hold."""
+
+    def judged(found: Found) -> Verdict:
+        steps = zip(names, names[1:], strict=False)
+        verdict = together([above(found, one, two, column) for one, two in steps])
+        return Verdict(bool(verdict.holds), verdict.evidence)
+
+    return judged
+
+
+def levels(found: Found) -> Verdict:
+    """Each mean over seeds is at most .06 above the thesis's."""
+    parts = []
+    for name, level in LEVELS.items():
+        ours, seeds = found.value(name, "10-shot"), len(found.each_seed(name, "10-shot"))
+        few = found.value(name, "10-shot, 600 tasks")
+        said = f"{name} {ours:.3f} over {seeds} seeds ({few:.3f} on 600 tasks) against {level:.2f}"
+        parts.append((ours <= level + 0.06, said))
+    return together(parts)
+
+
+def below_zero_predictor(found: Found) -> Verdict:
+    """Every method is below always answering 0, in every column."""
+    names = [row.name for row in found.item.rows if not row.quoted and row.name != "zero"]
+    present = [name for name in names if (name, "10-shot") in found.readings]
+    level = found.value("zero", "10-shot")
+    worst = max(present, key=lambda name: found.value(name, "10-shot"))
+    held = all(found.value(name, "10-shot") < level for name in present)
+    return Verdict(
+        held,
+        f"Always 0 costs {level:.2f} (E[A^2]/2 = 4.25); the highest is {worst}, {found.value(worst, '10-shot'):.2f}.",
+    )
+
+
+def at(method: str, alpha: float) -> str:
+    """The name of table 6.2's row."""
+    return f"{method}-{alpha:g}"
+
+
+def ratios(found: Found, method: str, alphas: Sequence[float]) -> float:
+    """Largest over smallest error of a method; infinite where a training or every task diverged."""
+    values = [found.value(at(method, alpha), "10-shot") for alpha in alphas]
+    return max(values) / min(values) if all(map(isfinite, values)) else float("inf")
+
+
+def more_robust(found: Found) -> Verdict:
+    """Section 6.2: the error of T-net and MT-net changes less with alpha than MAML's."""
+    every = {method: ratios(found, method, ALPHAS) for method in ("maml", "tnet", "mtnet")}
+    said = ", ".join(f"{method} {ratio:.1f}" for method, ratio in every.items())
+    held = every["tnet"] < every["maml"] and every["mtnet"] < every["maml"]
+    return Verdict(held, f"Largest over smallest error for alpha from 1e-4 to 10: {said} (thesis: 242, 7.4, 8.5).")
+
+
+def robustness(found: Found) -> Verdict:
+    """MAML's ratio at least 3, T-net's at most 1.5, MT-net's at most 1.8, for alpha from 1e-4 to 1e-1."""
+    small = [alpha for alpha in ALPHAS if alpha < 1]
+    maml, tnet, mtnet = (ratios(found, method, small) for method in ("maml", "tnet", "mtnet"))
+    said = f"Largest over smallest error: MAML {maml:.2f}, T-net {tnet:.2f}, MT-net {mtnet:.2f}"
+    return Verdict(maml >= 3 and tnet <= 1.5 and mtnet <= 1.8, f"{said} (thesis: 3.58, 1.21, 1.47).")
+
+
+def failures(found: Found) -> Verdict:
+    """At alpha of 1 and more, MAML is above the zero predictor, T-net and MT-net at most a tenth above it."""
+    zero = found.value("zero", "10-shot")
+    parts = []
+    for alpha in (1.0, 10.0):
+        for method in ("maml", "tnet", "mtnet"):
+            value = found.value(at(method, alpha), "10-shot")
+            lost = sum(
+                one.more.get("tasks", 0) - one.more.get("finite", 0) for one in found.all(at(method, alpha), "10-shot")
+            )
+            blown = not isfinite(value) or lost > 0 or value > zero
+            held = blown if method == "maml" else isfinite(value) and not lost and value <= 1.1 * zero
+            stopped = found.stopped.get(at(method, alpha), {})
+            said = f"{method} at {alpha:g} {value:.2f}" + (f" ({lost} tasks diverged)" if lost else "")
+            parts.append(
+                (held, said + (f" (training stopped, seeds {', '.join(map(str, stopped))})" if stopped else ""))
+            )
+    verdict = together(parts)
+    return Verdict(verdict.holds, f"{verdict.evidence} Always 0 costs {zero:.2f}.")
+
+
+def still_learns(found: Found) -> Verdict:
+    """Table 6.2's row of alpha = 1: MT-net is at less than half of the zero predictor."""
+    zero, value = found.value("zero", "10-shot"), found.value(at("mtnet", 1.0), "10-shot")
+    seeds = ", ".join(f"{one:.2f}" for one in found.each_seed(at("mtnet", 1.0), "10-shot"))
+    return Verdict(
+        value < zero / 2, f"MT-net at alpha 1: {value:.2f} (by seed {seeds}); always 0 costs {zero:.2f}; thesis .61."
+    )
+
+
+def fraction_grows(column: str) -> Judge:
+    """The fraction of an order is above that of the order below, by more than the interval over seeds."""
+
+    def judged(found: Found) -> Verdict:
+        parts = []
+        for lower, higher in (("order-0", "order-1"), ("order-1", "order-2")):
+            one, two = (np.array(found.each_seed(name, column)) for name in (lower, higher))
+            gap = spread(two - one)
+            said = f"{higher} - {lower} = {gap.mean:+.3f} ± {gap.interval:.3f}"
+            grows = True if gap.mean > gap.interval else False if gap.mean < 0 else None
+            parts.append((grows if len(one) >= SEED_SPREAD else None, said))
+        means = ", ".join(f"{found.value(f'order-{n}', column):.3f}" for n in range(3))
+        verdict = together(parts)
+        seeds = len(found.each_seed("order-0", column))
+        few = "" if seeds >= SEED_SPREAD else f" Fewer than {SEED_SPREAD} seeds decide nothing."
+        return Verdict(verdict.holds, f"Orders 0, 1, 2: {means}, over {seeds} seeds; {verdict.evidence}{few}")
+
+    return judged
+
+
+def exact(names: Sequence[str], column: str, digits: int = 8) -> Judge:
+    """Errors are those of rounding."""
+
+    def judged(found: Found) -> Verdict:
+        worst = {name: max(found.each_seed(name, column)) for name in names}
+        said = ", ".join(f"{name} 10^{value:.1f}" for name, value in worst.items())
+        return Verdict(max(worst.values()) < -digits, f"Largest relative error: {said}.")
+
+    return judged
+
+
+def block(found: Found) -> Verdict:
+    """The sentence after eq. 4.5, on T diag(m) T'."""
+    share = found.first("proposition-2", "error").more["outside the block"]
+    said = (
+        f"On average {share:.0%} of its squared entries lie elsewhere: for a dense T it is dense, and of rank sum(m)."
+    )
+    return Verdict(share < 1e-12, said)
+
+
+def steepest(found: Found) -> Verdict:
+    """Proposition 2 by search instead of by formula."""
+    best = max(one.more["steeper by"] for one in found.all("proposition-2", "error"))
+    return Verdict(best < 1e-9, f"The best of 200 other directions in U for each cell: relative {best:.1e} steeper.")
+
+
+def ranks(found: Found) -> Verdict:
+    """Figure 3.3 (b), of trained cells."""
+    every = [one.more for one in found.all("mtnet", "outside the plane")]
+    over = sum(more["ranks above the rows that adapt"] for more in every)
+    equal, changes = (sum(more[key] for more in every) for key in ("ranks equal to them", "changes"))
+    share = max(found.each_seed("mtnet", "outside the plane"))
+    said = f"{over} of {changes} changes of a cell have a rank above the number of rows that adapt, {equal} exactly it"
+    return Verdict(over == 0 and share < -8, f"{said}; the share outside the span is at most 10^{share:.1f}.")
