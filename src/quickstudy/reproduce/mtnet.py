@@ -233,7 +233,7 @@ FIGURE_6_1 = Item(
             claims.fraction_grows("adapts, sigmoid(zeta)"),
         ),
         Claim(
-            "The same with the formula that section 6.3 prints, sigmoid(-zeta), which is the probability of not adapting.",
+            "The same with the formula that section 6.3 prints, sigmoid(-zeta): the probability of not adapting.",
             "section 6.3",
             claims.fraction_grows("as printed, sigmoid(-zeta)"),
         ),

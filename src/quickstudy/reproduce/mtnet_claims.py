@@ -16,6 +16,7 @@ from quickstudy.reproduce.mtnet_reported import ALPHAS, LEVELS
 
 Judge = Callable[[Found], Verdict]
 
+MANY = 6
 SEED_SPREAD = 5
 """Seeds below which a claim about what is learned, and not about tasks, stays undecided."""
 
@@ -34,10 +35,14 @@ def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | 
 
 
 def together(parts: Sequence[tuple[bool | None, str]]) -> Verdict:
-    """All must hold; one that does not settles it."""
+    """All must hold; one that does not settles it. Of many, those that hold are only counted."""
     holds = [one for one, _ in parts]
     verdict = False if False in holds else None if None in holds else True
-    return Verdict(verdict, f"{'; '.join(said for _, said in parts)}.")
+    if len(parts) <= MANY:
+        return Verdict(verdict, f"{'; '.join(said for _, said in parts)}.")
+    words = {False: "the other way", None: "not decided"}
+    others = [f"{words[one]}: {said}" for one, said in parts if one is not True]
+    return Verdict(verdict, f"{'; '.join([f'{holds.count(True)} of {len(parts)} hold', *others])}.")
 
 
 def all_above(larger: Sequence[str], smaller: str, columns: Sequence[str]) -> Judge:

@@ -29,7 +29,7 @@ def errors(found: Found) -> "matplotlib.figure.Figure":
             panel.plot(seeds, [place - 0.12] * len(seeds), "|", color=SHARED, ms=7)
             panel.errorbar(
                 found.value(row.name, column), place - 0.12, xerr=None if over is None else over.interval,
-                fmt="o", color=SHARED, ms=5, capsize=2, label="here (bars: seeds)" if not place else None,
+                fmt="o", color=SHARED, ms=5, capsize=2, label="here (short strokes: seeds)" if not place else None,
             )  # fmt: skip
             told = row.cells[column].reported[0]
             panel.errorbar(
@@ -39,7 +39,7 @@ def errors(found: Found) -> "matplotlib.figure.Figure":
         panel.set_yticks(range(len(rows)), [row.label for row in rows])
         panel.invert_yaxis()
         dress(panel, column, "squared error", "")
-    axes[0].legend(fontsize=8, frameon=False)
+    sheet.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return sheet
 
 
@@ -143,23 +143,25 @@ def _adaptation(found: Found, row: str, title: str) -> "matplotlib.figure.Figure
     sheet, axes = figure(10, 3.4, rows=1, columns=2 + len(chosen))
     limit = float(np.abs(held["weight"]).max()) or 1.0
     moved = float(np.abs(held["weight_change"][chosen]).max()) or 1.0
-    _heat(axes[0], held["weight"].T, limit, "PuOr", "W, shared start")
-    _heat(axes[1], held["metric"].T, float(np.abs(held["metric"]).max()), "PuOr", "T, shared, fixed")
+    _heat(axes[0], held["weight"].T, limit, "PuOr", "W, shared start", "input")
+    _heat(axes[1], held["metric"].T, float(np.abs(held["metric"]).max()), "PuOr", "T, shared, fixed", "row of W x")
+    axes[1].set_yticks(range(len(held["metric"])))
     for panel, task in zip(axes[2:], chosen, strict=True):
         mask = "".join(str(int(m)) for m in held["mask"][task])
-        _heat(panel, held["weight_change"][task].T, moved, "RdBu", f"task {task}: change of W\nmask {mask}")
+        _heat(panel, held["weight_change"][task].T, moved, "RdBu", f"task {task}: change of W\nmask {mask}", "input")
     sheet.suptitle(
         f"{title} (the cell of 3 outputs; changes in a scale of their own, ±{moved:.1g})", fontsize=10, color=INK
     )
     return sheet
 
 
-def _heat(panel: "matplotlib.axes.Axes", values: Array, limit: float, colours: str, title: str) -> None:
+def _heat(panel: "matplotlib.axes.Axes", values: Array, limit: float, colours: str, title: str, y: str) -> None:
     panel.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     panel.set_title(title, fontsize=9, color=INK)
     panel.set_xticks(range(values.shape[1]))
     panel.tick_params(labelsize=7.5, length=2, colors=INK)
-    panel.set_xlabel("row (output)", fontsize=8, color=INK)
+    panel.set_xlabel("output", fontsize=8, color=INK)
+    panel.set_ylabel(y, fontsize=8, color=INK)
 
 
 def _different(masks: Array) -> list[int]:
@@ -183,10 +185,11 @@ def subspace(found: Found) -> "matplotlib.figure.Figure":
         panel.scatter(*points.T, c=held["phase"][same], cmap="viridis", s=14, depthshade=False)
         panel.plot([0], [0], [0], "+", color=INK, ms=8)
         for j in range(columns.shape[1]):
-            end = columns[:, j] / np.linalg.norm(columns[:, j]) * reach
+            end = columns[:, j] / np.linalg.norm(columns[:, j]) * reach * 0.7
             panel.plot(*np.stack([np.zeros(3), end], axis=1), color=CHANGED, lw=1.6)
         if columns.shape[1] == 2:
             _plane(panel, columns, reach)
+        panel.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         words = {1: "a line", 2: "a plane", 3: "all of space"}[columns.shape[1]]
         label = "T-net" if row == "tnet" else f"MT-net, mask {''.join(str(int(m)) for m in mask)}"
         panel.set_title(f"{label}: changes span {words}\n{same.sum()} tasks, coloured by phase", fontsize=9, color=INK)
@@ -206,7 +209,7 @@ def _usual(masks: Array) -> Array:
 
 
 def _plane(panel: Any, columns: Array, reach: float) -> None:
-    basis = np.linalg.qr(columns)[0] * reach
+    basis = np.linalg.qr(columns)[0] * reach * 0.7
     s, t = np.meshgrid((-1, 1), (-1, 1))
     sheet = basis[:, 0, None, None] * s + basis[:, 1, None, None] * t
     panel.plot_surface(*sheet, alpha=0.18, color=SHARED)

@@ -12,7 +12,7 @@ from quickstudy.reproduce.mtnet_reported import LABELS, MINI, OMNIGLOT, reported
 
 RUN = ("maml", "meta_sgd", "tnet", "mtnet")
 META_SGD = "The thesis quotes this row; here it is trained as the others are, its step sizes from U[.005, .1]."
-STAND_IN = "mini_imagenet_tiny64: 14/6/5 of the classes, 100 photographs each, 64 pixels"
+STAND_IN = "mini_imagenet_tiny64"
 
 
 def _judged() -> dict[str, Any]:
@@ -130,7 +130,7 @@ OMNIGLOT_ITEM = Item(
     needs=("omniglot",),
     notes=(
         "One query a class in training and in the test, 600 test tasks, as the thesis's intervals imply; 3 inner steps "
-        "in the test for 5 ways, 5 for 20, one in training. MAML's code trains 20-way with 5 steps, the thesis's with 1.",
+        "in the test for 5 ways, 5 for 20, one in training. MAML's code trains 20-way with 5, the thesis's with 1.",
         "40 000 outer steps of 32 and 16 tasks take days on two cores: `full` is for a GPU.",
         "The released code drops one training class by mistake; all are used here.",
         "At `quick`, the outer step size is .004 instead of .001, and there are 3 queries a class in training: few "
@@ -207,8 +207,9 @@ MINI_ITEM = Item(
     ),
     needs=("mini_imagenet",),
     notes=(
-        "The photographs are Tiny ImageNet's, of 14, 6 and 5 of the classes of the published splits, enlarged from 64 "
-        "to 84 pixels: no number here is one of mini-ImageNet, and the thesis's stand beside for orientation only.",
+        "`mini_imagenet_tiny64` has Tiny ImageNet's photographs, 100 each of 14, 6 and 5 of the classes of the "
+        "published splits, enlarged from 64 to 84 pixels: no number here is one of mini-ImageNet, and the thesis's "
+        "stand beside for orientation only.",
         "5 inner steps at .01 in training and 10 in the test, 15 queries a class in training and 1 in the test, as in "
         "the released code. Rows that are not run are the thesis's quotations.",
         "The test split has 5 classes: every task has all of them.",

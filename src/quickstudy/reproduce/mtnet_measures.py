@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from quickstudy.engine import twice_differentiable
 from quickstudy.errors import InputError
@@ -96,7 +97,7 @@ def closed_form(one: Trained, *, tasks: int = 50, seed: int = 0) -> Reading:
 
 
 @measure
-def outside_plane(one: Trained, *, tasks: int = 50, cell: str = "", x: float = 1.0, seed: int = 0) -> Reading:
+def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 1.0, seed: int = 0) -> Reading:
     """The largest share of a task's change that lies outside the span of T's columns where m = 1, as log10.
 
     Over all cells and every input at once, as the change of A = T W and of T b. `more` counts ranks: that of a change
@@ -185,8 +186,8 @@ def movements(one: Trained, tasks: int, seed: int) -> list[Movement]:
     learner = setup.learner.double()
     if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
         raise InputError("The closed form is that of one gradient step: a T-net or an MT-net with inner_steps 1.")
-    drawn = next(iter(batches(setup.judged, "test", min(tasks, 50), seed)))
-    drawn = move(drawn, torch.float64)
+    listed = list(batches(setup.judged, "test", tasks, seed))
+    drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
     noise = learner.draw(drawn, 0)
     with settled(learner), twice_differentiable(), torch.no_grad():
         learner.engine.settle(learner, drawn.support.x)
