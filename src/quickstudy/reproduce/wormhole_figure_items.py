@@ -1,0 +1,315 @@
+"""The figures of Wormhole MAML as items: what is trained and read for each, and what it is to show."""
+
+from collections.abc import Mapping
+
+from quickstudy.reproduce import wormhole_claims as claims
+from quickstudy.reproduce import wormhole_figures as draw
+from quickstudy.reproduce.found import Found
+from quickstudy.reproduce.items import Cell, Claim, Item, Reported, Row, Scale, Verdict
+from quickstudy.reproduce.wormhole_rows import NEAR, threshold, wavelet
+
+HOW = ("plain", "surgery", "gain")
+SHOWN = {"left": "left", "opposite": "cosine"}
+
+
+def _conflict(name: str, label: str, steps: int, trained: str = "tanh", how: tuple[str, ...] = HOW) -> Row:
+    config = threshold(trained, 1, NEAR)
+    config["train"] |= {"steps": steps, "probes": []}
+    return Row(
+        name,
+        label,
+        {f"{word}, {way}": Cell("conflict", {"how": way, "of": of}) for of, word in SHOWN.items() for way in how},
+        config,
+        ("The paper's figure is a drawing; here gradients are measured on average-threshold, tau near 1/2, one step.",),
+        scales={"smoke": {"train.steps": min(steps, 2)}},
+    )
+
+
+def _opposite(found: Found) -> Verdict:
+    plain, gain = found.value("early", "cosine, plain"), found.value("early", "cosine, gain")
+    return Verdict(
+        plain < -0.5 and gain > 0.5,
+        f"At the same theta, early in training, two tasks of opposite sign have a mean cosine of {plain:.2f} without "
+        f"the gain and {gain:.2f} with it; at the start {found.value('start', 'cosine, plain'):.2f} and "
+        f"{found.value('start', 'cosine, gain'):.2f}.",
+    )
+
+
+def _surgery(found: Found) -> Verdict:
+    left = {how: found.value("early", f"left, {how}") for how in HOW}
+    return Verdict(
+        left["surgery"] < 0.2 and left["gain"] > 2 * left["surgery"],
+        "Of the gradients' lengths adding up leaves "
+        f"{left['plain']:.2f} without the gain, {left['surgery']:.2f} after surgery, {left['gain']:.2f} with the gain.",
+    )
+
+
+FIGURE_1 = Item(
+    "wormhole",
+    "figure-1",
+    "Figure 1: conflicting gradients, measured",
+    rows=(
+        _conflict("start", "At the start", 0),
+        _conflict("early", "After 50 steps with the gain", 50),
+        _conflict("end", "After 1500 steps with the gain", 1500),
+        _conflict("trap", "After 1500 steps of vanilla MAML", 1500, "vanilla", HOW[:2]),
+    ),
+    scales={
+        "smoke": Scale({}, {"tasks": 6}, cost="about 5 seconds"),
+        "quick": Scale({}, {"tasks": 40}, cost="about 1 minute"),
+        "full": Scale({}, {"tasks": 40}, seeds=3, cost="about 2 minutes"),
+    },
+    unit="left: length of the sum of the tasks' gradients over the sum of their lengths; "
+    "cosine: mean over pairs of tasks of opposite sign",
+    claims=(
+        Claim(
+            "Without the gain the gradients of opposite tasks are nearly opposite; with it they are aligned.",
+            "figure 1; sections 1 and 2", _opposite,
+        ),
+        Claim(
+            "Gradient surgery leaves almost nothing of nearly opposite gradients; the gain leaves much.",
+            "figure 1 a, b; section 1", _surgery,
+        ),
+    ),
+    figures={"figure-1": draw.conflicting_gradients},
+    notes=(
+        "All three are read at the same theta, on the same 40 training tasks: the meta-gradients as MAML (without C), "
+        "the same after PCGrad, and as Wormhole MAML.",
+    ),
+)  # fmt: skip
+
+TWO = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -0.5, "high": 0.5}
+
+
+def _two_parameters(name: str, label: str, method: str) -> Row:
+    config = wavelet(method, 1, 2, model=TWO, gain={"gain_lr": 5.0})
+    config["tasks"] |= {"translation": [0.0, 0.0], "grid": [-0.3, 0.7]}
+    config["train"] |= {"steps": 400, "meta_lr": 0.01}
+    more = {"reach": 1.2, "tasks": 200}
+    return Row(
+        name, label, {"outer loss": Cell("outer_map", more)}, config,
+        ("The paper's figure is a drawing; here it is wavelets on two points, of one translation and either sign.",),
+    )  # fmt: skip
+
+
+def _optima(found: Found) -> Verdict:
+    vanilla, wormhole = (found.first(row, "outer loss") for row in ("vanilla", "wormhole"))
+    own = found.first("vanilla", "outer loss").arrays["stars"]
+    size = float((own[0] ** 2).sum() ** 0.5)
+    return Verdict(
+        vanilla.more["size"] < 0.2 * size and wormhole.more["from a task's own"] < 0.5 * size,
+        f"The tasks' optima are {size:.2f} from 0. Vanilla's theta ends {vanilla.more['size']:.2f} from 0, Wormhole's "
+        f"{wormhole.more['size']:.2f}, {wormhole.more['from a task' + chr(39) + 's own']:.2f} from one of them; outer "
+        f"losses {vanilla.value:.3g} and {wormhole.value:.2g}.",
+    )
+
+
+FIGURE_2 = Item(
+    "wormhole",
+    "figure-2",
+    "Figure 2: the optima of vanilla and Wormhole MAML, as maps of the outer loss over two parameters",
+    rows=(
+        _two_parameters("vanilla", "MAML (vanilla)", "vanilla"),
+        _two_parameters("wormhole", "C = tanh(t)", "tanh"),
+    ),
+    scales={
+        "smoke": Scale({"train.steps": 2}, {"grid": 5, "tasks": 10}, cost="about 2 seconds"),
+        "quick": Scale({}, {"grid": 21}, cost="about 10 seconds"),
+        "full": Scale({}, {"grid": 61}, seeds=3, cost="about 2 minutes"),
+    },
+    unit="outer loss (squared error) where training ended",
+    larger_is_better=False,
+    digits=4,
+    claims=(
+        Claim(
+            "Vanilla's optimum lies between the tasks' optima; with the gain it is closer to one of them.",
+            "figure 2; section 2", _optima,
+        ),
+        claims.lower_by_value(
+            "With the gain the outer loss at the optimum is below vanilla's.", "section 2", "vanilla", "wormhole",
+            "outer loss",
+        ),
+    ),
+    figures={"figure-2": draw.optima},
+)  # fmt: skip
+
+
+def _curves_row(name: str, label: str) -> Row:
+    cells = {
+        "10 x cross-entropy": Cell("judged", {"of": "loss", "times": 10.0, "tasks": 2000}),
+        "|theta| at the end": Cell("weights", {"of": "norm", "pattern": ""}),
+    }
+    if name == "tanh":
+        cells |= {
+            "mean C": Cell("gains", {"of": "mean", "tasks": 2000}),
+            "mean |C|": Cell("gains", {"of": "size", "tasks": 2000}),
+            "C has the task's sign": Cell("gains", {"of": "agreed", "tasks": 2000}),
+        }
+    return Row(name, label, cells, threshold(name, 1, NEAR), ("tau is near 1/2; 1500 updates.",))
+
+
+def _shrinks(found: Found) -> Verdict:
+    ends = found.each_seed("vanilla", "|theta| at the end")
+    starts = [one.more["start"] for one in found.all("vanilla", "|theta| at the end")]
+    return Verdict(
+        all(end < 0.5 * start for end, start in zip(ends, starts, strict=True)),
+        f"|theta| at the start {claims.shares(starts)}, at the end {claims.shares(ends)} (by seed); with the gain "
+        f"{found.value('tanh', '|theta| at the end'):.3g}.",
+    )
+
+
+def _changes_sign(found: Found) -> Verdict:
+    agreed, size = found.value("tanh", "C has the task's sign"), found.value("tanh", "mean |C|")
+    return Verdict(
+        agreed > 0.95 and size > 0.9,
+        f"C has the task's sign in {100 * agreed:.1f}% of the tasks, mean |C| is {size:.2f}, mean C "
+        f"{found.value('tanh', 'mean C'):+.2f}.",
+    )
+
+
+FIGURE_3 = Item(
+    "wormhole",
+    "figure-3",
+    "Figure 3: parameters, gains and losses in training, average-threshold, one step",
+    rows=(_curves_row("vanilla", "MAML (vanilla)"), _curves_row("tanh", "C = tanh(t)")),
+    scales={
+        "smoke": Scale({"train.steps": 4, "train.probe_every": 1}, {"tasks": 20}, cost="about 2 seconds"),
+        "quick": Scale({}, {"tasks": 600}, cost="about 30 seconds"),
+        "full": Scale(seeds=3, cost="about 1 minute"),
+    },
+    unit="as named",
+    claims=(
+        Claim("Without the gain theta shrinks toward 0.", "figure 3 a; section 4.1", _shrinks),
+        Claim("The gain acts as a sign changer.", "figure 3 b; section 4.1", _changes_sign),
+        claims.below(
+            "The gain leads to lower convergence.", "section 4.1", {"1 step": ("vanilla", "tanh")}, "10 x cross-entropy"
+        ),
+    ),
+    figures={"figure-3": draw.curves},
+)
+
+FIGURE_4 = Item(
+    "wormhole",
+    "figure-4",
+    "Figure 4: Mexican-hat wavelets",
+    rows=(
+        Row(
+            "wavelets",
+            "psi(t) = 2 / (sqrt 3 pi^(1/4)) (1 - t^2) exp(-t^2 / 2)",
+            {
+                "largest": Cell("wavelets", {"of": "largest"}, (Reported(0.8, source="section 4.2: [-.4, .8]"),)),
+                "smallest": Cell("wavelets", {"of": "smallest"}, (Reported(-0.4, source="section 4.2: [-.4, .8]"),)),
+            },
+            departs=("Grid (-5, 5) and translations (-2, 2) are not said.",),
+        ),
+    ),
+    scales={name: Scale(cost="about 1 second") for name in ("smoke", "quick", "full")},
+    unit="of the wavelet",
+    claims=(
+        Claim(
+            "The wavelets range in [-.4, .8] (to .1).",
+            "section 4.2",
+            lambda found: Verdict(
+                abs(found.value("wavelets", "largest") - 0.8) < 0.1
+                and abs(found.value("wavelets", "smallest") + 0.4) < 0.1,
+                f"[{found.value('wavelets', 'smallest'):.3f}, {found.value('wavelets', 'largest'):.3f}] with unit "
+                "square integral.",
+            ),
+        ),
+    ),
+    figures={"figure-4": draw.mexican_hats},
+)
+
+WIDE_START = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -2.0, "high": 3.0}
+TORCHS_START = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -0.1414, "high": 0.1414}
+
+LONG = {"gain_steps": 10}
+
+
+def _start_row(start: str, name: str, label: str, gain: Mapping[str, float]) -> Row:
+    model = WIDE_START if start == "paper" else TORCHS_START
+    config = wavelet("vanilla" if name == "vanilla" else "tanh", 2, model=model, gain=gain)
+    config["train"] |= {"log_every": 10}
+    departs = [] if start == "paper" else ["w is started at U[-.14, .14], torch's own start for 50 inputs."]
+    if name == "slow":
+        departs.append("The rate of t is .01 instead of 1.")
+    return Row(
+        f"{start}-{name}",
+        f"{label}, {draw.STARTS[start]}",
+        {
+            "L1": Cell("judged", {"tasks": 2000}),
+            "largest |w|": Cell("weights"),
+            "tasks with C < 0, %": Cell("gains", {"times": 100.0, "tasks": 600}) if name != "vanilla" else Cell(),
+        },
+        config,
+        tuple(departs),
+        scales={"smoke": {"train.log_every": 1}},
+    )
+
+
+def _around_zero(found: Found) -> Verdict:
+    vanilla, tanh = (found.value(f"default-{name}", "largest |w|") for name in ("vanilla", "tanh"))
+    return Verdict(
+        vanilla < 0.15 and tanh > 0.35, f"The largest |w| is {vanilla:.2f} without C and {tanh:.2f} with it, at n = 50."
+    )
+
+
+def _around_zero_paper(found: Found) -> Verdict:
+    vanilla, tanh = (found.value(f"paper-{name}", "largest |w|") for name in ("vanilla", "tanh"))
+    return Verdict(
+        vanilla < 0.15, f"Started at U[-2, 3], the largest |w| is {vanilla:.2f} without C, {tanh:.2f} with it."
+    )
+
+
+FIGURE_5 = Item(
+    "wormhole",
+    "figure-5",
+    "Figure 5: the meta-w and the absolute error, with and without C, from two starts",
+    rows=(
+        _start_row("default", "vanilla", "MAML (vanilla)", {}),
+        _start_row("default", "tanh", "C = tanh(t)", LONG),
+        _start_row("paper", "vanilla", "MAML (vanilla)", {}),
+        _start_row("paper", "tanh", "C = tanh(t)", LONG),
+        _start_row("paper", "slow", "C = tanh(t), gamma .01", LONG | {"gain_lr": 0.01}),
+    ),
+    scales={
+        "smoke": Scale({"train.steps": 4}, {"tasks": 20}, cost="about 3 seconds"),
+        "quick": Scale({}, {"tasks": 600}, cost="about 1 minute"),
+        "full": Scale(seeds=3, cost="about 2 minutes"),
+    },
+    unit="L1 on queries; |w|",
+    larger_is_better=False,
+    digits=3,
+    claims=(
+        Claim(
+            "Without C the meta-w centers around 0, with it w learns the bump; torch's own start.",
+            "section 4.2, text", _around_zero,
+        ),
+        Claim(
+            "Without C the meta-w centers toward 0 at iteration 1500; the paper's start.",
+            "figure 5 a",
+            _around_zero_paper
+        ),
+        claims.lower_by(
+            "C leads to a significant drop (10% or more) in the L1 error; torch's own start.", "figure 5 b; section "
+            "4.2",
+            {"2 steps": ("default-vanilla", "default-tanh")}, "L1", 0.1,
+        ),
+        claims.lower_by(
+            "C leads to a significant drop (10% or more) in the L1 error; the paper's start.", "figure 5 b; section "
+            "4.2",
+            {"2 steps": ("paper-vanilla", "paper-tanh")}, "L1", 0.1,
+        ),
+        claims.lower_by(
+            "The same with a hundredth of the rate of t.", "not in the paper",
+            {"2 steps": ("paper-vanilla", "paper-slow")}, "L1", 0.1,
+        ),
+    ),
+    figures={"figure-5": draw.meta_wavelets},
+    notes=(
+        "Two steps on w, ten on t, n = 50, Adam at .001, as far as the paper says; with Adam no number of w moves more "
+        "than about 1.5 in 1500 steps of .001.",
+    ),
+)  # fmt: skip
+
+FIGURE_ITEMS: tuple[Item, ...] = (FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_4, FIGURE_5)
