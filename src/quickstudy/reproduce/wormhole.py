@@ -6,6 +6,7 @@ The paper gives 21 numbers without seeds or intervals. What it leaves open, and 
 from collections.abc import Mapping
 from typing import Any
 
+import quickstudy.reproduce.wormhole_measures  # noqa: F401  # measures are entered by being imported
 from quickstudy.reproduce import wormhole_claims as claims
 from quickstudy.reproduce.items import Cell, Item, Reported, Row, Scale
 from quickstudy.reproduce.wormhole_figure_items import FIGURE_ITEMS

@@ -110,13 +110,22 @@ def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0,
         sweep: What is off, of `SWEEPS`.
         off: By how many standard deviations of the average.
         tasks: How many batches.
+
+    `more` has the median of c, the share of batches where it is infinite, the median of its relative distance from the
+    exact c* where that is finite, and the share of label 1.
     """
     c = _condition(one, sweep, off, tasks)
     right = (c[way] > 0).astype(np.float64)
     over = spread(right)
-    finite = c[way][np.isfinite(c[way])]
-    more: dict[str, Any] = {"median": float(np.median(c[way])), "infinite": 1 - len(finite) / len(right)}
-    return Reading(over.mean, over.interval, right, f"{sweep} {off:g}", more | {"label 1": float(c["share"].mean())})
+    finite = np.isfinite(c["exact"])
+    apart = np.abs(c[way] - c["exact"])[finite] / np.abs(c["exact"][finite])
+    more: dict[str, Any] = {
+        "median": float(np.median(c[way])),
+        "infinite": 1 - float(np.isfinite(c[way]).mean()),
+        "from exact": float(np.median(apart)) if len(apart) else float("nan"),
+        "label 1": float(c["share"].mean()),
+    }
+    return Reading(over.mean, over.interval, right, f"{sweep} {off:g}", more)
 
 
 @measure

@@ -45,15 +45,14 @@ def _balance(found: Found) -> Verdict:
 
 
 def _printed(found: Found) -> Verdict:
-    signs = {way: [found.value(name, NAMES[way]) for name in CONDITIONS] for way in ("exact", "printed", "corrected")}
-    apart = {
-        way: max(abs(a - b) for a, b in zip(signs[way], signs["exact"], strict=True))
+    away = {
+        way: [found.first(name, NAMES[way]).more["from exact"] for name in CONDITIONS]
         for way in ("printed", "corrected")
     }
     return Verdict(
-        apart["printed"] < 0.05,
-        f"Over the {len(CONDITIONS)} conditions the share of right signs differs from the exact c*'s by up to "
-        f"{apart['printed']:.2f} for eq. 13 as printed and {apart['corrected']:.2f} as corrected.",
+        max(away["printed"]) < 0.2,
+        "Relative distance from the exact c* where that is finite, median over batches, in the table's order of "
+        f"conditions: {claims.shares(away['printed'])} as printed; {claims.shares(away['corrected'])} as corrected.",
     )
 
 
