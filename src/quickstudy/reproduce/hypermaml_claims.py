@@ -1,0 +1,209 @@
+"""What HyperMAML's paper says of its tables and figures, judged from what was found."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from quickstudy.reproduce.found import Found, Missing
+from quickstudy.reproduce.items import Claim, Verdict
+
+Judge = Callable[[Found], Verdict]
+
+
+def gap(found: Found, first: str, second: str, column: str) -> tuple[int, str]:
+    """Whether the second is above the first (1), below (-1) or neither (0) on identical tasks, and by how much."""
+    over = found.paired(first, second, column)
+    sign = 0 if abs(over.mean) <= over.interval else int(np.sign(over.mean))
+    return sign, f"{over.mean:+.2f} ± {over.interval:.2f}"
+
+
+def above(first: str, second: str, column: str, meaning: str) -> Judge:
+    """That the second is above the first, beyond the interval of the paired difference."""
+
+    def judged(found: Found) -> Verdict:
+        sign, said = gap(found, first, second, column)
+        return Verdict(sign > 0, f"{meaning}: {said} points, paired on the same tasks.")
+
+    return judged
+
+
+def _over_columns(found: Found, pairs: Sequence[tuple[str, str, str]]) -> tuple[list[int], str]:
+    """Signs of the differences that could be taken, and all of them in words."""
+    signs, said = [], []
+    for first, second, column in pairs:
+        try:
+            sign, words = gap(found, first, second, column)
+        except Missing:
+            continue
+        signs.append(sign)
+        said.append(f"{column} {words}")
+    if not signs:
+        raise Missing("Neither column has both methods.")
+    return signs, "; ".join(said)
+
+
+def mostly_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
+    """That the second is above the first in more than half of the columns."""
+
+    def judged(found: Found) -> Verdict:
+        signs, said = _over_columns(found, pairs)
+        return Verdict(2 * sum(sign > 0 for sign in signs) > len(signs), f"Paired differences in points: {said}.")
+
+    return judged
+
+
+def never_below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
+    """That the second is below the first in no column."""
+
+    def judged(found: Found) -> Verdict:
+        signs, said = _over_columns(found, pairs)
+        return Verdict(min(signs) >= 0, f"Paired differences in points: {said}.")
+
+    return judged
+
+
+def below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
+    """That the second is below the first in every column."""
+
+    def judged(found: Found) -> Verdict:
+        signs, said = _over_columns(found, pairs)
+        return Verdict(max(signs) < 0, f"Paired differences in points: {said}.")
+
+    return judged
+
+
+def norm_ratio(least: float, printed: tuple[float, float]) -> Judge:
+    """That HyperMAML's update is so many times MAML's, weight and bias."""
+
+    def judged(found: Found) -> Verdict:
+        ratios = [found.value("hypermaml", of) / found.value("maml", of) for of in ("weight", "bias")]
+        return Verdict(
+            min(ratios) > least,
+            f"HyperMAML's update over MAML's: weight {ratios[0]:.1f} (the paper's numbers: {printed[0]:.1f}), bias "
+            f"{ratios[1]:.1f} ({printed[1]:.1f}).",
+        )
+
+    return judged
+
+
+def linear_time(prefix: str, steps: Sequence[int], column: str) -> Judge:
+    """That a straight line of time over steps leaves less than 2% of the variance."""
+
+    def judged(found: Found) -> Verdict:
+        times = np.array([found.value(f"{prefix}-{k}", column) for k in steps])
+        slope, start = np.polyfit(steps, times, 1)
+        rest = 1 - np.var(times - slope * np.array(steps) - start) / np.var(times)
+        return Verdict(
+            bool(slope > 0 and rest > 0.98),
+            f"{start:.2f} + {slope:.3f} k seconds for k steps; the line explains {100 * rest:.1f}% of the variance.",
+        )
+
+    return judged
+
+
+def two_steps(prefix: str, steps: Sequence[int], column: str, own: str, printed: tuple[float, float, float]) -> Judge:
+    """That HyperMAML takes at most about the time of two MAML steps: 15% more, as the paper's own numbers do."""
+
+    def judged(found: Found) -> Verdict:
+        times = [found.value(f"{prefix}-{k}", column) for k in steps]
+        here, two = found.value(own, column), found.value(f"{prefix}-2", column)
+        equal = float(np.interp(here, times, steps))
+        zero, second, theirs = printed
+        return Verdict(
+            here <= 1.15 * two,
+            f"HyperMAML {here:.2f} s, MAML with two steps {two:.2f} s, without any {times[0]:.2f} s: {here / two:.2f} "
+            f"times two steps (paper {theirs / second:.2f}), {here / times[0]:.2f} times none (paper "
+            f"{theirs / zero:.2f}), the time of MAML with {equal:.1f} steps.",
+        )
+
+    return judged
+
+
+def one_pass(own: str, column: str, most: float = 1.5) -> Judge:
+    """That emitting costs about one forward pass over the support set."""
+
+    def judged(found: Found) -> Verdict:
+        passes = found.value(own, column)
+        return Verdict(passes <= most, f"Adapting costs {passes:.2f} forward passes over the support set (median).")
+
+    return judged
+
+
+def never_matched(prefix: str, steps: Sequence[int], column: str, own: str) -> Judge:
+    """That HyperMAML is above MAML whatever the number of its steps."""
+
+    def judged(found: Found) -> Verdict:
+        every = {k: gap(found, f"{prefix}-{k}", own, column) for k in steps}
+        misses = [k for k, (sign, _) in every.items() if sign <= 0]
+        best = max(steps, key=lambda k: found.value(f"{prefix}-{k}", column))
+        said = f"HyperMAML minus MAML at its best, {best} steps: {every[best][1]} points."
+        missed = f" Not above MAML with {', '.join(map(str, misses))} steps." if misses else ""
+        return Verdict(not misses, said + missed)
+
+    return judged
+
+
+def both_help(rates: str, plain: str, enhanced: str, switched: str, both: str) -> tuple[Claim, ...]:
+    """Table 5's claims for one choice of outer rates."""
+    single = [("enhancement alone", plain, enhanced), ("switch alone", plain, switched)]
+    last = [("both over enhancement", enhanced, both), ("both over switch", switched, both)]
+
+    def judge(of: Sequence[tuple[str, str, str]]) -> Judge:
+        def judged(found: Found) -> Verdict:
+            every = [(name, *gap(found, first, second, "accuracy")) for name, first, second in of]
+            said = "; ".join(f"{name} {words}" for name, _, words in every)
+            return Verdict(all(sign > 0 for _, sign, _ in every), f"Paired differences in points: {said}.")
+
+        return judged
+
+    return (
+        Claim(f"With {rates}, each mechanism alone improves HyperMAML.", "appendix B", judge(single)),
+        Claim(f"With {rates}, both together are best.", "appendix B", judge(last)),
+    )
+
+
+def rate_explains(plain: str, same: str, switched: str) -> Judge:
+    """How much of the switch's advantage in table 5 the outer rate alone brings."""
+
+    def judged(found: Found) -> Verdict:
+        total, by_rate = found.paired(plain, switched, "accuracy"), found.paired(plain, same, "accuracy")
+        rest, said = gap(found, same, switched, "accuracy")
+        return Verdict(
+            rest > 0,
+            f"Switch at the paper's two rates: {total.mean:+.2f} ± {total.interval:.2f} points; the larger rate "
+            f"without the switch: {by_rate.mean:+.2f} ± {by_rate.interval:.2f}; the switch at equal rates: {said}.",
+        )
+
+    return judged
+
+
+def same(first: str, second: str, column: str, meaning: str) -> Judge:
+    """That two rows cannot be told apart."""
+
+    def judged(found: Found) -> Verdict:
+        sign, said = gap(found, first, second, column)
+        return Verdict(sign == 0, f"{meaning}: {said} points, paired on the same tasks.")
+
+    return judged
+
+
+def solves(row: str, column: str, least: float) -> Judge:
+    """That the mean over seeds reaches a percentage."""
+
+    def judged(found: Found) -> Verdict:
+        value = found.value(row, column)
+        each = ", ".join(f"{one:.1f}" for one in found.each_seed(row, column))
+        return Verdict(value >= least, f"{value:.1f}% (seeds: {each}), asked for {least:g}% or more.")
+
+    return judged
+
+
+def fails(row: str, column: str, most: float) -> Judge:
+    """That the mean over seeds stays under a percentage."""
+
+    def judged(found: Found) -> Verdict:
+        value = found.value(row, column)
+        each = ", ".join(f"{one:.1f}" for one in found.each_seed(row, column))
+        return Verdict(value < most, f"{value:.1f}% (seeds: {each}); a failure is under {most:g}%.")
+
+    return judged
