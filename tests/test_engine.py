@@ -5,17 +5,20 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cases import METHODS, NETS, Method, Net, learner, tasks
-from quickstudy import Engine, InputError, maml
-from quickstudy.engine import channels_last
+from cases import METHODS, NETS, WAYS, Method, Net, learner, tasks
+from quickstudy import Constant, Descend, Engine, InputError, RuleLearner, maml
+from quickstudy.criteria import cross_entropy
+from quickstudy.engine import LoopFallback, channels_last
 from quickstudy.means import CompileRefused, by_tape
 from quickstudy.memory import peak
+from quickstudy.types import pick
 from test_laws import CLOSE, filled
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -34,6 +37,53 @@ def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
     plain = gradients(model, batch, Engine("loop"))
     torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
     assert model.engine.backend == "loop"
+
+
+class _Scaled(torch.autograd.Function):
+    """A user's function as most are written: `torch.func` refuses it."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale = ctx.saved_tensors
+        return grad * scale, (grad * x).sum(0)
+
+
+class _Scaling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4) + 0.5)
+        self.fc = nn.Linear(4, WAYS)
+
+    def forward(self, x):
+        return self.fc(_Scaled.apply(x, self.scale)).tanh()
+
+
+class _Multiplying(_Scaling):
+    def forward(self, x):
+        return self.fc(x * self.scale).tanh()
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"room": 10**9}], ids=str)
+def test_a_users_autograd_function_is_the_operators_it_stands_for(options):
+    """Also of features, and of what does not adapt; before any batch has shown that `vmap` refuses it, too."""
+    found = []
+    for head in (_Multiplying(), _Scaling()):
+        torch.manual_seed(0)
+        for p in head.parameters():
+            nn.init.uniform_(p, 0.5, 1.0)
+        body, batch = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), tasks(NETS[0])
+        model = RuleLearner(head, Descend(Constant(0.3), 2), cross_entropy, body=body, adapts="fc.*")
+        adapted = model.adapt(pick(batch.support, 0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LoopFallback)
+            found.append([adapted(batch.query.x[0]), *gradients(model, batch, Engine(**options))])
+    assert model.engine.backend == "loop"
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
 
 
 def test_replayed_steps_take_no_memory_of_their_own():

@@ -20,6 +20,7 @@ from quickstudy.devices import sized
 from quickstudy.errors import InputError
 from quickstudy.means import Compiler, CompileRefused, by_tape, detached, replayed, with_gradient
 from quickstudy.memory import Need, measured, out_of_memory
+from quickstudy.norms import alone
 from quickstudy.objective import Means, as_it_is
 from quickstudy.precision import KINDS, gradient, rounding
 from quickstudy.types import Outcome, pick, stack
@@ -123,8 +124,11 @@ class Engine:
 
     @property
     def means(self) -> Means:
-        """How one task's gradients and steps are computed; `torch.func`'s way wherever `vmap` looks."""
-        if self.backend != "loop":
+        """How one task's gradients and steps are computed: `torch.func`'s way wherever `vmap` looks.
+
+        Elsewhere by the tape, also where `vmap` has refused: `torch.func` may be what refuses.
+        """
+        if not alone():
             return Means()
         means = Means(gradient=by_tape, images=channels_last if self._pixelwise else as_it_is)
         return replace(means, step=replayed) if self.recompute else means

@@ -40,8 +40,8 @@ def _affine(module: Any, x: Tensor, channels: bool) -> Tensor:
     return x
 
 
-def _alone() -> bool:
-    """Whether no transform of `torch.func` is at work: the affine kernel is right then, and reads its input once."""
+def alone() -> bool:
+    """Whether no transform of `torch.func` is at work."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
 
@@ -49,7 +49,7 @@ class SafeBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm by the statistics of the batch it is given; running statistics are neither read nor written."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if _alone():
+        if alone():  # the affine kernel is right then, and reads its input once
             return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
         return _affine(self, normal, channels=True)
