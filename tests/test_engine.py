@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cases import METHODS, NETS, WAYS, Method, Net, learner, tasks
-from quickstudy import Constant, Descend, Engine, InputError, RuleLearner, maml
+from quickstudy import Chain, Constant, Descend, Engine, InputError, Rescale, RuleLearner, Scalar, maml
 from quickstudy.criteria import cross_entropy
 from quickstudy.engine import LoopFallback, channels_last
 from quickstudy.means import CompileRefused, by_tape
@@ -37,6 +37,16 @@ def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
     plain = gradients(model, batch, Engine("loop"))
     torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
     assert model.engine.backend == "loop"
+
+
+def test_a_replayed_step_stops_at_what_it_reads():
+    """phi is made from the features and from what does not adapt; the gain's steps read all three."""
+    head = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, WAYS))
+    body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+    rule = Chain([Descend(Constant(0.3), 2), Rescale(Descend(Constant(0.5), 2), Scalar(), ["2.weight"])])
+    model, batch = RuleLearner(head, rule, cross_entropy, body=body, adapts="2.*"), tasks(NETS[0])
+    plain = gradients(model, batch, Engine("loop"))
+    torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
 
 
 class _Scaled(torch.autograd.Function):
@@ -84,6 +94,14 @@ def test_a_users_autograd_function_is_the_operators_it_stands_for(options):
             found.append([adapted(batch.query.x[0]), *gradients(model, batch, Engine(**options))])
     assert model.engine.backend == "loop"
     torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def test_replayed_steps_refuse_a_second_derivative_of_the_outer_loss():
+    model = maml(nn.Linear(4, WAYS))
+    model.engine = Engine("loop", recompute=True)
+    loss = model(tasks(NETS[0])).loss.sum()
+    with pytest.raises(InputError, match="without `recompute`"):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
 
 
 def test_replayed_steps_take_no_memory_of_their_own():

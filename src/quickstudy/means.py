@@ -5,6 +5,8 @@ Everything here takes a pure function and gives one with the same results up to 
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.func import functional_call, grad_and_value
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
+from quickstudy.errors import InputError
 from quickstudy.params import slots
 from quickstudy.types import Outcome, Params
 
@@ -62,24 +65,52 @@ class _Captured(TorchFunctionMode):
         return result
 
 
+class _Instead(TorchFunctionMode):
+    """Has a function read other tensors in the place of some that it reaches through closures and modules."""
+
+    def __init__(self, instead: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._instead = instead
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map(lambda leaf: self._instead.get(id(leaf), leaf), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
 class _Replay(torch.autograd.Function):
     """A step as one node of the tape: of all that it computes, only its inputs stay until the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, again: Again, done: list[Tensor], size: int, *inputs: Tensor) -> Any:
-        """`done` is what `again` returned for the first `size` inputs; the others are what it reads besides."""
-        ctx.again, ctx.size = again, size
+    def forward(ctx: Any, again: Again, done: list[Tensor], starts: int, points: int, *inputs: Tensor) -> Any:
+        """`done` is what `again` returned for the first inputs.
+
+        Of the inputs, `starts` are what the step is given, up to `points` those that were computed from others, and
+        the rest leaves of the tape.
+        """
+        ctx.again, ctx.starts, ctx.points = again, starts, points
         ctx.save_for_backward(*inputs)
         return tuple(t.detach() for t in done)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "Steps that are recomputed have no derivatives beyond the meta-gradient (create_graph=True). Use an "
+                "engine without `recompute`."
+            )
         inputs = ctx.saved_tensors
-        starts = [t.detach().requires_grad_() for t in inputs[: ctx.size]]
+        # Points of their own on the tape: one may have been computed from another (a phi from the features), and its
+        # gradient must not run on into that.
+        points = [t.detach().requires_grad_() for t in inputs[: ctx.points]]
+        read = inputs[ctx.starts :]
         with torch.enable_grad():
-            outputs = ctx.again(starts)
-            found = torch.autograd.grad(outputs, [*starts, *inputs[ctx.size :]], grads, allow_unused=True)
-        return None, None, None, *found
+            outputs = ctx.again(points)
+            found = torch.autograd.grad(outputs, [*points, *read], grads, allow_unused=True)
+        # At `read`: leaves, and what a user's autograd function has read, which no mode sees.
+        pairs = zip_longest(found[: ctx.points], [*[None] * ctx.starts, *found[ctx.points :]])
+        return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
 
 
 def replayed(step: F) -> F:
@@ -98,9 +129,11 @@ def replayed(step: F) -> F:
         def ran(starts: Sequence[Tensor]) -> list[Tensor]:
             return list(step(dict(zip(params, starts, strict=True)), *rest).values())
 
-        def again(starts: Sequence[Tensor]) -> list[Tensor]:
-            with torch.random.fork_rng(devices):  # dropout falls as it did
-                torch.set_rng_state(dice[0])
+        def again(points: Sequence[Tensor]) -> list[Tensor]:
+            starts, others = points[: len(params)], points[len(params) :]
+            instead = {id(t): other for t, other in zip(computed, others, strict=True)}
+            with torch.random.fork_rng(devices), _Instead(instead) if instead else nullcontext():
+                torch.set_rng_state(dice[0])  # dropout falls as it did
                 for device, state in zip(devices, dice[1], strict=True):
                     torch.cuda.set_rng_state(state, device)
                 return ran(starts)
@@ -108,7 +141,10 @@ def replayed(step: F) -> F:
         starts = [p.detach().requires_grad_() for p in params.values()]
         with _Captured(starts) as captured:
             done = ran(starts)
-        ended = _Replay.apply(again, done, len(params), *params.values(), *captured.found.values())  # type: ignore[no-untyped-call]
+        computed = [t for t in captured.found.values() if not t.is_leaf]
+        leaves = [t for t in captured.found.values() if t.is_leaf]
+        points = len(params) + len(computed)
+        ended = _Replay.apply(again, done, len(params), points, *params.values(), *computed, *leaves)  # type: ignore[no-untyped-call]
         return dict(zip(params, ended, strict=True))
 
     return cast(F, run)
