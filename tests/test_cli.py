@@ -43,6 +43,7 @@ def run(cli, place):
         (["train", "sine.yaml", "--quite"], "`--quite` is no option of `quickstudy train`.* Did you mean `--quiet`"),
         (["train", "sine.yaml", "--steps", "5"], "Did you mean `train.steps`"),
         (["train", "sine.yaml", "--train.steps"], "--train.steps has no value"),
+        (["train", "sine.yaml", "--search.method.inner_lr", "1..2"], "no setting. `quickstudy sweep` takes it"),
         (["train", "sine.yaml", "--train.step", "5"], "`train.step` is no setting. Did you mean `steps`"),
         (["train", "sine.yaml", "sine-maml"], "takes one config; given: sine.yaml sine-maml"),
         (["demo", "digits"], "takes nothing more; given: digits"),

@@ -40,6 +40,7 @@ def parsed(*overrides, **changes):
     ("overrides", "words"),
     [
         (["--stepz", "5"], "`stepz` is no setting. Did you mean `train.steps`"),
+        (["--search.method.inner_lr", "1..2"], "`search` is no setting. `quickstudy sweep` takes it"),
         (["--train.stepz", "5"], "`train.stepz` is no setting. Did you mean `steps`"),
         (["--evaluate.taks", "5"], "`evaluate.taks` is no setting. Did you mean `tasks`"),
         (["--tasks.shot", "5"], "`tasks.shot` is no option of 'sine'. Did you mean `shots`"),

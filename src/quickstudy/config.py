@@ -336,6 +336,8 @@ def explain(error: ValidationError, place: str = "") -> str:
 
 def near(key: str, known: Sequence[str]) -> str:
     """The nearest of the known settings, or where a setting of that name is to be found: `--steps` is `train.steps`."""
+    if key.lstrip("-").partition(".")[0] == "search":
+        return "`quickstudy sweep` takes it, with the same configuration; to train once, leave it out."
     homes = {n: f"{part}.{n}" for part, sub in (("evaluate", Evaluate), ("train", Train)) for n in sub.model_fields}
     close = get_close_matches(key.lstrip("-").replace("-", "_"), homes, n=1, cutoff=0.8)
     if close and homes[close[0]].partition(".")[2] not in known:
