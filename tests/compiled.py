@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from cases import METHODS, NETS, learner, tasks
-from quickstudy import Engine, maml
+from quickstudy import Engine, Mix, maml
+from quickstudy.baselines.mamlpp import MultiStep
 
 
 class Printing(nn.Module):
@@ -27,7 +28,7 @@ class Printing(nn.Module):
 
 
 def errors(model, batch):
-    """Compiled against the loop: the relative error, and whether it was compiled at all."""
+    """Compiled against the loop: the relative error, whether it was compiled at all, and why not."""
     found = []
     for engine in (Engine("loop"), Engine("vmap", compile=True)):
         model.engine = engine
@@ -37,7 +38,9 @@ def errors(model, batch):
         found.append(torch.cat([part.flatten() for part in (outcome.loss, outcome.output, *filled)]))
     loop, compiled = found
     refused = not model.engine.compile or model.engine._compiler.refused
-    return {"error": float((compiled - loop).norm() / loop.norm()), "refused": refused}
+    chosen = any(isinstance(part, Mix | MultiStep) for part in model.modules())  # branches of weight 0 are not run
+    error = float((compiled - loop).norm() / loop.norm())
+    return {"error": error, "refused": refused, "chosen": chosen, "backend": model.engine.backend}
 
 
 def main() -> None:

@@ -199,17 +199,23 @@ class Engine:
         weight: float,
     ) -> tuple[Outcome, Sequence[Tensor | None]]:
         """`meta_gradient` of tasks that are run at once."""
-        if self.compile and self.backend == "vmap":
-            share = next(iter(params.values())).new_tensor(weight)
-            names = tuple(params)
-            whole = partial(with_gradient, owner, one, names)
-            with twice_differentiable(), torch.no_grad():
-                outcome, found = self._compiler.run((one, names), whole, share, detached(params), *args)
-            return outcome, list(found.values())
-        outcome = self.each(one, *args)
-        with twice_differentiable():  # steps may be replayed
-            grads = gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
-        return tree_map(torch.detach, outcome), grads  # with its graph it would hold all steps while others are run
+
+        def plain() -> tuple[Outcome, Sequence[Tensor | None]]:
+            outcome = self.each(one, *args)
+            with twice_differentiable():  # steps may be replayed
+                grads = gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
+            outcome = tree_map(torch.detach, outcome)  # with its graph it would hold all steps while others are run
+            return outcome, grads
+
+        if not self.compile or self.backend != "vmap":
+            return plain()
+        share = next(iter(params.values())).new_tensor(weight)
+        names = tuple(params)
+        whole = partial(with_gradient, owner, one, names)
+        with twice_differentiable():
+            ran: tuple[Outcome, Sequence[Tensor | None]]
+            ran = self._compiler.run((one, names), whole, plain, share, detached(params), *args)
+        return ran
 
     def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
         """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""

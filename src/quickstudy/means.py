@@ -159,29 +159,30 @@ class CompileRefused(UserWarning):
 
 
 class Compiler:
-    """Functions, each compiled when it first runs, and again for every new shape; as they are once that has failed."""
+    """Functions, each compiled when it first runs, and again for every new shape; plain ones once that has failed."""
 
     def __init__(self) -> None:
         self.refused = False
         self._compiled: dict[object, Callable[..., Any]] = {}
 
-    def run(self, key: object, make: Callable[[], Callable[..., Any]], *args: Any) -> Any:
-        """`make()(*args)`.
+    def run(self, key: object, make: Callable[[], Callable[..., Any]], plain: Callable[[], Any], *args: Any) -> Any:
+        """`make()(*args)`, or `plain()` where the compiler does not take that.
 
         Args:
             key: What the function is told apart by.
             make: Gives the function when it is first wanted; it is pure, but for the tensors of modules that it reads.
+            plain: The same results, uncompiled.
             args: Its arguments.
         """
         if self.refused:
-            return make()(*args)
+            return plain()
         if key not in self._compiled:
             self._compiled[key] = torch.compile(make(), fullgraph=True, dynamic=False)
         try:
-            with torch._dynamo.config.patch(recompile_limit=VERSIONS):
+            with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=VERSIONS):
                 return self._compiled[key](*args)
         except (TorchDynamoException, FailOnRecompileLimitHit) as refusal:
-            result = make()(*args)  # if this fails too, its error is the user's own: it is the one raised
+            result = plain()  # if this fails too, its error is the user's own: it is the one raised
             self.refused = True
             reason = next((line.strip() for line in str(refusal).splitlines() if line.strip()), "unknown")
             warnings.warn(
@@ -206,7 +207,7 @@ class _Method(nn.Module):
 
 def with_gradient(
     owner: nn.Module, one: Callable[..., Outcome], names: Sequence[str]
-) -> Callable[..., tuple[Outcome, Params]]:
+) -> Callable[..., tuple[Outcome, list[Tensor]]]:
     """Outcomes of a batch of tasks with the summed gradient of their losses, as one function without a tape.
 
     Args:
@@ -225,12 +226,12 @@ def with_gradient(
         outcome: Outcome = functional_call(called, swapped, task, tie_weights=False)
         return outcome.loss, outcome
 
-    def run(weight: Tensor, meta: Params, *args: Any) -> tuple[Outcome, Params]:
+    def run(weight: Tensor, meta: Params, *args: Any) -> tuple[Outcome, list[Tensor]]:
         each = torch.vmap(
             grad_and_value(loss, has_aux=True), in_dims=(None, *(0 for _ in args)), randomness="different"
         )
         grads, (_, outcomes) = each(meta, *args)
-        return outcomes, {name: weight * g.sum(0) for name, g in grads.items()}
+        return outcomes, [weight * g.sum(0) for g in grads.values()]
 
     return run
 
