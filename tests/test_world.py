@@ -10,8 +10,9 @@ import time
 import pytest
 import torch
 
-from quickstudy.errors import InputError
-from quickstudy.launch import launch
+from quickstudy import launch as launching
+from quickstudy.errors import InputError, RunError
+from quickstudy.launch import _code, _wait, launch
 from quickstudy.runs import Run
 from quickstudy.world import ALONE, Sums, World, joined
 
@@ -178,6 +179,22 @@ def test_workers_that_were_all_killed_leave_a_message(ending, shell):
     assert done.code == 1 and done.err.count("error:") == 1, done.err
     # One may have noticed the other's end before its own.
     assert re.search("Workers were killed: 0 by signal 9, 1 by signal 9|A worker was lost", done.err), done.err
+
+
+def test_a_worker_that_dies_alone_is_noticed_whichever_it_is(monkeypatch):
+    """Where it never joined, as when memory runs out while it starts, the first would wait for it for minutes."""
+    monkeypatch.setattr(launching, "GRACE", 0.2)
+    first, second = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
+    try:
+        second.kill()
+        codes = _wait([first, second])
+        assert codes == [0, -9] and first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+        second.communicate()
+    with pytest.raises(RunError, match="Workers were killed: 1 by signal 9"):
+        _code(codes)
 
 
 def test_an_error_on_one_worker_ends_all_with_one_message(ending, shell):

@@ -63,13 +63,13 @@ def launch(workers: int, words: Sequence[str]) -> int:
                 )
             )
         try:
-            _wait(started)
+            codes = _wait(started)
         finally:
             for process in started:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-    return _code([process.returncode for process in started])
+    return _code(codes)
 
 
 def without_workers(words: Sequence[str]) -> list[str]:
@@ -88,15 +88,19 @@ def without_workers(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Until all have ended, or one has failed and the others have had their time."""
+def _wait(started: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Until all have ended, or one has failed and the others have had their time; the codes they ended with.
+
+    One that has to be stopped after that is not at fault, and has 0.
+    """
     deadline = None
-    while any(process.poll() is None for process in started):
-        if deadline is None and any(process.returncode for process in started):
+    while None in (codes := [process.poll() for process in started]):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + GRACE
         if deadline is not None and time.monotonic() > deadline:
-            return
+            break
         time.sleep(0.05)
+    return [code or 0 for code in codes]
 
 
 def _code(codes: Sequence[int]) -> int:
