@@ -1,8 +1,10 @@
 """The benchmark: whatever is timed computes the same thing, and what is measured is told. No test looks at a time."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -196,6 +198,8 @@ def test_the_baseline_has_the_defaults(monkeypatch):
         (["smoke", "--peers", "hihger"], "Did you mean `higher`?"),
         (["smoke", "--rounds", "0"], "at least one is needed"),
         (["smoke", "--seconds", "0"], "above 0"),
+        (["smoke", "--seconds", "nan"], "a number above 0"),
+        (["smoke", "--seconds", "inf"], "a number above 0"),
         (["smoke", "--train.steps", "5"], "`--train.steps` is no option of `quickstudy bench`"),
     ],
 )
@@ -203,6 +207,33 @@ def test_wrong_words_are_refused(cli, words, said):
     done = cli("bench", *words)
     assert done.code == 2
     assert said in " ".join(done.err.split())
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(cli, place):
+    (place / "taken").write_text("")
+    done = cli("bench", "smoke", "--out", "taken")
+    assert done.code == 1 and done.out == ""
+    assert "taken could not be written" in done.err and "--out DIRECTORY" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no polite kill")
+def test_a_polite_kill_ends_the_contenders_and_leaves_no_folder(place):
+    (place / "tmp").mkdir()
+    words = ["bench", "smoke", "--rounds", "1", "--seconds", "60", "--peers", "none", "--quiet"]
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "quickstudy", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(place / "tmp")},
+    )
+    end = time.monotonic() + 120
+    while not list((place / "tmp").glob("*/errors")) and time.monotonic() < end:  # a contender's process has started
+        time.sleep(0.05)
+    bench.terminate()
+    _, said = bench.communicate(timeout=60)
+    assert (bench.returncode, said) == (1, "error: Interrupted.\n")
+    assert not list((place / "tmp").iterdir())
 
 
 def test_wrong_cases_are_refused():

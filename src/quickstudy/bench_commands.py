@@ -1,5 +1,9 @@
 """What `quickstudy bench` does: measure, print as it goes, write numbers and plots."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,21 +15,25 @@ from quickstudy.bench.runner import Bench
 from quickstudy.bench.suites import SUITES, suite
 from quickstudy.bench.workloads import WORKLOADS, Case
 from quickstudy.errors import InputError
+from quickstudy.files import writes
 
 
 def bench(verb: verbs.Bench) -> None:
     """Measure a suite."""
     if verb.rounds < 1:
         raise InputError(f"--rounds was {verb.rounds}; at least one is needed, and 5 show a spread.")
-    if verb.seconds <= 0:
-        raise InputError(f"--seconds was {verb.seconds:g}; it is the time for the rounds of a case, so above 0.")
+    if not 0 < verb.seconds < inf:
+        raise InputError(
+            f"--seconds was {verb.seconds:g}; it is the time for the rounds of a case, so a number above 0."
+        )
     chosen = suite(verb.suite or "quick").only(_words(verb.methods), chosen_peers(_words(verb.peers)))
     folder = None if verb.out is None else Path(verb.out)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # refused here rather than when all is measured
+        with writes(folder, "Give a directory that can be made and written: --out DIRECTORY."):
+            folder.mkdir(parents=True, exist_ok=True)  # refused here rather than when all is measured
     quiet = verb.quiet or verb.json
     one = Bench(chosen, verb.rounds, verb.seconds, say=(lambda text: None) if quiet else terminal.note)
-    with one.pool:
+    with _ending(), one.pool:
         machine = one.describe()
         if verb.json:
             terminal.print_json({"machine": machine})
@@ -41,6 +49,16 @@ def bench(verb: verbs.Bench) -> None:
         _show_goals(goals, verb)
     if folder is not None:
         _write(one, folder, goals, verb)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """A polite kill is an interruption: the contenders' processes end, and their folders go."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def suites() -> dict[str, str]:
