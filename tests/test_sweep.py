@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import yaml
 
 from conftest import COMMAND, SINE
+from quickstudy import canvas, sweep_figures
 from quickstudy.errors import InputError
 from quickstudy.runs import Run
 from quickstudy.space import Choice, Range, dimension
@@ -64,6 +66,7 @@ def test_ranges_are_read(given, meant):
     [
         ("1..5", r"whole numbers, or all between\? Write int:1..5 or float:1..5"),
         ("0.5..0.1", "does not go up"),
+        ("5..1", "does not go up"),
         ("0.1..0.1", "does not go up"),
         ("log:0..1", "no logarithm of 0"),
         ("int:1..2.5", "ends are not whole"),
@@ -295,3 +298,18 @@ def test_processes_share_a_study(sweep, place):
     assert [t["trial"] for t in trials] == list(range(6))
     assert last["states"] == {"complete": 6}
     assert sorted(path.name for path in (place / "out/trials").glob("[0-9]*")) == [f"{n:04d}" for n in range(6)]
+
+
+@pytest.mark.parametrize("over", ["0.001..0.5", "0.2..0.3", "0.03..0.5", "1e-8..1e-1", "0.011..0.9"])
+def test_the_labels_of_a_logarithmic_range_do_not_run_into_each_other(over):
+    pytest.importorskip("matplotlib")
+    figure, grid = canvas.figure(11.2, 3.5, 1, 3)  # a figure of three panels, the narrowest
+    searched = dimension("key", f"log:{over}")
+    sweep_figures._log(grid[0], searched)
+    canvas.dress(grid[0], "", "key", "value")
+    figure.canvas.draw()
+    low, high = grid[0].get_xlim()
+    texts = [t for which in ("major", "minor") for t in grid[0].get_xticklabels(which=which) if t.get_text()]
+    shown = [t for t in texts if low <= t.get_position()[0] <= high]
+    ends = sorted((box.x0, box.x1) for box in (t.get_window_extent() for t in shown))
+    assert len(ends) > 1 and all(left[1] < right[0] for left, right in pairwise(ends)), [t.get_text() for t in shown]

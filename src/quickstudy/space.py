@@ -133,6 +133,8 @@ def _range(key: str, text: str) -> Range:
     if match is None or (kind is not None and kind not in KINDS):
         raise InputError(f"`search.{key}` is {text!r}, which is no range. Write it like these: {EXAMPLES}.")
     low, high = (_number(key, text, end) for end in ends)
+    if low >= high:
+        raise InputError(f"`search.{key}` is {text!r}, which does not go up. Give the smaller end first: 0.1..0.9.")
     if kind is None and isinstance(low, int) and isinstance(high, int):
         raise InputError(
             f"`search.{key}` is {text!r}: whole numbers, or all between? Write int:{low}..{high} or "
@@ -141,8 +143,6 @@ def _range(key: str, text: str) -> Range:
     whole, log = kind in ("int", "logint"), kind in ("log", "logint")
     if whole and not (isinstance(low, int) and isinstance(high, int)):
         raise InputError(f"`search.{key}` is {text!r}, whose ends are not whole. Write for example int:1..5.")
-    if low >= high:
-        raise InputError(f"`search.{key}` is {text!r}, which does not go up. Give the smaller end first: 0.1..0.9.")
     if log and low <= 0:
         raise InputError(
             f"`search.{key}` is {text!r}, and there is no logarithm of {low}. Begin above 0, as in log:1e-4..0.1."

@@ -9,7 +9,7 @@ import numpy as np
 
 from quickstudy import canvas
 from quickstudy.canvas import COLOURS, INK, WRONG
-from quickstudy.space import Choice, Space
+from quickstudy.space import Choice, Range, Space
 from quickstudy.sweep_plan import Tried
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
             axes.set_xticks(range(len(labels)), labels)
             axes.set_xlim(-0.5, len(labels) - 0.5)
         elif dimension.log:
-            axes.set_xscale("log")
+            _log(axes, dimension)
         elif dimension.whole:
             _whole(axes)
         _points(axes, [place[t.number] for t in done], measured)
@@ -64,6 +64,20 @@ def _whole(axes: "matplotlib.axes.Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _log(axes: "matplotlib.axes.Axes", over: Range) -> None:
+    """The whole range, with as many labels as there is room for: matplotlib's for a decade or two overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    wide = over.high / over.low
+    margin = wide**0.05
+    axes.set_xscale("log")
+    axes.set_xlim(over.low / margin, over.high * margin)
+    subs = (1.0, 2.0, 5.0) if wide <= 100 else (1.0,)
+    axes.xaxis.set_major_locator(MaxNLocator(4) if wide < 5 else LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _points(axes: "matplotlib.axes.Axes", x: Sequence[Any], y: canvas.Array) -> None:
