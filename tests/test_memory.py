@@ -242,6 +242,14 @@ def test_info_tells_what_a_configuration_takes(cli):
     assert not Path("run").exists() and not Path("runs").exists()
     assert cli("info", "run-that-is-not").code == 2
     assert "give one: quickstudy info CONFIG" in cli("info", "--train.steps", "4").err
+    assert "Did you mean `sine-maml`" in cli("info", "sine-mamml", "--train.steps", "4").err
+
+
+def test_info_on_a_damaged_run_speaks_of_the_run_alone(cli, place):
+    (place / "run").mkdir()
+    (place / "run" / "config.yaml").write_text("garbage")
+    done = cli("info", "run")
+    assert done.code == 2 and "start a new run" in done.err and "configuration" not in done.err
 
 
 def test_info_knows_the_loop(cli):

@@ -31,7 +31,8 @@ Rows = dict[str, Any]
 
 def info(verb: verbs.Info, rest: Sequence[str]) -> None:
     """Show versions and devices; of a run, where it stands; of a configuration, what it would take."""
-    if verb.run is not None and (verb.run in config.shipped() or Path(verb.run).is_file()):
+    held = verb.run is not None and (Path(verb.run) / "config.yaml").is_file()
+    if verb.run is not None and not held and (rest or verb.run in config.shipped() or Path(verb.run).is_file()):
         rows = of_config(config.load(verb.run, rest))
     elif rest:
         raise InputError(f"`{' '.join(rest)}` changes a configuration, so give one: quickstudy info CONFIG.")
@@ -41,6 +42,8 @@ def info(verb: verbs.Info, rest: Sequence[str]) -> None:
         try:
             rows = of_run(Run.open(verb.run))
         except InputError as error:
+            if held:  # a run, and a damaged one
+                raise
             raise InputError(f"{error} Nor is it a configuration. {nearest(verb.run, config.shipped())}") from error
     if verb.json:
         terminal.print_json(rows)
