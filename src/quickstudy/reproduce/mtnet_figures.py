@@ -21,7 +21,7 @@ TASKS_SHOWN = 3
 
 def errors(found: Found) -> "matplotlib.figure.Figure":
     """Table 6.1 as points: each method's error by shots, ours with intervals beside the thesis's."""
-    sheet, axes = figure(10, 3.6, columns=3)
+    sheet, axes = figure(10.0, 3.6, columns=3)
     for panel, column in zip(axes, ("5-shot", "10-shot", "20-shot"), strict=True):
         rows = [row for row in found.item.rows if (row.name, column) in found.readings and row.name != "zero"]
         for place, row in enumerate(rows):
@@ -76,7 +76,7 @@ def fractions(found: Found) -> "matplotlib.figure.Figure":
     """Figure 6.1 by both conventions, and by cell: means with 95% intervals over seeds, and every seed."""
     columns = [column for column in found.item.rows[0].cells if column != "error"]
     pooled, cells = columns[:2], columns[2:]
-    sheet, axes = figure(10, 3.4, columns=3)
+    sheet, axes = figure(10.0, 3.4, columns=3)
     for panel, column in zip(axes, pooled, strict=False):
         _by_order(panel, found, column, COLOURS[0], MARKS[0], seeds=True)
         dress(panel, column, "order of the polynomials", "fraction of all rows")
@@ -107,7 +107,7 @@ def _by_order(
 def fractions_in_training(found: Found) -> "matplotlib.figure.Figure":
     """How the fraction that adapts moves in training: a line a seed, and one panel an order."""
     rows = [row for row in found.item.rows if row.name in found.trained]
-    sheet, axes = figure(10, 3.2, columns=max(1, len(rows)))
+    sheet, axes = figure(10.0, 3.2, columns=max(1, len(rows)))
     for panel, row in zip(axes, rows, strict=False):
         for seed in range(len(found.trained[row.name])):
             steps, values = _probed(found.logged(row.name, seed))
@@ -140,7 +140,7 @@ def adaptation_mtnet(found: Found) -> "matplotlib.figure.Figure":
 def _adaptation(found: Found, row: str, title: str) -> "matplotlib.figure.Figure":
     held = _cell(found, row)
     chosen = _different(held["mask"])
-    sheet, axes = figure(10, 3.4, rows=1, columns=2 + len(chosen))
+    sheet, axes = figure(10.0, 3.4, rows=1, columns=2 + len(chosen))
     limit = float(np.abs(held["weight"]).max()) or 1.0
     moved = float(np.abs(held["weight_change"][chosen]).max()) or 1.0
     _heat(axes[0], held["weight"].T, limit, "PuOr", "W, shared start", "input")
@@ -173,7 +173,7 @@ def _different(masks: Array) -> list[int]:
 
 def subspace(found: Found) -> "matplotlib.figure.Figure":
     """Figure 3.3 from trained cells: output changes of many tasks, and the plane of T's columns where the mask is 1."""
-    sheet, axes = figure(10, 4.4, columns=2)
+    sheet, axes = figure(10.0, 4.4, columns=2)
     for place, row in zip(axes, ("tnet", "mtnet"), strict=True):
         held = _cell(found, row)
         panel: Any = sheet.add_subplot(place.get_subplotspec(), projection="3d")
