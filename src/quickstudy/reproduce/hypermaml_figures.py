@@ -122,6 +122,7 @@ def costs(panels: Mapping[str, tuple[str, str]], reported: Table) -> Draw:
                 if max(steps) > 20:
                     axes.set_xscale("symlog", linthresh=5)
                     axes.set_xticks(steps, [str(k) for k in steps])
+                    axes.set_xlim(-0.3, 1.15 * max(steps))
         every[0].legend(fontsize=7, frameon=False)
         return sheet
 

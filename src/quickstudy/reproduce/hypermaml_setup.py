@@ -39,6 +39,7 @@ class Domain:
         inner: Rate and number of MAML's steps.
         departs: What differs from the paper.
         photographs: Whether the small scales shrink pictures and net.
+        scarce: Whether its smallest class has 20 pictures, fewer than 5-shot training with 16 queries needs.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Domain:
     inner: tuple[float, int] = (0.01, 5)
     departs: tuple[str, ...] = (LAST,)
     photographs: bool = True
+    scarce: bool = False
 
     def column(self, shots: int) -> str:
         """As the tables head it."""
@@ -74,8 +76,9 @@ CHARACTERS = Domain(
     inner=(0.1, 1),
     departs=(GREY, LAST),
     photographs=False,
+    scarce=True,
 )
-CUB = Domain("cub", "CUB", _CUB, _CUB, BIRDS)
+CUB = Domain("cub", "CUB", _CUB, _CUB, BIRDS, scarce=True)
 MINI = Domain(
     "mini", "mini-ImageNet", _MINI | {"split": "ravi"}, _MINI | {"split": "ravi"}, TINY, departs=(SCRATCH, LAST)
 )
@@ -111,14 +114,14 @@ class Training:
     departs: tuple[str, ...] = field(default=())
 
 
-QUICK_STEPS = {1: 600, 5: 400}
-"""Updates of a quick training on photographs, by shots."""
-CHARACTER_STEPS = 1500
-"""Updates of a quick training of MAML and HyperMAML on characters."""
+QUICK_STEPS = {1: 600, 5: 300}
+"""Updates of a quick training, by shots."""
+MAML_ON_CHARACTERS, HYPERMAML_ON_CHARACTERS = {1: 1200, 5: 400}, {1: 1500, 5: 1000}
+"""The same for characters, where these two are looked at more closely."""
 
 
 def _base(domain: Domain, shots: int, method: Settings, train: Settings, model: Settings | None = None) -> Settings:
-    queries = 16 if shots == 1 else 15
+    queries = 15 if shots == 5 and domain.scarce else 16
     tasks = {
         "name": "cross",
         "train": {**domain.train, "ways": 5, "shots": shots, "queries": queries},
@@ -135,7 +138,7 @@ def _base(domain: Domain, shots: int, method: Settings, train: Settings, model: 
 
 
 def _departs(domain: Domain, shots: int) -> tuple[str, ...]:
-    return domain.departs if shots == 1 else (*domain.departs, FEWER_QUERIES)
+    return (*domain.departs, FEWER_QUERIES) if shots == 5 and domain.scarce else domain.departs
 
 
 def _small(domain: Domain, filters: bool = True) -> tuple[Settings, Settings]:
@@ -196,7 +199,7 @@ def hypermaml(
     }
     total = train["steps"]
     quick, smoke = _small(domain, model is None)
-    quick_steps = QUICK_STEPS[shots] if domain.photographs else CHARACTER_STEPS
+    quick_steps = (QUICK_STEPS if domain.photographs else HYPERMAML_ON_CHARACTERS)[shots]
     quick["train.steps"] = quick_steps
     if stepwise:
         train["milestones"] = [epoch * domain.updates for epoch in ends]
@@ -228,7 +231,7 @@ def maml(domain: Domain, shots: int, *, name: str = "maml", model: Settings | No
     total = domain.epochs * domain.updates
     train = {"steps": total, "meta_batch_size": domain.batch, "meta_lr": 0.001, "reduction": "sum"}
     quick, smoke = _small(domain, model is None)
-    quick_steps = QUICK_STEPS[shots] if domain.photographs else CHARACTER_STEPS
+    quick_steps = (QUICK_STEPS if domain.photographs else MAML_ON_CHARACTERS)[shots]
     quick |= {"train.steps": quick_steps, "train.milestones": [quick_steps * 2 // 3, quick_steps * 13 // 15]}
     if domain.photographs:
         quick |= {"method.inner_lr": 0.2, "method.inner_steps": 1, "train.meta_lr": 0.002}

@@ -30,7 +30,7 @@ TABLE_3 = Item(
         ),
         row("hypermaml", "HyperMAML", training("hypermaml", CHARACTERS, 1), _norms("HyperMAML"), CHARACTERS.stand_in),
     ),
-    scales(200, "about 10 minutes", "about 5 hours; meant for a GPU"),
+    scales(200, "about 7 minutes", "about 8 hours a seed; meant for a GPU"),
     "norm of the classifier's update, mean over test tasks",
     claims=(
         Claim(
@@ -119,7 +119,7 @@ TABLE_4 = Item(
     "table-4",
     "HyperMAML, table 4: time and accuracy against steps, Omniglot to EMNIST, 1-shot",
     tuple(_costs(CHARACTERS, "", paper.TABLE_4, STEPS, FINETUNING)),
-    scales(200, "about 20 minutes", "about 6 hours; meant for a GPU"),
+    scales(200, "about 12 minutes", "about 6 hours a seed; meant for a GPU"),
     COST_UNIT,
     claims=_cost_claims(CHARACTERS, "", paper.TABLE_4, STEPS),
     figures={"steps": figures.costs({"": ("", "Omniglot to EMNIST")}, paper.TABLE_4)},
@@ -133,7 +133,7 @@ TABLE_8 = Item(
     "HyperMAML, table 8: time and accuracy against steps, CUB and mini-ImageNet, 1-shot",
     (*_costs(CUB, "CUB", paper.TABLE_8, range(8), (1, 5, 10)),
      *_costs(MINI, "mini-ImageNet", paper.TABLE_8, range(8), (1, 5, 10))),
-    scales(200, "about 8 minutes", "days; meant for a GPU"),
+    scales(200, "about 4 minutes", "weeks; meant for a GPU"),
     COST_UNIT,
     claims=(*_cost_claims(CUB, "CUB", paper.TABLE_8, range(8)),
             *_cost_claims(MINI, "mini-ImageNet", paper.TABLE_8, range(8))),

@@ -43,7 +43,7 @@ def _ablation() -> Item:
         "table-5",
         "HyperMAML, table 5: switch and enhancement, Omniglot to EMNIST, 1-shot",
         tuple(rows),
-        scales(200, "about 25 minutes", "about 14 hours; meant for a GPU"),
+        scales(200, "about 18 minutes", "about 16 hours a seed; meant for a GPU"),
         ACCURACY,
         larger_is_better=True,
         claims=(
