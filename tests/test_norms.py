@@ -127,6 +127,12 @@ def test_check_names_the_module_that_vmap_gets_wrong() -> None:
     assert maml(nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS))).check(tasks(NETS[1])).ok
 
 
+def test_a_gradient_that_is_not_finite_convicts_nobody() -> None:
+    found = maml(nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS)), inner_lr=float("inf")).check(tasks(NETS[1]))
+    assert found.ok and not found.errors
+    assert "not finite" in str(found) and "wrong" not in str(found)
+
+
 @pytest.mark.parametrize("engine", [Engine("loop"), Engine("vmap"), Engine("vmap", chunk=1)], ids=str)
 @pytest.mark.parametrize("build", [maml, anil], ids=["head", "body"])
 def test_support_and_query_are_normalised_apart(build: object, engine: Engine) -> None:

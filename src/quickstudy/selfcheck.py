@@ -30,7 +30,8 @@ class Check:
     """What `learner.check` found.
 
     Args:
-        errors: Relative error of the vectorised meta-gradient against the looped one, by parameter.
+        errors: Relative error of the vectorised meta-gradient against the looped one, by parameter; none where the
+            latter is not finite, so that nothing can be compared.
         modules: The smallest modules whose second-order gradient is wrong when they are tried on their own: "under
             vmap", or "everywhere" when even the plain one is no central difference (a wrong double backward).
         refused: Why `vmap` refuses the model (its tasks then run on the loop); empty when it does not.
@@ -55,6 +56,8 @@ class Check:
         said = []
         if self.refused:
             said.append(f"vmap refuses this model, so its tasks run one after the other. Reason: {self.refused}")
+        elif not self.errors:
+            said.append("The meta-gradient of these tasks is not finite, so vmap and the loop were not compared.")
         elif self.vmap_ok:
             said.append(f"vmap agrees with the loop: the largest relative error is {self.errors[worst]:.1e} ({worst}).")
         else:
@@ -72,7 +75,12 @@ class Check:
 def relative_errors(
     names: Sequence[str], given: Sequence[Tensor | None], right: Sequence[Tensor | None]
 ) -> dict[str, float]:
-    """Norm of the difference over the norm of the whole right gradient's largest part, by parameter."""
+    """Norm of the difference over the norm of the whole right gradient's largest part, by parameter.
+
+    Nothing where the right gradient is not finite: its size says nothing then.
+    """
+    if not all(r.isfinite().all() for r in right if r is not None):
+        return {}
     scale = max((float(r.norm()) for r in right if r is not None), default=0.0) or 1.0
     errors = {}
     for name, g, r in zip(names, given, right, strict=True):

@@ -71,6 +71,8 @@ DESCENDING = ("maml", "mtnet", "wormhole")
 SWEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 SWEPT_TASKS = (1, 4, 16, 64, 256, 1024)
 SWEPT_SHOTS = (1, 2, 5, 10, 20)
+COMPILED_STEPS = 10
+"""At most: every inner step is a part of the graph, and compiling takes seconds for each."""
 
 
 def _quick() -> Suite:
@@ -141,7 +143,9 @@ def _workers() -> Suite:
 def _sweep_steps() -> Suite:
     waves = [Case("sine", m, 25, k) for m in DESCENDING for k in SWEPT_STEPS]
     images = [Case("omniglot", "maml", 4, k) for k in SWEPT_STEPS]
-    return Suite("cost against inner steps, 1 to 100", _swept(waves, images))
+    few = [case for case in waves if case.steps <= COMPILED_STEPS]
+    many = [case for case in waves if case.steps > COMPILED_STEPS]
+    return Suite("cost against inner steps, 1 to 100", _swept(few, images) + _cells(many, ("plain", "eager")))
 
 
 def _sweep_tasks() -> Suite:
