@@ -25,7 +25,7 @@ HOW = {"plain": ("without the gain", VANILLA), "surgery": ("after gradient surge
 
 def conflicting_gradients(found: Found) -> "Figure":
     """Tasks' gradients as arrows in the plane that holds most of them, their cosines, and what surgery leaves."""
-    figure, axes = canvas.figure(11, 6.6, rows=2, columns=3)
+    figure, axes = canvas.figure(11.0, 6.6, rows=2, columns=3)
     read = {how: found.first("early", f"left, {how}").arrays for how in HOW}
     together = np.concatenate([arrays["gradients"] for arrays in read.values()])
     plane = np.linalg.svd(together, full_matrices=False)[2][:2]
@@ -94,7 +94,7 @@ def optima(found: Found) -> "Figure":
 
 def curves(found: Found) -> "Figure":
     """Parameters, gains and losses in training: (a) without the gain, (b) with it."""
-    figure, axes = canvas.figure(11, 6, rows=2, columns=3)
+    figure, axes = canvas.figure(11.0, 6.0, rows=2, columns=3)
     axes[1].set_axis_off()
     for theta, loss, row, mark in ((axes[0], axes[2], "vanilla", "(a)"), (axes[3], axes[5], "tanh", "(b)")):
         logged = found.logged(row)
@@ -155,7 +155,7 @@ METHODS: Mapping[str, tuple[str, str, str]] = {
 
 def meta_wavelets(found: Found) -> "Figure":
     """The meta-parameters w at the end, how their numbers lie, and the absolute error in training."""
-    figure, axes = canvas.figure(11.5, 9, rows=len(STARTS), columns=3)
+    figure, axes = canvas.figure(11.5, 9.0, rows=len(STARTS), columns=3)
     have = {row.name for row in found.item.rows}
     for (shape, spread, error), (start, title) in zip((axes[:3], axes[3:6], axes[6:]), STARTS.items(), strict=True):
         rows = {f"{start}-{method}": look for method, look in METHODS.items() if f"{start}-{method}" in have}
@@ -186,7 +186,7 @@ WAYS = {
 
 def stability(found: Found) -> "Figure":
     """c against what is off: medians with quartiles, and how often its sign is right."""
-    figure, axes = canvas.figure(12, 6.6, rows=2, columns=len(SWEEPS))
+    figure, axes = canvas.figure(12.0, 6.6, rows=2, columns=len(SWEEPS))
     read = found.first("curves", "places").arrays
     off = read["off"]
     for above, below, (sweep, title) in zip(axes[:3], axes[3:], SWEEPS.items(), strict=True):
@@ -195,21 +195,21 @@ def stability(found: Found) -> "Figure":
             above.fill_between(off, low, high, color=colour, alpha=0.12, lw=0)
             above.plot(off, middle, color=colour, ls=dash, lw=1.8, label=label)
             below.plot(off, 100 * read[f"{sweep}.{way}.right"], color=colour, ls=dash, lw=1.8)
-        below.fill_between(off, 0, 100 * read[f"{sweep}.share"], color=FAINT, alpha=0.35, lw=0)
+        below.fill_between(off, 0, 100 * read[f"{sweep}.rarer"], color=FAINT, alpha=0.35, lw=0)
         above.axhline(0, color=FAINT, lw=0.8)
         above.set_ylim(-2, 6)
         below.set_ylim(0, 103)
         canvas.dress(above, title, "", "c (positive is right)")
         canvas.dress(below, "", "off by, standard deviations of the average", "%")
     axes[0].legend(frameon=False, fontsize=8)
-    axes[3].set_title("right sign (grey: share of label 1)", fontsize=9, loc="left", color=INK)
+    axes[3].set_title("right sign (grey: share of the rarer label)", fontsize=9, loc="left", color=INK)
     assert set(WAYS) == {"found", *FORMULAS}
     return figure
 
 
 def error_against_size(found: Found) -> "Figure":
     """MSE and L1 against the number of points, vanilla and tanh, at every number of inner steps."""
-    figure, axes = canvas.figure(9, 4, columns=2)
+    figure, axes = canvas.figure(9.0, 4.0, columns=2)
     sizes = sorted({int(row.name.split("-")[0][1:]) for row in found.item.rows})
     for place, column in zip(axes, ("MSE", "L1"), strict=True):
         place.plot(sizes, [found.value(f"n{n}-zero", column) for n in sizes], color=INK, ls=":", label="answering 0")

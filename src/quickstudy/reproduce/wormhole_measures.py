@@ -111,7 +111,7 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
         how: "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained).
         of: What is the value: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert`
             with the lengths before surgery; "conflicting", the share of pairs with a negative cosine; "opposite", the
-            mean cosine of two tasks of opposite sign.
+            mean cosine of two tasks of opposite sign; "signs", the cosine of the two signs' mean gradients.
         tasks: How many.
     """
     setup = one.setup()
@@ -130,6 +130,7 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
         "left": resultant(after, before),
         "conflicting": float((pairs[one_of_each] < 0).double().mean()),
         "opposite": float(pairs[opposite].nanmean()),
+        "signs": float(cosines(torch.stack([after[sign > 0].mean(0), after[sign < 0].mean(0)]))[0, 1]),
     }
     arrays = {"gradients": after, "sign": sign, "cosines": pairs[one_of_each], "opposite": pairs[opposite]}
     return Reading(known[of], more=known, arrays={name: a.numpy() for name, a in arrays.items()})

@@ -25,9 +25,6 @@ from quickstudy.reproduce.measures import Array, Reading, Trained, measure
 DEVIATION = (1 / 12 / 5) ** 0.5
 """The standard deviation of the average of five uniform numbers: thresholds are off in units of it."""
 
-FURTHEST = 1e4
-"""Beyond it c* is called infinite: z tells the labels apart, and the loss falls for ever."""
-
 
 def exact(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
     """Where eq. 8 is least, by halving; infinite where no c is the best.
@@ -36,18 +33,21 @@ def exact(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "
     >>> round(exact(z, y).item(), 6) == round(np.log(3), 6)
     True
     """
-    sign = 2 * y - 1
+    agrees = (2 * y - 1) * z
 
-    def slope(c: Tensor) -> Tensor:
-        return -(sign * z * torch.sigmoid(-sign * c[..., None] * z)).sum(-1)
+    def rising(c: Tensor) -> Tensor:
+        return (agrees * torch.sigmoid(-c[..., None] * agrees)).sum(-1) < 0
 
-    low, high = z.new_full(z.shape[:-1], -FURTHEST), z.new_full(z.shape[:-1], FURTHEST)
-    outside = torch.where(slope(high) < 0, torch.inf, torch.where(slope(low) > 0, -torch.inf, 0.0))
-    for _ in range(80):
+    high = 1e6 / z.abs().amax(-1).clamp(min=1e-12)
+    low = -high
+    for _ in range(100):
         middle = (low + high) / 2
-        rising = slope(middle) > 0
-        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
-    return torch.where(outside != 0, outside, (low + high) / 2)
+        beyond = rising(middle)
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+    least = (low + high) / 2
+    # Where z tells the labels apart the loss falls for ever.
+    least = torch.where((agrees >= 0).all(-1), torch.inf, least)
+    return torch.where((agrees <= 0).all(-1), -torch.inf, least)
 
 
 def printed(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
@@ -86,7 +86,9 @@ def _condition(one: Trained, sweep: str, off: float, tasks: int) -> dict[str, Ar
     y = batch.support.y.double()[..., 0]
     right = facing * batch.about["sign"].double()
     c = {"found": seen["gain.t"].double().tanh()} | {name: way(z, y) for name, way in FORMULAS.items()}
-    return {name: (right * value).numpy() for name, value in c.items()} | {"share": y.mean(-1).numpy()}
+    return {name: (right * value).numpy() for name, value in c.items()} | {
+        "rarer": torch.minimum(y.mean(-1), 1 - y.mean(-1)).numpy()
+    }
 
 
 def _with_threshold(setup: Setup, threshold: float) -> tuple[RuleLearner, float]:
@@ -112,7 +114,7 @@ def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0,
         tasks: How many batches.
 
     `more` has the median of c, the share of batches where it is infinite, the median of its relative distance from the
-    exact c* where that is finite, and the share of label 1.
+    exact c* where that is finite, and the share of the rarer label.
     """
     c = _condition(one, sweep, off, tasks)
     right = (c[way] > 0).astype(np.float64)
@@ -123,7 +125,7 @@ def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0,
         "median": float(np.median(c[way])),
         "infinite": 1 - float(np.isfinite(c[way]).mean()),
         "from exact": float(np.median(apart)) if len(apart) else float("nan"),
-        "label 1": float(c["share"].mean()),
+        "rarer": float(c["rarer"].mean()),
     }
     return Reading(over.mean, over.interval, right, f"{sweep} {off:g}", more)
 
@@ -145,7 +147,7 @@ def stability_curves(one: Trained, *, tasks: int = 200, places: int = 17, reach:
         for way in WAYS:
             arrays[f"{sweep}.{way}"] = np.stack([_quartiles(c[way]) for c in found])
             arrays[f"{sweep}.{way}.right"] = np.array([(c[way] > 0).mean() for c in found])
-        arrays[f"{sweep}.share"] = np.array([c["share"].mean() for c in found])
+        arrays[f"{sweep}.rarer"] = np.array([c["rarer"].mean() for c in found])
     return Reading(float(len(off) * len(SWEEPS)), arrays=arrays)
 
 
