@@ -24,7 +24,8 @@ SEED_SPREAD = 5
 def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | None, str]:
     """Whether one row's numbers are above another's, and the difference in words."""
     gap = found.paired(smaller, larger, column)
-    pairs = zip(found.each_seed(larger, column), found.each_seed(smaller, column), strict=True)
+    # Of a run that was stopped, one row may have more seeds than the other.
+    pairs = zip(found.each_seed(larger, column), found.each_seed(smaller, column), strict=False)
     signs = [one > two for one, two in pairs]
     label = {row.name: row.label for row in found.item.rows}
     said = f"{label[larger]} - {label[smaller]} = {gap.mean:.3f} ± {gap.interval:.3f} ({column}; "
@@ -173,14 +174,14 @@ def fraction_grows(column: str) -> Judge:
     def judged(found: Found) -> Verdict:
         parts = []
         for lower, higher in (("order-0", "order-1"), ("order-1", "order-2")):
-            one, two = (np.array(found.each_seed(name, column)) for name in (lower, higher))
-            gap = spread(two - one)
+            pairs = np.array(list(zip(*(found.each_seed(name, column) for name in (lower, higher)), strict=False)))
+            gap = spread(pairs[:, 1] - pairs[:, 0])
             said = f"{higher} - {lower} = {gap.mean:+.3f} ± {gap.interval:.3f}"
             grows = True if gap.mean > gap.interval else False if gap.mean < 0 else None
-            parts.append((grows if len(one) >= SEED_SPREAD else None, said))
+            parts.append((grows if len(pairs) >= SEED_SPREAD else None, said))
         means = ", ".join(f"{found.value(f'order-{n}', column):.3f}" for n in range(3))
         verdict = together(parts)
-        seeds = len(found.each_seed("order-0", column))
+        seeds = min(len(found.each_seed(f"order-{n}", column)) for n in range(3))
         few = "" if seeds >= SEED_SPREAD else f" Fewer than {SEED_SPREAD} seeds decide nothing."
         return Verdict(verdict.holds, f"Orders 0, 1, 2: {means}, over {seeds} seeds; {verdict.evidence}{few}")
 

@@ -209,7 +209,7 @@ def _usual(masks: Array) -> Array:
 
 
 def _plane(panel: Any, columns: Array, reach: float) -> None:
-    basis = np.linalg.qr(columns)[0] * reach * 0.7
+    basis = np.linalg.qr(columns)[0] * reach
     s, t = np.meshgrid((-1, 1), (-1, 1))
     sheet = basis[:, 0, None, None] * s + basis[:, 1, None, None] * t
     panel.plot_surface(*sheet, alpha=0.18, color=SHARED)
