@@ -72,7 +72,9 @@ def test_rows_of_images_have_options_that_their_methods_and_nets_know(item, row)
             assert asked.train.steps == 0
             continue
         net, _ = config.make(asked.model, nets.NETS, "model", inputs=inputs, outputs=ways)
-        _, method = config.make(asked.method, config.METHODS, "method", {"loss": "cross_entropy"}, model=net)
+        learner, method = config.make(asked.method, config.METHODS, "method", {"loss": "cross_entropy"}, model=net)
+        moved = {"block0.conv", "block1.conv", "block2.conv", "block3.conv", "head"}
+        assert {name.rpartition(".")[0] for name in learner.adapts} == moved, "norms have a bias that no task moves"
         assert method.options["inner_loss"] == "class_sum_cross_entropy"
 
 

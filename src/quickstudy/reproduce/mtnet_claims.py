@@ -107,7 +107,7 @@ def below_zero_predictor(found: Found) -> Verdict:
     held = all(found.value(name, "10-shot") < level for name in present)
     return Verdict(
         held,
-        f"Always 0 costs {level:.2f} (E[A^2]/2 = 4.25); the highest is {worst}, {found.value(worst, '10-shot'):.2f}.",
+        f"Always 0 costs {level:.2f} here; the highest is {worst}, {found.value(worst, '10-shot'):.2f}.",
     )
 
 
