@@ -30,15 +30,16 @@ def above(first: str, second: str, column: str, meaning: str) -> Judge:
 def _over_columns(found: Found, pairs: Sequence[tuple[str, str, str]]) -> tuple[list[int], str]:
     """Signs of the differences that could be taken, and all of them in words."""
     signs, said = [], []
+    labels = {row.name: row.label for row in found.item.rows}
     for first, second, column in pairs:
         try:
             sign, words = gap(found, first, second, column)
         except Missing:
             continue
         signs.append(sign)
-        said.append(f"{column} {words}")
+        said.append(f"{column}, {labels[second]} minus {labels[first]} {words}")
     if not signs:
-        raise Missing("Neither column has both methods.")
+        raise Missing("No column has both methods.")
     return signs, "; ".join(said)
 
 

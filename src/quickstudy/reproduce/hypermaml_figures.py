@@ -47,6 +47,12 @@ def _dots(axes: "Axes", found: Found, column: str, label: bool) -> None:
     axes.set_ylim(-0.6, len(names) - 0.2)
 
 
+def _legend(sheet: "Figure", axes: "Axes") -> None:
+    """What the marks of one panel mean, above all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    sheet.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8, frameon=False)
+
+
 def accuracies(found: Found) -> "Figure":
     """Every column's own rows beside the paper's numbers for them."""
     columns = list(dict.fromkeys(column for _, column in found.readings))
@@ -60,7 +66,7 @@ def accuracies(found: Found) -> "Figure":
         _dots(axes, found, column, label=place == 0)
     for spare in every[len(columns) :]:
         spare.set_visible(False)
-    every[0].legend(fontsize=8, frameon=False, loc="lower right")
+    _legend(sheet, every[0])
     stand_ins = dict.fromkeys(row.stand_in for row in found.item.rows if row.stand_in)
     if stand_ins:
         sheet.supxlabel(f"Here: {'; '.join(stand_ins)}.", fontsize=8, color=INK)
@@ -72,14 +78,14 @@ def ablation(found: Found) -> "Figure":
     sheet, (axes,) = figure(7.0, 0.9 + 0.36 * len(_rows(found, "accuracy")))
     dress(axes, "Switch and enhancement", "accuracy, %", "")
     _dots(axes, found, "accuracy", label=True)
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    _legend(sheet, axes)
     sheet.supxlabel(f"Here: {found.item.rows[0].stand_in}.", fontsize=8, color=INK)
     return sheet
 
 
 def norms(found: Found) -> "Figure":
     """Norms of the classifier's update on a logarithmic axis."""
-    sheet, every = figure(8.0, 2.6, 1, 2)
+    sheet, every = figure(10.0, 2.6, 1, 2)
     by_name = {row.name: row for row in found.item.rows}
     for axes, part in zip(every, ("weight", "bias"), strict=True):
         dress(axes, part, "norm of the update", "")
@@ -91,7 +97,7 @@ def norms(found: Found) -> "Figure":
         axes.set_xscale("log")
         axes.set_yticks(range(len(names)), [by_name[name].label for name in names])
         axes.set_ylim(-0.5, len(names) - 0.5)
-    every[0].legend(fontsize=8, frameon=False)
+    _legend(sheet, every[0])
     return sheet
 
 
@@ -123,7 +129,7 @@ def costs(panels: Mapping[str, tuple[str, str]], reported: Table) -> Draw:
                     axes.set_xscale("symlog", linthresh=5)
                     axes.set_xticks(steps, [str(k) for k in steps])
                     axes.set_xlim(-0.3, 1.15 * max(steps))
-        every[0].legend(fontsize=7, frameon=False)
+        _legend(sheet, every[0])
         return sheet
 
     return draw

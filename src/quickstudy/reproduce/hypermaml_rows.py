@@ -54,4 +54,13 @@ def training(method: str, domain: Domain, shots: int, model: dict[str, Any] | No
     return setups.other(method.removesuffix("-ft"), domain, shots, model)
 
 
+def counted(steps: int) -> str:
+    """A number of steps in words.
+
+    >>> counted(1), counted(5)
+    ('1 step', '5 steps')
+    """
+    return f"{steps} step{'' if steps == 1 else 's'}"
+
+
 FINETUNING_DEPARTS = ("Not a row of the paper: finetuning is in the released code only.",)

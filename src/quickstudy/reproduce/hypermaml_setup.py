@@ -294,10 +294,10 @@ RESNET = {"name": "resnet12", "widths": [64, 160, 320, 640]}
 def resnet(training: Training) -> Training:
     """The same with narrower residual blocks at the small scales."""
     quick = {**training.scales["quick"], "model.widths": [16, 40, 80, 160]}
-    quick |= {"train.steps": 300, "train.milestones": [200, 260]}
+    quick |= {"train.steps": 200, "train.milestones": [130, 170]}
     if "train.schedules" in quick:
         ramp = quick["train.schedules"]["rule.weights"]
-        quick["train.schedules"] = {"rule.weights": {**ramp, "start": 30, "end": 120}}
+        quick["train.schedules"] = {"rule.weights": {**ramp, "start": 20, "end": 80}}
     merged = {"quick": quick, "smoke": {**training.scales["smoke"], "model.widths": [2, 2, 2, 2]}}
     return Training(training.config, merged, training.departs)
 

@@ -6,7 +6,17 @@ from quickstudy.reproduce import hypermaml_claims as claims
 from quickstudy.reproduce import hypermaml_figures as figures
 from quickstudy.reproduce import hypermaml_quoted as paper
 from quickstudy.reproduce import hypermaml_setup as setups
-from quickstudy.reproduce.hypermaml_rows import ALL, FINETUNING_DEPARTS, IMAGES, LETTERS, judged, row, scales, training
+from quickstudy.reproduce.hypermaml_rows import (
+    ALL,
+    FINETUNING_DEPARTS,
+    IMAGES,
+    LETTERS,
+    counted,
+    judged,
+    row,
+    scales,
+    training,
+)
 from quickstudy.reproduce.hypermaml_setup import CHARACTERS, CUB, MINI, Domain
 from quickstudy.reproduce.items import Cell, Claim, Item, Row
 
@@ -63,7 +73,7 @@ def _costs(domain: Domain, before: str, reported: paper.Table, steps: Sequence[i
             accuracy: judged((said[accuracy],), **settings),
             f"{column}passes": Cell("forward_passes", settings),
         }
-        label = f"MAML, {k} step{'' if k == 1 else 's'}"
+        label = f"MAML, {counted(k)}"
         rows.append(row(f"{prefix}maml-{k}", label, training("maml", domain, 1), cells, domain.stand_in))
     said = reported["HyperMAML"]
     cells = {
@@ -78,7 +88,7 @@ def _costs(domain: Domain, before: str, reported: paper.Table, steps: Sequence[i
             seconds: Cell("seconds", {"finetuning": k}),
             accuracy: Cell("finetuned", {"steps": k, "times": 100.0}),
         }
-        label = f"HyperMAML, {k} step{'' if k == 1 else 's'} of finetuning"
+        label = f"HyperMAML, {counted(k)} of finetuning"
         rows.append(row(f"{prefix}finetuned-{k}", label, own, cells, domain.stand_in, FINETUNING_DEPARTS))
     return rows
 

@@ -6,7 +6,7 @@ from typing import Any
 from quickstudy.reproduce import hypermaml_claims as claims
 from quickstudy.reproduce import hypermaml_figures as figures
 from quickstudy.reproduce import hypermaml_setup as setups
-from quickstudy.reproduce.hypermaml_rows import ACCURACY, ALL, FINETUNING_DEPARTS, LETTERS, judged, row, scales
+from quickstudy.reproduce.hypermaml_rows import ACCURACY, ALL, FINETUNING_DEPARTS, LETTERS, counted, judged, row, scales
 from quickstudy.reproduce.hypermaml_setup import CHARACTERS, Training
 from quickstudy.reproduce.items import Cell, Claim, Item, Reported, Row, Scale
 
@@ -33,7 +33,7 @@ def _ablation() -> Item:
         row("loss-mixing", "switch by mixing losses (appendix B), enhancement, rate .01", hyper(mixing="loss"), plain,
             stand_in, ("Appendix B's reading of the switch; all other rows follow eq. 7.",)),
         *(
-            row(f"finetuned-{k}", f"switch, enhancement, rate .01, {k} steps of finetuning", hyper(),
+            row(f"finetuned-{k}", f"switch, enhancement, rate .01, {counted(k)} of finetuning", hyper(),
                 {"accuracy": Cell("finetuned", {"steps": k, "times": 100.0})}, stand_in, FINETUNING_DEPARTS)
             for k in (1, 10, 50)
         ),
