@@ -15,7 +15,7 @@ from quickstudy.reproduce.catalog import item, items
 from quickstudy.reproduce.combined import PARTS, combined
 from quickstudy.reproduce.found import Found, Missing
 from quickstudy.reproduce.items import SCALES, Cell, Claim, Item, Reported, Row, Scale, Verdict
-from quickstudy.reproduce.measures import MEASURES, Reading
+from quickstudy.reproduce.measures import Reading, taken
 from quickstudy.reproduce.results import result
 from quickstudy.reproduce.store import Store
 from quickstudy.reproduce.work import Plan, chosen, found, work
@@ -94,8 +94,7 @@ def test_items_are_sound(one):
             if unit.config is not None:
                 config.parse({**unit.config, "seed": 0})
             for asked in unit.asked.values():
-                code = MEASURES[asked.measure].__code__
-                assert set(asked.options) <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+                assert taken(asked.measure, asked.options) == asked.options
 
 
 def test_the_papers_and_the_command_line_know_the_same_items():

@@ -98,7 +98,7 @@ def _sine() -> Suite:
 
 
 def _omniglot() -> Suite:
-    cases = _every("omniglot", METHODS, (32,), (1, 3, 5)) + _every("omniglot20", METHODS, (8,), (1,))
+    cases = _every("omniglot", METHODS, (8,), (1, 3, 5)) + _every("omniglot20", METHODS, (2,), (1,))
     names = ("plain", "plain tuned", "eager", "two workers")
     return Suite("Omniglot-shaped Conv4-64: 5-way K 1, 3, 5 and 20-way", _cells(cases, names))
 
@@ -107,7 +107,7 @@ def _mini() -> Suite:
     cases = [
         case
         for workload, shots in product(("mini32", "mini64"), (1, 5))
-        for case in _every(workload, METHODS, (4,), (5,), shots=shots)
+        for case in _every(workload, METHODS, (2,), (5,), shots=shots)
     ]
     return Suite(
         "mini-ImageNet-shaped Conv4-32 and -64: 1- and 5-shot, K 5",

@@ -3,6 +3,7 @@
 A measure is a function with a name in `MEASURES`; its options are a cell's. New ones are entered by `@measure`.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,12 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
 
 Measure = Callable[..., Reading]
 MEASURES: dict[str, Measure] = {}
+
+
+def taken(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some options, those that a measure has."""
+    known = inspect.signature(MEASURES[name]).parameters
+    return {key: value for key, value in options.items() if key in known}
 
 
 def measure(function: Measure) -> Measure:

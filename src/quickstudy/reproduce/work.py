@@ -1,6 +1,6 @@
 """From an item and a scale to readings: trainings are begun, taken up or found done, then read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +10,7 @@ from quickstudy import config, reproduce
 from quickstudy.errors import InputError, nearest
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Item, Row
-from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides
+from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides, taken
 from quickstudy.reproduce.store import Asked, Store, Unit, unit
 from quickstudy.runs import Run, commit
 from quickstudy.settings import overlaid
@@ -43,7 +43,7 @@ class Plan:
     def _unit(self, row: Row, seed: int) -> Unit:
         scale = self.item.scales[self.scale]
         cells = {
-            column: (cell.measure, {**cell.options, **_taken(cell.measure, scale.options)})
+            column: (cell.measure, {**cell.options, **taken(cell.measure, scale.options)})
             for column, cell in row.cells.items()
             if cell.measure is not None
         }
@@ -53,13 +53,6 @@ class Plan:
     def settings(self, row: Row) -> dict[str, Any]:
         """What the scale changes in a row's configuration."""
         return {**self.item.scales[self.scale].settings, **row.scales.get(self.scale, {})}
-
-
-def _taken(measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a scale's options, those that a measure has."""
-    code = MEASURES[measure].__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return {name: value for name, value in options.items() if name in known}
 
 
 def chosen(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
