@@ -15,8 +15,6 @@ SINE: Numbers = {
     "mtnet": ((0.76, 0.09), (0.49, 0.05), (0.33, 0.04)),
 }
 """Table 6.1, at 5, 10 and 20 shots."""
-REMEMBERED: Numbers = {"maml": ((1.17, 0.16), (0.77, 0.11), (0.56, 0.08))}
-"""Meta-SGD's own table, from which the footnote says that MAML's row is taken: not checked against that paper."""
 
 LEVELS = {name: SINE[name][1][0] for name in ("maml", "tnet", "mtnet")}
 
