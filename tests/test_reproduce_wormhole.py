@@ -244,6 +244,7 @@ def test_every_method_builds(name):
             config.build(config.parse(row.config))
 
 
+@pytest.mark.slow
 def test_the_methods_on_mnist_build(real):
     real("mnist")
     for row in BY_NAME["table-1-mnist"].rows[::5]:
