@@ -24,14 +24,15 @@ HOW = {"plain": ("without the gain", VANILLA), "surgery": ("after gradient surge
 
 
 def conflicting_gradients(found: Found) -> "Figure":
-    """Tasks' gradients as arrows in the plane that holds most of them, their cosines, and what surgery leaves."""
+    """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what surgery "
+    "leaves."""
     figure, axes = canvas.figure(11.0, 6.6, rows=2, columns=3)
     read = {how: found.first("early", f"left, {how}").arrays for how in HOW}
-    together = np.concatenate([arrays["gradients"] for arrays in read.values()])
-    plane = np.linalg.svd(together, full_matrices=False)[2][:2]
-    reach = 1.1 * float(np.abs(together @ plane.T).max())
+    before = {how: read["plain" if how == "surgery" else how]["gradients"] for how in HOW}
+    turned = {how: read[how]["gradients"] / np.linalg.norm(before[how], axis=1, keepdims=True) for how in HOW}
+    plane = np.linalg.svd(np.concatenate(list(turned.values())), full_matrices=False)[2][:2]
     for place, (how, (label, colour)) in zip(axes, HOW.items(), strict=False):
-        _arrows(place, read[how]["gradients"] @ plane.T, read[how]["sign"], reach, colour)
+        _arrows(place, turned[how] @ plane.T, read[how]["sign"], colour)
         canvas.dress(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "")
     for how, (label, colour) in HOW.items():
         cosines = read[how]["opposite"]
@@ -51,14 +52,14 @@ def conflicting_gradients(found: Found) -> "Figure":
     return figure
 
 
-def _arrows(axes: "Axes", ends: Array, sign: Array, reach: float, colour: str) -> None:
+def _arrows(axes: "Axes", ends: Array, sign: Array, colour: str) -> None:
     for end, s in zip(ends, sign, strict=True):
         axes.plot([0, end[0]], [0, end[1]], color=colour if s > 0 else INK, ls="-" if s > 0 else "--", lw=1, alpha=0.7)
     axes.plot([], [], color=colour, label="s = +1")
     axes.plot([], [], color=INK, ls="--", label="s = -1")
     total = ends.mean(0)
     axes.annotate("", total.tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "lw": 2.4})
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
@@ -114,7 +115,7 @@ def curves(found: Found) -> "Figure":
     axes[4].plot(np.repeat(step, t.shape[1]), np.tanh(t).ravel(), ".", color=FAINT, ms=3, label="each task")
     axes[4].plot(step, np.abs(np.tanh(t)).mean(1), color=GAIN, label="mean of |C|")
     axes[4].plot(step, np.tanh(t).mean(1), color=COLOURS[1], ls="--", lw=1, label="mean of C")
-    axes[4].legend(frameon=False, fontsize=8)
+    axes[4].legend(fontsize=8, loc="center")
     canvas.dress(axes[4], "(b) C = tanh(t)", "step", "")
     for place in axes:
         canvas.whole_steps(place)
