@@ -76,8 +76,8 @@ FIGURE_1 = Item(
     notes=(
         "All three are read at the same theta, on the same 40 training tasks: the meta-gradients as MAML (without C), "
         "the same after PCGrad, and as Wormhole MAML.",
-        "The first claim was to be judged by pairs of tasks (-.5 and .5) and did not hold in a first run (-.22 and .18), "
-        "as tasks differ in their ten points too. Since then it is judged by the two signs' means (-.8 and .8).",
+        "The first claim was to be judged by pairs of tasks (-.5 and .5) and did not hold in a first run (-.22 and "
+        ".18), as tasks differ in their ten points too. Since then it is judged by the two signs' means (-.8 and .8).",
     ),
 )  # fmt: skip
 
