@@ -2,7 +2,10 @@
 
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,7 @@ from quickstudy import (
     wormhole,
 )
 from quickstudy.criteria import cross_entropy
+from quickstudy.draws import Draws
 from quickstudy.heads import split_head
 from quickstudy.methods import SharedLayers
 from quickstudy.nets import conv_net, mlp
@@ -288,6 +292,26 @@ def test_check_finds_a_kernel_that_is_wrong_on_the_loop_too() -> None:
     if found.ok:
         pytest.skip("this version of torch has a right double backward of weight norm")
     assert "everywhere" in found.modules.values() and "first-order" in str(found)
+
+
+def test_draws_are_those_of_a_new_generator_whatever_was_drawn_before() -> None:
+    """Also in a thread of its own, in the middle of another's draws."""
+
+    def drawn(step: int) -> list[float]:
+        return Draws(3, "val", step).uniform("phase", 5).tolist()
+
+    def right(step: int) -> list[float]:
+        place = {
+            "key": np.array([3, crc32(b"phase")], dtype=np.uint64),
+            "counter": np.array([0, step, 1, 0], np.uint64),
+        }
+        bits = np.random.Philox(**place).random_raw(5)
+        return (((bits >> np.uint64(11)).astype(float) + 0.5) / 2**53).tolist()
+
+    steps = [7, 2**63, 0, 7, 12]
+    assert [drawn(step) for step in steps] == [right(step) for step in steps]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(drawn, range(500))) == [right(step) for step in range(500)]
 
 
 def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_seeds() -> None:

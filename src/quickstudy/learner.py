@@ -61,7 +61,10 @@ class Learner(nn.Module, ABC):
 
     def placed(self, tasks: Task) -> Task:
         """Tasks with their examples on the learner's device; keys, which noise is drawn from, stay where they are."""
-        support, query = move((tasks.support, tasks.query), self.device)
+        device = self.device
+        if all(t.device == device for t in (*tasks.support, *tasks.query)):
+            return tasks
+        support, query = move((tasks.support, tasks.query), device)
         return tasks._replace(support=support, query=query)
 
     @abstractmethod
