@@ -11,8 +11,8 @@ from quickstudy import config
 from quickstudy.errors import InputError
 from quickstudy.files import read_json
 from quickstudy.reproduce import page, tables
+from quickstudy.reproduce.beyond.combined import PARTS, combined
 from quickstudy.reproduce.catalog import item, items
-from quickstudy.reproduce.combined import PARTS, combined
 from quickstudy.reproduce.found import Found, Missing
 from quickstudy.reproduce.items import SCALES, Cell, Claim, Item, Reported, Row, Scale, Verdict
 from quickstudy.reproduce.measures import Reading, taken
@@ -239,6 +239,13 @@ def test_the_command_runs_lists_and_writes_pages(cli):
     assert again.code == 0 and "(2 are here already)" in again.err and "Table 6.1" in again.out
     listed = cli("reproduce", "--list", "--json")
     assert {json.loads(line)["item"] for line in listed.out.splitlines()} == {one.name for one in EVERY}
+
+
+def test_several_processes_know_the_measures_of_a_paper(shell):
+    ran = shell("reproduce", "mtnet", "figure-3", "--scale", "smoke", "--workers", "2", "--json")
+    shown = json.loads(ran.out.splitlines()[0])
+    assert ran.code == 0 and all(line["ours"] for line in shown["rows"]), ran.err
+    assert Path("reproductions/mtnet/figure-3-3.3.svg").is_file()
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ import torch
 
 from quickstudy import config, nets, schedule
 from quickstudy.errors import InputError
-from quickstudy.reproduce import hypermaml_claims as claims
-from quickstudy.reproduce import hypermaml_quoted as paper
-from quickstudy.reproduce import hypermaml_setup as setups
 from quickstudy.reproduce.found import Found, Missing
-from quickstudy.reproduce.hypermaml import FIGURE_1_3, ITEMS, TABLE_2, TABLE_3, TABLE_4, TABLE_5
-from quickstudy.reproduce.hypermaml_measures import classifier, finetuned_copy, forward_passes, planar, seconds
+from quickstudy.reproduce.hypermaml import FIGURE_1_3, ITEMS, TABLE_2, TABLE_3, TABLE_4, TABLE_5, claims
+from quickstudy.reproduce.hypermaml import quoted as paper
+from quickstudy.reproduce.hypermaml import setup as setups
+from quickstudy.reproduce.hypermaml.measures import classifier, finetuned_copy, forward_passes, planar, seconds
 from quickstudy.reproduce.items import SCALES, Cell, Item, Row
 from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides
 from quickstudy.reproduce.work import Plan, found, work

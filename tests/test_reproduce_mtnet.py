@@ -11,13 +11,12 @@ import yaml
 from quickstudy import config, nets
 from quickstudy.errors import InputError
 from quickstudy.methods import RECIPES
-from quickstudy.reproduce import mtnet_claims as claims
 from quickstudy.reproduce.found import Found, Missing
 from quickstudy.reproduce.items import SCALES
 from quickstudy.reproduce.measures import MEASURES, Reading, Trained, judged, overrides
-from quickstudy.reproduce.mtnet import FIGURE_3, FIGURE_6_1, ITEMS, TABLE_6_1, TABLE_6_2, regression, stepping
-from quickstudy.reproduce.mtnet_images import IMAGE_ITEMS, OMNIGLOT_ITEM
-from quickstudy.reproduce.mtnet_measures import (
+from quickstudy.reproduce.mtnet import FIGURE_3, FIGURE_6_1, ITEMS, TABLE_6_1, TABLE_6_2, claims, regression, stepping
+from quickstudy.reproduce.mtnet.images import IMAGE_ITEMS, OMNIGLOT_ITEM
+from quickstudy.reproduce.mtnet.measures import (
     closed_form,
     gap,
     outside,
@@ -25,7 +24,7 @@ from quickstudy.reproduce.mtnet_measures import (
     predicting_zero,
     update_fraction,
 )
-from quickstudy.reproduce.mtnet_propositions import equation_4_3, proposition_1, proposition_2
+from quickstudy.reproduce.mtnet.propositions import equation_4_3, proposition_1, proposition_2
 from quickstudy.reproduce.work import Plan, chosen, found, work
 from quickstudy.runs import Run
 from quickstudy.settings import overlaid

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from quickstudy import config
-from quickstudy.reproduce import wormhole_claims as claims
-from quickstudy.reproduce import wormhole_figures as draw
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Cell
 from quickstudy.reproduce.measures import MEASURES, Reading, Trained, judged
-from quickstudy.reproduce.surgery import after_surgery, cosines, operated, orders, resultant
 from quickstudy.reproduce.work import Plan, chosen, found, work
-from quickstudy.reproduce.wormhole import ITEMS
-from quickstudy.reproduce.wormhole_measures import answering_zero, conflict, gains, outer_map, wavelets, weights
-from quickstudy.reproduce.wormhole_rows import NEAR, threshold, wavelet
-from quickstudy.reproduce.wormhole_stability import corrected, exact, printed, stability
+from quickstudy.reproduce.wormhole import ITEMS, claims
+from quickstudy.reproduce.wormhole import figures as draw
+from quickstudy.reproduce.wormhole.measures import answering_zero, conflict, gains, outer_map, wavelets, weights
+from quickstudy.reproduce.wormhole.rows import NEAR, threshold, wavelet
+from quickstudy.reproduce.wormhole.stability import corrected, exact, printed, stability
+from quickstudy.reproduce.wormhole.surgery import after_surgery, cosines, operated, orders, resultant
 from quickstudy.watch import Watcher
 
 BY_NAME = {item.name: item for item in ITEMS}

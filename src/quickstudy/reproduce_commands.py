@@ -106,7 +106,7 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
     stopped = False
     try:
         if verb.workers > 1 and len(waiting) > 1:
-            args = (waiting, plan.folder, plan.item.name, loud)
+            args = (plan.item.paper, waiting, plan.folder, plan.item.name, loud)
             side_by_side(_worker, args, min(verb.workers, len(waiting)), loud=loud)
         else:
             with _interruptible() as watch:
@@ -126,7 +126,8 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
     _show(verb, made)
 
 
-def _worker(watch: Watcher, units: Sequence[Unit], folder: Path, title: str, loud: bool) -> None:
+def _worker(watch: Watcher, paper: str, units: Sequence[Unit], folder: Path, title: str, loud: bool) -> None:
+    items(paper)  # whose measures are known from then on
     work(watch, units, folder, _teller(title, loud))
 
 

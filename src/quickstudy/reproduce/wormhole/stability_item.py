@@ -2,12 +2,12 @@
 
 from math import isfinite
 
-from quickstudy.reproduce import wormhole_claims as claims
-from quickstudy.reproduce import wormhole_figures as draw
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Cell, Claim, Item, Row, Scale, Verdict
-from quickstudy.reproduce.wormhole_rows import NEAR, threshold
-from quickstudy.reproduce.wormhole_stability import SWEEPS, WAYS
+from quickstudy.reproduce.wormhole import claims
+from quickstudy.reproduce.wormhole import figures as draw
+from quickstudy.reproduce.wormhole.rows import NEAR, threshold
+from quickstudy.reproduce.wormhole.stability import SWEEPS, WAYS
 
 CONDITIONS = {
     "exact": ("model", 0.0, "threshold right, labels balanced"),

@@ -13,7 +13,7 @@ from quickstudy.evaluate import batches, task_hash
 from quickstudy.learner import Learner, settled
 from quickstudy.metrics import METRICS, spread
 from quickstudy.reproduce.measures import Reading, Trained, judged, measure
-from quickstudy.reproduce.surgery import cosines, operated, orders, resultant
+from quickstudy.reproduce.wormhole.surgery import cosines, operated, orders, resultant
 from quickstudy.tasks import Wavelet
 from quickstudy.tasks.wavelet import mexican_hat
 from quickstudy.types import Task

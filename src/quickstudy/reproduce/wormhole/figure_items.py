@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from quickstudy.reproduce import wormhole_claims as claims
-from quickstudy.reproduce import wormhole_figures as draw
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Cell, Claim, Item, Reported, Row, Scale, Verdict
-from quickstudy.reproduce.wormhole_rows import NEAR, threshold, wavelet
+from quickstudy.reproduce.wormhole import claims
+from quickstudy.reproduce.wormhole import figures as draw
+from quickstudy.reproduce.wormhole.rows import NEAR, threshold, wavelet
 
 HOW = ("plain", "surgery", "gain")
 SHOWN = {"left": "left", "opposite": "cosine", "signs": "cosine of means"}
@@ -81,7 +81,7 @@ FIGURE_1 = Item(
     ),
 )  # fmt: skip
 
-TWO = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -0.5, "high": 0.5}
+TWO = {"name": "quickstudy.reproduce.wormhole.models:weights_only", "low": -0.5, "high": 0.5}
 
 
 def _two_parameters(name: str, label: str, method: str) -> Row:
@@ -223,8 +223,8 @@ FIGURE_4 = Item(
     figures={"figure-4": draw.mexican_hats},
 )
 
-WIDE_START = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -2.0, "high": 3.0}
-TORCHS_START = {"name": "quickstudy.reproduce.wormhole_models:weights_only", "low": -0.1414, "high": 0.1414}
+WIDE_START = {"name": "quickstudy.reproduce.wormhole.models:weights_only", "low": -2.0, "high": 3.0}
+TORCHS_START = {"name": "quickstudy.reproduce.wormhole.models:weights_only", "low": -0.1414, "high": 0.1414}
 
 LONG = {"gain_steps": 10}
 

@@ -7,9 +7,9 @@ learned and which no task adapts.
 
 from typing import Any
 
-from quickstudy.reproduce import mtnet_claims as claims
 from quickstudy.reproduce.items import Cell, Claim, Item, Row, Scale
-from quickstudy.reproduce.mtnet_reported import LABELS, MINI, OMNIGLOT, reported
+from quickstudy.reproduce.mtnet import claims
+from quickstudy.reproduce.mtnet.reported import LABELS, MINI, OMNIGLOT, reported
 
 RUN = ("maml", "meta_sgd", "tnet", "mtnet")
 META_SGD = "The thesis quotes this row; here it is trained as the others are, its step sizes from U[.005, .1]."

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quickstudy.reproduce import hypermaml_setup as setups
-from quickstudy.reproduce.hypermaml_setup import Domain, Training
+from quickstudy.reproduce.hypermaml import setup as setups
+from quickstudy.reproduce.hypermaml.setup import Domain, Training
 from quickstudy.reproduce.items import Cell, Reported, Row, Scale
 
 ACCURACY = "accuracy in %"

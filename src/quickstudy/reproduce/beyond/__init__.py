@@ -8,8 +8,8 @@ from statistics import NormalDist
 from typing import Any
 
 from quickstudy.metrics import Z95
-from quickstudy.reproduce.beyond_figures import against
-from quickstudy.reproduce.combined import PARTS
+from quickstudy.reproduce.beyond.combined import PARTS
+from quickstudy.reproduce.beyond.figures import against
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Cell, Claim, Item, Row, Scale, Verdict
 
@@ -78,7 +78,7 @@ def _combinations(problem: str, title: str, make: Any, known: tuple[str, ...], *
     accuracy = problem == "omniglot"
     head = "head" if accuracy else "all"
     options: dict[str, Any] = {"times": 100.0} if accuracy else {}
-    name = "quickstudy.reproduce.combined:combined"
+    name = "quickstudy.reproduce.beyond.combined:combined"
     steps = {"sine": (0.01, 1), "wavelet": (0.05, 1), "omniglot": (0.1, 3)}[problem]
     rows = tuple(
         Row(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quickstudy import methods
 from quickstudy.learner import RuleLearner
 from quickstudy.reproduce.measures import Array, Reading, Trained, measure
-from quickstudy.reproduce.mtnet_measures import decades, gap, masks_of, outside
+from quickstudy.reproduce.mtnet.measures import decades, gap, masks_of, outside
 from quickstudy.types import Examples
 
 ALPHA = 0.125

@@ -6,12 +6,12 @@ temperature 1; as many inner steps in the evaluation of regressions as in traini
 
 from typing import Any
 
-from quickstudy.reproduce import mtnet_claims as claims
-from quickstudy.reproduce import mtnet_figures as figures
-from quickstudy.reproduce import mtnet_measures, mtnet_propositions  # noqa: F401  they enter their measures
+import quickstudy.reproduce.mtnet.measures  # measures are entered by being imported
+import quickstudy.reproduce.mtnet.propositions  # noqa: F401
 from quickstudy.reproduce.items import Cell, Claim, Item, Reported, Row, Scale
-from quickstudy.reproduce.mtnet_images import IMAGE_ITEMS
-from quickstudy.reproduce.mtnet_reported import (
+from quickstudy.reproduce.mtnet import claims, figures
+from quickstudy.reproduce.mtnet.images import IMAGE_ITEMS
+from quickstudy.reproduce.mtnet.reported import (
     ALPHAS,
     LABELS,
     SHOTS,

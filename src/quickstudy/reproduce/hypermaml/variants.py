@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from quickstudy.reproduce import hypermaml_claims as claims
-from quickstudy.reproduce import hypermaml_figures as figures
-from quickstudy.reproduce import hypermaml_setup as setups
-from quickstudy.reproduce.hypermaml_rows import ACCURACY, ALL, FINETUNING_DEPARTS, LETTERS, counted, judged, row, scales
-from quickstudy.reproduce.hypermaml_setup import CHARACTERS, Training
+from quickstudy.reproduce.hypermaml import claims, figures
+from quickstudy.reproduce.hypermaml import setup as setups
+from quickstudy.reproduce.hypermaml.rows import ACCURACY, ALL, FINETUNING_DEPARTS, LETTERS, counted, judged, row, scales
+from quickstudy.reproduce.hypermaml.setup import CHARACTERS, Training
 from quickstudy.reproduce.items import Cell, Claim, Item, Reported, Row, Scale
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from quickstudy.metrics import spread
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Verdict
-from quickstudy.reproduce.mtnet_reported import ALPHAS, LEVELS
+from quickstudy.reproduce.mtnet.reported import ALPHAS, LEVELS
 
 Judge = Callable[[Found], Verdict]
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from quickstudy.reproduce import hypermaml_claims as claims
-from quickstudy.reproduce import hypermaml_figures as figures
-from quickstudy.reproduce import hypermaml_quoted as paper
-from quickstudy.reproduce import hypermaml_setup as setups
-from quickstudy.reproduce.hypermaml_rows import (
+from quickstudy.reproduce.hypermaml import claims, figures
+from quickstudy.reproduce.hypermaml import quoted as paper
+from quickstudy.reproduce.hypermaml import setup as setups
+from quickstudy.reproduce.hypermaml.rows import (
     ALL,
     FINETUNING_DEPARTS,
     IMAGES,
@@ -17,7 +16,7 @@ from quickstudy.reproduce.hypermaml_rows import (
     scales,
     training,
 )
-from quickstudy.reproduce.hypermaml_setup import CHARACTERS, CUB, MINI, Domain
+from quickstudy.reproduce.hypermaml.setup import CHARACTERS, CUB, MINI, Domain
 from quickstudy.reproduce.items import Cell, Claim, Item, Row
 
 

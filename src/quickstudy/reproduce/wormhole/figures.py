@@ -9,9 +9,9 @@ import torch
 from quickstudy import canvas
 from quickstudy.canvas import COLOURS, FAINT, INK, Array
 from quickstudy.reproduce.found import Found
-from quickstudy.reproduce.surgery import after_surgery
-from quickstudy.reproduce.wormhole_rows import STEPS
-from quickstudy.reproduce.wormhole_stability import FORMULAS, SWEEPS
+from quickstudy.reproduce.wormhole.rows import STEPS
+from quickstudy.reproduce.wormhole.stability import FORMULAS, SWEEPS
+from quickstudy.reproduce.wormhole.surgery import after_surgery
 from quickstudy.tasks import Wavelet
 from quickstudy.tasks.wavelet import mexican_hat
 

@@ -6,13 +6,13 @@ The paper gives 21 numbers without seeds or intervals. What it leaves open, and 
 from collections.abc import Mapping
 from typing import Any
 
-import quickstudy.reproduce.wormhole_measures  # noqa: F401  # measures are entered by being imported
-from quickstudy.reproduce import wormhole_claims as claims
+import quickstudy.reproduce.wormhole.measures  # noqa: F401  # measures are entered by being imported
 from quickstudy.reproduce.items import Cell, Item, Reported, Row, Scale
-from quickstudy.reproduce.wormhole_figure_items import FIGURE_ITEMS
-from quickstudy.reproduce.wormhole_figures import error_against_size
-from quickstudy.reproduce.wormhole_rows import LABELS, NEAR, PAPER, STEPS, UNTRIED, WIDE, mnist, threshold, wavelet
-from quickstudy.reproduce.wormhole_stability_item import STABILITY
+from quickstudy.reproduce.wormhole import claims
+from quickstudy.reproduce.wormhole.figure_items import FIGURE_ITEMS
+from quickstudy.reproduce.wormhole.figures import error_against_size
+from quickstudy.reproduce.wormhole.rows import LABELS, NEAR, PAPER, STEPS, UNTRIED, WIDE, mnist, threshold, wavelet
+from quickstudy.reproduce.wormhole.stability_item import STABILITY
 
 PRINTED = "table 1"
 ASKED = "asked of this library"

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from quickstudy.canvas import COLOURS, FAINT, INK, dress, figure
 from quickstudy.reproduce.found import Found
-from quickstudy.reproduce.hypermaml_measures import KINDS
-from quickstudy.reproduce.hypermaml_quoted import Table
+from quickstudy.reproduce.hypermaml.measures import KINDS
+from quickstudy.reproduce.hypermaml.quoted import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
