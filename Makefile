@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow smoke lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -12,6 +12,13 @@ test: lint
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# Every table and figure of the papers, just far enough to see that it comes out; those whose pictures are here.
+smoke: .venv/ready
+	rm -rf build/smoke
+	for paper in mtnet wormhole hypermaml beyond; do \
+		$(BIN)/quickstudy reproduce $$paper all --scale smoke --workers 2 --out build/smoke || exit 1; \
+	done
 
 lint: .venv/ready
 	$(BIN)/ruff format --check src tests docs examples

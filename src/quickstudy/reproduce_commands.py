@@ -1,6 +1,6 @@
 """What `quickstudy reproduce` does: list items, run one, write what was found and the page of its paper."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,26 @@ def reproduce(verb: verbs.Reproduce) -> None:
         items(verb.paper)
         _written(verb, folder)
         return
-    names = list(items(verb.paper)) if verb.item == "all" else [verb.item]
-    plans = [_plan(verb, item(verb.paper, name), folder) for name in names]
+    if verb.item == "all":
+        chosen_items = _with_data(items(verb.paper), loud=not (verb.quiet or verb.json))
+    else:
+        chosen_items = [item(verb.paper, verb.item)]
+    plans = [_plan(verb, one, folder) for one in chosen_items]
     for plan in plans:
         _run(verb, plan)
     _written(verb, folder)
+
+
+def _missing(one: Item) -> list[str]:
+    return [name for name in one.needs if not IMAGE_SETS[name].held()]
+
+
+def _with_data(known: Mapping[str, Item], *, loud: bool) -> list[Item]:
+    """The items whose image sets are here."""
+    for one in known.values():
+        if loud and _missing(one):
+            terminal.note(f"{one.name} is left out: {', '.join(_missing(one))} is not here (`quickstudy data list`)")
+    return [one for one in known.values() if not _missing(one)]
 
 
 def _plan(verb: verbs.Reproduce, one: Item, folder: Path) -> Plan:
@@ -51,12 +66,11 @@ def _plan(verb: verbs.Reproduce, one: Item, folder: Path) -> Plan:
     if verb.rows is not None and verb.item == "all":
         raise InputError("--rows names rows of one item, and all items were asked for. Leave it out, or name the item.")
     rows = None if verb.rows is None else [word.strip() for word in verb.rows.split(",") if word.strip()]
-    for name in one.needs:
-        if not IMAGE_SETS[name].held():
-            raise InputError(
-                f"{one.paper} {one.name} needs the image set {name!r}, which is not here. "
-                f"`quickstudy data list` says how to get it, --data-root where it is."
-            )
+    for name in _missing(one):
+        raise InputError(
+            f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says how "
+            "to get it, --data-root where it is."
+        )
     return Plan(one, verb.scale, verb.seeds or one.scales[verb.scale].seeds, chosen(one, rows), folder)
 
 
