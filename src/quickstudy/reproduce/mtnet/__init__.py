@@ -1,7 +1,8 @@
 """The tables and figures of the T-net and MT-net thesis (Lee, 2018), as rows.
 
 Protocol, where the thesis is silent, from its released code: hard masks drawn once per task, in the evaluation too, at
-temperature 1; as many inner steps in the evaluation of regressions as in training; Adam on the mean over tasks.
+temperature 1; as many inner steps in the evaluation of regressions as in training; Adam on the mean over tasks, four
+of them in an outer step of regressions; 60 000 outer steps.
 """
 
 from typing import Any
@@ -27,10 +28,11 @@ MASKS = (
     "Masks are hard, as in the released code (eq. 3.9 is a soft relaxation of what the text calls binary), drawn once "
     "per task, also in the evaluation; their temperature is 1. The output cell has a T and a mask."
 )
+UNSAID = "The thesis does not say how many tasks an outer step has, nor how many steps: 4 and 60 000 are the code's."
 
 
 def regression(method: dict[str, Any], tasks: dict[str, Any] | None = None, **train: Any) -> dict[str, Any]:
-    """Section 6.1's training: a 1-40-40-1 net, weights of std .01, four tasks a step, Adam at .001, 60 000 steps."""
+    """Section 6.1: a 1-40-40-1 net, weights of std .01, Adam at .001; four tasks a step, 60 000 steps: the code's."""
     return {
         "tasks": {"name": "sine", "shots": 10, "queries": 10} if tasks is None else tasks,
         "model": {"name": "mlp", "hidden": [40, 40], "std": 0.01},
@@ -130,6 +132,7 @@ TABLE_6_1 = Item(
         "The thesis's intervals are those of 600 tasks; here 5 000 are used, of which the column of 600 has the first.",
         "The footnote says that MAML's row was reported by Meta-SGD, which was not checked against that paper; the "
         "intervals look like the thesis's own 600 tasks.",
+        UNSAID,
         MASKS,
     ),
 )
@@ -187,6 +190,8 @@ TABLE_6_2 = Item(
         "Trained and tested with the same alpha. The rows of alpha .01 are trainings of table 6.1.",
         "Section 6.2's text speaks of both MAML and MT-nets; its table has T-nets too.",
         "Where a training diverges, its last checkpoint is judged.",
+        UNSAID,
+        MASKS,
     ),
 )
 
@@ -245,6 +250,7 @@ FIGURE_6_1 = Item(
         "The figure has no numbers in the text.",
         "alpha is .01 as in section 6.1, which the thesis says is used; the released code's default is .001.",
         "The interval of a difference is over seeds.",
+        UNSAID,
         MASKS,
     ),
 )
@@ -312,7 +318,7 @@ FIGURE_3 = Item(
         Claim(
             "T, W and zeta exist whose output changes span a given subspace U.",
             "proposition 1",
-            claims.exact(("proposition-1",), "error"),
+            claims.spans,
         ),
         Claim(
             "T, W and zeta exist whose step is steepest descent in U by a given metric: V G^-1 V' times the gradient.",

@@ -8,7 +8,7 @@ which is eq. 4.3 where m is all ones: the metric is :math:`(T T^\top)^{-1}`, and
 columns of T where m = 1 (proposition 1). It is checked in float64, on what the library's own rule does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import log10
@@ -93,7 +93,7 @@ def closed_form(one: Trained, *, tasks: int = 50, seed: int = 0) -> Reading:
     moved = movements(one, tasks, seed)
     errors = [gap(found, wanted) for cell in moved for found, wanted in zip(cell.change, cell.predicted, strict=True)]
     condition = {f"condition of T, {cell.name}": float(np.linalg.cond(cell.metric)) for cell in moved}
-    return Reading(decades(max(errors)), more={"tasks": tasks, "cells": len(moved), **condition})
+    return Reading(decades(largest(errors)), more={"tasks": tasks, "cells": len(moved), **condition})
 
 
 @measure
@@ -124,7 +124,7 @@ def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 
         "changes": len(ranks),
     }
     drawn = next((part for part in moved if part.name == cell), None)
-    return Reading(decades(max(shares)), more=more, arrays={} if drawn is None else drawn.drawn(x))
+    return Reading(decades(largest(shares)), more=more, arrays={} if drawn is None else drawn.drawn(x))
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,15 @@ def outside(change: Array, columns: Array) -> float:
         return 0.0
     basis = np.linalg.qr(columns)[0]
     return float(np.linalg.norm(change - basis @ (basis.T @ change)) / size)
+
+
+def largest(errors: Sequence[float]) -> float:
+    """The largest, NaN where one is: `max` may pass over it.
+
+    >>> largest([0.0, float("nan")])
+    nan
+    """
+    return float(np.max(errors))
 
 
 def decades(error: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quickstudy import methods
 from quickstudy.learner import RuleLearner
 from quickstudy.reproduce.measures import Array, Reading, Trained, measure
-from quickstudy.reproduce.mtnet.measures import decades, gap, masks_of, outside
+from quickstudy.reproduce.mtnet.measures import decades, gap, largest, masks_of, outside
 from quickstudy.types import Examples
 
 ALPHA = 0.125
@@ -43,7 +43,7 @@ def proposition_1(
         changes = np.stack([_step(learner, x, y) for y in targets])
         shares += [outside(change[:, None], basis[:, :d].numpy()) for change in changes]
         ranks.append(int(np.linalg.matrix_rank(changes, tol=1e-9 * np.linalg.norm(changes))) - d)
-    return Reading(decades(max(shares)), more={"cells": len(ranks), "rank minus d, largest": max(map(abs, ranks))})
+    return Reading(decades(largest(shares)), more={"cells": len(ranks), "rank minus d, largest": max(map(abs, ranks))})
 
 
 @measure
@@ -80,8 +80,8 @@ def proposition_2(
         better.append(float(speed / own - 1))
         M = T[:, :d] @ T[:, :d].T
         outside.append(1 - float(M[:d, :d].square().sum() / M.square().sum()))
-    more = {"cells": len(errors), "steeper by": max(better), "outside the block": float(np.mean(outside))}
-    return Reading(decades(max(errors)), more=more)
+    more = {"cells": len(errors), "steeper by": largest(better), "outside the block": float(np.mean(outside))}
+    return Reading(decades(largest(errors)), more=more)
 
 
 @measure
@@ -104,7 +104,7 @@ def equation_4_3(
         slope = 2 * (start @ x - y) / n
         wanted = -ALPHA * (x.square().sum() + bias) * T @ T.T @ slope
         errors.append(gap(_step(_cell(T, start, n, bias=bias), x, y), wanted.numpy()))
-    return Reading(decades(max(errors)), more={"cells": len(errors)})
+    return Reading(decades(largest(errors)), more={"cells": len(errors)})
 
 
 def _cases(one: Trained, sizes: Sequence[Sequence[int]], draws: int) -> list[tuple[int, int, torch.Generator]]:
