@@ -211,6 +211,34 @@ def test_claims_ask_for_differences_beyond_their_intervals():
     assert not claims.no_gain("", "", {"p": ("a", "b")}, "x", 0.1).judged(here).holds
 
 
+def test_tasks_that_diverged_and_numbers_that_are_none_prove_nothing():
+    nan = float("nan")
+    here = told({"a": [4, 4, 4, 4], "b": [1, 1, 1, 1]})
+    lost = told({"b": [1, 1, nan, 1]}).readings["b", "x"][0]
+    part = replace(here, readings={**here.readings, ("b", "x"): (replace(lost, value=1.0),)})
+    for claim in (
+        claims.lower_by("", "", {"p": ("a", "b")}, "x", 0.3),
+        claims.lower_by_amount("", "", {"p": ("a", "b")}, "x", 2.0),
+    ):
+        assert claim.judged(here).holds and not claim.judged(part).holds
+    none = replace(here, readings={**here.readings, ("c", "x"): (Reading(nan),)})
+    assert not claims.equal("", "", {"p": ("a", "a"), "q": ("a", "c")}, "x").judged(none).holds
+
+
+def test_a_bump_is_of_one_sign_and_within_the_papers_range():
+    bump = next(one for one in BY_NAME["figure-5"].claims if "bump" in one.text)
+
+    def found(low, high):
+        weights = {"weights": np.linspace(low, high, 5)}
+        return Found(
+            BY_NAME["figure-5"], "full", {("default-tanh", "largest |w|"): (Reading(1.0, arrays=weights),)}, {}, {}
+        )
+
+    assert bump.judged(found(-0.35, 0.8)).holds and bump.judged(found(-0.8, 0.3)).holds
+    assert not bump.judged(found(-0.5, 0.6)).holds, "of both signs"
+    assert not bump.judged(found(-0.4, 2.0)).holds, "out of the range"
+
+
 def test_a_setting_whose_gain_never_flips_decides_nothing():
     here = told({"a": [1, 2], "b": [1, 2]})
     flips = told({"b": [0, 0]}, "flips")

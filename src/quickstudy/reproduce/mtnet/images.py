@@ -138,8 +138,8 @@ OMNIGLOT_ITEM = Item(
     notes=(
         "One query a class in training and in the test, 600 test tasks, as the thesis's intervals imply; 3 inner steps "
         "in the test for 5 ways, 5 for 20, one in training. MAML's code trains 20-way with 5, the thesis's with 1.",
-        "The thesis gives no budget: 40 000 outer steps of 32 (5-way) and 16 (20-way) tasks and the inner rates, .4 and "
-        ".1, are those of the released code.",
+        "The thesis gives no budget: 40 000 outer steps of 32 (5-way) and 16 (20-way) tasks and the inner rates, .4 "
+        "and .1, are those of the released code.",
         "40 000 outer steps of 32 and 16 tasks take about a day on two cores: `full` is for a GPU.",
         "The released code drops one training class by mistake; all are used here.",
         "At `quick`, the outer step size is .004 instead of .001, and there are 3 queries a class in training: few "

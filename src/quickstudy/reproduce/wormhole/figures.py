@@ -24,8 +24,7 @@ HOW = {"plain": ("without the gain", VANILLA), "surgery": ("after gradient surge
 
 
 def conflicting_gradients(found: Found) -> "Figure":
-    """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what surgery "
-    "leaves."""
+    """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what is left."""
     figure, axes = canvas.figure(11.0, 6.6, rows=2, columns=3)
     read = {how: found.first("early", f"left, {how}").arrays for how in HOW}
     before = {how: read["plain" if how == "surgery" else how]["gradients"] for how in HOW}
