@@ -315,10 +315,42 @@ def test_claims_hold_or_fail_by_the_numbers():
     assert claims.mostly_above(pairs[:1])(two).holds
     assert not claims.below(pairs)(two).holds
     assert claims.below([("b", "a", "x")])(two).holds
-    assert claims.same("a", "b", "y", "")(two).holds
+    assert claims.same("a", "b", "y", "", margin=6.0)(two).holds
     assert not claims.same("a", "b", "x", "")(two).holds
     with pytest.raises(Missing):
         claims.never_below([("a", "c", "x")])(two)
+
+
+def test_columns_that_were_not_run_or_diverged_leave_open_what_the_others_do_not_settle():
+    low, high = np.linspace(50, 60, 20), np.linspace(55, 65, 20)
+    part = told({("a", "x"): low, ("b", "x"): high, ("a", "y"): low, ("b", "y"): np.where(low < 51, np.nan, high)})
+    pairs = [("a", "b", "x"), ("a", "b", "y"), ("a", "b", "z")]
+    for claim in (claims.mostly_above, claims.never_below, claims.all_above):
+        assert claim(pairs)(part).holds is None
+        assert claim(pairs[:1])(part).holds
+    assert "diverged on 2 of 20" in claims.never_below(pairs)(part).evidence
+    assert claims.below(pairs)(part).holds is False
+    with pytest.raises(Missing, match="diverged"):
+        claims.above("a", "b", "y", "")(part)
+    nan = told(
+        {
+            ("maml", "weight"): [1.0],
+            ("hypermaml", "weight"): [9.0],
+            ("maml", "bias"): [1.0],
+            ("hypermaml", "bias"): [np.nan],
+        }
+    )
+    assert not claims.norm_ratio(1.0, (44.8, 18.9))(nan).holds
+
+
+def test_a_small_margin_and_sameness_ask_for_an_interval_that_could_show_a_difference():
+    even = np.linspace(50, 60, 20)
+    found = told({("a", "x"): even, ("b", "x"): even - 0.5, ("c", "x"): even - 3, ("d", "x"): even[::-1]})
+    assert claims.little_below([("a", "b", "x")], 1.0)(found).holds
+    assert claims.little_below([("a", "c", "x")], 1.0)(found).holds is False
+    assert claims.little_below([("a", "d", "x")], 1.0)(found).holds is None
+    assert claims.same("a", "d", "x", "")(found).holds is None
+    assert claims.same("a", "b", "x", "")(found).holds is False
 
 
 def test_claims_of_cost_hold_or_fail_by_the_numbers():
@@ -371,7 +403,7 @@ def test_pictures_and_claims_of_made_up_numbers(item):
     for row in item.rows:
         for column, cell in row.cells.items():
             if cell.measure is not None:
-                cells[row.name, column] = rng.uniform(1, 90, size=8)
+                cells[row.name, column] = rng.uniform(1, 90) + rng.uniform(0, 0.5, size=8)
     whole = replace(told(cells), item=item)
     for claim in item.claims:
         verdict = claim.judged(whole)

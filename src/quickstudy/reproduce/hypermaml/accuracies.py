@@ -21,6 +21,8 @@ from quickstudy.reproduce.hypermaml.rows import (
 from quickstudy.reproduce.hypermaml.setup import CHARACTERS, CUB, MINI, MINI_TO_CUB, Domain
 from quickstudy.reproduce.items import Claim, Item, Reported, Row
 
+TEN_STEPS = "Finetuned by ten steps of gradient descent on the hypernetwork; the paper does not say how."
+
 
 def compared(
     methods: Sequence[str], domains: Sequence[Domain], of: paper.Table, more: Mapping[tuple[str, str], Reported]
@@ -34,7 +36,9 @@ def compared(
                 said = of.get(label, {}).get(column), more.get((method, column))
                 cell = judged(said, **(FINETUNED if method == "hypershot-ft" else {}))
                 name = f"{method}-{domain.name}-{shots}"
-                rows.append(row(name, label, training(method, domain, shots), {column: cell}, domain.stand_in))
+                departs = (TEN_STEPS,) if method == "hypershot-ft" else ()
+                own = training(method, domain, shots)
+                rows.append(row(name, label, own, {column: cell}, domain.stand_in, departs))
     return tuple(rows)
 
 
@@ -60,13 +64,17 @@ IN_TABLE_6 = (
 )
 IN_TABLE_2 = ("hypermaml", "maml", "hypershot", "hypershot-ft", *IN_TABLE_6[-5:])
 
+MILESTONE = (
+    "Table 10 prints 1000 as the end of the switch from mini-ImageNet in 5-shot; 1100 is used, as in 1-shot and in the "
+    "code."
+)
 IN_DOMAIN_NOTES = (
     "MAML's numbers in table 1 are quoted there from the literature; table 8 has the paper's own MAML, 7 points "
     "above on CUB.",
     "The encoder's output is flattened, as the paper says; the released commands average it (`conv4_pool`).",
     "CUB 1-shot is trained as table 9 has it (rate .01, width 512, switch in epochs 51 to 550); the released commands "
     "have .001, 256 and 101 to 1100.",
-    "Table 10 prints 1000 as the end of mini-ImageNet's switch in 5-shot; 1100 is used, as in 1-shot and in the code.",
+    MILESTONE,
     ALL,
     REPEATS,
 )
@@ -82,9 +90,14 @@ BETTER = (
         claims.never_below(over((CUB, MINI))),
     ),
     Claim(
-        "HyperMAML is comparable to HyperShot: not below it.",
+        "In 1-shot HyperMAML is above HyperShot.",
+        "table 1",
+        claims.all_above([p for p in over((CUB, MINI), first="hypershot") if p[2].endswith("1-shot")]),
+    ),
+    Claim(
+        "In 5-shot HyperShot outperforms HyperMAML by a small margin at most: a point (the paper's are .9 and .0).",
         "section 4.1",
-        claims.never_below(over((CUB, MINI), first="hypershot")),
+        claims.little_below([p for p in over((CUB, MINI), first="hypershot") if p[2].endswith("5-shot")], 1.0),
     ),
 )
 
@@ -149,7 +162,7 @@ def _table_2() -> Item:
             ),
             Claim(
                 "From Omniglot to EMNIST, 1-shot, HyperMAML is above MAML.",
-                "section 4.2",
+                "table 2; section 4.3",
                 claims.above("maml-characters-1", "hypermaml-characters-1", ONE, "HyperMAML minus MAML"),
             ),
             Claim(
@@ -161,7 +174,7 @@ def _table_2() -> Item:
             ),
             Claim(
                 "From Omniglot to EMNIST finetuned HyperShot is above HyperMAML.",
-                "section 4.2",
+                "table 2; section 4.2",
                 claims.below(over((CHARACTERS,), first="hypershot-ft")),
             ),
         ),
@@ -170,6 +183,9 @@ def _table_2() -> Item:
         notes=(
             "HyperMAML's accuracy from Omniglot to EMNIST, 1-shot, has four values in the paper.",
             "Section 4.2 gives HyperShot 90.81 in 5-shot, which in the table is HyperShot with finetuning.",
+            "Section 4.2 calls HyperMAML comparable to ProtoNet and MatchingNet from mini-ImageNet to CUB; in the "
+            "table it is .7 points below MatchingNet in 1-shot, and 2.7 and 1.3 below the two in 5-shot.",
+            MILESTONE,
             "From mini-ImageNet to CUB all its classes are trained on, as the released code has it.",
             "The order of EMNIST's classes, the odd of which are tested, is presumed: digits, capitals, small letters.",
             ALL,
@@ -214,6 +230,7 @@ def _resnet() -> Item:
             "of the last map is FEAT's, whose pretrained weights the paper takes; drop-block is left out. The small "
             "scales have a quarter of the channels.",
             "The released code defines ResNet-12 and cannot choose it, so this table could not be run from it.",
+            MILESTONE,
             ALL,
         ),
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from quickstudy.metrics import Spread
 from quickstudy.reproduce.found import Found, Missing
 from quickstudy.reproduce.items import Claim, Verdict
 
@@ -12,9 +13,17 @@ Judge = Callable[[Found], Verdict]
 
 def gap(found: Found, first: str, second: str, column: str) -> tuple[int, str]:
     """Whether the second is above the first (1), below (-1) or neither (0) on identical tasks, and by how much."""
-    over = found.paired(first, second, column)
+    over = _whole(found, first, second, column)
     sign = 0 if abs(over.mean) <= over.interval else int(np.sign(over.mean))
     return sign, f"{over.mean:+.2f} ± {over.interval:.2f}"
+
+
+def _whole(found: Found, first: str, second: str, column: str) -> Spread:
+    """The paired difference, over all tasks: those that did not diverge are no comparison."""
+    over = found.paired(first, second, column)
+    if over.finite < over.tasks:
+        raise Missing(f"{first} or {second} diverged on {over.tasks - over.finite} of {over.tasks} tasks.")
+    return over
 
 
 def above(first: str, second: str, column: str, meaning: str) -> Judge:
@@ -27,20 +36,28 @@ def above(first: str, second: str, column: str, meaning: str) -> Judge:
     return judged
 
 
-def _over_columns(found: Found, pairs: Sequence[tuple[str, str, str]]) -> tuple[list[int], str]:
-    """Signs of the differences that could be taken, and all of them in words."""
-    signs, said = [], []
+def _over_columns(found: Found, pairs: Sequence[tuple[str, str, str]]) -> tuple[list[int | None], str]:
+    """Signs of the differences, None of those that could not be taken, and all of them in words."""
+    signs: list[int | None] = []
+    said = []
     labels = {row.name: row.label for row in found.item.rows}
     for first, second, column in pairs:
         try:
             sign, words = gap(found, first, second, column)
-        except Missing:
+        except Missing as missing:
+            signs.append(None)
+            said.append(f"{column}: {str(missing).rstrip('.')}")
             continue
         signs.append(sign)
         said.append(f"{column}, {labels[second]} minus {labels[first]} {words}")
-    if not signs:
+    if all(sign is None for sign in signs):
         raise Missing("No column has both methods.")
     return signs, "; ".join(said)
+
+
+def _every(held: Sequence[bool | None]) -> bool | None:
+    """Whether all hold; where the rest do, one that is not known leaves it open."""
+    return False if False in held else None if None in held else True
 
 
 def mostly_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
@@ -48,7 +65,9 @@ def mostly_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        return Verdict(2 * sum(sign > 0 for sign in signs) > len(signs), f"Paired differences in points: {said}.")
+        yes, open_ = (2 * sum(sign in kind for sign in signs) for kind in ((1,), (1, None)))
+        held = True if yes > len(signs) else None if open_ > len(signs) else False
+        return Verdict(held, f"Paired differences in points: {said}.")
 
     return judged
 
@@ -58,7 +77,8 @@ def never_below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        return Verdict(min(signs) >= 0, f"Paired differences in points: {said}.")
+        held = _every([None if sign is None else sign >= 0 for sign in signs])
+        return Verdict(held, f"Paired differences in points: {said}.")
 
     return judged
 
@@ -68,7 +88,33 @@ def below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        return Verdict(max(signs) < 0, f"Paired differences in points: {said}.")
+        held = _every([None if sign is None else sign < 0 for sign in signs])
+        return Verdict(held, f"Paired differences in points: {said}.")
+
+    return judged
+
+
+def all_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
+    """That the second is above the first in every column."""
+
+    def judged(found: Found) -> Verdict:
+        signs, said = _over_columns(found, pairs)
+        held = _every([None if sign is None else sign > 0 for sign in signs])
+        return Verdict(held, f"Paired differences in points: {said}.")
+
+    return judged
+
+
+def little_below(pairs: Sequence[tuple[str, str, str]], margin: float) -> Judge:
+    """That the second is in every column at most so many points below the first, interval included."""
+
+    def judged(found: Found) -> Verdict:
+        held: list[bool | None] = []
+        for first, second, column in pairs:
+            over = _whole(found, first, second, column)
+            low, high = over.mean - over.interval, over.mean + over.interval
+            held.append(True if low >= -margin else False if high < -margin else None)
+        return Verdict(_every(held), f"Paired differences in points: {_over_columns(found, pairs)[1]}.")
 
     return judged
 
@@ -79,7 +125,7 @@ def norm_ratio(least: float, printed: tuple[float, float]) -> Judge:
     def judged(found: Found) -> Verdict:
         ratios = [found.value("hypermaml", of) / found.value("maml", of) for of in ("weight", "bias")]
         return Verdict(
-            min(ratios) > least,
+            all(ratio > least for ratio in ratios),
             f"HyperMAML's update over MAML's: weight {ratios[0]:.1f} (the paper's numbers: {printed[0]:.1f}), bias "
             f"{ratios[1]:.1f} ({printed[1]:.1f}).",
         )
@@ -164,10 +210,10 @@ def both_help(rates: str, plain: str, enhanced: str, switched: str, both: str) -
 
 
 def rate_explains(plain: str, same: str, switched: str) -> Judge:
-    """How much of the switch's advantage in table 5 the outer rate alone brings."""
+    """That the switch helps at equal rates; and how much of its advantage in table 5 the rate alone brings."""
 
     def judged(found: Found) -> Verdict:
-        total, by_rate = found.paired(plain, switched, "accuracy"), found.paired(plain, same, "accuracy")
+        total, by_rate = (_whole(found, plain, name, "accuracy") for name in (switched, same))
         rest, said = gap(found, same, switched, "accuracy")
         return Verdict(
             rest > 0,
@@ -178,12 +224,15 @@ def rate_explains(plain: str, same: str, switched: str) -> Judge:
     return judged
 
 
-def same(first: str, second: str, column: str, meaning: str) -> Judge:
-    """That two rows cannot be told apart."""
+def same(first: str, second: str, column: str, meaning: str, margin: float = 1.0) -> Judge:
+    """That two rows cannot be told apart, by an interval that would show a difference of a point."""
 
     def judged(found: Found) -> Verdict:
         sign, said = gap(found, first, second, column)
-        return Verdict(sign == 0, f"{meaning}: {said} points, paired on the same tasks.")
+        fine = _whole(found, first, second, column).interval <= margin
+        return Verdict(
+            False if sign else True if fine else None, f"{meaning}: {said} points, paired on the same tasks."
+        )
 
     return judged
 

@@ -152,7 +152,7 @@ def plane(rows: Sequence[str]) -> Draw:
     """The data and the four tasks of the first seed, a row of panels a method: universal and updated classifiers.
 
     A line is where both classes get the same output; the arrow from its foot, as long for every classifier, points to
-    the side of class 0. The width of the update is in the title.
+    the side of class 0. The norm of the update is below each task.
     """
 
     def draw(found: Found) -> "Figure":
