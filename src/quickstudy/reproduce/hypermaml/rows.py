@@ -10,7 +10,10 @@ from quickstudy.reproduce.items import Cell, Reported, Row, Scale
 ACCURACY = "accuracy in %"
 IMAGES = ("cub", "mini_imagenet")
 LETTERS = ("omniglot", "emnist")
-ALL = "Tasks of the test have 15 queries a class, as the released code has; the paper says 16."
+ALL = (
+    "Tasks of the test have 15 queries a class, as the released code has; the paper says 16. Inner rates and steps, "
+    "tasks in an update and updates in an epoch are the released code's: the paper does not say them."
+)
 REPEATS = (
     "The paper's ± is not explained: by the code it is a standard deviation over five repeats of 600 tasks. Here ± is "
     "a 95% interval over tasks."

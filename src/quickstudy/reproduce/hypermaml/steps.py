@@ -52,7 +52,7 @@ TABLE_3 = Item(
     ),
     figures={"norms": figures.norms},
     needs=LETTERS,
-    notes=("The norm is not named in the paper: Frobenius and Euclidean are presumed, averaged over test tasks.",),
+    notes=("The norm is not named in the paper: Frobenius and Euclidean are presumed, averaged over test tasks.", ALL),
 )  # fmt: skip
 
 STEPS = (0, 1, 2, 3, 4, 5, 10, 25, 50, 100)
