@@ -111,7 +111,7 @@ def _mini() -> Suite:
     ]
     return Suite(
         "mini-ImageNet-shaped Conv4-32 and -64: 1- and 5-shot, K 5",
-        _cells(cases, ("plain", "plain tuned", "eager", "two workers")),
+        _cells(cases, ("plain", "eager", "two workers")),
     )
 
 
