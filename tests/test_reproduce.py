@@ -276,6 +276,13 @@ def test_image_sets_that_are_missing_are_named_before_anything_runs(cli, monkeyp
     assert not Path("reproductions").exists()
 
 
+def test_all_leaves_out_what_has_no_pictures_here(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path / "empty"))
+    ended = cli("reproduce", "beyond", "all", "--scale", "ful")
+    assert ended.code == 2 and "Did you mean `full`" in ended.err
+    assert "ways is left out: omniglot is not here" in ended.err
+
+
 # -- the pages of the documentation --
 
 
