@@ -110,7 +110,7 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
             )
         existing = _of_first(world, partial(Run.open, verb.resume))
         setup = world.agree(lambda: config.build(config.parse(existing.config)))
-        if not verb.print_config and world.from_first(lambda: _finished(existing, setup)):
+        if not verb.print_config and world.from_first(lambda: existing.reached(setup.config.train.steps)):
             if not (verb.quiet or verb.json):
                 terminal.note(f"{existing.path} is finished: {setup.config.train.steps} steps are done.")
                 _last_words(existing, setup.metric.name)
@@ -194,10 +194,6 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
             f"a schedule ends at step {schedule.over(asked.schedules)}, after the last of {asked.steps} steps: no "
             "`best` is kept, and `last` is judged as if the schedule were over"
         )
-
-
-def _finished(run: Run, setup: Setup) -> bool:
-    return "last" in run.checkpoints() and run.load("last").state.get("step") == setup.config.train.steps
 
 
 def _last_words(run: Run, metric: str) -> None:

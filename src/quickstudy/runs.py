@@ -203,6 +203,10 @@ class Run:
         """Names of the checkpoints there are, sound or not."""
         return sorted(path.stem for path in (self.path / "checkpoints").glob("*.safetensors"))
 
+    def reached(self, step: int) -> bool:
+        """Whether training has come to a step, as its last checkpoint has it."""
+        return "last" in self.checkpoints() and bool(self.load("last").state.get("step", -1) >= step)
+
     def load(self, name: str) -> Checkpoint:
         """Checkpoint `name`, verified to be byte for byte what was saved."""
         path = self._checkpoint(name)

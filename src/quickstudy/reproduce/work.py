@@ -113,7 +113,7 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
     if (path / "config.yaml").is_file():
         run = Run.open(path)
         setup = config.build(config.parse(run.config))
-        if _finished(run, setup.config.train.steps):
+        if run.reached(setup.config.train.steps):
             return
     else:
         setup = config.build(config.parse({**one.config, "seed": one.seed}))
@@ -122,10 +122,6 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
         train(setup, run, watch)
     except Diverged as gone:
         store.stop(one, str(gone).partition(". ")[0])
-
-
-def _finished(run: Run, steps: int) -> bool:
-    return "last" in run.checkpoints() and run.load("last").state["step"] >= steps
 
 
 def _read(trained: Trained, asked: Asked, stopped: str | None) -> Reading:
