@@ -158,6 +158,21 @@ def test_another_process_is_left_alone_at_its_work(plan):
     assert done(one) == [("maml", 0)]
 
 
+def test_what_another_process_leaves_is_taken_up_in_the_end(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    held = Store(one.folder).held(one.units()[0])
+    held.__enter__()
+    said = []
+
+    def tell(unit, seconds):
+        said.append(unit.row)
+        if unit.row == "fast":
+            held.__exit__(None, None, None)
+
+    work(Watcher(), one.units(), one.folder, tell)
+    assert said == ["fast", "maml"]
+
+
 def test_a_training_that_diverges_is_said_to(plan):
     one = plan(sine("maml"), sine("fast", inner_lr=1e12, inner_steps=5))
     done(one)

@@ -80,17 +80,23 @@ def work(watch: Watcher, units: Sequence[Unit], folder: Path, tell: Tell) -> Non
         tell: Told of what is done.
     """
     store = Store(folder)
-    for one in units:
-        if store.done(one):
-            continue
-        with store.held(one) as mine:
-            if not mine or store.done(one):
-                continue
-            started = perf_counter()
-            do(one, store, watch)
-            tell(one, perf_counter() - started)
-        if watch.stopping:
-            raise Stopped(f"Stopped after {one.row}, seed {one.seed}.")
+    while any([_taken(one, store, watch, tell) for one in units]):
+        pass  # again from the start: another process may have left what it held
+
+
+def _taken(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
+    """Whether this process has done the unit, just now."""
+    if store.done(one):
+        return False
+    with store.held(one) as mine:
+        if not mine or store.done(one):
+            return False
+        started = perf_counter()
+        do(one, store, watch)
+        tell(one, perf_counter() - started)
+    if watch.stopping:
+        raise Stopped(f"Stopped after {one.row}, seed {one.seed}.")
+    return True
 
 
 def do(one: Unit, store: Store, watch: Watcher) -> None:
