@@ -7,7 +7,6 @@ labels at absolute positions, so relabelling the classes is not a symmetry of it
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -59,7 +58,8 @@ class ClassHypernet(nn.Module):
 
     def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
         """The update of the head, by parameter name."""
-        member = F.one_hot(y, self.ways).to(x.dtype)  # [n, ways]
+        # [n, ways]; not F.one_hot, which looks at the labels' values: a compiler cannot.
+        member = torch.eye(self.ways, dtype=x.dtype, device=x.device)[y]
         label = member if self.labels == "one_hot" else y.to(x.dtype)[:, None]
         rows = torch.cat([x, guess, label] if self.enhance else [x, label], dim=-1)
         # The mean over the shots of each class, [ways, columns]; a class without any is a row of zeros.
