@@ -114,7 +114,7 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
     waiting = [one for one in units if not store.done(one)]
     if loud:
         terminal.note(
-            f"{plan.item.paper} {plan.item.name}, {plan.scale}: {len(waiting)} of {len(units)} trainings to do "
+            f"{plan.item.paper} {plan.item.name}, {plan.scale}: {len(waiting)} of {len(units)} to do "
             f"({len(units) - len(waiting)} are here already), in {plan.folder}"
         )
     stopped = False
@@ -186,7 +186,7 @@ def _show(verb: verbs.Reproduce, made: dict[str, Any]) -> None:
         return
     lines, notes = tables.lines(made)
     used = [i for i in range(len(tables.COLUMNS)) if i == 0 or any(line[i] for line in lines)]
-    caption = f"{made['unit']}; ± 95% interval over tasks; {made['scale']} scale, {made['seeds']} seeds."
+    caption = f"{made['unit']}; ± 95% interval over tasks; scale {made['scale']}, seeds: {made['seeds']}."
     rows = [[line[i] for i in used] for line in lines]
     terminal.table(made["title"], [tables.COLUMNS[i] for i in used], rows, "" if verb.quiet else caption)
     if verb.quiet:
