@@ -55,8 +55,9 @@ def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
     made.append(
         Block(
             "text",
-            f"Claims that reproduce: {len(held)}; that do not: {len(failed)}. ± is a 95% interval over tasks, each task's "
-            "value being its mean over seeds; `seeds` shows the lowest and the highest; the gap is ours minus the paper's. "
+            f"Claims that reproduce: {len(held)}; that do not: {len(failed)}. ± is a 95% interval over tasks, each "
+            "task's value being its mean over seeds; `seeds` shows the lowest and the highest; the gap is ours minus "
+            "the paper's. "
             "A data set in brackets stands in for the paper's: such numbers are not the paper's and have no gap.",
         )
     )
