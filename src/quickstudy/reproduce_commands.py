@@ -103,9 +103,7 @@ def _list(verb: verbs.Reproduce) -> None:
         for one in every
     ]
     columns = ("item", "what", "rows", *SCALES, "full on a GPU", "image sets")
-    terminal.table(
-        "", columns, rows, "" if verb.quiet else "Costs are on two cores, as measured, with the scale's seeds."
-    )
+    terminal.table("", columns, rows, "" if verb.quiet else "Costs are on two cores, with the scale's seeds.")
 
 
 def _run(verb: verbs.Reproduce, plan: Plan) -> None:

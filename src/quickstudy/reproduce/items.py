@@ -87,7 +87,7 @@ class Scale:
         settings: Over every row's configuration, by dotted name: {"train.steps": 2000}.
         options: Over the options of every cell's measure that has them: {"tasks": 100}.
         seeds: Trainings of each row.
-        cost: What it takes on two cores, in words with a unit, as measured: "9 minutes".
+        cost: What it takes on two cores, in words with a unit: "9 minutes", or "about 9 minutes" where it is estimated.
         gpu: The same on a GPU, where it was measured.
     """
 
