@@ -125,7 +125,6 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
                 work(watch, waiting, plan.folder, _teller(plan.item.name, loud))
     except (Stopped, KeyboardInterrupt):
         stopped = True
-    here, about = found(plan)
     if stopped:
         left = sum(not store.done(one) for one in units)
         raise RunError(
@@ -133,6 +132,7 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
         )
     if any(not store.done(one) for one in units):
         terminal.note("some trainings are under way in another process; the same command shows them when they are done")
+    here, about = found(plan)
     made = result(plan, here, about, described())
     _keep(plan, made, here, loud)
     _show(verb, made)
