@@ -1,6 +1,7 @@
 """Reproductions: what is run, kept, taken up again and shown, whatever the paper."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from quickstudy.reproduce.items import SCALES, Cell, Claim, Item, Reported, Row,
 from quickstudy.reproduce.measures import Reading, taken
 from quickstudy.reproduce.results import result
 from quickstudy.reproduce.store import Store
-from quickstudy.reproduce.work import Plan, chosen, found, work
+from quickstudy.reproduce.work import Plan, chosen, found, stand_ins, work
 from quickstudy.train import Stopped
 from quickstudy.watch import Watcher
 
@@ -203,6 +204,24 @@ def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
     rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
     assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"
     assert shown["command"] == "quickstudy reproduce mtnet item --scale quick"
+
+
+def test_a_stand_in_is_named_only_where_the_papers_pictures_were_not_at_hand(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path))
+    trained_on = {"tasks": {"name": "cross", "train": {"name": "mini_imagenet"}, "test": {"name": "omniglot"}}}
+    (tmp_path / "mini_imagenet_tiny64").mkdir()
+    assert stand_ins(trained_on) == ["mini_imagenet_tiny64"]
+    (tmp_path / "mini_imagenet").mkdir()
+    assert stand_ins(trained_on) == []
+
+    one = plan(dataclasses.replace(sine("maml"), stand_in="other waves"))
+    done(one)
+    shown = result(one, *found(one), MACHINE)["rows"][0]
+    assert shown["stand_in"] == "" and "gap" in shown
+    for reading in (one.folder / "readings").glob("*.json"):
+        reading.write_text(reading.read_text().replace('"stand_ins": []', '"stand_ins": ["waves"]'))
+    shown = result(one, *found(one), MACHINE)["rows"][0]
+    assert shown["stand_in"] == "other waves" and "gap" not in shown
 
 
 def test_a_smoke_run_decides_nothing(plan):

@@ -530,20 +530,20 @@ def test_overrides_after_a_bare_run_keep_it():
     assert config.parse(FINE, words).init_from == InitFrom(run="runs/pre", freeze=("block*",))
 
 
-def test_pretrain_then_meta_train_from_a_terminal(shell, place):
+def test_pretrain_then_meta_train_from_a_terminal(cli, shell, place):
     (place / "pre.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (place / "fine.yaml").write_text(yaml.safe_dump(FINE))
-    assert shell("train", "pre.yaml", "--out", "pre").code == 0
+    assert cli("train", "pre.yaml", "--out", "pre").code == 0
     done = shell("train", "fine.yaml", "--init-from", "pre", "--init-from.freeze", "block0.*", "--out", "fine")
     assert done.code == 0 and "start: 8 tensors from pre, `best` of step" in done.err
     shutil.move("pre", "elsewhere")
-    told = json.loads(shell("evaluate", "fine", "--json").out)
+    told = json.loads(cli("evaluate", "fine", "--json").out)
     assert len(told["init_from"]["loaded"]) == 8 and told["init_from"]["skipped"] == [
         "head.weight is missing there",
         "head.bias is missing there",
     ]
     assert Run.open("fine").config["init_from"] == {"run": "pre", "only": ["*"], "freeze": ["block0.*"]}
-    assert shell("report", "fine", "elsewhere").code == 0
-    refused = shell("train", "fine.yaml", "--init-from", "pre", "--out", "other")
+    assert cli("report", "fine", "elsewhere").code == 0
+    refused = cli("train", "fine.yaml", "--init-from", "pre", "--out", "other")
     assert refused.code == 2 and "There is no run at pre" in refused.err and not (place / "other").exists()
-    assert "belongs to the training" in shell("evaluate", "fine", "--init-from", "elsewhere").err
+    assert "belongs to the training" in cli("evaluate", "fine", "--init-from", "elsewhere").err

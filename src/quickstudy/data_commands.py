@@ -44,7 +44,7 @@ def _row(one: ImageSet) -> dict[str, Any]:
         "classes": one.classes,
         "images": one.images,
         "here": place.name if place else None,
-        "stands_in": place is not None and place.name in one.stand_ins,
+        "stands_in": bool(one.stands_in()),
         "splits": ", ".join([*_published(one.name), *GENERAL]),
         "default": f"split {one.split}, size {one.size}, recipe {one.recipe}",
         "get": _how(one.name),
@@ -253,7 +253,7 @@ def prepared(verb: verbs.DataPrepare) -> None:
         raise InputError(f"There is no image set {name!r}. {nearest(name, IMAGE_SETS)}")
     one, root = IMAGE_SETS[name], data_root()
     place = one.held()
-    if place is not None and place.name not in one.stand_ins and not empty(place):
+    if place is not None and not one.stands_in() and not empty(place):
         _had(verb, place, fetched=False)
         return
     if name not in SOURCES:

@@ -1,6 +1,6 @@
 """What was found for an item: readings by row, column and seed, and the statistics that tables and claims need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from quickstudy.errors import RunError
 from quickstudy.metrics import Spread, spread
-from quickstudy.reproduce.items import Item
+from quickstudy.reproduce.items import Item, Row
 from quickstudy.reproduce.measures import Array, Reading, Trained
 
 
@@ -26,6 +26,7 @@ class Found:
         readings: By (row, column), one a seed, in order of the seeds.
         trained: By row, one a seed: where a figure finds what was logged.
         stopped: By row: why trainings ended before their last step, by seed.
+        genuine: Rows read while no folder stood in for an image set that they name.
     """
 
     item: Item
@@ -33,6 +34,11 @@ class Found:
     readings: Mapping[tuple[str, str], tuple[Reading, ...]]
     trained: Mapping[str, tuple[Trained, ...]]
     stopped: Mapping[str, Mapping[int, str]]
+    genuine: Set[str] = frozenset()
+
+    def stand_in(self, row: Row) -> str:
+        """What stood for the paper's data in a row; empty where these were at hand."""
+        return "" if row.name in self.genuine else row.stand_in
 
     def all(self, row: str, column: str) -> tuple[Reading, ...]:
         """Of every seed."""

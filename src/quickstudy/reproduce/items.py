@@ -61,7 +61,7 @@ class Row:
         config: The configuration at full scale, as in a file; None where nothing is trained (a quoted row, or cells
             whose measure needs no training).
         departs: What differs from the paper, one sentence each.
-        stand_in: The data that stand for the paper's, by name; empty where they are the paper's.
+        stand_in: The data that stand for the paper's where those are not at hand; empty where they always are.
         scales: Settings of this row alone at a scale, over those of the item: {"quick": {"train.steps": 500}}.
     """
 

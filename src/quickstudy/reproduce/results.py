@@ -65,6 +65,7 @@ def trained_seconds(found: Found) -> float:
 
 def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
     departs = [*row.departs, *_shrunk(plan, row)]
+    stand_in = found.stand_in(row)
     lines = []
     for column, cell in row.cells.items():
         line: dict[str, Any] = {
@@ -72,14 +73,14 @@ def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
             "label": row.label,
             "column": column,
             "reported": [_reported(one) for one in cell.reported],
-            "stand_in": row.stand_in,
+            "stand_in": stand_in,
             "departs": departs,
             "quoted": cell.measure is None,
             "ours": None,
         }
         if cell.measure is not None and (row.name, column) in found.readings:
             line["ours"] = _ours(found, row.name, column)
-            if cell.reported and not row.stand_in:
+            if cell.reported and not stand_in:
                 line["gap"] = line["ours"]["value"] - cell.reported[0].value
         lines.append(line)
     return lines

@@ -1,6 +1,6 @@
 """From an item and a scale to readings: trainings are begun, taken up or found done, then read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +14,7 @@ from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides,
 from quickstudy.reproduce.store import Asked, Store, Unit, unit
 from quickstudy.runs import Run, commit
 from quickstudy.settings import overlaid
+from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.train import Diverged, Stopped, train
 from quickstudy.watch import Watcher
 
@@ -108,7 +109,8 @@ def do(one: Unit, store: Store, watch: Watcher) -> None:
         if not store.has(asked):
             began = perf_counter()
             reading = _read(trained, asked, store.stopped(one))
-            store.write(asked, reading, {"seed": one.seed, "seconds": perf_counter() - began, "commit": _commit()})
+            about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": _commit()}
+            store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
 
 
 def _train(one: Unit, store: Store, watch: Watcher) -> None:
@@ -143,6 +145,24 @@ def _commit() -> str | None:
     return None if "site-packages" in place.parts else commit(place)
 
 
+def stand_ins(config: Any) -> list[str]:
+    """The folders that now stand in for image sets which a configuration names, at any depth.
+
+    >>> stand_ins({"tasks": {"name": "sine"}})
+    []
+    """
+    held = {place for name in _names(config) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stands_in())}
+    return sorted(held)
+
+
+def _names(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, Mapping):
+        for value in config.values():
+            yield from _names(value)
+
+
 def found(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     """What is there by now, and how each reading came to be: rows and seeds that are missing are left out."""
     store = Store(plan.folder)
@@ -159,7 +179,9 @@ def found(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
         for column, asked in one.asked.items():
             reading, held = store.read(asked)
             readings.setdefault((one.row, column), []).append(reading)
-            about.append({"row": one.row, "column": column, **{k: held[k] for k in ("seed", "seconds", "commit")}})
+            how = {key: held[key] for key in ("seed", "seconds", "commit", "stand_ins")}
+            about.append({"row": one.row, "column": column, **how})
     fixed = {key: tuple(every) for key, every in readings.items()}
     held_runs = {row: tuple(every) for row, every in trained.items()}
-    return Found(plan.item, plan.scale, fixed, held_runs, stopped), about
+    replaced = {one["row"] for one in about if one["stand_ins"]}
+    return Found(plan.item, plan.scale, fixed, held_runs, stopped, {row for row, _ in fixed} - replaced), about

@@ -67,10 +67,14 @@ def accuracies(found: Found) -> "Figure":
     for spare in every[len(columns) :]:
         spare.set_visible(False)
     _legend(sheet, every[0])
-    stand_ins = dict.fromkeys(row.stand_in for row in found.item.rows if row.stand_in)
-    if stand_ins:
-        sheet.supxlabel(f"Here: {'; '.join(stand_ins)}.", fontsize=8, color=INK)
+    _tell(sheet, found)
     return sheet
+
+
+def _tell(sheet: "Figure", found: Found) -> None:
+    """Name the data that stand in for the paper's, where some do."""
+    if names := list(filter(None, dict.fromkeys(found.stand_in(row) for row in found.item.rows))):
+        sheet.supxlabel(f"Here: {'; '.join(names)}.", fontsize=8, color=INK)
 
 
 def ablation(found: Found) -> "Figure":
@@ -79,7 +83,7 @@ def ablation(found: Found) -> "Figure":
     dress(axes, "Switch and enhancement", "accuracy, %", "")
     _dots(axes, found, "accuracy", label=True)
     _legend(sheet, axes)
-    sheet.supxlabel(f"Here: {found.item.rows[0].stand_in}.", fontsize=8, color=INK)
+    _tell(sheet, found)
     return sheet
 
 

@@ -149,6 +149,11 @@ class ImageSet:
         root = data_root()
         return next((root / folder for folder in self.folders if (root / folder).exists()), None)
 
+    def stands_in(self) -> str:
+        """The name of the folder that stands in for it; empty where there is none, or the set itself."""
+        place = self.held()
+        return place.name if place is not None and place.name in self.stand_ins else ""
+
     def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> Stored:
         """Its pictures, stored for a size and a recipe."""
         if not place.exists():
