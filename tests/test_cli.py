@@ -447,8 +447,8 @@ def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so
         ("--method", "{name: protonet, inner_lr: 0.1}"),
     ],
 )
-def test_what_the_command_itself_gives_is_not_left_out(shell, words):
-    done = shell("train", "digits-maml", *words, "--print-config")
+def test_what_the_command_itself_gives_is_not_left_out(cli, words):
+    done = cli("train", "digits-maml", *words, "--print-config")
     assert (done.code, done.out) == (2, "")
     assert "`method.inner_lr` is no option of 'protonet'" in done.err
 

@@ -23,14 +23,12 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from conftest import DATA
+from conftest import DATA, SESSION_CACHE
 from quickstudy.downloads import BY_HAND, SOURCES, Remote, Source, fetch
 from quickstudy.errors import RunError
 from quickstudy.runs import Run
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.images.sets import IMAGE_SETS
-
-SESSION_CACHE = os.environ["QUICKSTUDY_CACHE"]  # the tests here have caches of their own but for real pictures
 
 
 @pytest.fixture
@@ -202,15 +200,15 @@ def test_what_is_left_out_is_told_once(shell, place, root):
     assert done.code == 0 and done.err.count("broken.png") == 1, done.err
 
 
-def test_the_first_decoding_of_many_pictures_is_told(shell, place, root):
+def test_the_first_decoding_of_many_pictures_is_told(cli, shell, place, root):
     rng = np.random.default_rng(0)
     np.savez(place / "many.npz", images=rng.integers(0, 256, (1200, 8, 8), np.uint8), labels=np.arange(1200) % 3)
     few = ("train", "folder", "--tasks.path", "many.npz", "--tasks.size", 32, "--print-config")
     done = shell(*few)
     assert (done.code, done.err) == (0, "note: decoding 1200 pictures, which is done once\n")
     assert "progress" not in done.out
-    assert shell(*few).err == ""
-    assert shell(*few, "--tasks.channels", 1, "--quiet").err == ""
+    assert cli(*few).err == ""
+    assert cli(*few, "--tasks.channels", 1, "--quiet").err == ""
 
 
 def test_duplicates_within_and_across(cli, place, root):

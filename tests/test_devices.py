@@ -27,7 +27,7 @@ def test_meta_refuses_to_mix():
         torch.zeros(3, device=META) + torch.zeros(3)
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 @pytest.mark.parametrize("method", [m for m in METHODS if m.name not in READS], ids=lambda m: m.name)
 def test_everything_happens_on_the_learners_device(method, backend):
     one = learner(method, NETS[1]).to(META)

@@ -30,7 +30,9 @@ def gradients(model, batch, engine):
     return [outcome.loss, outcome.output, *filled(found, model)]
 
 
-@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+@pytest.mark.parametrize(
+    "net", [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])], ids=lambda net: net.name
+)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
     model, batch = learner(method, net), tasks(net)

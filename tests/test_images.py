@@ -2,9 +2,6 @@
 
 import hashlib
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import DATA, held
+from conftest import DATA, DECODED, SESSION_CACHE, held
 from quickstudy.draws import SPLITS, Draws
 from quickstudy.errors import InputError
 from quickstudy.evaluate import batches
@@ -659,30 +656,7 @@ def test_a_folder_that_is_not_there_is_named(root):
 # -- real data --
 
 
-# Smaller than the papers' sizes where that is quicker.
-SIZES = {"omniglot": 28, "mnist": 28, "emnist": 28, "cub": 16, "mini_imagenet": 16}
-DECODE = """
-import sys
-from quickstudy.tasks.images.sets import IMAGE_SETS
-for name, size in zip(sys.argv[1::2], sys.argv[2::2]):
-    IMAGE_SETS[name](size=int(size))
-"""
-
-
-def there(name: str) -> bool:
-    return any((DATA / folder).exists() for folder in IMAGE_SETS[name].folders)
-
-
-@pytest.fixture(scope="session")
-def real_cache(tmp_path_factory):
-    """All real sets that are there, decoded by a process of its own: checking types as tests do takes three times as
-    long over 100 000 pictures.
-    """
-    cache = tmp_path_factory.mktemp("real_cache")
-    own = {"QUICKSTUDY_CACHE": str(cache), "QUICKSTUDY_DATA": str(DATA), "OMP_NUM_THREADS": "1"}
-    words = [word for name, size in SIZES.items() if there(name) for word in (name, str(size))]
-    subprocess.run([sys.executable, "-W", "error", "-c", DECODE, *words], env=os.environ | own, check=True)
-    return cache
+SIZES = {name: size for name, size, recipe in DECODED if recipe is None}
 
 
 @pytest.fixture
@@ -691,7 +665,8 @@ def real(request, monkeypatch):
 
     def opened(name: str, **options):
         held(name)
-        monkeypatch.setenv("QUICKSTUDY_CACHE", str(request.getfixturevalue("real_cache")))
+        request.getfixturevalue("decoded")
+        monkeypatch.setenv("QUICKSTUDY_CACHE", SESSION_CACHE)
         monkeypatch.setenv("QUICKSTUDY_DATA", str(DATA))
         return IMAGE_SETS[name](size=SIZES[name], **options)
 
