@@ -439,6 +439,7 @@ def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so
     )
 
 
+@pytest.mark.filterwarnings("default::quickstudy.parts.Dropped")
 @pytest.mark.parametrize(
     "words",
     [

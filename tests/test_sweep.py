@@ -163,6 +163,7 @@ def test_a_sweep_as_a_user_sees_it(shell, place):
     assert Run.open(place / best).load("last").state["step"] == 20
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_to_more_trials_as_if_it_had_not_stopped(sweep):
     two, _ = sweep(*RATES, "--seed", "1", "--trials", "2", "--out", "out")
     four, last = sweep(*RATES, "--seed", "1", "--trials", "4", "--out", "out")
@@ -209,6 +210,7 @@ def test_a_study_is_gone_on_with_by_the_same_settings_only(cli, sweep):
 # -- what goes wrong --
 
 
+@pytest.mark.slow
 def test_worse_trials_are_pruned_and_their_runs_can_go_on(cli, sweep):
     words = ("--search.method.inner_lr", "0.03,0.02,1e-6", "--train.validate_every", "5", "--trials", "9")
     trials, last = sweep(*words)

@@ -97,7 +97,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("maml", marks=pytest.mark.slow), "mtnet", "dropout"])
 def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(place, cli, shell, kind):
     (place / "mine.py").write_text(MINE)
     words = ["train", "sine.yaml", "--quiet", "--no-tensorboard", "--train.steps", 240, "--train.log_every", 4]
