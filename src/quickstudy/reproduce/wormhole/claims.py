@@ -1,6 +1,7 @@
 """How claims about Wormhole MAML are judged: by paired differences on identical tasks, with their 95% intervals."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +14,24 @@ FLIPS = (0.05, 0.95)
 Pairs = Mapping[str, tuple[str, str]]
 
 
+class Gap(NamedTuple):
+    """The paired difference of two rows, the second minus the first, and whether it is surely on one side of 0."""
+
+    name: str
+    mean: float
+    below: bool
+    above: bool
+
+
 def below(text: str, source: str, pairs: Pairs, column: str) -> Claim:
-    """In every pair the second row is below the first, by more than the interval of the paired difference."""
+    """In every pair the second row is below the first, by more than the interval of the paired difference.
+
+    Not decided where none is surely above, and some are within their intervals.
+    """
 
     def judged(found: Found) -> Verdict:
         done, said = _differences(found, pairs, column)
-        return Verdict(all(sure for sure, _, _ in done), said)
+        return Verdict(_every_below(done), said)
 
     return Claim(text, source, judged)
 
@@ -34,7 +47,7 @@ def below_where_it_flips(text: str, source: str, pairs: Pairs, column: str, flip
             return Verdict(None, f"In no setting does the gain flip: C < 0 for {_listed(share)} of the tasks.")
         done, said = _differences(found, can, column)
         told = f" Where it does not flip: {_differences(found, rest, column)[1]}" if rest else ""
-        return Verdict(all(sure for sure, _, _ in done), f"Where the gain flips: {said}{told}")
+        return Verdict(_every_below(done), f"Where the gain flips: {said}{told}")
 
     return Claim(text, source, judged)
 
@@ -45,7 +58,7 @@ def lower_by(text: str, source: str, pairs: Pairs, column: str, share: float) ->
     def judged(found: Found) -> Verdict:
         change = {n: found.value(b, column) / found.value(a, column) - 1 for n, (a, b) in pairs.items()}
         done, said = _differences(found, pairs, column)
-        lower = all(sure and change[name] <= -share for sure, name, _ in done)
+        lower = all(gap.below and change[gap.name] <= -share for gap in done)
         return Verdict(lower, f"{_percent(change)}. Paired: {said}")
 
     return Claim(text, source, judged)
@@ -56,7 +69,7 @@ def lower_by_amount(text: str, source: str, pairs: Pairs, column: str, amount: f
 
     def judged(found: Found) -> Verdict:
         done, said = _differences(found, pairs, column)
-        return Verdict(sum(sure and gap < -amount for sure, _, gap in done) > len(done) / 2, said)
+        return Verdict(sum(gap.below and gap.mean < -amount for gap in done) > len(done) / 2, said)
 
     return Claim(text, source, judged)
 
@@ -114,19 +127,27 @@ def shares(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 
-def _differences(found: Found, pairs: Pairs, column: str) -> tuple[list[tuple[bool, str, float]], str]:
-    """Of each pair: whether the second is surely below, its name, the difference; and all of it in a sentence.
+def _every_below(done: Sequence[Gap]) -> bool | None:
+    if all(gap.below for gap in done):
+        return True
+    return False if any(gap.above for gap in done) else None
 
-    Where one of the two diverged on some tasks the pair is over the others, which favours it, so it is told.
+
+def _differences(found: Found, pairs: Pairs, column: str) -> tuple[list[Gap], str]:
+    """Of each pair the difference; and all of it in a sentence.
+
+    Where one of the two diverged on some tasks the pair is over the others, which favours it, so it is told, and
+    nothing is sure.
     """
     done, words = [], []
     for name, (first, second) in pairs.items():
         gap = found.paired(first, second, column)
         if not np.isfinite(gap.mean):
             raise Missing(f"{first} and {second} have no task on which both are finite.")
-        done.append((gap.mean + gap.interval < 0 and gap.finite == gap.tasks, name, gap.mean))
-        lost = f" ({gap.tasks - gap.finite} of {gap.tasks} tasks diverged)" if gap.finite < gap.tasks else ""
-        words.append(f"{name}: {gap.mean:+.3g} ± {gap.interval:.2g}{lost}")
+        whole = gap.finite == gap.tasks
+        done.append(Gap(name, gap.mean, whole and gap.mean + gap.interval < 0, whole and gap.mean - gap.interval > 0))
+        lost = "" if whole else f" ({gap.tasks - gap.finite} of {gap.tasks} tasks diverged)"
+        words.append(f"{name}: {second} - {first} = {gap.mean:+.3g} ± {gap.interval:.2g}{lost}")
     return done, "; ".join(words) + "."
 
 
