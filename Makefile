@@ -11,7 +11,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 # Every table and figure of the papers, just far enough to see that it comes out; those whose pictures are here.
 smoke: .venv/ready
