@@ -361,6 +361,12 @@ def commit(folder: Path | None = None) -> str | None:
     return done.stdout.strip() or None
 
 
+def package_commit() -> str | None:
+    """Of this package, where it runs from a repository; installed, it may lie inside that of another project."""
+    place = Path(__file__).parent
+    return None if "site-packages" in place.parts else commit(place)
+
+
 def _read_result(table: Path) -> Result:
     summary = read_json(table)
     check_format(summary.get("format"), table)

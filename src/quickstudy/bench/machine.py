@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quickstudy.bench.makers import ByHand
 from quickstudy.bench.workloads import Case
-from quickstudy.runs import commit
+from quickstudy.runs import package_commit
 
 SIDE = 1536
 """Of the square matrices that are multiplied."""
@@ -30,7 +30,6 @@ SPENT = 1.0
 
 def described() -> dict[str, Any]:
     """What is printed with every table."""
-    place = Path(__file__).parent  # installed, it may lie inside the repository of another project
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -39,7 +38,7 @@ def described() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "quickstudy": metadata.version("quickstudy"),
         "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "commit": None if "site-packages" in place.parts else commit(place),
+        "commit": package_commit(),
     }
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quickstudy import config, reproduce
+from quickstudy import config
 from quickstudy.errors import InputError, nearest
 from quickstudy.reproduce.found import Found
 from quickstudy.reproduce.items import Item, Row
 from quickstudy.reproduce.measures import MEASURES, Reading, Trained, overrides, taken
 from quickstudy.reproduce.store import Asked, Store, Unit, unit
-from quickstudy.runs import Run, commit
+from quickstudy.runs import Run, package_commit
 from quickstudy.settings import overlaid
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.train import Diverged, Stopped, train
@@ -104,12 +104,12 @@ def do(one: Unit, store: Store, watch: Watcher) -> None:
     """Train what is not trained, and read what is not read."""
     if one.config is not None:
         _train(one, store, watch)
-    trained = store.trained(one)
+    trained, commit = store.trained(one), package_commit()
     for asked in one.asked.values():
         if not store.has(asked):
             began = perf_counter()
             reading = _read(trained, asked, store.stopped(one))
-            about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": _commit()}
+            about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": commit}
             store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
 
 
@@ -137,12 +137,6 @@ def _read(trained: Trained, asked: Asked, stopped: str | None) -> Reading:
     if stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints():
         return Reading(float("nan"), more={"failed": stopped})
     return MEASURES[asked.measure](trained, **asked.options)
-
-
-def _commit() -> str | None:
-    """Of this package, when it runs from a repository."""
-    place = Path(reproduce.__file__).parent
-    return None if "site-packages" in place.parts else commit(place)
 
 
 def stand_ins(config: Any) -> list[str]:
