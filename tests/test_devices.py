@@ -16,6 +16,7 @@ from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.recipes import RECIPES
+from quickstudy.types import pick
 
 META = torch.device("meta")
 READS = ("hypermaml", "hypermaml_eq7", "hypermaml_appendix_b", "mamlpp", "wormhole_literal", "emission_beside_gain")
@@ -129,6 +130,21 @@ def test_autocast_rounds_the_same_factors_on_the_loop_and_under_vmap(method, kin
         assert 2**-16 < error < 4 * bound
     gap = (found["loop", kind] - found["vmap", kind]).norm() / exact.norm()
     assert gap < bound
+
+
+def test_adapting_rounds_as_an_evaluation_does():
+    method = next(m for m in METHODS if m.name == "maml")
+    one, batch = learner(method, NETS[1]), tasks(NETS[1])
+    support = pick(batch.support, 0)
+    found = {}
+    for autocast in (None, "bf16"):
+        one.engine = Engine("loop", autocast=autocast)
+        with torch.no_grad():
+            judged = one.engine.each(lambda given: one.update(given, {}, evaluating=True), batch.support)
+        adapted = dict(one.adapt(support).named_parameters())
+        assert all(torch.equal(adapted[name], judged[name][0]) for name in one.adapts)
+        found[autocast] = adapted
+    assert any(not torch.equal(found[None][name], found["bf16"][name]) for name in one.adapts)
 
 
 def test_double_precision_is_left_alone():

@@ -240,6 +240,8 @@ def test_info_tells_what_a_configuration_takes(cli):
     for word in ("vmap", "training", "64,", "at once", "evaluation", "an inner step more", "100 KB"):
         assert word in done.out
     assert not Path("run").exists() and not Path("runs").exists()
+    assert "one task takes more" not in done.out
+    assert "one task takes more than compute.memory" in cli("info", "sine.yaml", "--compute.memory", "1 KB").out
     assert cli("info", "run-that-is-not").code == 2
     assert "give one: quickstudy info CONFIG" in cli("info", "--train.steps", "4").err
     assert "Did you mean `sine-maml`" in cli("info", "sine-mamml", "--train.steps", "4").err

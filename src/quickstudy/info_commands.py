@@ -145,11 +145,13 @@ def _judging(setup: Setup, tasks: Task) -> Need:
 
 def _row(need: Need, size: int, engine: Engine, chunk: int | None, room: int | None) -> Rows:
     """Under `vmap` the memory of all tasks of a chunk is held at once; on the loop, that of one task."""
+    one = need.of(1)
+    over: Rows = {} if room is None or one <= room else {"too much": "one task takes more than compute.memory allows"}
     if engine.backend == "loop":
-        return {"tasks": f"{size}, one at a time", "in all": need.of(1)}
+        return {"tasks": f"{size}, one at a time", "in all": one, **over}
     fits = min(chunk or (size if room is None else need.fitting(room)), size)
     taken = f"{size}, all at once" if fits == size else f"{size}, {fits} at once"
-    return {"tasks": taken, "in all": need.of(fits), "a task": need.task, "and once": need.fixed}
+    return {"tasks": taken, "in all": need.of(fits), "a task": need.task, "and once": need.fixed, **over}
 
 
 def _why(asked: Config, engine: Engine, said: Sequence[str]) -> str:

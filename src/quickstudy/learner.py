@@ -32,6 +32,7 @@ from quickstudy.norms import (
 )
 from quickstudy.objective import Objective
 from quickstudy.params import Selection, adaptable, call, share, slots, trainable
+from quickstudy.precision import rounding
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import with_own
 from quickstudy.selfcheck import Check, relative_errors, suspects
@@ -188,7 +189,7 @@ class Learner(nn.Module, ABC):
         """
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
-        with fitting(support), torch.no_grad(), twice_differentiable(), settled(self):
+        with fitting(support), torch.no_grad(), twice_differentiable(), settled(self), rounding(self.engine.autocast):
             return self.module(self.update(move(support, self.device), pick(noise, 0), evaluating=True))
 
     @abstractmethod

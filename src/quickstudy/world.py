@@ -117,7 +117,7 @@ class World:
         parts = [
             p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(params, mine.gradients, strict=True)
         ]
-        flat = torch.cat([torch.tensor([*numbers, *given], device=like.device), *parts])
+        flat = torch.cat([torch.tensor([*numbers, *given], dtype=like.dtype, device=like.device), *parts])
         with _connected():
             dist.all_reduce(flat)
         head, *summed = torch.split(flat, [len(numbers) + len(given), *(part.numel() for part in parts)])
