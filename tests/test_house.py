@@ -14,7 +14,7 @@ LAYERS = [
     "errors watch",
     "types settings files canvas factories world devices allocator",
     "space",
-    "draws params parts support memory precision",
+    "batchnorm draws params parts support memory precision",
     "objective norms means engine selfcheck criteria metrics schedule",
     "rules",
     "cells heads hypernet nets",

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from quickstudy.batchnorm import batch_norm
 from quickstudy.errors import InputError
 from quickstudy.params import per_row
 from quickstudy.types import Params
@@ -50,7 +51,7 @@ class SafeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if alone():  # the affine kernel is right then, and reads its input once
-            return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return batch_norm(input, self.weight, self.bias, self.eps)
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
         return _affine(self, normal, channels=True)
 
