@@ -212,6 +212,16 @@ def test_claims_ask_for_differences_beyond_their_intervals():
     assert not claims.no_gain("", "", {"p": ("a", "b")}, "x", 0.1).judged(here).holds
 
 
+@pytest.mark.parametrize(("worst", "bottom"), [(900.0, 0.1), (3.0, 0.0)])
+def test_errors_far_apart_are_drawn_on_an_axis_that_shows_them(worst, bottom):
+    item = BY_NAME["wavelet-size"]
+    readings = {(row.name, column): (Reading(0.3),) for row in item.rows for column in ("MSE", "L1")}
+    last = next(row.name for row in item.rows if row.name.endswith("vanilla-5"))
+    here = Found(item, "full", {**readings, (last, "MSE"): (Reading(worst),)}, {}, {})
+    low, high = item.figures["error-against-size"](here).axes[0].get_ylim()
+    assert bottom <= low <= 0.3 and worst <= high
+
+
 def test_tasks_that_diverged_and_numbers_that_are_none_prove_nothing():
     nan = float("nan")
     here = told({"a": [4, 4, 4, 4], "b": [1, 1, 1, 1]})
