@@ -242,3 +242,13 @@ def test_wrong_cases_are_refused():
     with pytest.raises(InputError, match="none on sine"):
         Case("sine", "hypermaml")
     assert chosen_peers(None) == list(PEERS) and chosen_peers(["none"]) == []
+
+
+def test_cases_are_chosen_by_their_printed_name():
+    part = suites.suite("mini").only(["maml", "hypermaml"], [], "mini64*5-shot*train")
+    assert [str(cell.case) for cell in part.cells] == [
+        "mini64 maml K5 5-shot T2 train",
+        "mini64 hypermaml 5-shot T2 train",
+    ]
+    with pytest.raises(InputError, match=r"the cases 'mini46\*'\. Its cases are: mini32 maml K5 1-shot T2 train, "):
+        suites.suite("mini").only(None, [], "mini46*")

@@ -26,7 +26,9 @@ def bench(verb: verbs.Bench) -> None:
         raise InputError(
             f"--seconds was {verb.seconds:g}; it is the time for the rounds of a case, so a number above 0."
         )
-    chosen = suite(verb.suite or "quick").only(_words(verb.methods), chosen_peers(_words(verb.peers)))
+    chosen = suite(verb.suite or "quick").only(
+        _words(verb.methods), chosen_peers(_words(verb.peers)), verb.cases or "*"
+    )
     folder = None if verb.out is None else Path(verb.out)
     if folder is not None:
         with writes(folder, "Give a directory that can be made and written: --out DIRECTORY."):

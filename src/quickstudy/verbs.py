@@ -161,6 +161,8 @@ class Bench(Output):
     """For the rounds of one case, all contenders together; what compiles or warms up comes on top."""
     methods: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
     """Only these, with commas: maml,mtnet,wormhole,hypermaml."""
+    cases: Annotated[str | None, arg(metavar="PATTERN", help_behavior_hint="")] = None
+    """Only cases whose name, as it is printed, matches: "mini64*train", "*T32*"."""
     peers: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
     """Other libraries, with commas: higher,torchopt,learn2learn,jax, or none (default: all that are installed; get the
     first two by: pip install "quickstudy[peers]")."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from itertools import product
 
 from quickstudy.bench.contenders import PEERS
@@ -36,21 +37,26 @@ class Suite:
     memory: tuple[Cell, ...] = ()
     goals: tuple[Goal, ...] = field(default=())
 
-    def only(self, methods: Sequence[str] | None, peers: Sequence[str]) -> "Suite":
-        """The part of it that is about some methods and some peers. Peers have MAML alone."""
+    def only(self, methods: Sequence[str] | None, peers: Sequence[str], pattern: str = "*") -> "Suite":
+        """The part of it that is about some methods, peers and cases. Peers have MAML alone."""
         for method in methods or ():
             if method not in METHODS:
                 raise InputError(f"There is no method {method!r} to measure. {nearest(method, METHODS)}")
 
         def kept(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-            chosen = (cell for cell in cells if methods is None or cell.case.method in methods)
+            own = (cell for cell in cells if methods is None or cell.case.method in methods)
+            chosen = (cell for cell in own if fnmatchcase(str(cell.case), pattern))
             return tuple(
                 Cell(cell.case, tuple(n for n in cell.names if n not in PEERS or n in peers)) for cell in chosen
             )
 
         part = replace(self, cells=kept(self.cells), memory=kept(self.memory))
         if not (part.cells or part.memory):
-            raise InputError(f"Nothing of this suite is left with the methods {', '.join(methods or ())}.")
+            known = dict.fromkeys(str(cell.case) for cell in (*self.cells, *self.memory))
+            asked = f"the methods {', '.join(methods)} and " if methods else ""
+            raise InputError(
+                f"Nothing of this suite is left with {asked}the cases {pattern!r}. Its cases are: {', '.join(known)}."
+            )
         return part
 
 
