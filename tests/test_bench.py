@@ -250,5 +250,6 @@ def test_cases_are_chosen_by_their_printed_name():
         "mini64 maml K5 5-shot T2 train",
         "mini64 hypermaml 5-shot T2 train",
     ]
+    assert suites.suite("targets").goals and not suites.suite("targets").only(None, [], "sine*").goals
     with pytest.raises(InputError, match=r"the cases 'mini46\*'\. Its cases are: mini32 maml K5 1-shot T2 train, "):
         suites.suite("mini").only(None, [], "mini46*")

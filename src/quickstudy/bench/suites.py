@@ -38,7 +38,7 @@ class Suite:
     goals: tuple[Goal, ...] = field(default=())
 
     def only(self, methods: Sequence[str] | None, peers: Sequence[str], pattern: str = "*") -> "Suite":
-        """The part of it that is about some methods, peers and cases. Peers have MAML alone."""
+        """The part of it that is about some methods, peers and cases. Peers have MAML alone; goals are the whole's."""
         for method in methods or ():
             if method not in METHODS:
                 raise InputError(f"There is no method {method!r} to measure. {nearest(method, METHODS)}")
@@ -50,7 +50,8 @@ class Suite:
                 Cell(cell.case, tuple(n for n in cell.names if n not in PEERS or n in peers)) for cell in chosen
             )
 
-        part = replace(self, cells=kept(self.cells), memory=kept(self.memory))
+        goals = self.goals if pattern == "*" else ()
+        part = replace(self, cells=kept(self.cells), memory=kept(self.memory), goals=goals)
         if not (part.cells or part.memory):
             known = dict.fromkeys(str(cell.case) for cell in (*self.cells, *self.memory))
             asked = f"the methods {', '.join(methods)} and " if methods else ""
