@@ -488,9 +488,10 @@ def test_an_interrupted_evaluation_leaves_no_result(cli, run):
 # -- the demonstration --
 
 
-def test_the_demo_runs_through(place, capsys):
-    demo.demo("shown", 0, steps=2, quiet=False, as_json=False)
-    out, err = capsys.readouterr()
+def test_the_demo_runs_through(place, shell):
+    done = shell("demo", "--steps", "2", "--out", "shown")
+    assert done.code == 0
+    out, err = done.out, done.err
     for title, *_ in demo.ROWS:
         assert title in out
     assert "report: shown/report/index.html" in out and (place / "shown/report/index.html").is_file()

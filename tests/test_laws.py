@@ -17,6 +17,9 @@ from quickstudy.types import move, pick
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 over_nets = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+over_some = pytest.mark.parametrize(
+    "net", [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])], ids=lambda net: net.name
+)
 over_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -139,7 +142,7 @@ def test_a_task_is_independent_of_its_batch(method: Method, net: Net) -> None:
     torch.testing.assert_close(alone, pick(model(batch), slice(1, 2)), **CLOSE)
 
 
-@over_nets
+@over_some
 @over_methods
 def test_a_learner_checks_itself(method: Method, net: Net) -> None:
     found = learner(method, net).check(tasks(net))

@@ -58,6 +58,7 @@ def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
     assert need.of(16) == pytest.approx(peak(lambda: run(16)), rel=0.02)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
     learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3, loss="mse")
     tasks = Sine().source("train", size=16)(0)

@@ -275,6 +275,7 @@ def test_the_command_runs_lists_and_writes_pages(cli):
     assert {json.loads(line)["item"] for line in listed.out.splitlines()} == {one.name for one in EVERY}
 
 
+@pytest.mark.slow
 def test_several_processes_know_the_measures_of_a_paper(shell):
     ran = shell("reproduce", "mtnet", "figure-3", "--scale", "smoke", "--workers", "2", "--json")
     shown = json.loads(ran.out.splitlines()[0])

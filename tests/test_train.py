@@ -97,7 +97,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param("maml", marks=pytest.mark.slow), "mtnet", "dropout"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("maml", marks=pytest.mark.slow), "mtnet", pytest.param("dropout", marks=pytest.mark.slow)]
+)
 def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(place, cli, shell, kind):
     (place / "mine.py").write_text(MINE)
     words = ["train", "sine.yaml", "--quiet", "--no-tensorboard", "--train.steps", 240, "--train.log_every", 4]

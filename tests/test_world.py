@@ -106,7 +106,7 @@ def test_a_world_of_one_returns_what_it_is_given_and_raises_what_is_raised():
     "options",
     [
         ["--train.meta_batch_size", 5, "--train.probes", "[update.*, rule.*]", "--train.probe_every", 7],
-        ["--train.meta_batch_size", 1, "--train.reduction", "sum"],
+        pytest.param(["--train.meta_batch_size", 1, "--train.reduction", "sum"], marks=pytest.mark.slow),
     ],
     ids=["five_tasks", "one_task"],
 )
@@ -228,7 +228,7 @@ def test_torchrun_restarts_a_run_that_lost_a_worker(ending, shell):
     ("words", "said"),
     [
         (["train", "sine.yaml", "--train.stepz", 3], "`train.stepz` is no setting"),
-        (["evaluate", "nothing-here"], "There is no run at nothing-here"),
+        pytest.param(["evaluate", "nothing-here"], "There is no run at nothing-here", marks=pytest.mark.slow),
     ],
     ids=["setting", "run"],
 )
