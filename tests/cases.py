@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +79,8 @@ NETS = [
     Net("conv_group_norm", lambda: conv_net((1, 4, 4), WAYS, filters=3, blocks=2, norm="group"), (1, 4, 4)),
     Net("tied_and_frozen", Tied, (4,)),
 ]
+NETS_AND_SLOW_NETS = [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])]
+"""For what hardly depends on the net: two in the quick suite, the others in the slow one."""
 
 
 @dataclass(frozen=True)

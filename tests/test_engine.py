@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cases import METHODS, NETS, WAYS, Method, Net, learner, tasks
+from cases import METHODS, NETS, NETS_AND_SLOW_NETS, WAYS, Method, Net, learner, tasks
 from quickstudy import Chain, Constant, Descend, Engine, InputError, Rescale, RuleLearner, Scalar, maml
 from quickstudy.criteria import cross_entropy
 from quickstudy.engine import LoopFallback, channels_last
@@ -30,9 +30,7 @@ def gradients(model, batch, engine):
     return [outcome.loss, outcome.output, *filled(found, model)]
 
 
-@pytest.mark.parametrize(
-    "net", [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])], ids=lambda net: net.name
-)
+@pytest.mark.parametrize("net", NETS_AND_SLOW_NETS, ids=lambda net: net.name)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
     model, batch = learner(method, net), tasks(net)

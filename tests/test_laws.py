@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import METHODS, NETS, Method, Net, learner, tasks
+from cases import METHODS, NETS, NETS_AND_SLOW_NETS, Method, Net, learner, tasks
 from quickstudy import Engine, Examples, Learner, RuleLearner, Task
 from quickstudy.params import layer_of
 from quickstudy.types import move, pick
@@ -17,9 +17,7 @@ from quickstudy.types import move, pick
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 over_nets = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
-over_some = pytest.mark.parametrize(
-    "net", [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])], ids=lambda net: net.name
-)
+over_some = pytest.mark.parametrize("net", NETS_AND_SLOW_NETS, ids=lambda net: net.name)
 over_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
