@@ -372,8 +372,12 @@ def test_claims_of_cost_hold_or_fail_by_the_numbers():
     assert not claims.one_pass("hypermaml", "passes")(slow).holds
     matched = told({**line, **accuracy, **own, ("maml-5", "accuracy"): [58, 70]})
     verdict = claims.never_matched("maml", steps, "accuracy", "hypermaml")(matched)
-    assert not verdict.holds
-    assert verdict.evidence.endswith("Not above MAML with 5 steps.")
+    assert verdict.holds is None
+    assert verdict.evidence.endswith("Within the interval of MAML with 5 steps.")
+    beaten = told({**line, **accuracy, **own, ("maml-5", "accuracy"): [59, 71]})
+    verdict = claims.never_matched("maml", steps, "accuracy", "hypermaml")(beaten)
+    assert verdict.holds is False
+    assert verdict.evidence.endswith("Below MAML with 5 steps.")
     curved = told({(f"maml-{k}", "seconds"): [2 + 3 * k**3] for k in (0, 1, 2, 5, 10)})
     assert not claims.linear_time("maml", (0, 1, 2, 5, 10), "seconds")(curved).holds
 

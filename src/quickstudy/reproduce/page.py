@@ -19,6 +19,11 @@ PAPERS = {
     "beyond": "Beyond the papers",
 }
 
+HEADINGS = {
+    "claims": ("Claims that reproduce: {}; that do not: {}.", "What does not reproduce", "What does"),
+    "questions": ("Questions answered yes: {}; no: {}.", "No", "Yes"),
+}
+
 
 @dataclass(frozen=True)
 class Block:
@@ -52,24 +57,33 @@ def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
     made = [Block("title", f"{PAPERS[paper]}: what was found")]
     failed = [(r, c) for r in results for c in r["claims"] if c["holds"] is False]
     held = [(r, c) for r in results for c in r["claims"] if c["holds"]]
+    counted, no, yes = HEADINGS["questions" if paper == "beyond" else "claims"]
     made.append(
         Block(
             "text",
-            f"Claims that reproduce: {len(held)}; that do not: {len(failed)}. ± is a 95% interval over tasks, each "
+            f"{counted.format(len(held), len(failed))} ± is a 95% interval over tasks, each "
             "task's value being its mean over seeds; `seeds` shows the lowest and the highest; the gap is ours minus "
             "the paper's. "
             "A data set in brackets stands in for the paper's: such numbers are not the paper's and have no gap.",
         )
     )
     if failed:
-        made.append(Block("heading", "What does not reproduce"))
-        made.append(Block("notes", lines=[f"{r['title']}: {c['text']} {c['evidence']}" for r, c in failed]))
+        made.append(Block("heading", no))
+        made.append(Block("notes", lines=[_said(r, c) for r, c in failed]))
     if held:
-        made.append(Block("heading", "What does"))
-        made.append(Block("notes", lines=[f"{r['title']}: {c['text']} {c['evidence']}" for r, c in held]))
+        made.append(Block("heading", yes))
+        made.append(Block("notes", lines=[_said(r, c) for r, c in held]))
     for one in results:
         made += _item(one)
     return made
+
+
+def _said(one: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    """A claim with its numbers, and what weakens them."""
+    weak = [] if one["scale"] == "full" else [f"at `{one['scale']}` scale"]
+    weak += ["on data that stand in for the paper's"] if any(line["stand_in"] for line in one["rows"]) else []
+    where = f" ({', '.join(weak)})" if weak else ""
+    return f"{one['title']}{where}: {claim['text']} {claim['evidence']}"
 
 
 def _item(one: Mapping[str, Any]) -> list[Block]:
@@ -92,7 +106,8 @@ def _item(one: Mapping[str, Any]) -> list[Block]:
     if notes:
         made.append(Block("notes", lines=[f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]))
     if one["claims"]:
-        made.append(Block("table", lines=[["claim", "source", "here", "evidence"], *tables.claims(one)]))
+        kind = "question" if one["paper"] == "beyond" else "claim"
+        made.append(Block("table", lines=[[kind, "source", "here", "evidence"], *tables.claims(one)]))
     stops = [f"{row}, seed {seed}: {why}." for row, whys in one["stopped"].items() for seed, why in whys.items()]
     if one["notes"] or stops:
         made.append(Block("notes", lines=[*one["notes"], *stops]))

@@ -67,13 +67,15 @@ def _sets(known: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _helps(found: Found, pair: tuple[str, str], comparisons: int, sign: float) -> Verdict:
     """Whether a pair beats both of its parts, at 95% over all comparisons of its problem (Bonferroni)."""
     wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95
-    held, said = [], []
+    held: list[bool | None] = []
+    said = []
     for part in pair:
         over = found.paired(part, _named(pair), "query")
         low, high = (sign * over.mean + side * wide * over.interval for side in (-1, 1))
-        held.append(low > 0 and over.finite == over.tasks)
+        held.append(None if over.finite < over.tasks or low <= 0 <= high else low > 0)
         said.append(f"over {part} alone {sign * over.mean:.3g} ({low:.3g} to {high:.3g})")
-    return Verdict(all(held), f"Better by, paired: {'; '.join(said)}.")
+    verdict = False if False in held else None if None in held else True
+    return Verdict(verdict, f"Better by, paired: {'; '.join(said)}.")
 
 
 def _combinations(problem: str, title: str, make: Any, known: tuple[str, ...], **more: Any) -> Item:
@@ -94,7 +96,7 @@ def _combinations(problem: str, title: str, make: Any, known: tuple[str, ...], *
     pairs = list(combinations(known, 2))
     claims = tuple(
         Claim(
-            f"{first} with {second} is better than each of the two alone.",
+            f"Is {first} with {second} better than each of the two alone?",
             "a question, not a claim of the papers",
             partial(_helps, pair=(first, second), comparisons=2 * len(pairs), sign=1.0 if accuracy else -1.0),
         )
@@ -143,7 +145,7 @@ def _rates() -> Item:
     )
     claims = tuple(
         Claim(
-            f"{label}'s error changes by a factor of no more than 1.8 between step sizes .1 and .0001.",
+            f"Does {label}'s error change by a factor of no more than 1.8 between step sizes .1 and .0001?",
             "a question, not a claim of the papers",
             partial(_flat, method=method),
         )

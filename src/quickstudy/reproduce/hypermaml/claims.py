@@ -1,4 +1,7 @@
-"""What HyperMAML's paper says of its tables and figures, judged from what was found."""
+"""What HyperMAML's paper says of its tables and figures, judged from what was found.
+
+A difference within its interval decides nothing: neither that a claim holds nor that it does not.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +34,7 @@ def above(first: str, second: str, column: str, meaning: str) -> Judge:
 
     def judged(found: Found) -> Verdict:
         sign, said = gap(found, first, second, column)
-        return Verdict(sign > 0, f"{meaning}: {said} points, paired on the same tasks.")
+        return Verdict(_is(sign, 1), f"{meaning}: {said} points, paired on the same tasks.")
 
     return judged
 
@@ -55,6 +58,11 @@ def _over_columns(found: Found, pairs: Sequence[tuple[str, str, str]]) -> tuple[
     return signs, "; ".join(said)
 
 
+def _is(sign: int | None, wanted: int) -> bool | None:
+    """Whether a difference has a sign; not known where it is within its interval, or could not be taken."""
+    return sign == wanted if sign else None
+
+
 def _every(held: Sequence[bool | None]) -> bool | None:
     """Whether all hold; where the rest do, one that is not known leaves it open."""
     return False if False in held else None if None in held else True
@@ -65,7 +73,7 @@ def mostly_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        yes, open_ = (2 * sum(sign in kind for sign in signs) for kind in ((1,), (1, None)))
+        yes, open_ = (2 * sum(_is(sign, 1) in kind for sign in signs) for kind in ((True,), (True, None)))
         held = True if yes > len(signs) else None if open_ > len(signs) else False
         return Verdict(held, f"Paired differences in points: {said}.")
 
@@ -88,8 +96,7 @@ def below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        held = _every([None if sign is None else sign < 0 for sign in signs])
-        return Verdict(held, f"Paired differences in points: {said}.")
+        return Verdict(_every([_is(sign, -1) for sign in signs]), f"Paired differences in points: {said}.")
 
     return judged
 
@@ -99,8 +106,7 @@ def all_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        held = _every([None if sign is None else sign > 0 for sign in signs])
-        return Verdict(held, f"Paired differences in points: {said}.")
+        return Verdict(_every([_is(sign, 1) for sign in signs]), f"Paired differences in points: {said}.")
 
     return judged
 
@@ -181,11 +187,12 @@ def never_matched(prefix: str, steps: Sequence[int], column: str, own: str) -> J
 
     def judged(found: Found) -> Verdict:
         every = {k: gap(found, f"{prefix}-{k}", own, column) for k in steps}
-        misses = [k for k, (sign, _) in every.items() if sign <= 0]
+        level, misses = ([k for k, (sign, _) in every.items() if sign == of] for of in (0, -1))
         best = max(steps, key=lambda k: found.value(f"{prefix}-{k}", column))
         said = f"HyperMAML minus MAML at its best, {best} steps: {every[best][1]} points."
-        missed = f" Not above MAML with {', '.join(map(str, misses))} steps." if misses else ""
-        return Verdict(not misses, said + missed)
+        at = {"Within the interval of": level, "Below": misses}
+        told = "".join(f" {how} MAML with {', '.join(map(str, these))} steps." for how, these in at.items() if these)
+        return Verdict(_every([_is(sign, 1) for sign, _ in every.values()]), said + told)
 
     return judged
 
@@ -199,7 +206,7 @@ def both_help(rates: str, plain: str, enhanced: str, switched: str, both: str) -
         def judged(found: Found) -> Verdict:
             every = [(name, *gap(found, first, second, "accuracy")) for name, first, second in of]
             said = "; ".join(f"{name} {words}" for name, _, words in every)
-            return Verdict(all(sign > 0 for _, sign, _ in every), f"Paired differences in points: {said}.")
+            return Verdict(_every([_is(sign, 1) for _, sign, _ in every]), f"Paired differences in points: {said}.")
 
         return judged
 
@@ -216,7 +223,7 @@ def rate_explains(plain: str, same: str, switched: str) -> Judge:
         total, by_rate = (_whole(found, plain, name, "accuracy") for name in (switched, same))
         rest, said = gap(found, same, switched, "accuracy")
         return Verdict(
-            rest > 0,
+            _is(rest, 1),
             f"Switch at the paper's two rates: {total.mean:+.2f} ± {total.interval:.2f} points; the larger rate "
             f"without the switch: {by_rate.mean:+.2f} ± {by_rate.interval:.2f}; the switch at equal rates: {said}.",
         )
