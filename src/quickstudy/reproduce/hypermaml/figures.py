@@ -102,6 +102,7 @@ def norms(found: Found) -> "Figure":
         axes.set_yticks(range(len(names)), [by_name[name].label for name in names])
         axes.set_ylim(-0.5, len(names) - 0.5)
     _legend(sheet, every[0])
+    _tell(sheet, found)
     return sheet
 
 
@@ -134,6 +135,7 @@ def costs(panels: Mapping[str, tuple[str, str]], reported: Table) -> Draw:
                     axes.set_xticks(steps, [str(k) for k in steps])
                     axes.set_xlim(-0.3, 1.15 * max(steps))
         _legend(sheet, every[0])
+        _tell(sheet, found)
         return sheet
 
     return draw

@@ -192,7 +192,8 @@ def subspace(found: Found) -> "matplotlib.figure.Figure":
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         words = {1: "a line", 2: "a plane", 3: "all of space"}[columns.shape[1]]
         label = "T-net" if row == "tnet" else f"MT-net, mask {''.join(str(int(m)) for m in mask)}"
-        panel.set_title(f"{label}: changes span {words}\n{same.sum()} tasks, coloured by phase", fontsize=9, color=INK)
+        told = f"{same.sum()} tasks, coloured by phase; lines: T's columns"
+        panel.set_title(f"{label}: changes span {words}\n{told}", fontsize=9, color=INK)
         panel.tick_params(labelsize=7)
     return sheet
 
