@@ -230,6 +230,16 @@ def test_a_smoke_run_decides_nothing(plan):
     assert result(one, *found(one), MACHINE)["claims"][0]["holds"] is None
 
 
+def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    done(one)
+    (claim,) = result(one, *found(one), MACHINE)["claims"]
+    assert claim["holds"] is not None and not claim["own"]
+    one = dataclasses.replace(one, item=dataclasses.replace(one.item, decides="full"))
+    (claim,) = result(one, *found(one), MACHINE)["claims"]
+    assert claim["holds"] is None and claim["evidence"].endswith(f"The `{one.scale}` scale does not decide it.")
+
+
 def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
     one = plan(sine("maml"))
     done(one)

@@ -350,7 +350,17 @@ def test_a_small_margin_and_sameness_ask_for_an_interval_that_could_show_a_diffe
     assert claims.little_below([("a", "c", "x")], 1.0)(found).holds is False
     assert claims.little_below([("a", "d", "x")], 1.0)(found).holds is None
     assert claims.same("a", "d", "x", "")(found).holds is None
-    assert claims.same("a", "b", "x", "")(found).holds is False
+    assert claims.same("a", "b", "x", "")(found).holds
+    assert claims.same("a", "c", "x", "")(found).holds is False
+
+
+def test_what_some_seeds_reach_is_not_decided():
+    found = told({("a", "x"): [96.0], ("b", "x"): [90.0]})
+    one, two = (found.readings[row, "x"][0] for row in "ab")
+    mixed = replace(found, readings={("a", "x"): (one, two), ("b", "x"): (two, two)})
+    assert claims.solves("a", "x", 95.0)(found).holds and claims.fails("b", "x", 95.0)(found).holds
+    assert claims.solves("a", "x", 95.0)(mixed).holds is None and claims.fails("a", "x", 95.0)(mixed).holds is None
+    assert claims.solves("b", "x", 95.0)(mixed).holds is False
 
 
 def test_claims_of_cost_hold_or_fail_by_the_numbers():

@@ -8,7 +8,7 @@ import torch
 
 from quickstudy import config
 from quickstudy.reproduce.found import Found
-from quickstudy.reproduce.items import Cell
+from quickstudy.reproduce.items import Cell, Row
 from quickstudy.reproduce.measures import MEASURES, Reading, Trained, judged
 from quickstudy.reproduce.work import Plan, chosen, found, work
 from quickstudy.reproduce.wormhole import ITEMS, claims
@@ -192,13 +192,17 @@ def test_the_wavelets_have_the_papers_range():
 # Claims
 
 
-def told(values, column="x"):
-    """Found, from one list of values a row."""
+def told(values, column="x", *others):
+    """Found, from one list of values a row; a further dict for each further seed."""
     readings = {
-        (row, column): (Reading(float(np.mean(each)), each=np.asarray(each, dtype=float), tasks="t"),)
-        for row, each in values.items()
+        (row, column): tuple(
+            Reading(float(np.mean(seed[row])), each=np.asarray(seed[row], dtype=float), tasks="t")
+            for seed in (values, *others)
+        )
+        for row in values
     }
-    return Found(BY_NAME["figure-3"], "full", readings, {}, {})
+    item = replace(BY_NAME["figure-3"], rows=tuple(Row(name, name, {}) for name in "abc"))
+    return Found(item, "full", readings, {}, {})
 
 
 def test_claims_ask_for_differences_beyond_their_intervals():
@@ -209,7 +213,22 @@ def test_claims_ask_for_differences_beyond_their_intervals():
     assert undecided.holds is None and "q: c - a = +0 ±" in undecided.evidence
     assert claims.lower_by("", "", {"p": ("a", "b")}, "x", 0.3).judged(here).holds
     assert not claims.lower_by("", "", {"p": ("a", "b")}, "x", 0.5).judged(here).holds
-    assert not claims.no_gain("", "", {"p": ("a", "b")}, "x", 0.1).judged(here).holds
+    assert claims.no_gain("", "", {"p": ("a", "b")}, "x", 0.1).judged(here).holds is False
+
+
+def test_where_seeds_differ_nothing_is_decided():
+    low, high = [0.0, 1.0, 2.0, 3.1], [1.0, 2.0, 3.0, 4.0]
+    agree = told({"a": high, "b": low}, "x", {"a": high, "b": low})
+    differ = told({"a": high, "b": [0.0, 0.0, 0.0, 0.0]}, "x", {"a": high, "b": [1.1, 2.1, 3.1, 4.1]})
+    assert agree.surely("a", "b", "x")[0] == -1
+    sign, over = differ.surely("a", "b", "x")
+    assert sign == 0 and over.mean + over.interval < 0, "sure over tasks, not over trainings"
+    pairs = {"p": ("a", "b")}
+    for claim in (claims.below, claims.lower_by, claims.no_gain):
+        more = () if claim is claims.below else (0.3,)
+        assert claim("", "", pairs, "x", *more).judged(differ).holds is None
+    assert claims.lower_by("", "", pairs, "x", 0.3).judged(agree).holds
+    assert claims.lower_by("", "", pairs, "x", 0.5).judged(agree).holds is False, "no seed reaches it"
 
 
 @pytest.mark.parametrize(("worst", "bottom"), [(900.0, 0.1), (3.0, 0.0)])

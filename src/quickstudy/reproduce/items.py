@@ -19,6 +19,13 @@ SCALES = {
     "full": "the paper's budget, or what the row says instead",
 }
 
+ASKED = "asked of this library"
+SUGGESTED = "suggested by the paper, not claimed"
+QUESTION = "a question of this library"
+EQUATIONS = "follows from the equations"
+OWN = frozenset({ASKED, SUGGESTED, QUESTION, EQUATIONS})
+"""Sources of what no paper claims: these are answered yes or no, and counted apart."""
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -120,6 +127,11 @@ class Claim:
     source: str
     judged: "Callable[[Found], Verdict]"
 
+    @property
+    def own(self) -> bool:
+        """Whether it is this library's question, and no claim of the paper."""
+        return self.source in OWN
+
 
 @dataclass(frozen=True)
 class Item:
@@ -137,6 +149,7 @@ class Item:
         claims: Judged from what was found.
         figures: Pictures by name, drawn from what was found.
         needs: Image sets, by name.
+        decides: The smallest scale whose numbers decide claims.
         notes: What the reader must know: contradictions of the paper, protocol.
     """
 
@@ -151,4 +164,5 @@ class Item:
     claims: tuple[Claim, ...] = ()
     figures: "Mapping[str, Callable[[Found], Figure]]" = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    decides: str = "quick"
     notes: tuple[str, ...] = ()

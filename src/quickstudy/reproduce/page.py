@@ -20,9 +20,14 @@ PAPERS = {
 }
 
 HEADINGS = {
-    "claims": ("Claims that reproduce: {}; that do not: {}.", "What does not reproduce", "What does"),
-    "questions": ("Questions answered yes: {}; no: {}.", "No", "Yes"),
+    (False, False): "What does not reproduce",
+    (False, True): "What reproduces",
+    (False, None): "What is not decided",
+    (True, True): "Asked beside: yes",
+    (True, False): "Asked beside: no",
+    (True, None): "Asked beside: not decided",
 }
+"""By whether it is this library's own question, and whether it holds; in the page's order."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +60,24 @@ def stored(folder: Path, paper: str) -> list[dict[str, Any]]:
 def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
     """The page of a paper."""
     made = [Block("title", f"{PAPERS[paper]}: what was found")]
-    failed = [(r, c) for r in results for c in r["claims"] if c["holds"] is False]
-    held = [(r, c) for r in results for c in r["claims"] if c["holds"]]
-    counted, no, yes = HEADINGS["questions" if paper == "beyond" else "claims"]
+    every = {key: [(r, c) for r in results for c in r["claims"] if (c["own"], c["holds"]) == key] for key in HEADINGS}
+    counted = {key: len(found) for key, found in every.items()}
     made.append(
         Block(
             "text",
-            f"{counted.format(len(held), len(failed))} ± is a 95% interval over tasks, each "
-            "task's value being its mean over seeds; `seeds` shows the lowest and the highest; the gap is ours minus "
-            "the paper's. "
-            "A data set in brackets stands in for the paper's: such numbers are not the paper's and have no gap.",
+            f"Of the paper's claims {counted[False, True]} reproduce, {counted[False, False]} do not, "
+            f"{counted[False, None]} are not decided. Of what was asked beside them: yes {counted[True, True]}, no "
+            f"{counted[True, False]}, not decided {counted[True, None]}. ± is a 95% interval over tasks, each task's "
+            "value being its mean over seeds: it knows nothing of the chance of training, which `seeds` shows by the "
+            "lowest and the highest; a difference counts where every seed has its sign. The gap is ours minus the "
+            "paper's. A data set in brackets stands in for the paper's: such numbers are not the paper's and have no "
+            "gap.",
         )
     )
-    if failed:
-        made.append(Block("heading", no))
-        made.append(Block("notes", lines=[_said(r, c) for r, c in failed]))
-    if held:
-        made.append(Block("heading", yes))
-        made.append(Block("notes", lines=[_said(r, c) for r, c in held]))
+    for key, found in every.items():
+        if found:
+            made.append(Block("heading", HEADINGS[key]))
+            made.append(Block("notes", lines=[_said(r, c) for r, c in found]))
     for one in results:
         made += _item(one)
     return made
@@ -94,8 +99,9 @@ def _item(one: Mapping[str, Any]) -> list[Block]:
         Block("code", one["command"]),
         Block(
             "text",
-            f"{one['unit'][:1].upper()}{one['unit'][1:]}. {machine['cores']} cores, {machine['processor']}, torch "
-            f"{machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; {one['seconds']:.0f} seconds of "
+            f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
+            f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
+            f"{one['seconds']:.0f} seconds of "
             "one process, trainings and readings.",
         ),
     ]
@@ -106,8 +112,7 @@ def _item(one: Mapping[str, Any]) -> list[Block]:
     if notes:
         made.append(Block("notes", lines=[f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]))
     if one["claims"]:
-        kind = "question" if one["paper"] == "beyond" else "claim"
-        made.append(Block("table", lines=[[kind, "source", "here", "evidence"], *tables.claims(one)]))
+        made.append(Block("table", lines=[["claim", "source", "here", "evidence"], *tables.claims(one)]))
     stops = [f"{row}, seed {seed}: {why}." for row, whys in one["stopped"].items() for seed, why in whys.items()]
     if one["notes"] or stops:
         made.append(Block("notes", lines=[*one["notes"], *stops]))

@@ -11,6 +11,7 @@ from typing import Any
 from quickstudy.files import FORMAT
 from quickstudy.reproduce.found import Found, Missing
 from quickstudy.reproduce.items import SCALES, Claim, Reported, Row, Verdict
+from quickstudy.reproduce.measures import taken
 from quickstudy.reproduce.work import Plan
 
 Result = dict[str, Any]
@@ -41,7 +42,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
         "machine": dict(machine),
         "seconds": sum(one["seconds"] for one in about) + trained_seconds(found),
         "rows": [line for row in plan.rows for line in _lines(plan, found, row)],
-        "claims": [_judged(claim, found, plan.scale) for claim in item.claims],
+        "claims": [_judged(claim, found) for claim in item.claims],
         "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
         "figures": sorted(item.figures),
         "stopped": {row: {str(seed): why for seed, why in whys.items()} for row, whys in found.stopped.items()},
@@ -111,10 +112,17 @@ def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
 
 def _shrunk(plan: Plan, row: Row) -> list[str]:
     """What the scale takes away from a row's configuration."""
-    if row.config is None or plan.scale == "full":
+    if plan.scale == "full":
         return []
     said = []
-    for key, value in plan.settings(row).items():
+    for column, cell in row.cells.items():
+        asked = {} if cell.measure is None else taken(cell.measure, plan.item.scales[plan.scale].options)
+        for key, value in asked.items():
+            if cell.options.get(key, value) != value:
+                said.append(f"{column}: {key} {value} instead of {cell.options[key]}")
+    if len({one.partition(": ")[2] for one in said}) == 1:  # of all columns alike
+        said = [said[0].partition(": ")[2]]
+    for key, value in (plan.settings(row) if row.config is not None else {}).items():
         if key.partition(".")[0] == "compute":  # how the machine is used departs from nothing
             continue
         held: Any = row.config
@@ -125,10 +133,18 @@ def _shrunk(plan: Plan, row: Row) -> list[str]:
     return [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
 
 
-def _judged(claim: Claim, found: Found, scale: str) -> dict[str, Any]:
+def _judged(claim: Claim, found: Found) -> dict[str, Any]:
     try:
         verdict = claim.judged(found)
     except Missing as missing:
         verdict = Verdict(None, f"Not run: {missing}")
-    holds = None if scale == "smoke" else verdict.holds
-    return {"text": claim.text, "source": claim.source, "holds": holds, "evidence": verdict.evidence}
+    order = list(SCALES)
+    small = order.index(found.scale) < order.index(found.item.decides)
+    said = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
+    return {
+        "text": claim.text,
+        "source": claim.source,
+        "own": claim.own,
+        "holds": None if small else verdict.holds,
+        "evidence": f"{verdict.evidence}{said}",
+    }

@@ -9,7 +9,7 @@ from typing import Any
 COLUMNS = ("row", "", "paper", "here", "seeds", "gap", "departs")
 VERDICTS = {True: "reproduces", False: "DOES NOT REPRODUCE", None: "not decided"}
 ANSWERS = {True: "yes", False: "no", None: "not decided"}
-"""To the questions of `beyond`, which no paper claims anything about."""
+"""To what no paper claims."""
 
 
 def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
@@ -64,8 +64,10 @@ def _amount(value: float, interval: float | None, digits: int) -> str:
 
 def claims(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Each claim, where it is made, whether it holds, and the numbers."""
-    words = ANSWERS if result["paper"] == "beyond" else VERDICTS
-    return [(one["text"], one["source"], words[one["holds"]], one["evidence"]) for one in result["claims"]]
+    return [
+        (one["text"], one["source"], (ANSWERS if one["own"] else VERDICTS)[one["holds"]], one["evidence"])
+        for one in result["claims"]
+    ]
 
 
 def as_csv(result: Mapping[str, Any]) -> str:

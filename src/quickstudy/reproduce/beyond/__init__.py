@@ -13,7 +13,7 @@ from quickstudy.metrics import Z95
 from quickstudy.reproduce.beyond.combined import PARTS
 from quickstudy.reproduce.beyond.figures import against
 from quickstudy.reproduce.found import Found
-from quickstudy.reproduce.items import Cell, Claim, Item, Row, Scale, Verdict
+from quickstudy.reproduce.items import QUESTION, Cell, Claim, Item, Row, Scale, Verdict
 
 Config = dict[str, Any]
 
@@ -97,7 +97,7 @@ def _combinations(problem: str, title: str, make: Any, known: tuple[str, ...], *
     claims = tuple(
         Claim(
             f"Is {first} with {second} better than each of the two alone?",
-            "a question, not a claim of the papers",
+            QUESTION,
             partial(_helps, pair=(first, second), comparisons=2 * len(pairs), sign=1.0 if accuracy else -1.0),
         )
         for first, second in pairs
@@ -146,7 +146,7 @@ def _rates() -> Item:
     claims = tuple(
         Claim(
             f"Does {label}'s error change by a factor of no more than 1.8 between step sizes .1 and .0001?",
-            "a question, not a claim of the papers",
+            QUESTION,
             partial(_flat, method=method),
         )
         for method, label in ROBUST.items()

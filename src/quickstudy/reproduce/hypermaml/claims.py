@@ -15,9 +15,9 @@ Judge = Callable[[Found], Verdict]
 
 
 def gap(found: Found, first: str, second: str, column: str) -> tuple[int, str]:
-    """Whether the second is above the first (1), below (-1) or neither (0) on identical tasks, and by how much."""
-    over = _whole(found, first, second, column)
-    sign = 0 if abs(over.mean) <= over.interval else int(np.sign(over.mean))
+    """Whether the second is surely above the first (1), below (-1) or neither (0), and by how much."""
+    _whole(found, first, second, column)
+    sign, over = found.surely(first, second, column)
     return sign, f"{over.mean:+.2f} ± {over.interval:.2f}"
 
 
@@ -191,8 +191,10 @@ def never_matched(prefix: str, steps: Sequence[int], column: str, own: str) -> J
         best = max(steps, key=lambda k: found.value(f"{prefix}-{k}", column))
         said = f"HyperMAML minus MAML at its best, {best} steps: {every[best][1]} points."
         at = {"Within the interval of": level, "Below": misses}
+        small = "" if found.scale == "full" else f" The `{found.scale}` scale does not decide it."
         told = "".join(f" {how} MAML with {', '.join(map(str, these))} steps." for how, these in at.items() if these)
-        return Verdict(_every([_is(sign, 1) for sign, _ in every.values()]), said + told)
+        held = None if small else _every([_is(sign, 1) for sign, _ in every.values()])
+        return Verdict(held, said + told + small)
 
     return judged
 
@@ -232,35 +234,42 @@ def rate_explains(plain: str, same: str, switched: str) -> Judge:
 
 
 def same(first: str, second: str, column: str, meaning: str, margin: float = 1.0) -> Judge:
-    """That two rows cannot be told apart, by an interval that would show a difference of a point."""
+    """That two rows differ by no more than a margin, interval included."""
 
     def judged(found: Found) -> Verdict:
-        sign, said = gap(found, first, second, column)
-        fine = _whole(found, first, second, column).interval <= margin
-        return Verdict(
-            False if sign else True if fine else None, f"{meaning}: {said} points, paired on the same tasks."
-        )
+        over = _whole(found, first, second, column)
+        low, high = over.mean - over.interval, over.mean + over.interval
+        held = True if -margin <= low and high <= margin else False if low > margin or high < -margin else None
+        return Verdict(held, f"{meaning}: {over.mean:+.2f} ± {over.interval:.2f} points, paired on the same tasks.")
 
     return judged
 
 
 def solves(row: str, column: str, least: float) -> Judge:
-    """That the mean over seeds reaches a percentage."""
+    """That every seed reaches a percentage; not decided where some do."""
 
     def judged(found: Found) -> Verdict:
-        value = found.value(row, column)
-        each = ", ".join(f"{one:.1f}" for one in found.each_seed(row, column))
-        return Verdict(value >= least, f"{value:.1f}% (seeds: {each}), asked for {least:g}% or more.")
+        every = found.each_seed(row, column)
+        there = sum(one >= least for one in every)
+        return Verdict(
+            None if 0 < there < len(every) else there > 0,
+            f"{found.value(row, column):.1f}%, asked for {least:g}% or more: with {there} of {len(every)} seeds "
+            f"({', '.join(f'{one:.1f}' for one in every)}).",
+        )
 
     return judged
 
 
 def fails(row: str, column: str, most: float) -> Judge:
-    """That the mean over seeds stays under a percentage."""
+    """That every seed stays under a percentage; not decided where some do."""
 
     def judged(found: Found) -> Verdict:
-        value = found.value(row, column)
-        each = ", ".join(f"{one:.1f}" for one in found.each_seed(row, column))
-        return Verdict(value < most, f"{value:.1f}% (seeds: {each}); a failure is under {most:g}%.")
+        every = found.each_seed(row, column)
+        there = sum(one < most for one in every)
+        return Verdict(
+            None if 0 < there < len(every) else there > 0,
+            f"{found.value(row, column):.1f}%; a failure is under {most:g}%: with {there} of {len(every)} seeds "
+            f"({', '.join(f'{one:.1f}' for one in every)}).",
+        )
 
     return judged

@@ -1,7 +1,8 @@
 """What the thesis claims of its tables and figures, judged by what was found.
 
 Rows are compared on identical tasks: a difference is paired, averaged over seeds, and has a 95% interval over tasks. It
-holds where the whole interval is on the claim's side, does not where it is on the other, and is not decided between.
+holds where the whole interval and every seed are on the claim's side, does not where they are on the other, and is not
+decided between.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ SEED_SPREAD = 5
 
 def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | None, str]:
     """Whether one row's numbers are above another's, and the difference in words."""
-    gap = found.paired(smaller, larger, column)
+    sure, gap = found.surely(smaller, larger, column)
     # Of a run that was stopped, one row may have more seeds than the other.
     pairs = zip(found.each_seed(larger, column), found.each_seed(smaller, column), strict=False)
     signs = [one > two for one, two in pairs]
@@ -32,7 +33,7 @@ def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | 
     said += f"above in {sum(signs)} of {len(signs)} seeds)"
     if gap.finite < gap.tasks:
         return None, f"{said}, {gap.tasks - gap.finite} tasks diverged"
-    return (True if gap.mean > gap.interval else False if gap.mean < -gap.interval else None), said
+    return {1: True, -1: False, 0: None}[sure], said
 
 
 def together(parts: Sequence[tuple[bool | None, str]]) -> Verdict:
@@ -94,7 +95,7 @@ def levels(found: Found) -> Verdict:
     for name, level in LEVELS.items():
         ours, seeds = found.value(name, "10-shot"), len(found.each_seed(name, "10-shot"))
         few = found.value(name, "10-shot, 600 tasks")
-        said = f"{name} {ours:.3f} over {seeds} seeds ({few:.3f} on 600 tasks) against {level:.2f}"
+        said = f"{name} {ours:.4f} over {seeds} seeds ({few:.3f} on 600 tasks), limit {level + 0.06:.2f}"
         parts.append((error(found, name, "10-shot") <= level + 0.06, said))
     return at_full(found, together(parts))
 

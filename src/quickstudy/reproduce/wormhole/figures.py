@@ -1,7 +1,7 @@
 """Wormhole MAML's figures, drawn from what was found."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -98,9 +98,9 @@ def curves(found: Found) -> "Figure":
     axes[1].set_axis_off()
     for theta, loss, row, mark in ((axes[0], axes[2], "vanilla", "(a)"), (axes[3], axes[5], "tanh", "(b)")):
         logged = found.logged(row)
-        step, weight = _probe(logged, "head.head.weight")
+        step, weight = probe(logged, "head.head.weight")
         theta.plot(step, weight, color=GAIN, lw=1.1)
-        theta.plot(*_probe(logged, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--")
+        theta.plot(*probe(logged, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--")
         theta.plot([], [], color=GAIN, label="weights")
         theta.plot([], [], color=COLOURS[1], ls="--", label="bias")
         theta.legend(frameon=False, fontsize=8)
@@ -110,7 +110,7 @@ def curves(found: Found) -> "Figure":
         loss.axhline(np.log(2), color=FAINT, ls=":")
         loss.set_ylim(0, 0.95)
         canvas.dress(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
-    step, t = _probe(found.logged("tanh"), "gain.t")
+    step, t = probe(found.logged("tanh"), "gain.t")
     axes[4].plot(np.repeat(step, t.shape[1]), np.tanh(t).ravel(), ".", color=FAINT, ms=3, label="each task")
     axes[4].plot(step, np.abs(np.tanh(t)).mean(1), color=GAIN, label="mean of |C|")
     axes[4].plot(step, np.tanh(t).mean(1), color=COLOURS[1], ls="--", lw=1, label="mean of C")
@@ -121,7 +121,7 @@ def curves(found: Found) -> "Figure":
     return figure
 
 
-def _probe(logged: list[dict[str, object]], name: str) -> tuple[Array, Array]:
+def probe(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:
     """Steps `[n]` and values `[n, size]` of a quantity."""
     rows = [row for row in logged if row["kind"] == "probe" and row["name"] == name]
     values = np.stack([np.ravel(np.asarray(row["value"], dtype=float)) for row in rows])

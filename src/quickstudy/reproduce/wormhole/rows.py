@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from quickstudy.reproduce.items import Reported
+
 STEPS = (1, 2, 5)
 
-NEAR, WIDE = (0.4999, 0.5001), (0.0, 1.0)
+NEAR, SOME, WIDE = (0.4999, 0.5001), (0.4, 0.6), (0.0, 1.0)
 
 PAPER: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "threshold": {"vanilla": (5.60, 5.08, 3.33), "tanh": (1.56, 1.41, 1.69), "diagonal": (2.53, 2.42, 2.17)},
@@ -32,6 +34,11 @@ LABELS = {
 
 UNTRIED = ("scalar", "per_layer", "low_rank")
 """Charts that the paper names and never ran."""
+
+BESIDE = ("coadapt", "annealed", "literal")
+"""Other readings of the text."""
+
+UNSAID = 'The paper does not say gamma, the steps on C and t0 ("typically around 1").'
 
 THRESHOLD_GAIN = {"gain_lr": 5.0, "gain_steps": 5, "gain_first_order": True}
 WAVELET_GAIN = {"gain_lr": 1.0, "gain_steps": 5}
@@ -115,3 +122,14 @@ def mnist(name: str, steps: int, digits: tuple[str, ...] = ("0", "1")) -> dict[s
         "evaluate": {"options": {"queries": 15}},
         "compute": {"threads": 1},
     }
+
+
+def steps_said(steps: int) -> str:
+    """A number of steps, in words."""
+    return f"{steps} step" + ("s" if steps > 1 else "")
+
+
+def reported(problem: str, method: str, steps: int, source: str = "table 1") -> tuple[Reported, ...]:
+    """What table 1 says, if it has the method."""
+    found = PAPER[problem].get(method)
+    return () if found is None else (Reported(found[STEPS.index(steps)], source=source),)
