@@ -222,17 +222,17 @@ ITEMS: tuple[Item, ...] = (
     _combinations(
         "sine", "sine waves, 10-shot", partial(_sine, compile=True), PARTS[:4],
         scales={
-            "smoke": Scale({**_SHORT, "compute": ONE}, {"tasks": 10}),
-            "quick": Scale({"train.steps": 6000, "compute": ONE}, {"tasks": 1000}),
-            "full": Scale(seeds=3),
+            "smoke": Scale({**_SHORT, "compute": ONE}, {"tasks": 10}, cost="about 5 seconds"),
+            "quick": Scale({"train.steps": 6000, "compute": ONE}, {"tasks": 1000}, cost="about 4 minutes"),
+            "full": Scale(seeds=3, cost="about 35 minutes"),
         },
     ),
     _combinations(
         "wavelet", "Mexican-hat wavelets, 10-shot", _wavelet, PARTS[:4],
         scales={
-            "smoke": Scale(_SHORT, {"tasks": 10}),
-            "quick": Scale({"train.steps": 1000}, {"tasks": 1000}),
-            "full": Scale(seeds=3),
+            "smoke": Scale(_SHORT, {"tasks": 10}, cost="about 5 seconds"),
+            "quick": Scale({"train.steps": 1000}, {"tasks": 1000}, cost="about half a minute"),
+            "full": Scale(seeds=3, cost="about 3 minutes"),
         },
     ),
     _combinations(

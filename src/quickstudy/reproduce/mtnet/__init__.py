@@ -91,7 +91,7 @@ TABLE_6_1 = Item(
     scales={
         "smoke": Scale({**EAGER, "train.steps": 4}, {"tasks": 20}, cost="about 5 seconds"),
         "quick": Scale({**EAGER, "train.steps": 10000}, {"tasks": 600}, cost="about 3 minutes"),
-        "full": Scale(seeds=3, cost="about 20 minutes"),
+        "full": Scale(seeds=3, cost="about an hour"),
     },
     unit="mean squared error after one inner step",
     larger_is_better=False,
@@ -163,7 +163,7 @@ TABLE_6_2 = Item(
     scales={
         "smoke": Scale({**EAGER, "train.steps": 4}, {"tasks": 20}, cost="about 10 seconds"),
         "quick": Scale({**EAGER, "train.steps": 6000}, {"tasks": 600}, cost="about 4 minutes"),
-        "full": Scale(seeds=3, cost="about 50 minutes"),
+        "full": Scale(seeds=3, cost="about 2 hours"),
     },
     unit="mean squared error after one inner step",
     larger_is_better=False,
@@ -227,7 +227,7 @@ FIGURE_6_1 = Item(
     ),
     scales={
         "smoke": Scale({**EAGER, "train.steps": 4, "train.probe_every": 2}, {"tasks": 20}, cost="about 3 seconds"),
-        "quick": Scale({**EAGER, "train.steps": 10000}, {"tasks": 200}, seeds=3, cost="about 4 minutes"),
+        "quick": Scale({**EAGER, "train.steps": 10000}, {"tasks": 200}, seeds=3, cost="about 5 minutes"),
         "full": Scale(seeds=5, cost="about 15 minutes"),
     },
     unit="fraction of the logits' rows; error: mean squared error",
@@ -299,7 +299,7 @@ FIGURE_3 = Item(
     scales={
         "smoke": Scale({**EAGER, "train.steps": 4}, {"tasks": 10, "draws": 3}, cost="about 3 seconds"),
         "quick": Scale({**EAGER, "train.steps": 6000}, cost="about a minute"),
-        "full": Scale(seeds=1, cost="about 4 minutes"),
+        "full": Scale(seeds=1, cost="about 3 minutes"),
     },
     unit="log10 of the largest relative error, in double precision",
     digits=1,

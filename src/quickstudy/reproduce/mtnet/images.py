@@ -102,7 +102,7 @@ OMNIGLOT_ITEM = Item(
         "quick": Scale(
             {"train.steps": 600, "train.meta_batch_size": 4, "train.meta_lr": 0.004, "tasks.queries": 3},
             {"tasks": 200},
-            cost="about 4 minutes",
+            cost="about 5 minutes",
         ),
         "full": Scale(cost="about a day"),
     },

@@ -88,8 +88,8 @@ THRESHOLD = Item(
     ),
     scales={
         "smoke": Scale({"train.steps": 2, "train.probe_every": 1}, {"tasks": 20}, cost="about 15 seconds"),
-        "quick": Scale({"train.steps": 500}, {"tasks": 600}, cost="about 4 minutes"),
-        "full": Scale(seeds=3, cost="about 25 minutes"),
+        "quick": Scale({"train.steps": 500}, {"tasks": 600}, cost="about 10 minutes"),
+        "full": Scale(seeds=3, cost="about 2 hours"),
     },
     unit="10 x the mean query cross-entropy, which is the sum over a batch of 10 tasks; chance is 6.93",
     larger_is_better=False,
@@ -238,8 +238,8 @@ WAVELET = Item(
     ),
     scales={
         "smoke": Scale({"train.steps": 2}, {"tasks": 20}, cost="about 15 seconds"),
-        "quick": Scale({}, {"tasks": 600}, cost="about 4 minutes"),
-        "full": Scale(seeds=3, cost="about 12 minutes"),
+        "quick": Scale({}, {"tasks": 600}, cost="about 5 minutes"),
+        "full": Scale(seeds=3, cost="about 15 minutes"),
     },
     unit="error on queries, n = 50",
     larger_is_better=False,
@@ -294,7 +294,7 @@ SIZE = Item(
     scales={
         "smoke": Scale({"train.steps": 2}, {"tasks": 20}, cost="about 15 seconds"),
         "quick": Scale({}, {"tasks": 600}, cost="about 5 minutes"),
-        "full": Scale(seeds=3, cost="about 12 minutes"),
+        "full": Scale(seeds=3, cost="about 20 minutes"),
     },
     unit="error on queries",
     larger_is_better=False,

@@ -67,8 +67,8 @@ FIGURE_1 = Item(
     ),
     scales={
         "smoke": Scale({}, {"tasks": 12}, cost="about 5 seconds"),
-        "quick": Scale({}, {"tasks": 40}, cost="about 1 minute"),
-        "full": Scale({}, {"tasks": 40}, seeds=3, cost="about 2 minutes"),
+        "quick": Scale({}, {"tasks": 40}, cost="about 10 seconds"),
+        "full": Scale({}, {"tasks": 40}, seeds=3, cost="about half a minute"),
     },
     unit="left: length of the sum of the tasks' gradients over the sum of their lengths; "
     "cosine: mean over pairs of tasks of opposite sign; of means: of the two signs' mean gradients",
@@ -322,7 +322,7 @@ FIGURE_5 = Item(
     scales={
         "smoke": Scale({"train.steps": 4}, {"tasks": 20}, cost="about 3 seconds"),
         "quick": Scale({}, {"tasks": 600}, cost="about 1 minute"),
-        "full": Scale(seeds=3, cost="about 2 minutes"),
+        "full": Scale(seeds=3, cost="about 4 minutes"),
     },
     unit="L1 on queries; |w|",
     larger_is_better=False,

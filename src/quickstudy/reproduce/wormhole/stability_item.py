@@ -91,8 +91,8 @@ STABILITY = Item(
     ),
     scales={
         "smoke": Scale({"train.steps": 2, "train.probe_every": 1}, {"tasks": 6, "places": 3}, cost="about 5 seconds"),
-        "quick": Scale({}, {"tasks": 200}, cost="about 2 minutes"),
-        "full": Scale(seeds=3, cost="about 4 minutes"),
+        "quick": Scale({}, {"tasks": 200}, cost="about half a minute"),
+        "full": Scale(seeds=3, cost="about 1 minute"),
     },
     unit="share of batches in which c has the right sign",
     larger_is_better=True,
