@@ -10,6 +10,7 @@ demo: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
+# The laws on every net, and every method compiled on each: about an hour on two cores, nearly all of it the compiler's.
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
