@@ -108,6 +108,7 @@ OMNIGLOT_ITEM = Item(
     },
     unit="accuracy in %",
     larger_is_better=True,
+    decides="full",
     claims=(
         Claim(
             "T-net and MT-net are above MAML.",
@@ -208,6 +209,7 @@ MINI_ITEM = Item(
     },
     unit="accuracy in %",
     larger_is_better=True,
+    decides="full",
     claims=(
         Claim(
             "T-net and MT-net are above MAML (on the stand-in).",
