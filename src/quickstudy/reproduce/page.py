@@ -23,9 +23,9 @@ HEADINGS = {
     (False, False): "What does not reproduce",
     (False, True): "What reproduces",
     (False, None): "What is not decided",
-    (True, True): "Asked beside: yes",
-    (True, False): "Asked beside: no",
-    (True, None): "Asked beside: not decided",
+    (True, True): "Questions of this library: yes",
+    (True, False): "Questions of this library: no",
+    (True, None): "Questions of this library: not decided",
 }
 """By whether it is this library's own question, and whether it holds; in the page's order."""
 
@@ -61,13 +61,10 @@ def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
     """The page of a paper."""
     made = [Block("title", f"{PAPERS[paper]}: what was found")]
     every = {key: [(r, c) for r in results for c in r["claims"] if (c["own"], c["holds"]) == key] for key in HEADINGS}
-    counted = {key: len(found) for key, found in every.items()}
     made.append(
         Block(
             "text",
-            f"Of the paper's claims {counted[False, True]} reproduce, {counted[False, False]} do not, "
-            f"{counted[False, None]} are not decided. Of what was asked beside them: yes {counted[True, True]}, no "
-            f"{counted[True, False]}, not decided {counted[True, None]}. ± is a 95% interval over tasks, each task's "
+            f"{_counts(every)} ± is a 95% interval over tasks, each task's "
             "value being its mean over seeds: it knows nothing of the chance of training, which `seeds` shows by the "
             "lowest and the highest; a difference counts where every seed has its sign. The gap is ours minus the "
             "paper's. A data set in brackets stands in for the paper's: such numbers are not the paper's and have no "
@@ -81,6 +78,19 @@ def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
     for one in results:
         made += _item(one)
     return made
+
+
+def _counts(every: Mapping[tuple[bool, bool | None], Sequence[Any]]) -> str:
+    """How many of the paper's claims hold, and how many of this library's questions."""
+    paper, own = ({holds: len(every[of, holds]) for holds in (True, False, None)} for of in (False, True))
+    said = []
+    if any(paper.values()):
+        said.append(
+            f"Of the paper's claims {paper[True]} reproduce, {paper[False]} do not, {paper[None]} are not decided."
+        )
+    if any(own.values()):
+        said.append(f"Questions of this library: yes {own[True]}, no {own[False]}, not decided {own[None]}.")
+    return " ".join(said)
 
 
 def _said(one: Mapping[str, Any], claim: Mapping[str, Any]) -> str:

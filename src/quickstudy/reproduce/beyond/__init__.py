@@ -70,9 +70,9 @@ def _helps(found: Found, pair: tuple[str, str], comparisons: int, sign: float) -
     held: list[bool | None] = []
     said = []
     for part in pair:
-        over = found.paired(part, _named(pair), "query")
+        sure, over = found.surely(part, _named(pair), "query")
         low, high = (sign * over.mean + side * wide * over.interval for side in (-1, 1))
-        held.append(None if over.finite < over.tasks or low <= 0 <= high else low > 0)
+        held.append(None if not sure or low <= 0 <= high else low > 0)
         said.append(f"over {part} alone {sign * over.mean:.3g} ({low:.3g} to {high:.3g})")
     verdict = False if False in held else None if None in held else True
     return Verdict(verdict, f"Better by, paired: {'; '.join(said)}.")
