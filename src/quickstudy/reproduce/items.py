@@ -4,7 +4,7 @@ paper -> items -> rows -> cells
                   a configuration   a measure with its options, and what the paper reports
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,11 @@ class Verdict:
 
     holds: bool | None
     evidence: str
+
+
+def all_hold(held: Collection[bool | None]) -> bool | None:
+    """Whether all of several hold; where the rest do, one that is not decided leaves it open."""
+    return False if False in held else None if None in held else True
 
 
 @dataclass(frozen=True)

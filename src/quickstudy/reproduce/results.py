@@ -111,17 +111,18 @@ def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
 
 
 def _shrunk(plan: Plan, row: Row) -> list[str]:
-    """What the scale takes away from a row's configuration."""
+    """What the scale takes away from a row's tests and from its configuration."""
     if plan.scale == "full":
         return []
-    said = []
-    for column, cell in row.cells.items():
-        asked = {} if cell.measure is None else taken(cell.measure, plan.item.scales[plan.scale].options)
-        for key, value in asked.items():
-            if cell.options.get(key, value) != value:
-                said.append(f"{column}: {key} {value} instead of {cell.options[key]}")
-    if len({one.partition(": ")[2] for one in said}) == 1:  # of all columns alike
-        said = [said[0].partition(": ")[2]]
+    less = [
+        (column, f"{key} {value} instead of {cell.options[key]}")
+        for column, cell in row.cells.items()
+        if cell.measure is not None
+        for key, value in taken(cell.measure, plan.item.scales[plan.scale].options).items()
+        if cell.options.get(key, value) != value
+    ]
+    alike = len({what for _, what in less}) == 1
+    said = [less[0][1]] if alike else [f"{column}: {what}" for column, what in less]
     for key, value in (plan.settings(row) if row.config is not None else {}).items():
         if key.partition(".")[0] == "compute":  # how the machine is used departs from nothing
             continue

@@ -13,7 +13,7 @@ from quickstudy.metrics import Z95
 from quickstudy.reproduce.beyond.combined import PARTS
 from quickstudy.reproduce.beyond.figures import against
 from quickstudy.reproduce.found import Found
-from quickstudy.reproduce.items import QUESTION, Cell, Claim, Item, Row, Scale, Verdict
+from quickstudy.reproduce.items import QUESTION, Cell, Claim, Item, Row, Scale, Verdict, all_hold
 
 Config = dict[str, Any]
 
@@ -74,8 +74,7 @@ def _helps(found: Found, pair: tuple[str, str], comparisons: int, sign: float) -
         low, high = (sign * over.mean + side * wide * over.interval for side in (-1, 1))
         held.append(None if not sure or low <= 0 <= high else low > 0)
         said.append(f"over {part} alone {sign * over.mean:.3g} ({low:.3g} to {high:.3g})")
-    verdict = False if False in held else None if None in held else True
-    return Verdict(verdict, f"Better by, paired: {'; '.join(said)}.")
+    return Verdict(all_hold(held), f"Better by, paired: {'; '.join(said)}.")
 
 
 def _combinations(problem: str, title: str, make: Any, known: tuple[str, ...], **more: Any) -> Item:

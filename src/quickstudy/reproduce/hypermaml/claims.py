@@ -9,7 +9,7 @@ import numpy as np
 
 from quickstudy.metrics import Spread
 from quickstudy.reproduce.found import Found, Missing
-from quickstudy.reproduce.items import Claim, Verdict
+from quickstudy.reproduce.items import Claim, Verdict, all_hold
 
 Judge = Callable[[Found], Verdict]
 
@@ -63,11 +63,6 @@ def _is(sign: int | None, wanted: int) -> bool | None:
     return sign == wanted if sign else None
 
 
-def _every(held: Sequence[bool | None]) -> bool | None:
-    """Whether all hold; where the rest do, one that is not known leaves it open."""
-    return False if False in held else None if None in held else True
-
-
 def mostly_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
     """That the second is above the first in more than half of the columns."""
 
@@ -85,7 +80,7 @@ def never_below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        held = _every([None if sign is None else sign >= 0 for sign in signs])
+        held = all_hold([None if sign is None else sign >= 0 for sign in signs])
         return Verdict(held, f"Paired differences in points: {said}.")
 
     return judged
@@ -96,7 +91,7 @@ def below(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        return Verdict(_every([_is(sign, -1) for sign in signs]), f"Paired differences in points: {said}.")
+        return Verdict(all_hold([_is(sign, -1) for sign in signs]), f"Paired differences in points: {said}.")
 
     return judged
 
@@ -106,7 +101,7 @@ def all_above(pairs: Sequence[tuple[str, str, str]]) -> Judge:
 
     def judged(found: Found) -> Verdict:
         signs, said = _over_columns(found, pairs)
-        return Verdict(_every([_is(sign, 1) for sign in signs]), f"Paired differences in points: {said}.")
+        return Verdict(all_hold([_is(sign, 1) for sign in signs]), f"Paired differences in points: {said}.")
 
     return judged
 
@@ -120,7 +115,7 @@ def little_below(pairs: Sequence[tuple[str, str, str]], margin: float) -> Judge:
             over = _whole(found, first, second, column)
             low, high = over.mean - over.interval, over.mean + over.interval
             held.append(True if low >= -margin else False if high < -margin else None)
-        return Verdict(_every(held), f"Paired differences in points: {_over_columns(found, pairs)[1]}.")
+        return Verdict(all_hold(held), f"Paired differences in points: {_over_columns(found, pairs)[1]}.")
 
     return judged
 
@@ -193,7 +188,7 @@ def never_matched(prefix: str, steps: Sequence[int], column: str, own: str) -> J
         at = {"Within the interval of": level, "Below": misses}
         small = "" if found.scale == "full" else f" The `{found.scale}` scale does not decide it."
         told = "".join(f" {how} MAML with {', '.join(map(str, these))} steps." for how, these in at.items() if these)
-        held = None if small else _every([_is(sign, 1) for sign, _ in every.values()])
+        held = None if small else all_hold([_is(sign, 1) for sign, _ in every.values()])
         return Verdict(held, said + told + small)
 
     return judged
@@ -208,7 +203,7 @@ def both_help(rates: str, plain: str, enhanced: str, switched: str, both: str) -
         def judged(found: Found) -> Verdict:
             every = [(name, *gap(found, first, second, "accuracy")) for name, first, second in of]
             said = "; ".join(f"{name} {words}" for name, _, words in every)
-            return Verdict(_every([_is(sign, 1) for _, sign, _ in every]), f"Paired differences in points: {said}.")
+            return Verdict(all_hold([_is(sign, 1) for _, sign, _ in every]), f"Paired differences in points: {said}.")
 
         return judged
 

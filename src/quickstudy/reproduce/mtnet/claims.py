@@ -12,7 +12,7 @@ import numpy as np
 
 from quickstudy.metrics import spread
 from quickstudy.reproduce.found import Found, Missing
-from quickstudy.reproduce.items import Verdict
+from quickstudy.reproduce.items import Verdict, all_hold
 from quickstudy.reproduce.mtnet.reported import ALPHAS, LEVELS
 
 Judge = Callable[[Found], Verdict]
@@ -39,7 +39,7 @@ def above(found: Found, larger: str, smaller: str, column: str) -> tuple[bool | 
 def together(parts: Sequence[tuple[bool | None, str]]) -> Verdict:
     """All must hold; one that does not settles it. Of many, those that hold are only counted."""
     holds = [one for one, _ in parts]
-    verdict = False if False in holds else None if None in holds else True
+    verdict = all_hold(holds)
     if len(parts) <= MANY:
         return Verdict(verdict, f"{'; '.join(said for _, said in parts)}.")
     words = {False: "the other way", None: "not decided"}

@@ -21,7 +21,6 @@ def _mnist_row(name: str, steps: int, *, every: bool = False) -> Row:
         if name != "fomaml"
         else reported("mnist", "vanilla", steps, "table 1, vanilla: the order of the gradients is not said")
     )
-    plain = name in ("vanilla", "fomaml")
     digits = tuple("0123456789") if every else ("0", "1")
     pool = "all ten digits" if every else "digits 0 and 1"
     return Row(
@@ -34,8 +33,9 @@ def _mnist_row(name: str, steps: int, *, every: bool = False) -> Row:
             "Channels (6, 16), hidden size (120) and padding (none) are LeNet's; 100 epochs of unsaid length are 500 "
             "updates, of 5 queries a class.",
             "The meta-gradient's norm is cut at 10.",
-            *(("The paper has one number for vanilla MAML, which stands beside both orders.",) if plain else ()),
-            *(() if plain else (f"{UNSAID} Here 10, 5 and 1.",)),
+            "The paper has one number for vanilla MAML, which stands beside both orders."
+            if name in ("vanilla", "fomaml")
+            else f"{UNSAID} Here 10, 5 and 1.",
         ),
     )
 
