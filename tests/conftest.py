@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from quickstudy.tasks.images.sets import IMAGE_SETS
 # times as long over tasks as small as these.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real pictures, where they are: beside the checkout, or where the environment says. Tests that want them ask for them.
 # The cache is the whole session's, so that every set is decoded once; never the user's own. Workers inherit both.

@@ -479,7 +479,7 @@ def test_the_command_begins_outside_the_package(place):
 def test_an_interrupted_evaluation_leaves_no_result(cli, run):
     ctrl_c = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
-    done = cli("evaluate", "run", "--evaluate.tasks", 100_000_000)
+    done = cli("evaluate", "run", "--evaluate.tasks", 100_000)
     ctrl_c.join()
     assert (done.code, done.out, done.err) == (1, "", "error: Interrupted.\n")
     assert run.results() == {}

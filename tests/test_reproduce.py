@@ -235,9 +235,12 @@ def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
     done(one)
     (claim,) = result(one, *found(one), MACHINE)["claims"]
     assert claim["holds"] is not None and not claim["own"]
-    one = dataclasses.replace(one, item=dataclasses.replace(one.item, decides="full"))
-    (claim,) = result(one, *found(one), MACHINE)["claims"]
-    assert claim["holds"] is None and claim["evidence"].endswith(f"The `{one.scale}` scale does not decide it.")
+    late = dataclasses.replace(one.item, decides="full")
+    own = dataclasses.replace(one.item, claims=tuple(dataclasses.replace(c, decides="full") for c in one.item.claims))
+    for less in (late, own):
+        one = dataclasses.replace(one, item=less)
+        (claim,) = result(one, *found(one), MACHINE)["claims"]
+        assert claim["holds"] is None and claim["evidence"].endswith(f"The `{one.scale}` scale does not decide it.")
 
 
 def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):

@@ -126,11 +126,13 @@ class Claim:
         text: The claim, in a sentence.
         source: Where it is made.
         judged: From what was found to a verdict. It may raise `Missing` through `Found` where rows were left out.
+        decides: The smallest scale whose numbers decide it; empty where the item's does.
     """
 
     text: str
     source: str
     judged: "Callable[[Found], Verdict]"
+    decides: str = ""
 
     @property
     def own(self) -> bool:
@@ -154,7 +156,7 @@ class Item:
         claims: Judged from what was found.
         figures: Pictures by name, drawn from what was found.
         needs: Image sets, by name.
-        decides: The smallest scale whose numbers decide claims.
+        decides: The smallest scale whose numbers decide its claims, where a claim names none itself.
         notes: What the reader must know: contradictions of the paper, protocol.
     """
 

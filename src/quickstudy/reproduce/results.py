@@ -129,9 +129,23 @@ def _shrunk(plan: Plan, row: Row) -> list[str]:
         held: Any = row.config
         for part in key.split("."):
             held = held.get(part) if isinstance(held, Mapping) else None
-        if held != value:
-            said.append(f"`{key}` {value}" + ("" if held is None else f" instead of {held}"))
+        said += _changed(key, value, held)
     return [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
+
+
+def _changed(name: str, now: Any, at_full: Any) -> list[str]:
+    """What differs, in words.
+
+    >>> _changed("ramp", {"kind": "line", "end": 9}, {"kind": "line", "end": 90, "every": 3})
+    ['`ramp.end` 9 instead of 90', '`ramp.every` none instead of 3']
+    """
+    if isinstance(now, Mapping) and isinstance(at_full, Mapping):
+        both = {**now, **at_full}
+        return [said for key in both for said in _changed(f"{name}.{key}", now.get(key), at_full.get(key))]
+    if now == at_full:
+        return []
+    value = "none" if now is None else now
+    return [f"`{name}` {value}" + ("" if at_full is None else f" instead of {at_full}")]
 
 
 def _judged(claim: Claim, found: Found) -> dict[str, Any]:
@@ -140,7 +154,7 @@ def _judged(claim: Claim, found: Found) -> dict[str, Any]:
     except Missing as missing:
         verdict = Verdict(None, f"Not run: {missing}")
     order = list(SCALES)
-    small = order.index(found.scale) < order.index(found.item.decides)
+    small = order.index(found.scale) < order.index(claim.decides or found.item.decides)
     said = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
     return {
         "text": claim.text,

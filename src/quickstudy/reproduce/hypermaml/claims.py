@@ -186,10 +186,8 @@ def never_matched(prefix: str, steps: Sequence[int], column: str, own: str) -> J
         best = max(steps, key=lambda k: found.value(f"{prefix}-{k}", column))
         said = f"HyperMAML minus MAML at its best, {best} steps: {every[best][1]} points."
         at = {"Within the interval of": level, "Below": misses}
-        small = "" if found.scale == "full" else f" The `{found.scale}` scale does not decide it."
         told = "".join(f" {how} MAML with {', '.join(map(str, these))} steps." for how, these in at.items() if these)
-        held = None if small else all_hold([_is(sign, 1) for sign, _ in every.values()])
-        return Verdict(held, said + told + small)
+        return Verdict(all_hold([_is(sign, 1) for sign, _ in every.values()]), said + told)
 
     return judged
 

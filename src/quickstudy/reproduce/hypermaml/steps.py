@@ -111,7 +111,7 @@ def _cost_claims(domain: Domain, before: str, reported: paper.Table, steps: Sequ
         ),
         Claim(
             f"{where}MAML never matches HyperMAML's accuracy, up to {steps[-1]} steps.", of,
-            claims.never_matched(maml, steps, f"{column}accuracy", own),
+            claims.never_matched(maml, steps, f"{column}accuracy", own), decides="full",
         ),
     )  # fmt: skip
 
