@@ -168,6 +168,9 @@ def test_tasks_that_diverged_count_though_a_reading_s_mean_is_over_the_others():
     assert claims.more_robust(there).holds is False and claims.robustness(there).holds is False
     there = replace(there, readings={**whole, ("mtnet-1", "10-shot"): lost})
     assert claims.still_learns(there).holds is False
+    parted = (whole["mtnet-1", "10-shot"][0], Reading(4.1))
+    verdict = claims.still_learns(replace(there, readings={**whole, ("mtnet-1", "10-shot"): parted}))
+    assert verdict.holds is None and "learns in 1 of 2 seeds (0.61, 4.10)" in verdict.evidence
     table = dict(printed(TABLE_6_1).readings)
     there = Found(TABLE_6_1, "full", {**table, ("mtnet", "20-shot"): lost}, {}, {})
     assert claims.below_zero_predictor(there).holds is False, "in every column"

@@ -158,9 +158,9 @@ def _rates() -> Item:
     return Item(
         "beyond", "step-size", "How much the inner step size matters: sine waves, 10-shot", rows,
         {
-            "smoke": Scale({"train.steps": 3, "compute": ONE}, {"tasks": 8}),
-            "quick": Scale({"train.steps": 4000, "compute": ONE}, {"tasks": 1000}),
-            "full": Scale(seeds=1),
+            "smoke": Scale({"train.steps": 3, "compute": ONE}, {"tasks": 8}, cost="about 15 seconds"),
+            "quick": Scale({"train.steps": 4000, "compute": ONE}, {"tasks": 1000}, cost="about 8 minutes"),
+            "full": Scale(seeds=1, cost="about 40 minutes"),
         },
         unit="squared error on query points", larger_is_better=False, digits=3, claims=claims,
         figures={"error": partial(against, curves=curves, column="query", x="inner step size", y="squared error")},
@@ -181,12 +181,13 @@ LABELS = {"maml": "MAML", "mtnet": "MT-net", "wormhole": "Wormhole MAML", "hyper
 
 
 def _growth(name: str, title: str, rows: tuple[Row, ...], curves: Any, x: str) -> Item:
+    quick, full = ("4 minutes", "an hour and a half") if name == "steps" else ("10 minutes", "4 hours")
     return Item(
         "beyond", name, title, rows,
         {
-            "smoke": Scale({"train.steps": 2}, {"tasks": 5}),
-            "quick": Scale({"train.steps": 600}, {"tasks": 300}),
-            "full": Scale(seeds=3),
+            "smoke": Scale({"train.steps": 2}, {"tasks": 5}, cost="about 15 seconds"),
+            "quick": Scale({"train.steps": 600}, {"tasks": 300}, cost=f"about {quick}"),
+            "full": Scale(seeds=3, cost=f"about {full}"),
         },
         unit="accuracy in % (columns of ms: milliseconds to adapt to one task alone)", larger_is_better=True, digits=1,
         figures={
@@ -242,9 +243,9 @@ ITEMS: tuple[Item, ...] = (
     _combinations(
         "omniglot", "Omniglot, 5-way 1-shot, the head alone adapts", _omniglot, PARTS,
         scales={
-            "smoke": Scale(_SHORT, {"tasks": 5}),
-            "quick": Scale({"train.steps": 600}, {"tasks": 600}),
-            "full": Scale(seeds=3),
+            "smoke": Scale(_SHORT, {"tasks": 5}, cost="about 15 seconds"),
+            "quick": Scale({"train.steps": 600}, {"tasks": 600}, cost="about 4 minutes"),
+            "full": Scale(seeds=3, cost="about 2 hours"),
         },
         needs=("omniglot",),
     ),

@@ -171,14 +171,22 @@ def failures(found: Found) -> Verdict:
 
 
 def still_learns(found: Found) -> Verdict:
-    """Table 6.2's row of alpha = 1: MT-net is at less than half of the zero predictor, MAML and T-net are not."""
+    """Table 6.2's row of alpha = 1: MT-net is at less than half of the zero predictor, MAML and T-net are not.
+
+    Training there ends either way, so every seed counts: those that part leave it open.
+    """
     zero = found.value("zero", "10-shot")
-    maml, tnet, mtnet = (error(found, at(method, 1.0), "10-shot") for method in ("maml", "tnet", "mtnet"))
-    seeds = ", ".join(f"{one:.2f}" for one in found.each_seed(at("mtnet", 1.0), "10-shot"))
+    maml, tnet = (error(found, at(method, 1.0), "10-shot") for method in ("maml", "tnet"))
+    seeds = found.each_seed(at("mtnet", 1.0), "10-shot")
+    learned = [one < zero / 2 for one in seeds]
+    held = True if all(learned) else None if any(learned) else False
+    if lost(found, at("mtnet", 1.0), "10-shot") or zero / 2 > min(maml, tnet):
+        held = False
+    each = ", ".join(f"{one:.2f}" for one in seeds)
     return Verdict(
-        mtnet < zero / 2 <= min(maml, tnet),
-        f"At alpha 1 MT-net {mtnet:.2f} (by seed {seeds}), MAML {maml:.2f}, T-net {tnet:.2f}; always 0 costs "
-        f"{zero:.2f} (thesis: .61, 5.81, 4.15).",
+        held,
+        f"At alpha 1 MT-net learns in {sum(learned)} of {len(seeds)} seeds ({each}); MAML {maml:.2f}, T-net "
+        f"{tnet:.2f}; always 0 costs {zero:.2f} (thesis: .61, 5.81, 4.15).",
     )
 
 
