@@ -66,7 +66,10 @@ def step_sizes(found: Found) -> "matplotlib.figure.Figure":
     panel.set_xscale("log")
     panel.set_yscale("log")
     dress(
-        panel, "10-shot sine regression; hollow: thesis", "inner step size alpha, in training and test", "squared error"
+        panel,
+        "10-shot sine regression; ticks: seeds, hollow: thesis",
+        "inner step size alpha, in training and test",
+        "squared error",
     )
     panel.legend(fontsize=8, frameon=False)
     return sheet
