@@ -39,9 +39,11 @@ def against(
         bars = np.array([0.0 if one is None else one.interval for one in over])
         # Several lines at one place hide each other's intervals, so each is moved a little aside.
         at = [places.index(p) + 0.02 * (i - len(curves) / 2) for _, p in here]
+        again, colour = divmod(i, len(COLOURS))
         axes.errorbar(
-            at, values, bars, label=label, lw=1.5, ms=4.5, capsize=2, color=COLOURS[i % len(COLOURS)], marker=MARKS[i]
-        )
+            at, values, bars, label=label, lw=1.5, ms=4.5, capsize=2, color=COLOURS[colour], marker=MARKS[i],
+            ls="--" if again else "-",
+        )  # fmt: skip
     if not drawn:
         raise Missing(f"No row of {found.item.name} was run.")
     axes.set_xticks(range(len(places)), [f"{place:g}" for place in places])
