@@ -145,6 +145,12 @@ def test_numbers_that_say_otherwise_are_not_let_through():
     assert verdicts(TABLE_6_2, made(TABLE_6_2, level)) == [False, False, False, False]
 
 
+def test_what_takes_the_whole_budget_is_not_decided_by_less():
+    whole = {claims.levels: TABLE_6_1, claims.robustness: TABLE_6_2}
+    for judge, item in whole.items():
+        assert [claim.decides for claim in item.claims if claim.judged is judge] == ["full"]
+
+
 def test_a_difference_within_its_interval_is_not_decided_and_a_reversed_one_is_refused():
     names = {("maml", "10-shot"): 1.0, ("mtnet", "10-shot"): 0.99}
     assert claims.above(made(TABLE_6_1, names), "maml", "mtnet", "10-shot")[0] is True

@@ -179,9 +179,8 @@ def still_learns(found: Found) -> Verdict:
     maml, tnet = (error(found, at(method, 1.0), "10-shot") for method in ("maml", "tnet"))
     seeds = found.each_seed(at("mtnet", 1.0), "10-shot")
     learned = [one < zero / 2 for one in seeds]
-    held = True if all(learned) else None if any(learned) else False
-    if lost(found, at("mtnet", 1.0), "10-shot") or zero / 2 > min(maml, tnet):
-        held = False
+    as_said = not lost(found, at("mtnet", 1.0), "10-shot") and zero / 2 <= min(maml, tnet)
+    held = False if not as_said or not any(learned) else True if all(learned) else None
     each = ", ".join(f"{one:.2f}" for one in seeds)
     return Verdict(
         held,
