@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.metrics import METRICS
+from quickstudy.evaluation.metrics import METRICS
 from quickstudy.types import pick
 
 

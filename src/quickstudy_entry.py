@@ -14,7 +14,8 @@ def main() -> int:
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # ignored in the background of a script
     if heeded:
         signal.signal(signal.SIGINT, _leave)
-    from quickstudy import allocator, cli
+    from quickstudy.cli import main as cli
+    from quickstudy.engine import allocator
 
     allocator.keep()
     if heeded:

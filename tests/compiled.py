@@ -12,7 +12,7 @@ from torch import nn
 
 from cases import METHODS, NETS, learner, tasks
 from quickstudy import Engine, Mix, maml
-from quickstudy.baselines.mamlpp import MultiStep
+from quickstudy.methods.mamlpp import MultiStep
 
 
 class Printing(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from quickstudy.cli import main
+from quickstudy.cli.main import main
 from quickstudy.tasks.images.sets import IMAGE_SETS
 
 # One thread, here and in the processes started from here: with more, threads that wait for a busy core take a hundred

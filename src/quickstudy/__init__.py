@@ -4,39 +4,30 @@ An adaptation rule is a map from parameters to parameters, given one task; rules
 (`quickstudy.mtnet(model, inner_lr=0.4)`), or put rules together yourself and hand them to a `RuleLearner`.
 """
 
-from quickstudy.cells import MetricConv2d, MetricLinear, with_metric
-from quickstudy.engine import Engine
+from quickstudy.engine.engine import Engine
 from quickstudy.errors import InputError, RunError
-from quickstudy.evaluate import compare, evaluate
-from quickstudy.hypernet import ClassHypernet
-from quickstudy.learner import Learner, RuleLearner
-from quickstudy.methods import (
-    RECIPES,
-    anil,
-    fomaml,
-    hypermaml,
-    maml,
-    meta_sgd,
-    mnet,
-    mnet_full,
-    mtnet,
-    mtnet_full,
-    recipe,
-    tnet,
-    wormhole,
-)
-from quickstudy.objective import Objective
+from quickstudy.evaluation.evaluate import compare, evaluate
+from quickstudy.methods.hypermaml import hypermaml
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
+from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
+from quickstudy.methods.registry import RECIPES
+from quickstudy.methods.rule_learner import RuleLearner
+from quickstudy.methods.wormhole import wormhole
+from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
+from quickstudy.models.hypernet import ClassHypernet
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.combine import Chain, Mix, MixLosses
 from quickstudy.rules.descend import ByName, Constant, Descend, Learned
 from quickstudy.rules.emit import Emit
 from quickstudy.rules.mask import Masked
+from quickstudy.rules.objective import Objective
 from quickstudy.rules.per_step import PerStep
 from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
-from quickstudy.runs import Run
-from quickstudy.saved import load
+from quickstudy.storage.run import Run
 from quickstudy.tasks import Episodes, TaskFamily
-from quickstudy.train import train
+from quickstudy.training.restore import load
+from quickstudy.training.train import train
 from quickstudy.types import Examples, Outcome, Params, Task
 
 __all__ = [
@@ -89,7 +80,6 @@ __all__ = [
     "mnet_full",
     "mtnet",
     "mtnet_full",
-    "recipe",
     "tnet",
     "train",
     "with_metric",

@@ -2,8 +2,8 @@
 
 import sys
 
-from quickstudy import allocator
-from quickstudy.cli import main
+from quickstudy.cli.main import main
+from quickstudy.engine import allocator
 
 allocator.keep()
 sys.exit(main())

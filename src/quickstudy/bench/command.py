@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from quickstudy.bench.contenders import defaults
-from quickstudy.config import Compute
+from quickstudy.training.config import Compute
 
 WORDS = ("train", "sine-mtnet", "--compute.compile", "true", "--quiet")
 
@@ -24,7 +24,7 @@ def timed() -> dict[str, float | str]:
         for name in ("cold", "warm"):
             start = perf_counter()
             done = subprocess.run(
-                [sys.executable, "-c", "from quickstudy.cli import main; raise SystemExit(main())", *WORDS]
+                [sys.executable, "-c", "from quickstudy.cli.main import main; raise SystemExit(main())", *WORDS]
                 + ["--out", f"{folder}/{name}"],
                 env=environment,
                 cwd=folder,

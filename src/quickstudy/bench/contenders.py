@@ -44,7 +44,7 @@ class Contender:
         about: In words.
         engine: Options of the library's engine.
         threads: Of each process; None is torch's own default.
-        tuned: Whether the C allocator is told to keep what it has, as `quickstudy.allocator` does.
+        tuned: Whether the C allocator is told to keep what it has, as `quickstudy.engine.allocator` does.
         processes: They share the tasks of a step and average their gradients.
     """
 

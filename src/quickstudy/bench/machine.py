@@ -1,14 +1,9 @@
 """The machine under the numbers: what it is, what it can do at most, and how much a case asks of it."""
 
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
-from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quickstudy.bench.makers import ByHand
 from quickstudy.bench.workloads import Case
-from quickstudy.runs import package_commit
 
 SIDE = 1536
 """Of the square matrices that are multiplied."""
@@ -26,29 +20,6 @@ IMAGES, CHANNELS, PIXELS = 64, 64, 28
 
 SPENT = 1.0
 """Seconds for each of the two peaks."""
-
-
-def described() -> dict[str, Any]:
-    """What is printed with every table."""
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "quickstudy": metadata.version("quickstudy"),
-        "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "commit": package_commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def peaks() -> dict[str, float]:

@@ -14,13 +14,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy import allocator
 from quickstudy.bench import plain
 from quickstudy.bench.workloads import Case, learner, tasks
-from quickstudy.engine import Engine, channels_last
+from quickstudy.engine import allocator
+from quickstudy.engine.engine import Engine, channels_last
 from quickstudy.errors import InputError
-from quickstudy.evaluate import BATCH
-from quickstudy.learner import settled
+from quickstudy.evaluation.evaluate import BATCH
+from quickstudy.methods.learner import settled
 from quickstudy.types import Examples, Params, Task, pick
 
 STILL = 1e-6

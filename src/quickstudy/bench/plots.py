@@ -7,8 +7,8 @@ from statistics import median
 
 from quickstudy.bench.goals import Found
 from quickstudy.bench.workloads import Case
-from quickstudy.canvas import COLOURS, dress, figure, png
-from quickstudy.files import write_atomic
+from quickstudy.reports.canvas import COLOURS, dress, figure, png
+from quickstudy.storage.files import write_atomic
 
 AXES = {"tasks": "tasks", "steps": "inner steps K", "shots": "shots"}
 MARKS = "osD^vPX*"

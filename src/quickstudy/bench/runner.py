@@ -9,12 +9,12 @@ from quickstudy.bench import command
 from quickstudy.bench.agreement import fault, few
 from quickstudy.bench.contenders import CONTENDERS
 from quickstudy.bench.goals import Found
-from quickstudy.bench.machine import described
 from quickstudy.bench.measure import Fault, Measured, Pool, Processes, interleaved
 from quickstudy.bench.suites import Cell, Suite
 from quickstudy.bench.workloads import Case
 from quickstudy.errors import RunError
-from quickstudy.files import pretty, write_atomic
+from quickstudy.storage.files import pretty, write_atomic
+from quickstudy.storage.versions import described
 
 CHECKS = "plain tuned"
 """Whose process checks and counts as well, before anything is timed in it."""

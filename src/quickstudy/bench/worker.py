@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from quickstudy import allocator
 from quickstudy.bench import agreement, machine, memory
 from quickstudy.bench.contenders import Contender, contender
 from quickstudy.bench.makers import Maker
 from quickstudy.bench.workloads import Case
+from quickstudy.engine import allocator
 from quickstudy.errors import InputError, told
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from quickstudy import nets
 from quickstudy.errors import InputError, nearest
-from quickstudy.learner import Learner
-from quickstudy.methods import RECIPES
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.registry import RECIPES
+from quickstudy.models import nets
 from quickstudy.tasks import Sine
 from quickstudy.types import Examples, Shape, Task
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.objective import Objective
+from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.objective import Objective
 from quickstudy.rules.base import Rule
+from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
 
 

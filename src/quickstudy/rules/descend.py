@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.objective import Objective
-from quickstudy.params import by_name, held, layer_of, share
 from quickstudy.rules.base import Rate, Rule, check_built_for
+from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import by_name, held, layer_of, share
 from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Params, Shape
 

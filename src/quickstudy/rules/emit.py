@@ -5,8 +5,8 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.objective import Objective
 from quickstudy.rules.base import Rule, check_built_for
+from quickstudy.rules.objective import Objective
 from quickstudy.types import Params
 
 

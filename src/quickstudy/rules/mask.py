@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.params import by_name, held, per_row, rows
 from quickstudy.rules.base import Rate, check_built_for
+from quickstudy.rules.params import by_name, held, per_row, rows
 from quickstudy.types import Params, Shape
 
 

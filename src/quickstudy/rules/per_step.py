@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from quickstudy.params import by_name, held
+from quickstudy.rules.params import by_name, held
 from quickstudy.types import Params
 
 

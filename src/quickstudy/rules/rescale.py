@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.objective import Objective
-from quickstudy.params import by_name, layer_of
 from quickstudy.rules.base import Rule
+from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import by_name, layer_of
 from quickstudy.types import Params, Shape
 
 

@@ -12,12 +12,12 @@ from quickstudy.tasks.check import check_task
 from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.digits import digits
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.gaussians import Gaussians
 from quickstudy.tasks.images.sets import IMAGE_SETS, folder
-from quickstudy.tasks.polynomial import Polynomial
-from quickstudy.tasks.sine import Sine
-from quickstudy.tasks.threshold import AverageThreshold
-from quickstudy.tasks.wavelet import Wavelet
+from quickstudy.tasks.synthetic.gaussians import Gaussians
+from quickstudy.tasks.synthetic.polynomial import Polynomial
+from quickstudy.tasks.synthetic.sine import Sine
+from quickstudy.tasks.synthetic.threshold import AverageThreshold
+from quickstudy.tasks.synthetic.wavelet import Wavelet
 
 FAMILIES: dict[str, Callable[..., TaskFamily]] = {
     "sine": Sine,

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.draws import SPLITS
 from quickstudy.errors import InputError, nearest
+from quickstudy.tasks.draws import SPLITS
 
 Array = NDArray[Any] | Tensor
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.draws import Draws
 from quickstudy.errors import InputError
+from quickstudy.tasks.draws import Draws
 from quickstudy.types import Examples, Shape, Task
 
 

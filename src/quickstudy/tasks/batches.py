@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.draws import Draws
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.draws import Draws
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.options import check_counts
 from quickstudy.tasks.splits import Pool, split_by_image
+from quickstudy.tasks.synthetic.options import check_counts
 from quickstudy.types import Examples, Shape
 
 

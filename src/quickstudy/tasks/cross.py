@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.draws import Draws
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.draws import Draws
 from quickstudy.types import Examples, Shape
 
 
@@ -20,7 +20,7 @@ class Cross(TaskFamily):
     Each part gives its own split of that name, so that `test` is the very task list that the same part gives alone. The
     outputs may differ between training and the rest (batches have all training classes); `outputs` are those of test.
 
-    >>> from quickstudy.tasks.sine import Sine
+    >>> from quickstudy.tasks.synthetic.sine import Sine
     >>> family = Cross(train=Sine(shots=10), test=Sine(shots=5, phase=(3.0, 4.0)))
     >>> family.source("train", size=2)(0).support.x.shape, family.source("test", size=2)(0).support.x.shape
     (torch.Size([2, 10, 1]), torch.Size([2, 5, 1]))

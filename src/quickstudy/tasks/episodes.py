@@ -19,12 +19,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.draws import SPLITS, Draws
 from quickstudy.errors import InputError
 from quickstudy.tasks.arrays import Array, as_array, as_integers, check_images, check_splits
 from quickstudy.tasks.base import TaskFamily, TaskSource
-from quickstudy.tasks.options import check_counts
+from quickstudy.tasks.draws import SPLITS, Draws
 from quickstudy.tasks.splits import Fractions, Pool, pool, split_by_class, split_by_image, split_by_list
+from quickstudy.tasks.synthetic.options import check_counts
 from quickstudy.types import Examples, Shape
 
 

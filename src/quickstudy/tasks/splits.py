@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quickstudy.draws import SPLITS, Draws
 from quickstudy.errors import InputError, nearest
+from quickstudy.tasks.draws import SPLITS, Draws
 
 Fractions = tuple[float, float, float]
 """Shares of train, val and test, adding up to 1. A share of 0 leaves that split out."""

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.draws import Draws
 from quickstudy.errors import InputError
+from quickstudy.tasks.draws import Draws
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.images.recipes import Recipe
 from quickstudy.tasks.splits import Pool

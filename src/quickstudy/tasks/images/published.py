@@ -14,8 +14,8 @@ from functools import cache
 from importlib.resources import files
 from string import ascii_lowercase, ascii_uppercase, digits
 
-from quickstudy.draws import Draws
 from quickstudy.errors import InputError, nearest
+from quickstudy.tasks.draws import Draws
 
 LISTS = files("quickstudy.tasks.images") / "lists"
 EMNIST = digits + ascii_uppercase + ascii_lowercase

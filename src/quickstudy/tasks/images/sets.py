@@ -22,8 +22,8 @@ from quickstudy.tasks.images.published import published
 from quickstudy.tasks.images.readers import recognise
 from quickstudy.tasks.images.recipes import recipe_named
 from quickstudy.tasks.images.store import Progress, Stored, stored
-from quickstudy.tasks.options import check_counts
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
+from quickstudy.tasks.synthetic.options import check_counts
 
 FRACTIONS = (0.6, 0.2, 0.2)
 FOLDER = recipe_named("none").decoding(84, 3, None)

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.files import dumps, sync, write_atomic, writes
+from quickstudy.storage.files import dumps, sync, write_atomic, writes
 from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
 from quickstudy.tasks.images.listing import Listing
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from quickstudy.draws import SPLITS
 from quickstudy.errors import InputError
+from quickstudy.tasks.draws import SPLITS
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.folders import class_folders
 from quickstudy.tasks.images.readers.gather import nfc, scan, split_of

@@ -14,8 +14,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
-from quickstudy.draws import SPLITS
 from quickstudy.errors import InputError
+from quickstudy.tasks.draws import SPLITS
 from quickstudy.tasks.images.listing import Files, Listing, Members
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

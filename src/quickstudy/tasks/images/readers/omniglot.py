@@ -9,16 +9,7 @@ from pathlib import Path
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.gather import (
-    NOT_AN_IMAGE,
-    Row,
-    Tree,
-    is_picture,
-    listing_of,
-    members,
-    scan,
-    walk,
-)
+from quickstudy.tasks.images.readers.gather import NOT_AN_IMAGE, Row, Tree, is_picture, listing_of, members, scan, walk
 
 SETS = ("images_background", "images_evaluation")
 

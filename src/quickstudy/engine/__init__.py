@@ -1,0 +1,1 @@
+"""Running the algebra: batches of tasks, derivatives, memory, devices, precision and workers."""

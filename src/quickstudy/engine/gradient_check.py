@@ -1,0 +1,183 @@
+"""Does a model's meta-gradient survive `vmap`? The pieces behind `learner.check(tasks)`.
+
+A native kernel can be silently wrong in second order under `vmap` (see `norms`), or anywhere (weight norm's fused one),
+and a user's model can hold one that no pass knows. So the vectorised meta-gradient is compared with the looped one in
+float64, where correct implementations agree to rounding, and the modules are tried one by one, also against central
+differences, to name the one at fault.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+from torch.utils._pytree import tree_leaves
+
+from quickstudy.rules.params import call, slots
+from quickstudy.types import Params
+
+TOLERANCE = 1e-8
+"""Relative. Rounding gives 1e-15 to 1e-12 in float64; the wrong kernels give 1e-4 to 3e-2."""
+
+
+SLOPE_TOLERANCE = 1e-4
+"""Relative, between a gradient and a central difference in float64: truncation and rounding stay below 1e-6."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `learner.check` found.
+
+    Args:
+        errors: Relative error of the vectorised meta-gradient against the looped one, by parameter; none where the
+            latter is not finite, so that nothing can be compared.
+        modules: The smallest modules whose second-order gradient is wrong when they are tried on their own: "under
+            vmap", or "everywhere" when even the plain one is no central difference (a wrong double backward).
+        refused: Why `vmap` refuses the model (its tasks then run on the loop); empty when it does not.
+    """
+
+    errors: Mapping[str, float]
+    modules: Mapping[str, str]
+    refused: str = ""
+
+    @property
+    def vmap_ok(self) -> bool:
+        """Whether the vectorised meta-gradient is the looped one (or `vmap` refuses, and the loop is used)."""
+        return all(error < TOLERANCE for error in self.errors.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing wrong was found."""
+        return self.vmap_ok and not self.modules
+
+    def __str__(self) -> str:
+        worst = max(self.errors, key=lambda name: self.errors[name], default="")
+        said = []
+        if self.refused:
+            said.append(f"vmap refuses this model, so its tasks run one after the other. Reason: {self.refused}")
+        elif not self.errors:
+            said.append("The meta-gradient of these tasks is not finite, so vmap and the loop were not compared.")
+        elif self.vmap_ok:
+            said.append(f"vmap agrees with the loop: the largest relative error is {self.errors[worst]:.1e} ({worst}).")
+        else:
+            said.append(
+                f"vmap gives a wrong meta-gradient: the relative error is {self.errors[worst]:.1e} for {worst}."
+            )
+        said += [f"The second-order gradient of {name} is wrong {where}." for name, where in self.modules.items()]
+        if not self.vmap_ok:
+            said.append('Use engine=Engine("loop"), or replace the module.')
+        if "everywhere" in self.modules.values():
+            said.append("Where it is wrong everywhere, replace the module or use a first-order method.")
+        return " ".join(said)
+
+
+def relative_errors(
+    names: Sequence[str], given: Sequence[Tensor | None], right: Sequence[Tensor | None]
+) -> dict[str, float]:
+    """Norm of the difference over the norm of the whole right gradient's largest part, by parameter.
+
+    Nothing where the right gradient is not finite: its size says nothing then.
+    """
+    if not all(r.isfinite().all() for r in right if r is not None):
+        return {}
+    scale = max((float(r.norm()) for r in right if r is not None), default=0.0) or 1.0
+    errors = {}
+    for name, g, r in zip(names, given, right, strict=True):
+        gap = g if r is None else r if g is None else g - r  # a missing gradient counts as zero
+        errors[name] = 0.0 if gap is None else float(gap.norm()) / scale
+    return errors
+
+
+def suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]:
+    """The smallest modules whose second-order gradient is wrong, and where: "under vmap" or "everywhere".
+
+    `run` calls the model once on an example, so that every module's own input is seen.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
+            del module
+            if args and isinstance(args[0], Tensor):
+                seen[name] = args[0].detach()
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(remember(name)) for name, m in model.named_modules()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    tried = {name: _verdict(module, seen[name]) for name, module in model.named_modules() if name in seen}
+    wrong = {name: where for name, where in tried.items() if where}
+    return {name: w for name, w in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)}
+
+
+def _verdict(module: nn.Module, x: Tensor) -> str:
+    """Nothing, "under vmap" or "everywhere", for one module and an input it has seen."""
+    own = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    places = slots(module, own)
+    draw = torch.Generator().manual_seed(0)
+
+    def noise(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64).to(x.device)
+
+    floating = x.is_floating_point()
+    xs = torch.stack([x + 0.1 * noise(x.shape) if floating else x for _ in range(3)]).detach()
+    leaves = [*own.values(), *([xs.requires_grad_()] if floating else [])]
+    weights: list[Tensor] = []
+
+    def value(params: Params, x: Tensor) -> Tensor:
+        out = next(leaf for leaf in tree_leaves(call(module, params, places, x)) if isinstance(leaf, Tensor))
+        if not weights:
+            weights.append(noise(out.shape))
+        total: Tensor = (out.tanh() * weights[0]).sum()  # not a square: norms make its sum a constant
+        return total
+
+    def one(params: Params, x: Tensor) -> Tensor:
+        """MAML in small: the value after a step on parameters and input."""
+        if not floating:
+            moved = {n: params[n] - 0.1 * g for n, g in grad(value)(params, x).items()}
+            return value(moved, x)
+        g_params, g_x = grad(value, argnums=(0, 1))(params, x)
+        return value({n: params[n] - 0.1 * g for n, g in g_params.items()}, x - 0.1 * g_x)
+
+    def looped() -> Tensor:
+        return torch.stack([one(own, x_i) for x_i in xs]).sum()
+
+    if not leaves:
+        return ""
+    try:
+        plain = torch.autograd.grad(looped(), leaves, allow_unused=True)
+        if _off_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
+            return "everywhere"
+        together = torch.vmap(one, in_dims=(None, 0))(own, xs).sum()
+        given = torch.autograd.grad(together, leaves, allow_unused=True)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return ""  # a module that cannot be run alone, or that vmap refuses, is not silently wrong
+    errors = relative_errors([str(i) for i in range(len(leaves))], given, plain)
+    return "under vmap" if any(error >= TOLERANCE for error in errors.values()) else ""
+
+
+def _off_slope(
+    function: Callable[[], Tensor], leaves: Sequence[Tensor], grads: Sequence[Tensor | None], way: Sequence[Tensor]
+) -> bool:
+    """Whether the gradient along a direction differs from central differences at every step size tried.
+
+    Several, because one may step over a kink of a ReLU or a pooling, where the inner gradient jumps: the more
+    units, the smaller the step that misses all of them.
+    """
+    slope = sum(float((g * w).sum()) for g, w in zip(grads, way, strict=True) if g is not None)
+    scale = sum(float((g * w).abs().sum()) for g, w in zip(grads, way, strict=True) if g is not None) + 1e-6
+    for step in (1e-5, 1e-7, 1e-9):
+        ends = []
+        for sign in (1.0, -2.0, 1.0):
+            with torch.no_grad():
+                for leaf, w in zip(leaves, way, strict=True):
+                    leaf.add_(w, alpha=sign * step)
+            ends.append(float(function().detach()))
+        if abs((ends[0] - ends[1]) / (2 * step) - slope) < SLOPE_TOLERANCE * scale:
+            return False
+    return True

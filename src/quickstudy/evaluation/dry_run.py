@@ -1,0 +1,108 @@
+"""Trying the first tasks before anything is written, so that what does not fit is refused in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from quickstudy.engine.memory import starving
+from quickstudy.errors import InputError, RunError, told
+from quickstudy.methods.learner import Learner
+from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.check import check_task
+from quickstudy.types import Outcome, Task, pick
+
+
+def drawn(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
+    """The tasks of a step; what a user's own family raises becomes one line."""
+    try:
+        with starving(f"Drawing the {source.split} tasks of step {step}"):
+            return source(step, part)
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # the user's family may fail in any way
+        raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {told(error)}.") from error
+
+
+def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
+    """The first batch of a split, checked."""
+    family = family.of_split(split)
+    tasks = drawn(family.source(split, seed=seed, size=size), 0)
+    check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
+    for half, x in (("support", tasks.support.x), ("query", tasks.query.x)):
+        if tuple(x.shape[2:]) != tuple(family.inputs):
+            raise InputError(
+                f"{half}.x of the {split} tasks has the shape {list(x.shape[2:])} per example, and the family "
+                f"announces inputs {list(family.inputs)}. Make the two agree."
+            )
+    if family.loss != "cross_entropy":
+        _check_targets(family, tasks)
+    return tasks
+
+
+def _check_targets(family: TaskFamily, tasks: Task) -> None:
+    for half, y in (("support", tasks.support.y), ("query", tasks.query.y)):
+        if list(y.shape[2:]) != [family.outputs]:  # [n] against [n, 1] would broadcast to n x n, and train nonsense
+            raise InputError(
+                f"{half}.y has the shape {list(y.shape[2:])} per example, and the family announces "
+                f"{family.outputs} outputs: give [T, n, {family.outputs}]."
+            )
+        if family.loss == "binary_cross_entropy" and not ((y == 0) | (y == 1)).all():
+            raise InputError(f"{half}.y has values other than 0 and 1, and the family's loss is binary_cross_entropy.")
+
+
+def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:
+    """Run one task as evaluation does, or as training does, so that a model that does not fit the tasks is refused.
+
+    The learner is as it was afterwards, and so is torch's generator: a run starts from the same state whether or not
+    there was a rehearsal.
+    """
+    one = pick(tasks, slice(0, 1))
+    with undone(learner), uncompiled(learner):
+        try:
+            outcome: Outcome
+            with starving("One task alone"):
+                if training:
+                    outcome, _ = learner.meta_gradient(one)
+                else:
+                    with torch.no_grad():
+                        outcome = learner(one, evaluating=True)
+        except (InputError, RunError):
+            raise
+        except Exception as error:  # the user's model may fail in any way
+            raise InputError(
+                f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which want "
+                f"{family.outputs} outputs: {told(error)}. Change the model or the tasks."
+            ) from error
+    wanted = [tasks.query.y.shape[1], family.outputs]
+    if list(outcome.output.shape[1:]) != wanted:
+        raise InputError(
+            f"The model's output for {wanted[0]} queries has the shape {list(outcome.output.shape[1:])}; the tasks "
+            f"want {wanted}. Give the model {family.outputs} outputs."
+        )
+
+
+@contextmanager
+def uncompiled(learner: Learner) -> Iterator[None]:
+    """The learner's engine without its compiler, which would take a minute for tasks of another number."""
+    engine = learner.engine
+    learner.engine = replace(engine, compile=False)
+    try:
+        yield
+    finally:
+        found, learner.engine = learner.engine.backend, engine
+        if found == "vmap" or not engine.compile:  # else the batch itself will say why nothing is compiled
+            engine.backend = found
+
+
+@contextmanager
+def undone(learner: Learner) -> Iterator[None]:
+    """Leave the learner's buffers and torch's generator as they were."""
+    kept = {name: buffer.clone() for name, buffer in learner.named_buffers()}
+    with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for name, buffer in learner.named_buffers():
+            if name in kept:
+                buffer.copy_(kept[name])

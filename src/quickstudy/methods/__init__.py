@@ -1,0 +1,1 @@
+"""The methods: one file a paper, all entered in `registry`, all giving a `Learner`."""

@@ -1,0 +1,56 @@
+r"""Baseline++: Feature Transfer with a classifier that compares directions instead of taking inner products.
+
+.. math:: o_c = s\,\frac{w_c \cdot f(x)}{\lVert w_c \rVert\, \lVert f(x) \rVert}
+
+A row of W is a prototype of its class, and training draws the features of a class together around it.
+
+Reference: Chen et al., 2019, "A Closer Look at Few-shot Classification", section 3.2, "Baseline++"
+(https://arxiv.org/abs/1904.04232). The released code fixes the scale s (2, or 30 for more than 200 classes); here it is
+learned in training and kept in a task.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quickstudy.methods.feature_transfer import Transfer, body_and_features
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.options import Loss
+from quickstudy.rules.criteria import criterion
+from quickstudy.rules.descend import Constant, Descend
+
+
+class Cosine(nn.Linear):
+    """Scaled cosines between the features and each class's row.
+
+    Args:
+        in_features: The size of a feature vector.
+        out_features: Classes.
+        scale: The first value of s, which is learned.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def forward(self, input: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
+        return self.scale * F.normalize(input, dim=-1) @ F.normalize(self.weight, dim=-1).T
+
+
+def baseline_pp(
+    model: nn.Module,
+    outputs: int,
+    train_outputs: int,
+    *,
+    scale: float = 10.0,
+    inner_lr: float = 0.1,
+    eval_inner_steps: int = 100,
+    loss: Loss = "cross_entropy",
+    head: str | None = None,
+    norms: str = "batch",
+) -> Learner:
+    """Baseline++ (Chen et al., 2019): supervised training and a task's new head, both by scaled cosines."""
+    body, features = body_and_features(model, head, "Baseline++")
+    rule = Descend(Constant(inner_lr), eval_inner_steps)
+    return Transfer(body, Cosine(features, train_outputs, scale), outputs, rule, criterion(loss), norms)

@@ -1,0 +1,66 @@
+r"""CAVIA: a small context vector per task, and everything else shared.
+
+.. math:: \phi_b = b + U_b\,z, \qquad z \leftarrow z - \alpha \nabla_z L_S(b + U z), \qquad z_0 = 0
+
+A context that is concatenated to a layer's input adds :math:`U z` to the layer's bias; so a context is a chart on the
+biases, and finding it is the same descent in other coordinates that finds Wormhole's gain.
+
+Reference: Zintgraf et al., 2019, section 3.1 (https://arxiv.org/abs/1810.03642). The paper feeds the context to one
+layer (or through FiLM, which also scales); here it shifts every bias that trains, of any module.
+"""
+
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.options import HeadOptions, rule_learner
+from quickstudy.rules.descend import Constant, Descend
+from quickstudy.rules.params import adaptable, by_name, held
+from quickstudy.rules.rescale import Chart, Rescale
+from quickstudy.types import Params
+
+
+class Context(Chart):
+    """Biases shifted by a linear map of the context z; U is learned with the rest.
+
+    Args:
+        params: The biases; names and sizes are used.
+        size: Numbers in the context.
+    """
+
+    def __init__(self, params: Params, size: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise InputError(f"`context` was {size}; it counts the numbers that a task may move, so 1 or more.")
+        self.size = size
+        self.maps = held({n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()})
+
+    def start(self, params: Params) -> Params:
+        return {"z": next(iter(params.values())).new_zeros(self.size)}
+
+    def forward(self, t: Params, params: Params) -> Params:
+        shift = {name: (U @ t["z"]).reshape(params[name].shape) for name, U in by_name(self.maps).items()}
+        return {name: p + shift[name] for name, p in params.items()}
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias, by its name."""
+    return name.rpartition(".")[2] == "bias"
+
+
+def cavia(
+    model: nn.Module,
+    *,
+    context: int = 5,
+    inner_lr: float = 0.5,
+    inner_steps: int = 2,
+    eval_inner_steps: int | None = None,
+    **options: Unpack[HeadOptions],
+) -> Learner:
+    """CAVIA (Zintgraf et al., 2019): a task moves a few context numbers, which shift the model's biases."""
+    biases: dict[str, Tensor] = adaptable(model, is_bias)
+    find = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
+    rule = Rescale(find, Context(biases, context), list(biases))
+    return rule_learner(model, rule, adapts=is_bias, **options)

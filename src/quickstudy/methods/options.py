@@ -1,0 +1,62 @@
+"""The options that most methods share, and the last line of their recipes."""
+
+from typing import Annotated, Any, NamedTuple, TypedDict, Unpack
+
+from torch import nn
+
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.rule_learner import RuleLearner
+from quickstudy.models.norms import per_step_params
+from quickstudy.rules.base import Rule
+from quickstudy.rules.criteria import criterion
+from quickstudy.rules.params import Selection, adaptable, trainable
+from quickstudy.types import Criterion, Params
+
+Loss = str | Criterion
+
+
+class Default(NamedTuple):
+    """The value of an option that is not given; a configuration that is printed names it."""
+
+    value: Any
+
+
+class HeadOptions(TypedDict, total=False):
+    """Options of a method that says itself which parameters adapt.
+
+    `loss` is the query loss, by name or as a function; `inner_loss` is the support loss, where it is another one.
+    `norms` is "batch", "support", "running" or "per_step": see `quickstudy.models.norms.safe`.
+    """
+
+    loss: Annotated[Loss, Default("cross_entropy")]
+    inner_loss: Annotated[Loss | None, Default(None)]
+    norms: Annotated[str, Default("batch")]
+
+
+class Options(HeadOptions, total=False):
+    """Options of a method that adapts any parameters: `adapts` is a pattern, names or a predicate; by default all."""
+
+    adapts: Annotated[Selection, Default(trainable)]
+
+
+def rule_learner(
+    model: nn.Module,
+    rule: Rule,
+    *,
+    loss: Loss = "cross_entropy",
+    inner_loss: Loss | None = None,
+    adapts: Selection = trainable,
+    norms: str = "batch",
+    body: nn.Module | None = None,
+    kind: type[RuleLearner] = RuleLearner,
+) -> Learner:
+    """A learner of one rule, with losses by name."""
+    inner = None if inner_loss is None else criterion(inner_loss)
+    return kind(model, rule, criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms, body=body)
+
+
+def descending(model: nn.Module, **options: Unpack[Options]) -> Params:
+    """The parameters that gradient steps change: all that adapt, but not those with a value of their own each step."""
+    own = per_step_params(model) if options.get("norms") == "per_step" else {}
+    every = adaptable(model, options.get("adapts", trainable))
+    return {name: p for name, p in every.items() if name not in own}

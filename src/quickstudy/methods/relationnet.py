@@ -1,0 +1,99 @@
+r"""Relation networks: a learned module says how well a query and a class go together.
+
+.. math:: r_k(x) = g\big([c_k, f(x)]\big)
+
+with :math:`c_k` the mean of the class's embeddings (the paper sums its feature maps). The output is the relation score
+before its sigmoid, so the loss chooses between two variants: "one_hot_mse" is the paper's (eq. 2: squares between
+sigmoid scores and the one-hot label), "cross_entropy" puts a softmax over the classes in place of the sigmoids, as the
+code of Chen et al. can. It is the default because it learns faster.
+
+Reference: Sung et al., 2018, eq. 1 and 2 (https://arxiv.org/abs/1711.06025); Chen et al., 2019
+(https://arxiv.org/abs/1904.04232).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.methods.embedding import EmbeddingLearner, class_means
+from quickstudy.methods.learner import Learner
+from quickstudy.models.nets import conv_net, mlp
+from quickstudy.models.norms import safe
+from quickstudy.models.split import split_head
+from quickstudy.types import Criterion, Params
+
+
+class RelationNet(EmbeddingLearner):
+    """A relation score for each pair of query and class: see `EmbeddingLearner` for the other arguments.
+
+    Args:
+        relation: The module g, from `[pairs, 2 * features]` (the class first) to `[pairs, 1]`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        relation: nn.Module,
+        ways: int,
+        loss: str | Criterion,
+        *,
+        head: str | None = None,
+        norms: str = "batch",
+    ) -> None:
+        super().__init__(model, ways, loss, head=head, norms=norms)
+        self.relation = safe(relation, norms)
+
+    def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
+        del evaluating
+        return {"means": class_means(e, y, self.ways)}
+
+    def answer(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
+        n = len(e)
+        classes = params["means"].expand(n, -1, -1)
+        queries = e[:, None].expand(-1, self.ways, -1)
+        pairs = torch.cat([classes, queries], dim=-1)  # [n, ways, 2 * features]
+        scores: Tensor = self.relation(pairs.flatten(0, 1))
+        return scores.reshape(n, self.ways)
+
+
+def relation_module(features: int, width: int, maps: tuple[int, int] | None) -> nn.Module:
+    """The module g: one hidden layer on flat features, or the paper's two convolutional blocks on feature maps.
+
+    Args:
+        features: Numbers in one embedding.
+        width: The hidden layer (8 in the paper, after the convolutions).
+        maps: Height and width of the maps that the embedding is, flattened; None to take it as flat.
+    """
+    if maps is None:
+        return mlp(2 * features, 1, hidden=(width,), std=None)
+    height, breadth = maps
+    channels, rest = divmod(features, height * breadth)
+    if rest:
+        raise InputError(f"`maps` is {height}x{breadth}, which does not divide the model's {features} features.")
+    # Channels come first when maps are flattened, so the concatenated pair is the concatenation of their channels.
+    pair = (2 * channels, height, breadth)
+    blocks = conv_net(pair, width, filters=channels, blocks=2)
+    return nn.Sequential(nn.Unflatten(1, pair), blocks, nn.ReLU(), nn.Linear(width, 1))
+
+
+def relationnet(
+    model: nn.Module,
+    outputs: int,
+    *,
+    width: int = 64,
+    maps: tuple[int, int] | None = None,
+    loss: str | Criterion = "cross_entropy",
+    head: str | None = None,
+    norms: str = "batch",
+) -> Learner:
+    """RelationNet (Sung et al., 2018): a learned score for query and class mean; `loss` one_hot_mse is the paper's.
+
+    `maps` is the height and width of the feature maps before they were flattened; g is then convolutional, as in the
+    paper. Without it g is an MLP on the features.
+    """
+    _, last = split_head(model, head)
+    if not isinstance(last, nn.Linear):
+        raise InputError(f"`head` is a {type(last).__name__}; the size of the features is read from a Linear head.")
+    relation = relation_module(last.in_features, width, maps)
+    return RelationNet(model, relation, outputs, loss, head=head, norms=norms)

@@ -1,0 +1,87 @@
+"""Wormhole MAML (Chang, Gao & Lou, 2022): a gain C for each task, found first, lets opposite tasks share weights."""
+
+from collections.abc import Callable
+from typing import Unpack
+
+from torch import nn
+
+from quickstudy.errors import InputError, nearest
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.options import Options, rule_learner
+from quickstudy.models.split import last_linear
+from quickstudy.models.trace import feeds_norm
+from quickstudy.rules.base import Rule
+from quickstudy.rules.combine import Chain, Mix
+from quickstudy.rules.descend import ByName, Constant, Descend
+from quickstudy.rules.params import Selection, adaptable, layer_of, trainable
+from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+from quickstudy.types import Params
+
+CHARTS = {
+    "scalar": "C = c (eq. 3)",
+    "tanh": "C = tanh(t) (eq. 4)",
+    "diagonal": "C diagonal (eq. 5)",
+    "per_layer": "one number per layer (eq. 6)",
+    "low_rank": "C = I + U V' (eq. 7, with the identity as its start)",
+    "low_rank_literal": "C = U V' (eq. 7 as printed)",
+}
+
+
+def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) -> Chart:
+    """Wormhole's parametrisations of C by name (eq. 3-7), for the parameters in scope."""
+    if name not in CHARTS:
+        raise InputError(f"There is no chart {name!r}. {nearest(name, CHARTS)}")
+    if name.startswith("low_rank"):
+        return LowRank(params, rank, literal=name.endswith("literal"))
+    plain: dict[str, Callable[[], Chart]] = {"scalar": Scalar, "diagonal": Diagonal, "per_layer": PerLayer}
+    return Tanh(start) if name == "tanh" else plain[name]()
+
+
+def wormhole(
+    model: nn.Module,
+    *,
+    gain_lr: float = 1.0,
+    gain_steps: int = 5,
+    gain_first_order: bool = False,
+    gain_decay: float = 1.0,
+    chart: str = "tanh",
+    start: float = 1.0,
+    rank: int = 1,
+    scope: Selection | None = None,
+    reading: str = "recommended",
+    inner_lr: float = 0.1,
+    inner_steps: int = 1,
+    eval_inner_steps: int | None = None,
+    first_order: bool = False,
+    **options: Unpack[Options],
+) -> Learner:
+    """Wormhole MAML (Chang, Gao & Lou, 2022, eq. 2-7): first find the gain C, then descend from C theta.
+
+    `scope` is what C multiplies: by default the last linear layer with its bias. `reading` is "recommended",
+    "literal" (eq. 2 as printed: C theta + Delta(theta)) or "coadapt" (C and theta together, at their two rates).
+    """
+    params = adaptable(model, options.get("adapts", trainable))
+    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
+    one_number = chart in ("scalar", "tanh", "per_layer")  # others can turn a layer, which a norm does see
+    blind = feeds_norm(model, dict.fromkeys(map(layer_of, names)), options.get("norms", "batch")) if one_number else []
+    if blind and set(blind) == set(map(layer_of, names)):
+        raise InputError(
+            f"`scope` is {', '.join(blind)}, whose outputs go straight into a norm: the loss does not depend on their "
+            "scale, so a gain there can do nothing. Leave `scope` out (the last linear layer) or add other layers."
+        )
+    C = make_chart(
+        chart, {n: params[n] for n in names if n in params} or adaptable(model, names), start=start, rank=rank
+    )
+    descend = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps, first_order=first_order)
+    gain = Rescale(Descend(Constant(gain_lr, gain_decay), gain_steps, first_order=gain_first_order), C, names)
+    rule: Rule
+    if reading == "recommended":
+        rule = Chain([gain, descend])
+    elif reading == "literal":
+        rule = Mix([gain, descend], weights=[1.0, 1.0])
+    elif reading == "coadapt":
+        rates = ByName({"gain:": Constant(gain_lr, gain_decay), "": Constant(inner_lr)})
+        rule = Coadapt(Descend(rates, inner_steps, eval_steps=eval_inner_steps, first_order=first_order), C, names)
+    else:
+        raise InputError(f"`reading` is 'recommended', 'literal' or 'coadapt', not {reading!r}.")
+    return rule_learner(model, rule, **options)

@@ -1,0 +1,109 @@
+r"""T-net's cells: a layer that is T W instead of W.
+
+.. math:: y = T (W x + b)
+
+T is a metric that the meta-learner shapes and a task leaves alone; only W and b adapt. T starts as the identity, sits
+before the norm and the nonlinearity, and is there on the output layer too. Since both maps are linear, T is folded
+into the weight: :math:`(T W) x + T b`, which costs a product of two small matrices instead of a 1x1 convolution.
+
+Reference: Lee, 2018 (thesis), eq. 3.1-3.5; ICML version: Lee & Choi, https://arxiv.org/abs/1801.05558. The thesis
+leaves the bias out; the released code has it inside W's side of T, as here.
+"""
+
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from quickstudy.errors import InputError
+from quickstudy.models.surgery import replace_modules, with_class
+
+
+class MetricLinear(nn.Linear):
+    """A linear layer with one more parameter, `metric [out, out]`."""
+
+    metric: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.metric @ self.bias
+        return F.linear(input, self.metric @ self.weight, bias)
+
+
+class MetricConv2d(nn.Conv2d):
+    """A convolution followed by a 1x1 convolution with `metric [out, out]`."""
+
+    metric: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.groups > 1:  # T mixes the groups, so it cannot be folded into a grouped kernel
+            y: Tensor = self._conv_forward(input, self.weight, self.bias)
+            return F.conv2d(y, self.metric[:, :, None, None])
+        bias = None if self.bias is None else self.metric @ self.bias
+        weight = (self.metric @ self.weight.flatten(1)).reshape(self.weight.shape)
+        output: Tensor = self._conv_forward(input, weight, bias)
+        return output
+
+
+def is_cell(module: nn.Module, *, parent: nn.Module | None = None) -> bool:
+    """Whether a module is a Linear or Conv2d whose weight trains and is used by its own forward.
+
+    Not one whose weight is computed (weight norm and other parametrizations), nor the projection inside an attention
+    layer, which reads the weight itself.
+    """
+    plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward, MetricLinear.forward, MetricConv2d.forward)
+    weight = getattr(module, "weight", None)
+    return (
+        plain
+        and isinstance(weight, nn.Parameter)
+        and weight.requires_grad
+        and not is_parametrized(module)
+        and not isinstance(parent, nn.MultiheadAttention)
+    )
+
+
+def cells(model: nn.Module) -> list[nn.Module]:
+    """The Linear and Conv2d layers of a model that can be T W cells, each once."""
+    found: dict[int, nn.Module] = {id(model): model} if is_cell(model) else {}
+    for parent in model.modules():
+        for child in parent.children():
+            if is_cell(child, parent=parent):
+                found[id(child)] = child
+    return list(found.values())
+
+
+def with_metric(model: nn.Module) -> nn.Module:
+    """A copy of `model` in which every Linear and Conv2d that trains is a T W cell; names of parameters stay.
+
+    A layer whose weight is read by other code than its own forward (`F.linear(x, self.fc.weight)`) does not see its T.
+    """
+    model = deepcopy(model)
+    replace: dict[nn.Module, nn.Module] = {}
+    for module in cells(model):
+        cell = with_class(module, MetricLinear if isinstance(module, nn.Linear) else MetricConv2d)
+        rows = module.weight
+        assert isinstance(rows, Tensor)
+        cell.register_parameter("metric", nn.Parameter(torch.eye(len(rows), dtype=rows.dtype, device=rows.device)))
+        replace[module] = cell
+    if not replace:
+        kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
+        raise InputError(f"A T-net needs Linear or Conv2d layers that train; this model has none, only: {kinds}.")
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # its fast path would read the weights past T
+    return replace_modules(model, replace)
+
+
+def cell_params(model: nn.Module) -> list[str]:
+    """The names of W and b in every Linear and Conv2d, with a metric or without: what a T-net or M-net adapts.
+
+    Tied parameters count once, under their first name.
+    """
+    inside = {
+        id(parameter)
+        for module in cells(model)
+        for name, parameter in module.named_parameters(recurse=False)
+        if name != "metric"
+    }
+    return [name for name, p in model.named_parameters() if id(p) in inside and p.requires_grad]

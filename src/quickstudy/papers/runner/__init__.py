@@ -1,0 +1,1 @@
+"""What runs the papers' items: rows, trainings, readings, verdicts and pages."""

@@ -1,0 +1,165 @@
+"""An item's result as plain data: what the paper reports and what was found, side by side. Tables and pages read this.
+
+A number's interval is 95% over tasks, each task's value being its mean over seeds; where a measure has no tasks it is
+the measure's own. `low` and `high` are the extremes over seeds. The gap is ours minus the paper's.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from quickstudy.papers.runner.items import Claim, Found, Missing, Verdict
+from quickstudy.papers.runner.measures import taken
+from quickstudy.papers.runner.rows import SCALES, Reported, Row
+from quickstudy.papers.runner.work import Plan
+from quickstudy.storage.files import FORMAT
+
+Result = dict[str, Any]
+
+
+def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Result:
+    """Everything that tables and pages of an item show.
+
+    Args:
+        plan: What was asked for.
+        found: What was found.
+        about: How each reading came to be, as `work.found` has it.
+        machine: What it ran on.
+    """
+    item = plan.item
+    return {
+        "format": FORMAT,
+        "paper": item.paper,
+        "item": item.name,
+        "title": item.title,
+        "unit": item.unit,
+        "larger_is_better": item.larger_is_better,
+        "digits": item.digits,
+        "scale": plan.scale,
+        "seeds": plan.seeds,
+        "command": command(plan),
+        "commits": sorted({str(one["commit"])[:12] for one in about if one["commit"]}),
+        "machine": dict(machine),
+        "seconds": sum(one["seconds"] for one in about) + trained_seconds(found),
+        "rows": [line for row in plan.rows for line in _lines(plan, found, row)],
+        "claims": [_judged(claim, found) for claim in item.claims],
+        "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
+        "figures": sorted(item.figures),
+        "stopped": {row: {str(seed): why for seed, why in whys.items()} for row, whys in found.stopped.items()},
+    }
+
+
+def command(plan: Plan) -> str:
+    """What makes it again."""
+    rows = [row.name for row in plan.rows if not row.quoted]
+    every = [row.name for row in plan.item.rows if not row.quoted]
+    part = "" if rows == every else f" --rows {','.join(rows)}"
+    seeds = "" if plan.seeds == plan.item.scales[plan.scale].seeds else f" --seeds {plan.seeds}"
+    return f"quickstudy reproduce {plan.item.paper} {plan.item.name} --scale {plan.scale}{seeds}{part}"
+
+
+def trained_seconds(found: Found) -> float:
+    """Of the trainings, each once."""
+    runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
+    return float(sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints()))
+
+
+def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
+    departs = [*row.departs, *_shrunk(plan, row)]
+    stand_in = found.stand_in(row)
+    lines = []
+    for column, cell in row.cells.items():
+        line: dict[str, Any] = {
+            "row": row.name,
+            "label": row.label,
+            "column": column,
+            "reported": [_reported(one) for one in cell.reported],
+            "stand_in": stand_in,
+            "departs": departs,
+            "quoted": cell.measure is None,
+            "ours": None,
+        }
+        if cell.measure is not None and (row.name, column) in found.readings:
+            line["ours"] = _ours(found, row.name, column)
+            if cell.reported and not stand_in:
+                line["gap"] = line["ours"]["value"] - cell.reported[0].value
+        lines.append(line)
+    return lines
+
+
+def _reported(one: Reported) -> dict[str, Any]:
+    return {"value": one.value, "interval": one.interval, "source": one.source}
+
+
+def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
+    every, over = found.each_seed(row, column), found.spread(row, column)
+    first = found.first(row, column)
+    finite = [value for value in every if isfinite(value)]
+    ours: dict[str, Any] = {
+        "value": sum(every) / len(every),
+        "interval": first.interval if over is None else over.interval,
+        "seeds": every,
+        "low": min(finite, default=float("nan")),
+        "high": max(finite, default=float("nan")),
+        "more": dict(first.more),
+    }
+    if over is not None:
+        ours |= {"tasks": over.tasks, "finite": over.finite}
+        if over.finite < over.tasks:  # as an evaluation has it: the mean of those that are finite
+            ours["value"] = over.mean
+    return ours
+
+
+def _shrunk(plan: Plan, row: Row) -> list[str]:
+    """What the scale takes away from a row's tests and from its configuration."""
+    if plan.scale == "full":
+        return []
+    less = [
+        (column, f"{key} {value} instead of {cell.options[key]}")
+        for column, cell in row.cells.items()
+        if cell.measure is not None
+        for key, value in taken(cell.measure, plan.item.scales[plan.scale].options).items()
+        if cell.options.get(key, value) != value
+    ]
+    alike = len({what for _, what in less}) == 1
+    said = [less[0][1]] if alike else [f"{column}: {what}" for column, what in less]
+    for key, value in (plan.settings(row) if row.config is not None else {}).items():
+        if key.partition(".")[0] == "compute":  # how the machine is used departs from nothing
+            continue
+        held: Any = row.config
+        for part in key.split("."):
+            held = held.get(part) if isinstance(held, Mapping) else None
+        said += _changed(key, value, held)
+    return [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
+
+
+def _changed(name: str, now: Any, at_full: Any) -> list[str]:
+    """What differs, in words.
+
+    >>> _changed("ramp", {"kind": "line", "end": 9}, {"kind": "line", "end": 90, "every": 3})
+    ['`ramp.end` 9 instead of 90', '`ramp.every` none instead of 3']
+    """
+    if isinstance(now, Mapping) and isinstance(at_full, Mapping):
+        both = {**now, **at_full}
+        return [said for key in both for said in _changed(f"{name}.{key}", now.get(key), at_full.get(key))]
+    if now == at_full:
+        return []
+    value = "none" if now is None else now
+    return [f"`{name}` {value}" + ("" if at_full is None else f" instead of {at_full}")]
+
+
+def _judged(claim: Claim, found: Found) -> dict[str, Any]:
+    try:
+        verdict = claim.judged(found)
+    except Missing as missing:
+        verdict = Verdict(None, f"Not run: {missing}")
+    order = list(SCALES)
+    small = order.index(found.scale) < order.index(claim.decides or found.item.decides)
+    said = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
+    return {
+        "text": claim.text,
+        "source": claim.source,
+        "own": claim.own,
+        "holds": None if small else verdict.holds,
+        "evidence": f"{verdict.evidence}{said}",
+    }

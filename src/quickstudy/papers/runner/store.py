@@ -1,0 +1,159 @@
+"""Trainings and readings on disk, each under the hash of what it is, so that nothing is computed twice.
+
+    OUT/runs/HASH            a run like any other: `quickstudy report`, `quickstudy evaluate` take it
+    OUT/readings/HASH.json   a reading, and HASH.npz its arrays
+
+Two rows, or two items, that need the same training have one.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from quickstudy.errors import RunError
+from quickstudy.papers.runner.measures import Reading, Trained
+from quickstudy.storage.files import FORMAT, check_format, pretty, read_json, write_atomic, writes
+from quickstudy.storage.run import Run
+
+
+def digest(what: Any) -> str:
+    """Sixteen hexadecimal digits that name plain data, whatever the order of its keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    # Under the name that the package of the papers had when the first trainings were hashed, so that they are found.
+    text = json.dumps(what, sort_keys=True).replace("quickstudy.papers.", "quickstudy.reproduce.")
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A reading to be made: a measure and its options."""
+
+    measure: str
+    options: Mapping[str, Any]
+    name: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training of one row, and what is to be read from it.
+
+    Args:
+        row: Of the item, by name.
+        seed: Of the training.
+        config: At the scale; None where nothing is trained.
+        asked: By column.
+    """
+
+    row: str
+    seed: int
+    config: Mapping[str, Any] | None
+    asked: Mapping[str, Asked]
+
+    @property
+    def name(self) -> str:
+        """Of the training's directory; units of one name share it."""
+        return digest([self.seed, self.config])
+
+
+def unit(
+    row: str, seed: int, config: Mapping[str, Any] | None, cells: Mapping[str, tuple[str, dict[str, Any]]]
+) -> Unit:
+    """A unit, each of whose readings is named by the training, the measure and its options."""
+    asked = {
+        column: Asked(measure, options, digest([seed, config, measure, options]))
+        for column, (measure, options) in cells.items()
+    }
+    return Unit(row, seed, config, asked)
+
+
+class Store:
+    """A directory of trainings and readings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, one: Unit) -> Path:
+        """Where a unit's training is, or will be."""
+        return self.folder / "runs" / one.name
+
+    def trained(self, one: Unit) -> Trained:
+        """A unit's training, as measures see it."""
+        return Trained(None if one.config is None else Run.open(self.path(one)), one.seed)
+
+    def stopped(self, one: Unit) -> str | None:
+        """Why its training ended before its last step, if it did for good."""
+        file = self._stopped(one)
+        return file.read_text() if file.exists() else None
+
+    def stop(self, one: Unit, why: str) -> None:
+        """Note that its training cannot go on."""
+        write_atomic(self._stopped(one), why.encode())
+
+    def done(self, one: Unit) -> bool:
+        """Whether every reading of it is there."""
+        return all(self._table(asked).exists() for asked in one.asked.values())
+
+    def has(self, asked: Asked) -> bool:
+        """Whether a reading is there."""
+        return self._table(asked).exists()
+
+    def write(self, asked: Asked, reading: Reading, about: Mapping[str, Any]) -> None:
+        """Keep a reading; `about` says how it came to be."""
+        table = self._table(asked)
+        named: dict[str, Any] = dict(reading.arrays)
+        if reading.each is not None:
+            named["each"] = reading.each
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **named)
+        with writes(table, "Free some space; what is there is intact, and the same command goes on."):
+            table.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(table.with_suffix(".npz"), packed.getvalue())
+            plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
+            asked_for = {"measure": asked.measure, "options": dict(asked.options)}
+            write_atomic(table, pretty({"format": FORMAT, **plain, "more": dict(reading.more), **asked_for, **about}))
+
+    def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
+        """A reading, and how it came to be."""
+        table = self._table(asked)
+        held = read_json(table)
+        check_format(held.get("format"), table)
+        try:
+            with np.load(table.with_suffix(".npz"), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise RunError(f"{table.with_suffix('.npz')} is damaged ({error}). Delete {table} to read again.") from None
+        each = arrays.pop("each", None)
+        return Reading(held["value"], held["interval"], each, held["tasks"], held["more"], arrays), held
+
+    @contextmanager
+    def held(self, one: Unit) -> Iterator[bool]:
+        """Whether this process has the unit to itself; another one may be at it."""
+        with writes(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
+            (self.folder / "runs").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _table(self, asked: Asked) -> Path:
+        return self.folder / "readings" / f"{asked.name}.json"
+
+    def _stopped(self, one: Unit) -> Path:
+        return self.folder / "runs" / f"{one.name}.stopped"

@@ -1,0 +1,180 @@
+"""What is read from Wormhole MAML's trainings: errors, gains, conflicts between tasks, and the outer loss as a map."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quickstudy.engine.engine import threads
+from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.evaluation.metrics import METRICS, spread
+from quickstudy.methods.learner import Learner, settled
+from quickstudy.papers.runner.measures import Reading, Trained, judged, measure
+from quickstudy.papers.wormhole.surgery import cosines, operated, orders, resultant
+from quickstudy.tasks import Wavelet
+from quickstudy.tasks.synthetic.wavelet import mexican_hat
+from quickstudy.training.config import Setup, build
+from quickstudy.types import Task
+
+GRADIENTS = 40
+"""Tasks whose gradients are compared: all their pairs are looked at."""
+
+
+@measure
+def error_rate(one: Trained, *, tasks: int = 600) -> Reading:
+    """The share of wrong answers: 1 - accuracy."""
+    found = judged(one, tasks=tasks)
+    assert found.each is not None
+    return replace(found, value=1 - found.value, each=1 - found.each)
+
+
+@measure
+def answering_zero(one: Trained, *, points: int, metric: str = "mse", times: float = 1.0, tasks: int = 2000) -> Reading:
+    """The error on wavelets of always answering 0: what a model that learned nothing makes."""
+    del one
+    family = Wavelet(points=points)
+    listed = list(batches(family, "test", tasks, 0))
+    each = [METRICS[metric].measure(torch.zeros_like(b.query.y), b.query.y) for b in listed]
+    values = times * torch.cat(each).double().numpy()
+    over = spread(values)
+    return Reading(over.mean, over.interval, values, task_hash(family, listed))
+
+
+@measure
+def gains(one: Trained, *, of: str = "flipped", times: float = 1.0, tasks: int = 600) -> Reading:
+    """What gains were found on test tasks: C = tanh(t), or C itself where the chart has one number.
+
+    Args:
+        one: The training.
+        of: What is the value: "flipped" (the share of tasks with C < 0), "agreed" (the share whose sign of C is the
+            task's sign, up to one sign for all), "size" (mean |C|) or "mean" (mean C).
+        times: What the value is multiplied by: 100 for percent.
+        tasks: How many.
+    """
+    setup = one.setup()
+    seen = [(_gain(setup, batch), batch.about) for batch in batches(setup.judged, "test", tasks, 0)]
+    c = torch.cat([gain for gain, _ in seen]).double().numpy()
+    each = {"flipped": c < 0, "size": np.abs(c), "mean": c}
+    arrays = {"gain": c}
+    if "sign" in seen[0][1]:
+        arrays["sign"] = torch.cat([about["sign"] for _, about in seen]).double().numpy()
+        same = np.sign(c) == arrays["sign"]
+        each["agreed"] = same if same.mean() >= 0.5 else ~same
+    chosen = times * each[of].astype(np.float64)
+    over = spread(chosen)
+    more = {name: float(values.mean()) for name, values in each.items()}
+    return Reading(over.mean, over.interval, chosen, more=more, arrays=arrays)
+
+
+def _gain(setup: Setup, tasks: Task) -> Tensor:
+    """C of every task, for charts of one number `[T]`."""
+    seen = setup.learner.observe(tasks)
+    [(name, value)] = [(name, value) for name, value in seen.items() if name.startswith("gain.")]
+    return value.tanh() if name.endswith(".t") else value
+
+
+@measure
+def weights(one: Trained, *, of: str = "largest", pattern: str = "weight") -> Reading:
+    """The meta-parameters at the end of training.
+
+    Args:
+        one: The training.
+        of: "largest" (of their absolute values) or "norm".
+        pattern: Part of the names of those that are read; "" is all. `more` has the same of their start.
+    """
+    setup = one.setup()
+
+    def read(learner: Learner) -> Tensor:
+        return torch.cat([p.detach().reshape(-1) for n, p in learner.meta_params().items() if pattern in n]).double()
+
+    def summed(values: Tensor) -> float:
+        return float(values.abs().max() if of == "largest" else values.norm())
+
+    end, start = read(setup.learner), read(build(setup.config).learner)
+    return Reading(summed(end), more={"start": summed(start)}, arrays={"weights": end.numpy()})
+
+
+def without_gain(setup: Setup) -> dict[str, Any]:
+    """The settings under which the same meta-parameters are used by MAML."""
+    options = setup.config.method.options
+    return {"method": {"name": "maml", "inner_lr": options["inner_lr"], "inner_steps": options["inner_steps"]}}
+
+
+@measure
+def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int = GRADIENTS) -> Reading:
+    r"""How tasks' meta-gradients stand to one another, at the training's meta-parameters.
+
+    Args:
+        one: The training.
+        how: "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained).
+        of: What is the value: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert`
+            with the lengths before surgery; "conflicting", the share of pairs with a negative cosine; "opposite", the
+            mean cosine of two tasks of opposite sign; "signs", the cosine of the two signs' mean gradients.
+        tasks: How many.
+    """
+    setup = one.setup()
+    settings = {} if how == "gain" else without_gain(setup)
+    learner = one.setup(settings).learner if settings else setup.learner
+    batch = setup.family.source("train", seed=one.seed + 1, size=tasks)(0)
+    with threads(setup.config.compute.threads):
+        named = learner.task_gradients(batch)
+    before = torch.cat([g.reshape(tasks, -1) for g in named.values()], dim=1).detach().double()
+    after = operated(before, orders(tasks, one.seed)) if how == "surgery" else before
+    sign = batch.about["sign"].sign()
+    pairs = cosines(after)
+    one_of_each = torch.triu(torch.ones_like(pairs, dtype=torch.bool), diagonal=1)
+    opposite = one_of_each & (sign[:, None] != sign[None])
+    known = {
+        "left": resultant(after, before),
+        "conflicting": float((pairs[one_of_each] < 0).double().mean()),
+        "opposite": float(pairs[opposite].nanmean()),
+        "signs": float(cosines(torch.stack([after[sign > 0].mean(0), after[sign < 0].mean(0)]))[0, 1]),
+    }
+    arrays = {"gradients": after, "sign": sign, "cosines": pairs[one_of_each], "opposite": pairs[opposite]}
+    return Reading(known[of], more=known, arrays={name: a.numpy() for name, a in arrays.items()})
+
+
+@measure
+def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 200) -> Reading:
+    """The outer loss as a function of a model's two meta-parameters; the value is the loss where training ended.
+
+    Args:
+        one: A training of two parameters.
+        reach: The map goes from -reach to reach in both.
+        grid: Places along each of them.
+        tasks: Over which the loss is averaged, the same everywhere.
+    """
+    setup = one.setup()
+    batch = setup.family.source("test", seed=0, size=tasks)(0)
+    [param] = setup.learner.meta_params().values()
+    trained = param.detach().clone()
+    at = np.linspace(-reach, reach, grid)
+
+    def loss(x: float, y: float) -> float:
+        with torch.no_grad():
+            param.copy_(torch.tensor([x, y]).reshape(param.shape))
+            return float(setup.learner(batch, evaluating=True).loss.mean())
+
+    with settled(setup.learner), threads(setup.config.compute.threads):
+        table = np.array([[loss(x, y) for x in at] for y in at])
+        end = trained.reshape(-1).tolist()
+        value = loss(*end)
+    stars = np.unique(batch.about["weights"].numpy(), axis=0)
+    arrays = {"loss": table, "at": at, "end": np.array(end), "stars": stars}
+    away = float(np.linalg.norm(stars - arrays["end"], axis=1).min())
+    more = {"least": float(table.min()), "from a task's own": away, "size": float(np.linalg.norm(end))}
+    return Reading(value, more=more, arrays=arrays)
+
+
+@measure
+def wavelets(one: Trained, *, of: str = "largest", points: int = 400) -> Reading:
+    """The wavelets of both signs over the grid; the value is the largest or the smallest number of the positive one."""
+    del one
+    family = Wavelet(points=points)
+    at = np.linspace(*family.grid, points)
+    moved = np.linspace(*family.translation, 5)
+    table = mexican_hat(at - moved[:, None])
+    value = table.max() if of == "largest" else table.min()
+    return Reading(float(value), arrays={"at": at, "translations": moved, "wavelets": table})

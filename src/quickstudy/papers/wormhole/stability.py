@@ -1,0 +1,159 @@
+r"""Section 4.1 of Wormhole MAML: which gain c a batch asks for, when the model's threshold or the labels are off.
+
+With :math:`z_i = W^T x_i` (the bias included) and labels y in {0, 1}, the loss in c is eq. 8,
+
+.. math:: L(c) = -\sum_{y_i=1} \log \sigma(c z_i) - \sum_{y_i=0} \log(1 - \sigma(c z_i))
+
+which is convex. Three ways to c*: the exact minimum; eq. 13 as printed; and what its expansion gives with the sign of
+eq. 9 and the constant of eq. 10 put right (:math:`\sigma(u) \approx 1/2 + u/4`).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quickstudy.engine.engine import threads
+from quickstudy.evaluation.metrics import spread
+from quickstudy.methods.rule_learner import RuleLearner
+from quickstudy.papers.runner.measures import Array, Reading, Trained, measure
+from quickstudy.tasks import AverageThreshold
+from quickstudy.training.config import Setup
+
+DEVIATION = (1 / 12 / 5) ** 0.5
+"""The standard deviation of the average of five uniform numbers: thresholds are off in units of it."""
+
+
+def exact(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+    """Where eq. 8 is least, by halving; infinite where no c is the best.
+
+    >>> z, y = torch.tensor([1.0, 1.0, 1.0, -1.0]).double(), torch.tensor([1.0, 1.0, 0.0, 0.0]).double()
+    >>> f"{exact(z, y):.6f}, {np.log(3):.6f}"
+    '1.098612, 1.098612'
+    """
+    agrees = (2 * y - 1) * z
+
+    def rising(c: Tensor) -> Tensor:
+        return (agrees * torch.sigmoid(-c[..., None] * agrees)).sum(-1) < 0
+
+    high = 1e6 / z.abs().amax(-1).clamp(min=1e-12)
+    low = -high
+    for _ in range(100):
+        middle = (low + high) / 2
+        beyond = rising(middle)
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+    least = (low + high) / 2
+    # Where z tells the labels apart the loss falls for ever.
+    least = torch.where((agrees >= 0).all(-1), torch.inf, least)
+    return torch.where((agrees <= 0).all(-1), -torch.inf, least)
+
+
+def printed(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+    r"""Eq. 13 as printed: :math:`\sum_i 1[y_i = 1] z_i / \sum_i z_i^2`."""
+    return (y * z).sum(-1) / z.square().sum(-1)
+
+
+def corrected(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+    r"""The same derivation put right: :math:`2 \sum_i (2 y_i - 1) z_i / \sum_i z_i^2`."""
+    return 2 * ((2 * y - 1) * z).sum(-1) / z.square().sum(-1)
+
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"exact": exact, "printed": printed, "corrected": corrected}
+WAYS = ("found", *FORMULAS)
+
+SWEEPS = {
+    "model": "the model's threshold is off, labels are balanced",
+    "labels": "the model's threshold is right, labels are unbalanced",
+    "both": "the tasks' threshold moves away from the model's",
+}
+
+
+def _condition(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Array]:
+    """c by every way on tasks whose threshold is `off` standard deviations away, as `SWEEPS` has it.
+
+    c is given the sign with which it should be positive: that of the task and of the trained weights.
+    """
+    moved = 0.5 + off * DEVIATION
+    task, model = {"model": (0.5, moved), "labels": (moved, moved), "both": (moved, 0.5)}[sweep]
+    assert isinstance(setup.family, AverageThreshold)
+    learner, facing = _with_threshold(setup, model)
+    batch = replace(setup.family, tau_range=(task, task)).source("test", seed=0, size=tasks)(0)
+    with threads(setup.config.compute.threads), torch.no_grad():
+        z = torch.stack([learner.head(x) for x in batch.support.x]).double()[..., 0]
+        seen = learner.observe(batch)
+    y = batch.support.y.double()[..., 0]
+    right = facing * batch.about["sign"].double()
+    c = {"found": seen["gain.t"].double().tanh()} | {name: way(z, y) for name, way in FORMULAS.items()}
+    rarer = torch.minimum(y.mean(-1), 1 - y.mean(-1))
+    return {name: (right * value).numpy() for name, value in c.items()} | {"rarer": rarer.numpy()}
+
+
+def _with_threshold(setup: Setup, threshold: float) -> tuple[RuleLearner, float]:
+    """The trained learner, its bias such that it compares the average with `threshold`; and which way it compares."""
+    learner = setup.learner
+    assert isinstance(learner, RuleLearner)
+    [layer] = [module for module in learner.head.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        total = layer.weight.sum()
+        layer.bias.fill_(-float(total) * threshold)
+    return learner, float(total.sign())
+
+
+@measure
+def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0, tasks: int = 600) -> Reading:
+    """The share of batches whose c has the right sign.
+
+    Args:
+        one: A training of the gain tanh(t) on average-threshold.
+        way: "found" (by the steps on t), "exact", "printed" or "corrected".
+        sweep: What is off, of `SWEEPS`.
+        off: By how many standard deviations of the average.
+        tasks: How many batches.
+
+    `more` has the median of c, the share of batches where it is infinite, the median of its relative distance from the
+    exact c* where that is finite, and the share of the rarer label.
+    """
+    c = _condition(one.setup(), sweep, off, tasks)
+    right = (c[way] > 0).astype(np.float64)
+    over = spread(right)
+    finite = np.isfinite(c["exact"])
+    best = c["exact"][finite]
+    apart = np.abs(c[way][finite] - best) / np.abs(best)
+    more: dict[str, Any] = {
+        "median": float(np.median(c[way])),
+        "infinite": 1 - float(np.isfinite(c[way]).mean()),
+        "from exact": float(np.median(apart)) if len(apart) else float("nan"),
+        "rarer": float(c["rarer"].mean()),
+    }
+    return Reading(over.mean, over.interval, right, f"{sweep} {off:g}", more)
+
+
+@measure
+def stability_curves(one: Trained, *, tasks: int = 200, places: int = 17, reach: float = 2.5) -> Reading:
+    """Quartiles of c against how far something is off, by every way and in every sweep; the value is their number.
+
+    Args:
+        one: As for `stability`.
+        tasks: Batches at each place.
+        places: Between -reach and reach.
+        reach: In standard deviations of the average.
+    """
+    setup = one.setup()
+    off = np.linspace(-reach, reach, places)
+    arrays: dict[str, Array] = {"off": off}
+    for sweep in SWEEPS:
+        found = [_condition(setup, sweep, float(at), tasks) for at in off]
+        for way in WAYS:
+            arrays[f"{sweep}.{way}"] = np.stack([_quartiles(c[way]) for c in found])
+            arrays[f"{sweep}.{way}.right"] = np.array([(c[way] > 0).mean() for c in found])
+        arrays[f"{sweep}.rarer"] = np.array([c["rarer"].mean() for c in found])
+    return Reading(float(len(off) * len(SWEEPS)), arrays=arrays)
+
+
+def _quartiles(values: Array) -> Array:
+    """25, 50 and 75%, by the nearest value: between two infinite ones there is no interpolating."""
+    return np.asarray(np.quantile(values, [0.25, 0.5, 0.75], method="nearest"))

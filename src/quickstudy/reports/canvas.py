@@ -1,0 +1,96 @@
+"""What all figures share: the sheet they are drawn on, its colours, and how much of a task has room on it.
+
+Only matplotlib's objects are used, never pyplot, so drawing changes no state of the caller's. Colours are Okabe and
+Ito's, which colour-blind readers can tell apart, and where a colour carries a meaning a mark or a dash carries it too.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quickstudy.errors import InputError
+from quickstudy.storage.result import Array
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#444444")
+RIGHT, WRONG = "#009e73", "#d55e00"
+INK, FAINT = "#333333", "#b8b8b8"
+DPI = 160
+
+
+def guessed(output: Array) -> Array:
+    """The predicted class of each query, -1 where the output is not finite."""
+    guess: Array = np.where(np.isfinite(output).all(1), np.nan_to_num(output).argmax(1), -1)
+    return guess
+
+
+def score(guess: Array, truth: Array) -> str:
+    return f"{int((guess == truth).sum())} of {len(truth)} queries of this task are right."
+
+
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, share_x: bool = False
+) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as missing:
+        raise InputError('Figures need matplotlib. Install it: pip install "quickstudy[plot]"') from missing
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share_x).flat)
+
+
+def dress(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8.5, colors=INK, length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e8e8e8", lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def percent_if(axes: "matplotlib.axes.Axes", metric: str, of_x: bool = False) -> None:
+    if metric == "accuracy":
+        from matplotlib.ticker import PercentFormatter
+
+        (axes.xaxis if of_x else axes.yaxis).set_major_formatter(PercentFormatter(1.0))
+        if not of_x:  # an interval may reach beyond what an accuracy can be
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -0.02), min(high, 1.02))
+
+
+def whole_steps(axes: "matplotlib.axes.Axes") -> None:
+    """No tick between two steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
+    """A logarithmic axis when positive values span more than two decades."""
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() > 100 * values.min():
+        axes.set_yscale("log")
+
+
+def png(figure: "matplotlib.figure.Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: "matplotlib.figure.Figure") -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "quickstudy", "svg.fonttype": "none"}):  # the same picture gives the same bytes
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

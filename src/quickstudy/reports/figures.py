@@ -1,0 +1,232 @@
+"""Figures: what runs measured, drawn from their files alone and handed back as PNG bytes.
+
+One function per figure; each returns None when the runs hold nothing to draw.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from quickstudy.reports import canvas, image_figures
+from quickstudy.reports.canvas import COLOURS
+from quickstudy.storage.result import Array, Result, is_images
+from quickstudy.storage.run import Run
+
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vP*X<>"
+_BINS = 100
+
+
+def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
+    """Training loss of all runs in one axes, and validation with its 95% band in one axes per metric."""
+    rows = {label: run.metrics() for label, run in runs.items()}
+    train = {label: of for label in runs if (of := [row for row in rows[label] if row.get("kind") == "train"])}
+    val = {label: of for label in runs if (of := [row for row in rows[label] if row.get("kind") == "val"])}
+    metrics = {label: metric_of(run) for label, run in runs.items()}
+    panels = (["loss"] if train else []) + sorted({metrics[label] for label in val})
+    if not panels:
+        return None
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    rows_of_axes = math.ceil(len(panels) / columns)
+    figure, grid = canvas.figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    colours = dict(zip(runs, cycle(COLOURS), strict=False))
+    dashes = {label: _DASHES[i // len(COLOURS) % len(_DASHES)] for i, label in enumerate(runs)}
+    if train:
+        for label, own in train.items():
+            step, loss = _binned(_column(own, "step"), _column(own, "loss"))
+            grid[0].plot(step, loss, color=colours[label], ls=dashes[label], lw=1.6, label=label)
+        canvas.dress(grid[0], "training loss", "step", "")
+        canvas.whole_steps(grid[0])
+        canvas.log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
+    for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=False):
+        for label, own in val.items():
+            if metrics[label] == metric:
+                step, mean, spread = (_column(own, key) for key in ("step", "metric", "interval"))
+                mark = "o" if len(own) <= 25 else ""
+                axes.plot(step, mean, color=colours[label], ls=dashes[label], marker=mark, ms=3.5, lw=1.6, label=label)
+                axes.fill_between(step, mean - spread, mean + spread, color=colours[label], alpha=0.18, lw=0)
+        canvas.dress(axes, f"validation {metric}", "step", "")
+        canvas.whole_steps(axes)
+        canvas.percent_if(axes, metric)
+        if metric != "accuracy":
+            canvas.log_if_wide(axes, [_column(own, "metric") for label, own in val.items() if metrics[label] == metric])
+    if len(runs) > 1:
+        handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return canvas.png(figure)
+
+
+def spread_over_tasks(results: Mapping[str, Result], metric: str) -> bytes | None:
+    """How the metric falls over single tasks: a histogram per result, one below the other on a common axis."""
+    values = {label: np.ravel(result.arrays["metric"]) for label, result in results.items() if _measured(result)}
+    values = {label: of[np.isfinite(of)] for label, of in values.items()}
+    values = {label: of for label, of in values.items() if of.size}
+    if not values:
+        return None
+    everything = np.concatenate(list(values.values()))
+    low, high = float(everything.min()), float(everything.max())
+    if metric != "accuracy":  # one task far out must not press the others into a single bar
+        high = max(_reach(of) for of in values.values())
+    edges = _edges(everything, low, high)
+    figure, grid = canvas.figure(6.4, 0.9 + 1.15 * len(values), rows=len(values), share_x=True)
+    for axes, (label, of), colour in zip(grid, values.items(), cycle(COLOURS), strict=False):
+        axes.hist(of, bins=edges.tolist(), color=colour, alpha=0.55, edgecolor="white", lw=0.4)
+        axes.axvline(float(of.mean()), color=colour, lw=2)
+        beyond = int((of > edges[-1]).sum())
+        canvas.dress(axes, label + (f"   ({beyond} tasks lie beyond the right edge)" if beyond else ""), "", "tasks")
+        axes.grid(False)
+        canvas.percent_if(axes, metric, of_x=True)
+        axes.set_xlim(edges[0], edges[-1])
+    grid[-1].set_xlabel(f"{metric} of one task")
+    return canvas.png(figure)
+
+
+def probes(run: Run) -> bytes | None:
+    """What the run recorded about its own parameters, over steps: one small panel per probe."""
+    series: dict[str, list[tuple[float, Array]]] = {}
+    for row in run.metrics():
+        if row.get("kind") == "probe":
+            series.setdefault(row["name"], []).append((row["step"], np.ravel(np.asarray(row["value"], dtype=float))))
+    series = {name: of for name, of in series.items() if of[-1][1].size}
+    if not series:
+        return None
+    columns = min(3, len(series))
+    rows = math.ceil(len(series) / columns)
+    figure, grid = canvas.figure(max(3.4 * columns, 4.6), 0.3 + 2.4 * rows, rows=rows, columns=columns)
+    for axes in grid[len(series) :]:
+        axes.set_axis_off()
+    for axes, (name, points) in zip(grid, sorted(series.items()), strict=False):
+        size = points[-1][1].size  # a probe that changed its size is drawn from where it has the last one
+        step = np.array([at for at, value in points if value.size == size])
+        value = np.stack([value for _, value in points if value.size == size])
+        if size > 12:
+            axes.fill_between(step, value.min(1), value.max(1), color=COLOURS[0], alpha=0.15, lw=0)
+            axes.plot(step, np.median(value, 1), color=COLOURS[0], lw=1.6)
+            name += f"  (median and range of {size})"
+        else:
+            for i, colour in zip(range(size), cycle(COLOURS), strict=False):
+                dash = _DASHES[i // len(COLOURS)]
+                axes.plot(step, value[:, i], color=colour, ls=dash, lw=1.6, marker="o" if len(step) < 3 else "", ms=4)
+                if size > 1:
+                    axes.annotate(str(i), (step[-1], value[-1, i]), (3, 0), textcoords="offset points", fontsize=8)
+        canvas.dress(axes, name, "step", "")
+        canvas.whole_steps(axes)
+    return canvas.png(figure)
+
+
+def example_task(result: Result) -> tuple[bytes, str] | None:
+    """The example task of a result with what the learner made of it, and a caption; None when it is not drawable."""
+    wanted = ("support_x", "support_y", "query_x", "query_y", "output")
+    if not all(name in result.arrays for name in wanted):
+        return None
+    support_x, support_y, query_x, query_y, output = (result.arrays[name] for name in wanted)
+    if not len(query_x) or len(output) != len(query_y):
+        return None
+    classes = query_y.ndim == 1 and query_y.dtype.kind in "iu" and output.ndim == 2
+    if classes and is_images(support_x.shape[1:]):
+        return image_figures.task_grid(result)
+    if classes and support_x.ndim == 2 and support_x.shape[1] == 2:
+        return _scatter(support_x, support_y, query_x, query_y, output)
+    if not classes and support_x.ndim == 2 and support_x.shape[1] == 1 and query_y.dtype.kind == "f":
+        return _curve(support_x, support_y, query_x, query_y, output)
+    return None
+
+
+def metric_of(run: Run) -> str:
+    """The name that its results, or else its settings, give to the metric. Rows of validation do not carry one."""
+    named = [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
+    return str((named or [run.config.get("metric", "metric")])[0])
+
+
+def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
+    """Points of the plane: colour and shape say the class, a cross the mistakes."""
+    guess = canvas.guessed(output)
+    figure, (axes,) = canvas.figure(5.4, 4.4)
+    for label, colour, marker in zip(np.unique(support_y), cycle(COLOURS), cycle(_MARKERS), strict=False):
+        said, given = query_x[guess == label], support_x[support_y == label]
+        axes.scatter(said[:, 0], said[:, 1], s=20, color=colour, marker=marker, alpha=0.6, lw=0)
+        axes.scatter(
+            given[:, 0],
+            given[:, 1],
+            s=75,
+            color=colour,
+            marker=marker,
+            ec="black",
+            lw=1.1,
+            label=f"class {label}",
+            zorder=3,
+        )
+    wrong = query_x[guess != query_y]
+    axes.scatter(wrong[:, 0], wrong[:, 1], s=42, marker="x", color="black", lw=1.1, label="query, wrong", zorder=2)
+    canvas.dress(axes, "", "", "")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    about = "Large outlined points are the support set; small ones are queries, drawn as the class predicted for them."
+    return canvas.png(figure), f"{canvas.score(guess, query_y)} {about}"
+
+
+def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
+    """A function of one number: the points given, the points asked for, and the learner's answers."""
+    order = np.argsort(query_x[:, 0])
+    x = query_x[order, 0]
+    given, truth, answer = (values.reshape(len(values), -1)[:, 0] for values in (support_y, query_y, output))
+    truth, answer = truth[order], answer[order]
+    figure, (axes,) = canvas.figure(6.4, 3.4)
+    mark = "o" if len(x) <= 40 else ""
+    axes.plot(x, truth, color=canvas.FAINT, lw=3, marker=mark, ms=5, label="query, true")
+    axes.plot(x, answer, color=COLOURS[0], lw=1.8, ls="--", marker=mark and "D", ms=3.5, label="query, predicted")
+    axes.plot(support_x[:, 0], given, "^", color=COLOURS[1], mec="black", ms=8, label="support", zorder=3)
+    low, high = min(truth.min(), given.min()), max(truth.max(), given.max())
+    room = max(float(high - low), 1e-6)
+    finite = answer[np.isfinite(answer)]
+    # Predictions may leave the frame, but not press the truth into a line.
+    bottom = max(min([low, *finite]), low - room) - 0.08 * room
+    top = min(max([high, *finite]), high + room) + 0.08 * room
+    axes.set_ylim(bottom, top)
+    canvas.dress(axes, "", "x", "y")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    error = float(np.mean((truth - answer) ** 2))
+    part = " Only the first of several outputs is drawn." if np.size(query_y) > len(query_y) else ""
+    return canvas.png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
+
+
+def _measured(result: Result) -> bool:
+    return "metric" in result.arrays and result.arrays["metric"].dtype.kind in "fiub"
+
+
+def _reach(values: Array) -> float:
+    """Where to end the axis of a long tail: at 99 of 100 tasks, or at ten times the middle half's width."""
+    low, middle, high, most = np.quantile(values, [0.25, 0.5, 0.75, 0.99])
+    return float(min(most, middle + 10 * (high - low)) if high > low else most)
+
+
+def _edges(values: Array, low: float, high: float) -> Array:
+    """One bar per value where the metric takes few of them (75 queries: 76 accuracies), 30 equal bars otherwise."""
+    distinct = np.unique(values[values <= high].round(9))
+    if 1 < distinct.size <= 50:
+        half = float(np.diff(distinct).min()) / 2
+        if (high - low) / half < 400:
+            return np.arange(low - half, high + 1.5 * half, 2 * half)
+    margin = 0.0 if high > low else 0.5
+    return np.linspace(low - margin, high + margin, 31)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> Array:
+    """One value per row, NaN where it is absent or infinite: NaN makes a gap in a line."""
+    values = np.array([float(value) if (value := row.get(key)) is not None else math.nan for row in rows])
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+def _binned(step: Array, value: Array) -> tuple[Array, Array]:
+    """Means over at most 100 stretches of steps: a line of 60 000 noisy points hides its own trend."""
+    pieces = np.array_split(np.arange(len(step)), min(_BINS, len(step)))
+
+    def mean(values: Array) -> float:
+        known = values[np.isfinite(values)]
+        return float(known.mean()) if known.size else math.nan
+
+    return np.array([mean(step[piece]) for piece in pieces]), np.array([mean(value[piece]) for piece in pieces])

@@ -1,0 +1,246 @@
+"""Figures of image tasks: one task as the learner saw it, the classes of every split, and which were confused.
+
+All are drawn from the arrays of a result; each function returns None when these hold nothing that it could draw.
+Lengths are inches. Class names are shown as they are, but for underscores, and never read as markup.
+"""
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from quickstudy.reports import canvas
+from quickstudy.reports.canvas import FAINT, INK, RIGHT, WRONG
+from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, SHOTS_SHOWN, WAYS_SHOWN, Array, Result
+
+SIDE, STEP = 0.78, 0.86
+COLUMNS = 12
+MATRIX = 20
+"""Classes up to which all pairs are shown; of more, only the pairs most often confused."""
+PAIRS = 20
+
+
+def task_grid(result: Result) -> tuple[bytes, str] | None:
+    """A row per class: its support images, then its query images framed by how they were classified."""
+    arrays = result.arrays
+    support_y, query_y = arrays["support_y"], arrays["query_y"]
+    support = arrays.get("support_shown", np.arange(len(support_y)))
+    query = arrays.get("query_shown", np.arange(len(query_y)))
+    if (len(support), len(query)) != (len(arrays["support_x"]), len(arrays["query_x"])):
+        return None
+    guess = canvas.guessed(arrays["output"])
+    labels = np.unique(support_y)
+    called = _called(result, labels)
+    shots = [np.flatnonzero(support_y[support] == label)[:SHOTS_SHOWN] for label in labels[:WAYS_SHOWN]]
+    asked = [np.flatnonzero(query_y[query] == label)[:QUERIES_SHOWN] for label in labels[:WAYS_SHOWN]]
+    titles = ["\n".join(_lines(called[label], 15, 3)) for label in labels[:WAYS_SHOWN]]
+
+    left = 0.2 + 0.08 * max(len(line) for title in titles for line in title.split("\n"))
+    start = left + max(map(len, shots)) * STEP + 0.25
+    below = {label: _lines(name, 13, 2) for label, name in (called | {-1: "not finite"}).items()}
+    gap, top = 0.24 + 0.11 * max(map(len, below.values())), 0.3
+    page = _Sheet(start + max(map(len, asked)) * STEP + 0.05, top + (SIDE + gap) * len(titles))
+    page.range = float(arrays["support_x"].min()), float(arrays["support_x"].max())
+    page.text(left, 0.18, "support", size=10)
+    page.text(start, 0.18, "query", size=10)
+    page.axes.plot([start - 0.165] * 2, [top, top + (SIDE + gap) * len(titles) - gap], color=FAINT, lw=1)
+    for number, (label, title) in enumerate(zip(labels.tolist(), titles, strict=False)):
+        y = top + number * (SIDE + gap)
+        page.text(left - 0.1, y + SIDE / 2, title, ha="right", va="center", size=9)
+        for column, at in enumerate(shots[number]):
+            page.image(arrays["support_x"][at], left + column * STEP, y)
+        for column, at in enumerate(asked[number]):
+            x, given = start + column * STEP, int(guess[query[at]])
+            right = given == label
+            colour = RIGHT if right else WRONG
+            page.image(arrays["query_x"][at], x, y, colour, 2.4, "-" if right else (0, (3, 1.2)))
+            said = "✓" if right else "✗ " + "\n".join(below.get(given, [str(given)]))
+            size = 8 if len(said) < 8 else 7
+            page.text(x + SIDE / 2, y + SIDE + 0.05, said, ha="center", va="top", size=size, color=colour)
+    about = "Right: solid frame, ✓. Wrong: dashed frame, ✗ and the class it was taken for."
+    parts = [(f"{WAYS_SHOWN} of {len(labels)} classes", len(labels) > WAYS_SHOWN)]
+    most = max(int((query_y == label).sum()) for label in labels)
+    parts += [(f"{QUERIES_SHOWN} of {most} queries a class", most > QUERIES_SHOWN)]
+    cut = " and ".join(part for part, needed in parts if needed)
+    return page.png(), f"{canvas.score(guess, query_y)} {about}" + (f" The first {cut} are shown." if cut else "")
+
+
+def contact_sheet(result: Result) -> tuple[bytes, str] | None:
+    """An image of each class, split by split."""
+    arrays = result.arrays
+    wanted = ("sheet_x", "sheet_labels", "sheet_splits", "sheet_classes", "sheet_shared")
+    if not all(name in arrays for name in wanted):
+        return None
+    images, labels, homes, classes, shared = (arrays[name] for name in wanted)
+    splits = list(dict.fromkeys(homes.tolist()))
+    if not len(images) == len(labels) == len(homes) or len(splits) != len(classes):
+        return None
+    called = _names(arrays)
+    own = {split: np.flatnonzero(homes == split) for split in splits}
+    columns = min(COLUMNS, max(map(len, own.values())))
+    below = [_lines(called.get(label, str(label)), 14, 2) for label in labels.tolist()]
+    row, top = SIDE + 0.12 + 0.12 * max(map(len, below)), 0.42
+    height = sum(top + row * -(-len(at) // columns) for at in own.values())
+    page = _Sheet(max(0.1 + columns * (STEP + 0.04), 3.2), height)
+    page.range = float(images.min()), float(images.max())
+    y = 0.0
+    for split, total in zip(splits, classes.tolist(), strict=True):
+        some = f", {len(own[split])} shown" if len(own[split]) < total else ""
+        page.text(0.05, y + 0.28, f"{split}: {total} classes{some}", size=10.5, weight="bold")
+        y += top
+        for place, at in enumerate(own[split]):
+            x, above = 0.05 + place % columns * (STEP + 0.04), y + place // columns * row
+            page.image(images[at], x, above)
+            page.text(x + SIDE / 2, above + SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.6)
+        y += -(-len(own[split]) // columns) * row
+    if len(splits) == 1:
+        said = "One split is shown."
+    elif len(shared):
+        said = f"{len(shared)} classes are in more than one split, which divide their images."
+    else:
+        said = "No class is in two splits."
+    return page.png(), f"One image of each class. {said}"
+
+
+def confusion(result: Result) -> tuple[bytes | None, str] | None:
+    """Which classes were taken for which: all pairs of a few classes, the worst pairs of many. No image: no mistake."""
+    rows = result.arrays.get("confusion")
+    if rows is None or rows.ndim != 2 or rows.shape[1] != 3 or not len(rows):
+        return None
+    called = _names(result.arrays) | {NO_ANSWER: "not a number"}
+    total, right = int(rows[:, 2].sum()), int(rows[rows[:, 0] == rows[:, 1], 2].sum())
+    said = f"{total - right:,} of {total:,} queries ({_percent(1 - right / total)}) were answered wrongly."
+    classes = np.unique(rows[:, :2])
+    if len(classes) <= MATRIX:
+        return _matrix(rows, called), f"{said} A row is a true class; its cells say how its queries were answered."
+    wrong = rows[rows[:, 0] != rows[:, 1]]
+    if not len(wrong):
+        return None, f"Every one of {total:,} queries was right, so no classes were confused."
+    return _worst(wrong, called), (
+        f"{said} These are the {min(PAIRS, len(wrong))} most frequent of {len(wrong):,} pairs, each the true class and "
+        "what it was taken for. Two classes can be confused only in tasks that have both."
+    )
+
+
+def _matrix(rows: Array, called: dict[int, str]) -> bytes:
+    true, said = np.unique(rows[:, 0]), np.unique(rows[:, :2])
+    said = np.append(said[said != NO_ANSWER], said[said == NO_ANSWER])  # no answer comes last
+    counts = np.zeros((len(true), len(said)))
+    place = {label: column for column, label in enumerate(said.tolist())}
+    counts[np.searchsorted(true, rows[:, 0]), [place[label] for label in rows[:, 1].tolist()]] = rows[:, 2]
+    share = counts / counts.sum(1, keepdims=True)
+    across, down = (
+        ["\n".join(_lines(called.get(label, str(label)), 18, 2)) for label in of.tolist()] for of in (said, true)
+    )
+    upright = max(len(line) for text in across for line in text.split("\n")) <= 5
+    longest = max(len(line) for text in down for line in text.split("\n"))
+    cell = 0.46
+    width, height = (
+        cell * len(said) + 0.7 + 0.085 * longest,
+        cell * len(true) + 0.6 + (0.1 if upright else 0.085 * longest),
+    )
+    figure, (axes,) = canvas.figure(max(width, 3.4), height)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    for (row, column), value in np.ndenumerate(share):
+        if value:
+            text = f"{100 * value:.0f}" if value >= 0.005 else "<1"
+            axes.text(column, row, text, ha="center", va="center", size=8, color="white" if value > 0.55 else INK)
+    axes.set_xticks(range(len(said)), across, rotation=0 if upright else 90, fontsize=8.5, parse_math=False)
+    axes.set_yticks(range(len(true)), down, fontsize=8.5, parse_math=False)
+    axes.set_xticks(np.arange(len(said) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(true) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.5)
+    axes.tick_params(which="both", length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_title("percent of the true class's queries", fontsize=10, loc="left", color=INK)
+    axes.set_xlabel("predicted", fontsize=9, color=INK)
+    axes.set_ylabel("true", fontsize=9, color=INK)
+    return canvas.png(figure)
+
+
+def _worst(wrong: Array, called: dict[int, str]) -> bytes:
+    shown = wrong[np.argsort(-wrong[:, 2], kind="stable")][:PAIRS]
+    names = [" → ".join(_short(called.get(label, str(label)), 30) for label in pair) for pair in shown[:, :2].tolist()]
+    figure, (axes,) = canvas.figure(9.0, 0.6 + 0.26 * len(shown))
+    bars = axes.barh(names_at := range(len(shown)), shown[:, 2], color=WRONG, height=0.68)
+    axes.bar_label(bars, fontsize=8.5, color=INK, padding=3)
+    canvas.dress(axes, "queries of the first class taken for the second", "", "")
+    axes.set_yticks(names_at, names, fontsize=8.5, parse_math=False)
+    axes.set_xticks([])
+    axes.grid(False)
+    axes.invert_yaxis()
+    axes.spines["bottom"].set_visible(False)
+    axes.margins(y=0.01)
+    return canvas.png(figure)
+
+
+class _Sheet:
+    """Paper on which images and words are put by inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure, (self.axes,) = canvas.figure(width, height)
+        self.size = width, height
+        self.range = 0.0, 1.0
+        self.axes.set_axis_off()
+
+    def image(
+        self, image: Array, x: float, y: float, colour: str = FAINT, width: float = 0.8, style: Any = "-"
+    ) -> None:
+        """One image `[C, H, W]` in a square frame; where it is not square itself, paper shows beside it."""
+        from matplotlib.patches import Rectangle
+
+        low, high = self.range
+        pixels = np.clip((np.moveaxis(image.astype(np.float64), 0, -1) - low) / max(high - low, 1e-12), 0, 1)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        tall, wide = (SIDE * side / max(image.shape[1:]) / 2 for side in image.shape[1:])
+        middle_x, middle_y = x + SIDE / 2, y + SIDE / 2
+        edges = (middle_x - wide, middle_x + wide, middle_y + tall, middle_y - tall)
+        self.axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=edges, interpolation="nearest")
+        self.axes.add_patch(Rectangle((x, y), SIDE, SIDE, fill=False, ec=colour, lw=width, ls=style))
+
+    def text(self, x: float, y: float, words: str, **how: Any) -> None:
+        self.axes.text(x, y, words, parse_math=False, **{"color": INK} | how)
+
+    def png(self) -> bytes:
+        width, height = self.size
+        self.axes.set(xlim=(0, width), ylim=(height, 0))
+        return canvas.png(self.figure)
+
+
+def _names(arrays: dict[str, Array]) -> dict[int, str]:
+    """Names by label, as far as they were kept."""
+    labels, names = (arrays.get(name, np.empty(0)).tolist() for name in ("labels", "names"))
+    return {label: str(name).replace("_", " ") for label, name in zip(labels, names, strict=False)}
+
+
+def _called(result: Result, labels: Array) -> dict[int, str]:
+    """What the classes 0..ways-1 of the example task are called."""
+    classes, names = result.arrays.get("classes"), _names(result.arrays)
+    if classes is None or classes.ndim != 1 or len(classes) <= labels.max():
+        return {int(label): f"class {label}" for label in labels}
+    return {int(label): names.get(int(classes[label]), str(classes[label])) for label in labels}
+
+
+def _short(name: str, width: int) -> str:
+    """The name, its middle left out where it is too long: what tells names apart may be at either end.
+
+    >>> _short("Alphabet_of_the_Magi/character07", 16)
+    'Alphabet…acter07'
+    """
+    half = (width - 1) // 2
+    return name if len(name) <= width else f"{name[: width - 1 - half]}…{name[-half:]}"
+
+
+def _lines(name: str, width: int, most: int) -> list[str]:
+    """The name in a few lines, broken at spaces and slashes where it has them.
+
+    >>> _lines("Alphabet of the Magi/character07", 15, 2)
+    ['Alphabet of the', 'Magi/ch…acter07']
+    """
+    lines = textwrap.wrap(name.replace("/", "/ "), width, break_long_words=False) or [name]
+    lines = lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :])]
+    return [_short(line.replace("/ ", "/"), width) for line in lines]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"

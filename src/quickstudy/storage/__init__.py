@@ -1,0 +1,1 @@
+"""Files that survive a kill: atomic writing, checkpoints, runs, results and versions."""

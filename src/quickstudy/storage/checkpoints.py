@@ -1,0 +1,79 @@
+"""Checkpoints: tensors and plain values in one safetensors file with its digest. Nothing is a pickle."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quickstudy.errors import InputError, RunError
+from quickstudy.storage.files import check_format, loads
+
+
+class Checkpoint(NamedTuple):
+    """Tensors by name, on the CPU, and the plain values saved with them."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors whose names or shapes are not those expected; `what` opens the message ("Checkpoint `best`")."""
+    faults = [f"{name} is missing" for name in expected if name not in tensors]
+    faults += [f"{name} is unexpected" for name in tensors if name not in expected]
+    faults += [
+        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise InputError(
+            f"{what} is of another method or model: {'; '.join(faults[:4])}{more}. "
+            "Use the settings it was trained with (config.yaml beside it), or another checkpoint."
+        )
+
+
+def digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    """SHA-256 of names, types, shapes and every byte."""
+    sha = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint, verified to be byte for byte what was saved."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            # Copies: the file is mapped into memory, and may be replaced while its tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is cut short or is no checkpoint ({error}).") from error
+    if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
+        raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
+    check_format(int(header["format"]), path)
+    if digest(tensors, header["state"]) != header["sha256"]:
+        raise RunError(f"{path} is damaged: its contents do not have the digest they were saved with.")
+    return Checkpoint(tensors, loads(header["state"]))
+
+
+def step_of(checkpoint: Checkpoint) -> str:
+    """Where training stood, in words."""
+    return f"step {checkpoint.state.get('step', 'unknown')}"
+
+
+def standing(path: Path) -> str:
+    """What a failed write left at `path`, in a sentence."""
+    if not path.exists():
+        return "There is no earlier one under that name."
+    try:
+        return f"The previous checkpoint ({step_of(read_checkpoint(path))}) is intact."
+    except (InputError, RunError) as damage:
+        return f"The previous checkpoint cannot be used either: {damage}"

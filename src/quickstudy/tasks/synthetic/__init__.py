@@ -1,0 +1,1 @@
+"""Tasks from formulas: sines, polynomials, thresholds, wavelets and mixtures of Gaussians."""

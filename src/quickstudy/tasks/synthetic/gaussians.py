@@ -1,0 +1,77 @@
+"""Four clusters in the plane, told apart one way or the other: the 2-D toy of HyperMAML.
+
+The clusters sit at (+-1, +-1). A task separates top from bottom or left from right, and calls either side class 0: four
+tasks in all, of which no two agree everywhere, so no universal classifier is good at them.
+
+Reference: Przewiezlikowski et al., 2022 (HyperMAML, figures 1 and 3, https://arxiv.org/abs/2205.15745). The paper gives
+no numbers; the standard deviation, shots and queries are ours.
+"""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.base import TaskFamily, float_tensor
+from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.synthetic.options import check_counts, signs
+from quickstudy.types import Examples, Shape
+
+
+@dataclass(frozen=True)
+class Gaussians(TaskFamily):
+    """2-way tasks, examples in class order (label 0 first); each point comes from a random one of its class's clusters.
+
+    `about["kind"]`: 0 top is class 0, 1 bottom is class 0, 2 right is class 0, 3 left is class 0.
+
+    >>> task = Gaussians(shots=3).source("train", size=4)(step=0)
+    >>> task.support.x.shape, task.support.y[0].tolist()
+    (torch.Size([4, 6, 2]), [0, 0, 0, 1, 1, 1])
+
+    Args:
+        shots: Points to adapt on, per class. One is ambiguous: a single corner does not tell which axis separates.
+        queries: Points to be judged on, per class.
+        sd: Standard deviation of a cluster in each direction.
+    """
+
+    shots: int = 5
+    queries: int = 15
+    sd: float = 0.25
+
+    loss: ClassVar[str] = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        check_counts(shots=self.shots, queries=self.queries)
+        if not isfinite(self.sd) or self.sd < 0:
+            raise InputError(f"sd={self.sd!r} is no standard deviation: give 0 or more, for example 0.25.")
+
+    @property
+    def inputs(self) -> Shape:
+        return (2,)
+
+    @property
+    def outputs(self) -> int:
+        return 2
+
+    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+        kind = (4 * draws.uniform("kind", size)[part]).astype(np.int64)
+        first_side = np.where(kind % 2 == 0, 1.0, -1.0)[:, None]
+        by_height = (kind < 2)[:, None]
+
+        def examples(half: str, n: int) -> Examples:
+            label = np.repeat([0, 1], n)
+            side = first_side * np.where(label == 0, 1.0, -1.0)
+            other = signs(draws.uniform(f"{half} cluster", size, 2 * n)[part])
+            centre = np.stack([np.where(by_height, other, side), np.where(by_height, side, other)], axis=-1)
+            x = centre + self.sd * draws.normal(half, size, 2 * n, 2)[part]
+            return Examples(float_tensor(x), torch.from_numpy(label).repeat(len(kind), 1))
+
+        about = {"kind": torch.from_numpy(kind)}
+        return examples("support", self.shots), examples("query", self.queries), about
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "gaussians"} | asdict(self)

@@ -1,0 +1,79 @@
+r"""Polynomials of one order: tasks whose complexity is a number.
+
+.. math:: y = \sum_{i=0}^{p} c_i x^i, \qquad c_i \sim U[-1, 1] / d^i
+
+Reference: Lee, 2018 (MT-net, section 6.3 and figure 6.1). The thesis states neither the range of x nor a scaling of the
+coefficients. Both defaults, x in [-2, 2] and d = 2, come from the author's `poly_generator.py`: at |x| = 2 every term
+is then of the same size. `divisor=1` is the thesis' text to the letter.
+"""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.base import TaskFamily, float_tensor
+from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, within
+from quickstudy.types import Examples, Shape
+
+
+@dataclass(frozen=True)
+class Polynomial(TaskFamily):
+    """A task is one polynomial; `about["coefficients"]` is `[T, order + 1]`, constant first, already divided.
+
+    >>> import torch
+    >>> task = Polynomial(order=1).source("train", seed=0, size=2)(step=0)
+    >>> constant, slope = task.about["coefficients"][0]
+    >>> torch.testing.assert_close(task.query.y[0], constant + slope * task.query.x[0])
+
+    Args:
+        order: The highest power p; 0 gives constants.
+        shots: Points to adapt on.
+        queries: Points to be judged on (the thesis' plots use 3990).
+        divisor: The d by whose i-th power coefficient i is divided; 1 leaves all in [-1, 1].
+        x: The range of inputs.
+    """
+
+    order: int = 2
+    shots: int = 10
+    queries: int = 10
+    divisor: float = 2.0
+    x: Range = (-2.0, 2.0)
+
+    loss: ClassVar[str] = "mse"
+
+    def __post_init__(self) -> None:
+        check_counts(least=0, order=self.order)
+        check_counts(shots=self.shots, queries=self.queries)
+        check_ranges(x=self.x)
+        if not isfinite(self.divisor) or self.divisor <= 0:
+            raise InputError(
+                f"divisor={self.divisor!r} must be positive: 2.0 is the author's code, 1.0 the thesis' text."
+            )
+
+    @property
+    def inputs(self) -> Shape:
+        return (1,)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+        powers = np.arange(self.order + 1)
+        drawn = draws.uniform("coefficients", size, self.order + 1)[part]
+        coefficients = within(drawn, (-1.0, 1.0)) / self.divisor**powers
+
+        def examples(half: str, n: int) -> Examples:
+            x = within(draws.uniform(half, size, n, 1)[part], self.x)
+            return Examples(float_tensor(x), float_tensor(x**powers @ coefficients[:, :, None]))
+
+        about = {"coefficients": float_tensor(coefficients)}
+        return examples("support", self.shots), examples("query", self.queries), about
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "polynomial"} | asdict(self)

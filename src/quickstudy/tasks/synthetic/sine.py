@@ -1,0 +1,73 @@
+r"""Sine waves: the regression that every MAML descendant starts with.
+
+.. math:: y = A \sin(\omega x + b)
+
+Reference: Lee, 2018 (MT-net, section 6.1), after Finn et al., 2017 (https://arxiv.org/abs/1703.03400), who fix the
+frequency. The thesis' code subtracts the phase; with x drawn symmetrically that is the same family up to
+(x, y) -> (-x, -y).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from quickstudy.tasks.base import TaskFamily, float_tensor
+from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, within
+from quickstudy.types import Examples, Shape
+
+
+@dataclass(frozen=True)
+class Sine(TaskFamily):
+    r"""A task is one wave: amplitude, frequency (radians per unit of x) and phase (radians), each uniform in its range.
+
+    With the default ranges, always answering 0 costs a squared error of :math:`E[A^2]/2 = 4.25`.
+
+    >>> task = Sine(shots=5).source("train", seed=0, size=4)(step=0)
+    >>> task.support.x.shape, task.query.y.shape, sorted(task.about)
+    (torch.Size([4, 5, 1]), torch.Size([4, 10, 1]), ['amplitude', 'frequency', 'phase'])
+
+    Args:
+        shots: Points to adapt on.
+        queries: Points to be judged on.
+        amplitude, frequency, phase, x: Ranges; the defaults are those of the thesis.
+    """
+
+    shots: int = 10
+    queries: int = 10
+    amplitude: Range = (0.1, 5.0)
+    frequency: Range = (0.8, 1.2)
+    phase: Range = (0.0, 3.141592653589793)
+    x: Range = (-5.0, 5.0)
+
+    loss: ClassVar[str] = "mse"
+
+    def __post_init__(self) -> None:
+        check_counts(shots=self.shots, queries=self.queries)
+        check_ranges(amplitude=self.amplitude, frequency=self.frequency, phase=self.phase, x=self.x)
+
+    @property
+    def inputs(self) -> Shape:
+        return (1,)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+        amplitude = within(draws.uniform("amplitude", size, 1, 1)[part], self.amplitude)
+        frequency = within(draws.uniform("frequency", size, 1, 1)[part], self.frequency)
+        phase = within(draws.uniform("phase", size, 1, 1)[part], self.phase)
+
+        def examples(half: str, n: int) -> Examples:
+            x = within(draws.uniform(half, size, n, 1)[part], self.x)
+            return Examples(float_tensor(x), float_tensor(amplitude * np.sin(frequency * x + phase)))
+
+        wave = {"amplitude": amplitude, "frequency": frequency, "phase": phase}
+        about = {name: float_tensor(value[:, 0, 0]) for name, value in wave.items()}
+        return examples("support", self.shots), examples("query", self.queries), about
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "sine"} | asdict(self)

@@ -1,0 +1,82 @@
+r"""Linear functions whose weights are a wavelet: shifted, and of either sign.
+
+.. math:: x \sim U(0, 1)^n, \quad y = x \cdot f, \quad f_i = s\, \psi(g_i - m), \quad
+          \psi(t) = \frac{2}{\sqrt 3\, \pi^{1/4}} (1 - t^2)\, e^{-t^2 / 2}
+
+Reference: Chang, Gao & Lou, 2022 (Wormhole MAML, section 4.2 and figure 4, https://arxiv.org/abs/2212.14094). The paper
+states neither the points n, nor the grid g, nor the translations m. Its axis from -.4 to .8 fixes the normalisation
+above (psi lies in [-.387, .867]); n = 50, g from -5 to 5 and m in (-2, 2) are ours. A mean-reduced descent at the
+paper's rate of .05 is stable for n < 80.
+"""
+
+from dataclasses import asdict, dataclass
+from math import pi, sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quickstudy.tasks.base import TaskFamily, float_tensor
+from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, signs, within
+from quickstudy.types import Examples, Shape
+
+
+def mexican_hat(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The wavelet psi, of unit square integral."""
+    return np.asarray(2 / (sqrt(3) * pi**0.25) * (1 - t**2) * np.exp(-(t**2) / 2))
+
+
+@dataclass(frozen=True)
+class Wavelet(TaskFamily):
+    """A task is a translation and a sign; `about["weights"]` is the f `[T, points]` that a linear model should find.
+
+    With the defaults, always answering 0 costs a mean squared error of .41 and a mean absolute error of .51.
+
+    >>> Wavelet(points=20).source("train", size=4)(step=0).support.x.shape
+    torch.Size([4, 10, 20])
+
+    Args:
+        points: Grid points n, the size of x. The error of answering 0 grows in proportion.
+        shots: Examples to adapt on.
+        queries: Examples to be judged on.
+        translation: Range of m.
+        grid: First and last grid point.
+    """
+
+    points: int = 50
+    shots: int = 10
+    queries: int = 10
+    translation: Range = (-2.0, 2.0)
+    grid: Range = (-5.0, 5.0)
+
+    loss: ClassVar[str] = "mse"
+
+    def __post_init__(self) -> None:
+        check_counts(points=self.points, shots=self.shots, queries=self.queries)
+        check_ranges(translation=self.translation, grid=self.grid)
+
+    @property
+    def inputs(self) -> Shape:
+        return (self.points,)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+        translation = within(draws.uniform("translation", size)[part], self.translation)
+        sign = signs(draws.uniform("sign", size)[part])
+        weights = sign[:, None] * mexican_hat(np.linspace(*self.grid, self.points) - translation[:, None])
+
+        def examples(half: str, n: int) -> Examples:
+            x = draws.uniform(half, size, n, self.points)[part]
+            return Examples(float_tensor(x), float_tensor(x @ weights[:, :, None]))
+
+        about = {"translation": translation, "sign": sign, "weights": weights}
+        about_tensors = {name: float_tensor(value) for name, value in about.items()}
+        return examples("support", self.shots), examples("query", self.queries), about_tensors
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "wavelet"} | asdict(self)

@@ -1,0 +1,76 @@
+"""Mistakes in a configuration, in words: what was given, and the nearest setting that there is."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from quickstudy.errors import nearest
+from quickstudy.training.config.factories import Known
+from quickstudy.training.config.schedule import SCHEDULES
+from quickstudy.training.config.schema import Config, Evaluate, Train
+
+
+def explain(error: ValidationError, place: str = "") -> str:
+    """A validation error as one sentence per mistake, unknown keys with the nearest known one.
+
+    Args:
+        error: The error.
+        place: What was validated; by default a whole configuration.
+    """
+    sentences = []
+    for item in error.errors():
+        steps = [str(step) for step in item["loc"]]
+        where = ".".join([place] if place else steps)
+        given = " ".join(repr(item["input"]).split())
+        given = given if len(given) <= 80 else given[:77] + "..."
+        if item["type"] == "extra_forbidden":
+            sentences.append(f"`{where}` is no setting. {near(steps[-1], _siblings(item['loc'][:-1]))}")
+        elif item["type"] == "missing":
+            sentences.append(f"`{where}` is missing.")
+        else:
+            said = item["msg"].removeprefix("Value error, ")
+            listed = ("tuple" in said or "list" in said or "Sequence" in said) and not isinstance(item["input"], dict)
+            hint = f" Write a list: '[{given.strip(chr(39))}]'." if listed else ""
+            sentences.append(f"`{where}`: {said[:1].lower()}{said[1:]} (given: {given}).{hint}")
+    return " ".join(dict.fromkeys(sentences))
+
+
+def near(key: str, known: Sequence[str]) -> str:
+    """The nearest of the known settings, or where a setting of that name is to be found: `--steps` is `train.steps`."""
+    if key.lstrip("-").partition(".")[0] == "search":
+        return "`quickstudy sweep` takes it, with the same configuration; to train once, leave it out."
+    homes = {n: f"{part}.{n}" for part, sub in (("evaluate", Evaluate), ("train", Train)) for n in sub.model_fields}
+    close = get_close_matches(key.lstrip("-").replace("-", "_"), homes, n=1, cutoff=0.8)
+    if close and homes[close[0]].partition(".")[2] not in known:
+        return f"Did you mean `{homes[close[0]]}`? Known here: {', '.join(sorted(known))}."
+    return nearest(key, known)
+
+
+def _siblings(path: Sequence[Any]) -> list[str]:
+    """The settings beside an unknown one. A schedule's place ends in its kind."""
+    if path and path[-1] in SCHEDULES:
+        return sorted(SCHEDULES[path[-1]].model_fields)
+    model: Any = Config
+    for step in path:
+        field = getattr(model, "model_fields", {}).get(step)
+        model = field.annotation if field is not None else None
+        model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)  # InitFrom | None
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def mistaken(name: str, configurations: Mapping[str, Mapping[Any, Any]], known: Known) -> str | None:
+    """What to say of a name that is a part's, where a configuration's was wanted; None where it is no part's either."""
+    for what, makers in known.items():
+        if name not in makers:
+            continue
+        using = [one for one, raw in configurations.items() if _name(raw.get(what)) == name]
+        kind = "a family of tasks" if what == "tasks" else f"a {what}"
+        advice = f"Configurations with it: {', '.join(using)}." if using else f"Put it into one: --{what} {name}."
+        return f"{name!r} is {kind}, not a configuration. {advice}"
+    return None
+
+
+def _name(part: Any) -> Any:
+    return part.get("name") if isinstance(part, dict) else part

@@ -1,0 +1,108 @@
+"""A run as data: what is learned, by which method, from which tasks, and how it is trained.
+
+A configuration is a YAML file (or one that ships, by name) plus `--key.sub value` overrides. Methods, models and tasks
+are named, or given as `package.module:factory` for one's own code; their options are checked against the factory's
+signature. Unknown keys are refused with the nearest known name.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from quickstudy.engine import devices
+from quickstudy.training.config.schedule import Schedule
+from quickstudy.training.init_from import InitFrom
+
+FORMAT = 1
+
+
+class Part(BaseModel, frozen=True, extra="allow"):
+    """Something built by a factory: its name, or `package.module:factory`, and the factory's options beside it."""
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as given."""
+        return dict(self.model_extra or {})
+
+
+class Train(BaseModel, frozen=True, extra="forbid"):
+    """How a learner is meta-trained."""
+
+    steps: int = Field(1000, ge=0, description="outer steps")
+    meta_batch_size: int = Field(4, ge=1, description="tasks in an outer step")
+    optimizer: Literal["adam", "sgd"] = "adam"
+    meta_lr: float = Field(1e-3, gt=0, description="the outer step size")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    milestones: tuple[int, ...] = Field((), description="steps at which the outer step size is multiplied by gamma")
+    gamma: float = Field(0.3, gt=0)
+    reduction: Literal["mean", "sum"] = Field("mean", description="of the outer loss over tasks")
+    clip_value: float | None = Field(None, gt=0, description="bound on each number of the meta-gradient")
+    clip_norm: float | None = Field(None, gt=0, description="bound on the meta-gradient's norm")
+    schedules: dict[str, Schedule] = Field({}, description="values of buffers by path, as functions of the step")
+    probes: tuple[str, ...] = Field(
+        (), description="quantities to log: names or patterns of parameters or observations"
+    )
+    probe_every: int = Field(100, ge=1)
+    log_every: int | None = Field(None, ge=1, description="by default 200 rows over the run")
+    validate_every: int | None = Field(None, ge=0, description="by default 20 times over the run; 0 is never")
+    validate_tasks: int = Field(100, ge=1)
+    select_with: Literal["final", "current"] = Field(
+        "final", description="validate with every schedule at its end, and keep no best before; or as it is"
+    )
+    checkpoint_every: int | None = Field(None, ge=1, description="by default 20 times over the run")
+
+    def often(self, given: int | None, times: int) -> int:
+        """An interval in steps: the one given, or one that comes so many times over the run."""
+        return given if given is not None else max(1, self.steps // times)
+
+
+class Evaluate(BaseModel, frozen=True, extra="forbid"):
+    """How a learner is judged."""
+
+    tasks: int = Field(600, ge=1)
+    split: str = "test"
+    seed: int = Field(0, description="of the task list; not of the training")
+    metric: str | None = Field(None, description="by default what suits the loss")
+    options: dict[str, Any] = Field({}, description="of the tasks, where evaluation differs: {queries: 15}")
+
+
+class Compute(BaseModel, frozen=True, extra="forbid"):
+    """How the machine is used. A run keeps its number of threads, which its exact numbers depend on."""
+
+    threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
+    backend: Literal["auto", "vmap", "loop"] = Field("auto", description="how a batch of tasks is run")
+    chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; by default what fits")
+    compile: bool = Field(False, description="with torch.compile: minutes before the first step, then faster ones")
+    recompute: bool = Field(False, description="inner steps again in the backward pass: memory that K does not raise")
+    device: str = Field("auto", description="cpu, cuda or cuda:1; auto is the GPU where there is one")
+    autocast: Literal["bf16", "fp16"] | None = Field(None, description="products in half precision")
+    memory: float | str = Field(0.5, description="that tasks may take: a fraction of what is free, or '6 GB'")
+
+    @field_validator("memory")
+    @classmethod
+    def _is_amount(cls, value: float | str) -> float | str:
+        devices.amount(value)
+        return value
+
+
+class Config(BaseModel):
+    """One run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    seed: int = Field(0, ge=0, lt=2**63)
+    tasks: Part
+    model: Part | None = Field(None, description="none for methods that have no model")
+    method: Part
+    init_from: InitFrom | None = Field(None, description="a run whose model this one starts from")
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    compute: Compute = Compute()

@@ -1,0 +1,1 @@
+"""A search over settings: the space, the plan, an Optuna study and its figure."""

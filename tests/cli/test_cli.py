@@ -1,0 +1,516 @@
+"""The command line as people meet it: what it prints and where, what it refuses, and with which exit code."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+
+from conftest import COMMAND, SINE
+from quickstudy.cli.command import VERBS
+from quickstudy.cli.commands import demo
+from quickstudy.cli.terminal import described
+from quickstudy.methods.registry import METHODS
+from quickstudy.storage.run import Run
+from quickstudy.training import config
+
+
+@pytest.fixture
+def run(cli, place):
+    assert cli("train", "sine.yaml", "--out", "run", "--quiet", "--no-tensorboard").code == 0
+    return Run.open("run")
+
+
+# -- words --
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Say what to do: quickstudy demo, list, train"),
+        (["trian", "sine.yaml"], "no verb 'trian'. Did you mean `train`"),
+        (["--quiet", "train", "sine.yaml"], "The verb comes first"),
+        (["--qiet"], "no verb '--qiet'"),
+        (["train"], "Give a configuration to start from, or --resume RUN"),
+        (["train", "sine.yaml", "--resume", "run"], "Give a configuration to start from, or --resume RUN"),
+        (["train", "sine.yml"], "no configuration 'sine.yml'"),
+        (["train", "sine.yaml", "--quite"], "`--quite` is no option of `quickstudy train`.* Did you mean `--quiet`"),
+        (["train", "sine.yaml", "--steps", "5"], "Did you mean `train.steps`"),
+        (["train", "sine.yaml", "--train.steps"], "--train.steps has no value"),
+        (["train", "sine.yaml", "--search.method.inner_lr", "1..2"], "no setting. `quickstudy sweep` takes it"),
+        (["train", "sine.yaml", "--train.step", "5"], "`train.step` is no setting. Did you mean `steps`"),
+        (["train", "sine.yaml", "sine-maml"], "takes one config; given: sine.yaml sine-maml"),
+        (["demo", "digits"], "takes nothing more; given: digits"),
+        (["train", "sine.yaml", "--out"], "--out has no value; write --out VALUE"),
+        (["train", "--resume", "--quiet"], "--resume has no value"),
+        (["train", "sine.yaml", "-x"], "`-x` is no option"),
+        (["list", "tsks"], "nothing called 'tsks' to list. Did you mean `tasks`"),
+        (["list", "--train.steps", "5"], "`--train.steps` is no option of `quickstudy list`"),
+        (["evaluate"], "Give one or more run directories"),
+        (["train", "mini_imagenet"], "'mini_imagenet' is a family of tasks, not a.*Configurations with it: mini-maml"),
+        (["train", "anil"], "'anil' is a method, not a configuration. Put it into one: --method anil"),
+        (["train", "sine.yaml", "--train.probes", "mask.*"], "valid tuple.*mask.*Write a list: '.mask.*.'"),
+        (["evaluate", "nowhere"], "no run at nowhere .no config.yaml.. There are none near it"),
+        (["evaluate", "sine.yaml"], "no run at sine.yaml"),
+        (["compare", "run"], "two runs or more; 1 given"),
+        (["report"], "Give one or more run directories"),
+        (["report", "nowhere"], "no run at nowhere"),
+        (["info", "nowhere"], "no run at nowhere"),
+        (["demo", "--steps", "0"], "`--steps` was 0"),
+        (["train", "sine.yaml", "--out", "sine.yaml"], "sine.yaml is a file, and a run is a directory"),
+        (["train", "sine.yaml", "--out", "."], "is not empty .it has sine.yaml. and is not a run"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_what_cannot_be_understood_is_refused_on_a_line(cli, place, words, message):
+    before = sorted(place.iterdir())
+    done = cli(*words)
+    assert done.code == 2 and done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ") and re.search(message, line), line
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_is_printed_and_nothing_is_done(cli, place, words):
+    done = cli(*words)
+    assert done.code == 0 and done.err == "" and "usage: quickstudy" in done.out
+    assert "None" not in done.out and "no-no" not in done.out
+    assert [path.name for path in place.iterdir()] == ["sine.yaml"]
+
+
+def test_words_may_stand_in_any_order(cli, run):
+    for name, words in (
+        ("one", ["--train.steps", "6", "sine.yaml", "--out", "one", "--no-tensorboard"]),
+        ("two", ["--no-tensorboard", "--out=two", "--train.steps=6", "sine.yaml"]),
+        ("three", ["sine.yaml", "--no_tensorboard", "--train.steps", "9", "--out", "three", "--train.steps", "6"]),
+    ):
+        assert cli("train", *words).code == 0
+        assert Run.open(name).load("last").state["step"] == 6
+    one, other = (
+        cli("evaluate", "--evaluate.tasks", "9", "run", "--json"),
+        cli("evaluate", "run", "--json", "--evaluate.tasks=9"),
+    )
+    assert json.loads(one.out)["mean"] == json.loads(other.out)["mean"] and json.loads(one.out)["tasks"] == 9
+
+
+def test_exit_codes_and_streams_are_those_of_a_good_citizen(shell):
+    done = shell("info")
+    assert (done.code, done.err) == (0, "") and "torch" in done.out
+    done = shell("train", "sine.yaml", "--train.optimizer", "sgd", "--train.meta_lr", "1e30", "--quiet", "--out", "run")
+    assert (done.code, done.out) == (1, "") and done.err.startswith("error: ")
+    assert len(done.err.splitlines()) == 1
+
+
+# -- what is printed --
+
+
+def test_json_lines_are_all_there_is(cli, run):
+    commands = [
+        ["train", "sine.yaml", "--train.steps", 4, "--train.probes", "[head.*]", "--train.probe_every", 2],
+        ["evaluate", "run"],
+        ["compare", "run", "run"],
+        ["report", "run"],
+        ["info"],
+        ["info", "run"],
+        ["list"],
+        ["list", "methods"],
+    ]
+    for words in commands:
+        done = cli(*words, "--json")
+        assert (done.code, done.err) == (0, ""), words
+        assert all(isinstance(json.loads(line, parse_constant=pytest.fail), dict) for line in done.out.splitlines())
+        assert done.out
+    rows = cli(*commands[0], "--json", "--out", "told").out.splitlines()
+    assert [json.loads(row) for row in rows] == Run.open("told").metrics()
+    done = cli("evaluate", "nowhere", "--json")
+    assert done.code == 2 and "no run at nowhere" in json.loads(done.out)["error"]
+
+
+def test_quiet_is_results_only(cli, run):
+    assert cli("train", "sine.yaml", "--quiet").err == ""
+    done = cli("evaluate", "run", "--quiet")
+    assert done.err == "" and "maml" in done.out
+
+
+def test_where_no_terminal_is_progress_is_ten_lines(cli, run):
+    done = cli("train", "sine.yaml", "--train.steps", 40, "--out", "other")
+    assert done.out == ""
+    lines = done.err.splitlines()
+    steps = [line for line in lines if "step" in line and "of 40" in line]
+    assert len(steps) == 10 and steps[0].startswith("note: maml: step 4 of 40, loss ")
+    assert lines[0] == "note: run: other" and "note: learner: maml, 25 parameters, no batch statistics" in lines
+    assert re.fullmatch(r"note: validation at step 40: mse \d+\.\d+ ± \d+\.\d+", lines[-2])
+    assert lines[-1] == "note: next: quickstudy evaluate other"
+    assert "step" not in cli("train", "sine.yaml", "--train.steps", 0).err
+
+
+def test_on_a_terminal_progress_is_a_bar(place):
+    """A terminal of 60 columns, and what is written to it until the end."""
+    master, terminal = pty.openpty()
+    words = [str(COMMAND), "train", "sine.yaml", "--train.steps", "30", "--no-tensorboard"]
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        while select.select([master], [], [], 60)[0]:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                break
+    os.close(master)
+    text = shown.decode()
+    assert process.returncode == 0 and "30/30" in text and "loss" in text and "Traceback" not in text
+    assert "step 3 of 30" not in text
+
+
+@pytest.mark.parametrize(("columns", "boxed"), [(45, False), (120, True)])
+def test_tables_fit_the_terminal(cli, run, monkeypatch, columns, boxed):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in (["evaluate", "run"], ["compare", "run", "run"]):
+        done = cli(*words)
+        assert done.code == 0 and max(map(len, done.out.splitlines())) <= columns
+        assert ("┃" in done.out) == boxed and ("  method: maml\n" in done.out) != boxed
+
+
+def test_a_terminal_without_the_signs_gets_others(shell, run):
+    done = shell("evaluate", "run", env={"PYTHONIOENCODING": "ascii"})
+    assert done.code == 0 and "maml" in done.out and "?" in done.out
+
+
+@pytest.mark.parametrize("reader", ["head -1", "true"])  # one leaves after a line, one before the first
+def test_a_reader_that_leaves_early_is_no_error(place, reader):
+    line = f"{COMMAND} list charts | {reader}"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=place, env=buffered)
+    assert done.stdout == ("charts\n" if reader == "head -1" else "") and done.stderr == ""
+
+
+def test_signs_that_mean_something_to_the_printer_are_printed(cli):
+    done = cli("evaluate", "[red]:smile:[/x]\\[b]")
+    assert "[red]:smile:[/x]\\[b]" in done.err
+
+
+def test_what_a_family_says_reads_well():
+    assert described({"name": "digits", "split_rule": "by image", "classes": {"train": 10, "test": 4}, "ways": 5}) == (
+        "digits: split rule by image, classes (train 10, test 4), ways 5"
+    )
+    assert described({"x": (-5.0, 5.0), "sizes": [1, 2, 3]}) == "x -5 to 5, sizes 1, 2, 3"
+    assert described({}) == ""
+
+
+def test_lists_name_everything_there_is(cli):
+    done = cli("list", "--json")
+    told = json.loads(done.out)
+    assert told["methods"].keys() == METHODS.keys() and told["configurations"].keys() == config.shipped().keys()
+    assert all(text.strip() for rows in told.values() for text in rows.values())
+    for what in told:
+        done = cli("list", what)
+        assert done.code == 0 and all(name in done.out for name in told[what])
+
+
+# -- directories --
+
+
+def test_runs_get_a_place_of_their_own(cli, place):
+    for name in ("sine", "sine-2", "sine-3"):
+        assert cli("train", "sine.yaml", "--train.steps", 2, "--quiet").code == 0
+        assert (place / "runs" / name / "checkpoints" / "last.safetensors").is_file()
+    assert list((place / "runs" / "sine" / "tensorboard").iterdir())
+    done = cli("train", "sine.yaml", "--out", "runs/sine")
+    assert done.code == 2 and "already holds a run. Go on with it by `quickstudy train --resume" in done.err
+    done = cli("train", "runs/sine")
+    assert done.code == 2 and "runs/sine is a run. Go on with it by --resume runs/sine" in done.err
+    done = cli("evaluate", "runs")
+    assert done.code == 2 and "holds some. Give one of: sine, sine-2, sine-3" in done.err
+    done = cli("evaluate", "runs/sine/checkpoints")
+    assert done.code == 2 and "part of a run. Give the run: runs/sine" in done.err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "sine.yaml/run", "/proc/run"], ids=["long", "file", "system"])
+def test_a_place_that_cannot_be_made_is_refused(cli, name):
+    done = cli("train", "sine.yaml", "--out", name, "--train.steps", 1)
+    assert done.code in (1, 2) and len(done.err.splitlines()) == 1
+
+
+def test_info_tells_what_is_in_a_run(cli, run):
+    cli("evaluate", "run", "--name", "mine")
+    (run.path / "checkpoints" / "best.safetensors").write_bytes(b"cut")
+    done = cli("info", "run")
+    assert done.code == 0
+    for part in ("maml", "sine", "20 of 20 logged", "best (damaged), last (step 20)", "result mine", "torch"):
+        assert part in done.out
+    done = cli("evaluate", "run")
+    assert done.code == 1 and "best.safetensors is cut short" in done.err and "Use `last` (step 20) instead" in done.err
+
+
+def test_a_run_without_a_checkpoint_says_what_to_do(cli):
+    Run.create("run", config.build(config.parse(SINE)).config.model_dump(mode="json"))
+    done = cli("evaluate", "run")
+    assert done.code == 2 and "no checkpoint yet. Train it first: quickstudy train --resume run" in done.err
+    assert "none" in cli("info", "run").out
+
+
+def test_a_report_opens_from_where_it_was_put(cli, run, place):
+    cli("evaluate", "run")
+    done = cli("report", "run")
+    assert done.code == 0 and done.out == "run/report/index.html\n"
+    assert "maml" in (place / "run/report/index.html").read_text()
+    assert cli("report", "run", "--out", "there").out == "there/index.html\n"
+    assert cli("report", "run", "--out", "sine.yaml").code == 2
+
+
+# -- a user's own parts --
+
+PARTS = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+import quickstudy
+from quickstudy.tasks import Gaussians, Sine
+
+def net(inputs, outputs, *, width):
+    return nn.Sequential(nn.Linear(inputs[0], width), nn.Tanh(), nn.Linear(width, outputs))
+
+def wide(inputs, outputs):
+    return nn.Linear(inputs[0], outputs + 1)
+
+def deep(inputs, outputs):
+    return nn.Linear(7, outputs)
+
+def pair(inputs, outputs):
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+    return Pair(inputs[0], outputs)
+
+def method(model, loss, *, rate):
+    return quickstudy.maml(model, inner_lr=rate, loss=loss)
+
+@dataclass(frozen=True)
+class Waves(Sine):
+    shift: float = 0.0
+
+    def sample(self, draws, size, part):
+        support, query, about = super().sample(draws, size, part)
+        return support._replace(y=support.y + self.shift), query._replace(y=query.y + self.shift), about
+
+    def describe(self):
+        return super().describe() | {"name": "waves", "unit": {1, 2}.__class__}
+
+@dataclass(frozen=True)
+class Bad(Gaussians):
+    fault: str = ""
+    where: str = "train"
+
+    def sample(self, draws, size, part):
+        support, query, about = super().sample(draws, size, part)
+        if draws.split == self.where:
+            x, y = support
+            support = {
+                "label": lambda: support._replace(y=y + 5),
+                "missing": lambda: support._replace(y=y * 0),
+                "dtype": lambda: support._replace(y=y.float()),
+                "bytes": lambda: support._replace(x=x.to(torch.uint8)),
+                "nan": lambda: support._replace(x=x.index_fill(1, torch.tensor([0]), float("nan"))),
+                "shape": lambda: support._replace(x=torch.cat([x, x], -1)),
+                "nothing": lambda: None,
+                "raise": lambda: y[0, 99],
+            }[self.fault]()
+        return support, query, about
+
+@dataclass(frozen=True)
+class Flat(Sine):
+    def sample(self, draws, size, part):
+        support, query, about = super().sample(draws, size, part)
+        return support._replace(y=support.y[..., 0]), query._replace(y=query.y[..., 0]), about
+
+@dataclass(frozen=True)
+class Percent(quickstudy.tasks.AverageThreshold):
+    def sample(self, draws, size, part):
+        support, query, about = super().sample(draws, size, part)
+        return support._replace(y=support.y * 100), query, about
+"""
+
+
+@pytest.fixture
+def parts(place):
+    (place / "parts0.py").write_text(PARTS)
+    return place
+
+
+def test_a_users_tasks_model_and_method_are_trained_stopped_resumed_and_evaluated(parts, shell):
+    settings = {
+        "tasks": {"name": "parts0:Waves", "shift": 2.5},
+        "model": {"name": "parts0:net", "width": 5},
+        "method": {"name": "parts0:method", "rate": 0.02},
+        "train": {**SINE["train"], "steps": 50_000, "checkpoint_every": 10},
+    }
+    (parts / "own.yaml").write_text(yaml.safe_dump(settings))
+    with subprocess.Popen([COMMAND, "train", "own.yaml", "--out", "run", "--quiet"]) as process:
+        while not (parts / "run" / "checkpoints" / "last.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 1
+    path = parts / "run" / "config.yaml"
+    step = Run.open("run").load("last").state["step"]
+    text = path.read_text()
+    assert "steps: 50000" in text and "shift: 2.5" in text
+    path.write_text(text.replace("steps: 50000", f"steps: {step + 10}"))  # training longer, or less long, is editing it
+    assert shell("train", "--resume", "run", "--quiet").code == 0
+    done = shell("evaluate", "run", "--evaluate.tasks", 20)
+    assert done.code == 0 and "parts0:method" in done.out and "waves: shots 10" in done.err
+    assert Run.open("run").results()["test"].summary["step"] in range(10, step + 11)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "{name: parts0:Bad, fault: label}"], "support.y has labels from 5 to 6, and a 2-way task"),
+        (["--tasks", "{name: parts0:Bad, fault: missing}"], "no example of class 1 of 2"),
+        (["--tasks", "{name: parts0:Bad, fault: dtype}"], "support.y is float32"),
+        (["--tasks", "{name: parts0:Bad, fault: bytes}"], "support.x is uint8"),
+        (["--tasks", "{name: parts0:Bad, fault: nan}"], "support.x holds NaN or infinity"),
+        (["--tasks", "{name: parts0:Bad, fault: nan, where: val}"], "support.x holds NaN or infinity"),
+        (["--tasks", "{name: parts0:Bad, fault: shape}"], "inputs have the shape .4. each"),
+        (["--tasks", "{name: parts0:Bad, fault: nothing}"], "The support is a NoneType, not Examples"),
+        (["--tasks", "{name: parts0:Bad, fault: raise}"], "tasks of step 0 failed: IndexError.*parts0.py, line 54"),
+        (["--tasks", "{name: parts0:Flat}"], "support.y has the shape .. per example.*1 outputs"),
+        (["--tasks", "{name: parts0:Percent}"], "support.y has values other than 0 and 1"),
+        (["--model", "{name: parts0:net}"], "'parts0:net' needs `model.width`"),
+        (["--model", "{name: parts0:deep}"], "The model fails on these tasks, whose inputs are .1.*mat1 and mat2"),
+        (["--model", "{name: parts0:pair}"], "The model fails on these tasks"),
+        (["--model", "{name: conv_net}"], "needs inputs .channels, height, width.*Try `mlp`"),
+        (["--train.validate_every", "5", "--tasks.x", "[5, 1]"], "x=.* is no range"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_a_run_is_made(cli, parts, words, message):
+    done = cli("train", "sine.yaml", *words)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert re.search(message, line), line
+    assert not (parts / "runs").exists()
+
+
+def test_a_model_of_too_many_outputs_is_refused(parts, shell):
+    """In a process of its own, where no type checks see it first: a squared error would broadcast."""
+    done = shell("train", "sine.yaml", "--model", "{name: parts0:wide}")
+    assert (done.code, done.out) == (2, "")
+    assert "shape [5, 2]; the tasks want [5, 1]. Give the model 1 outputs" in done.err
+    assert not (parts / "runs").exists()
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(cli, run, place):
+    (place / "run").rename(place / "first")
+    assert "Did you mean `first`? Known: first." in cli("evaluate", "frist").err
+    (place / "runs").mkdir()
+    (place / "first").rename(place / "runs" / "first")
+    assert "no run at frst (no config.yaml). Did you mean `runs/first`?" in cli("evaluate", "frst").err
+    assert "Did you mean `runs/first`? Known: runs/first." in cli("evaluate", "runs/frst").err
+
+
+# -- one part in place of another --
+
+
+def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so(shell):
+    done = shell(
+        "train", "sine.yaml", "--method", "reptile", "--tasks", "gaussians", "--model.std", "0.1", "--print-config"
+    )
+    assert done.code == 0
+    assert yaml.safe_load(done.out)["method"]["inner_lr"] == 0.01  # which reptile has as well
+    assert done.err == ""
+    done = shell(
+        "train", "digits-maml", "--method", "protonet", "--model", "mlp", "--model.std", "0.1", "--print-config"
+    )
+    assert done.code == 0
+    assert {"inner_lr", "inner_steps"}.isdisjoint(yaml.safe_load(done.out)["method"])
+    assert yaml.safe_load(done.out)["model"] == {"name": "mlp", "hidden": [40, 40], "std": 0.1}
+    assert done.err == (
+        "note: --method protonet: `inner_lr`, `inner_steps` of maml left out, no option of protonet.\n"
+        "note: --model mlp: `filters`, `blocks` of conv_net left out, no option of mlp.\n"
+    )
+
+
+@pytest.mark.filterwarnings("default::quickstudy.training.config.factories.Dropped")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--method", "protonet", "--method.inner_lr", "0.1"),
+        ("--method.inner_lr", "0.1", "--method", "protonet"),
+        ("--method", "{name: protonet, inner_lr: 0.1}"),
+    ],
+)
+def test_what_the_command_itself_gives_is_not_left_out(cli, words):
+    done = cli("train", "digits-maml", *words, "--print-config")
+    assert (done.code, done.out) == (2, "")
+    assert "`method.inner_lr` is no option of 'protonet'" in done.err
+
+
+# -- interruption --
+
+
+def test_ctrl_c_while_torch_is_imported_is_quiet(place):
+    """A torch that is interrupted in its import, and hides what was raised there, as compiled modules may."""
+    (place / "torch.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('torch is broken') from None\n"
+    )
+    begin = "import sys; from quickstudy_entry import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", begin, "list"], capture_output=True, text=True, cwd=place, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: Interrupted.\n")
+
+
+def test_the_command_begins_outside_the_package(place):
+    begin = "import sys; from quickstudy_entry import main; print('torch' in sys.modules); sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", begin, "lisst"], capture_output=True, text=True, cwd=place, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert "There is no verb 'lisst'" in done.stderr
+
+
+def test_an_interrupted_evaluation_leaves_no_result(cli, run):
+    ctrl_c = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c.start()
+    done = cli("evaluate", "run", "--evaluate.tasks", 100_000)
+    ctrl_c.join()
+    assert (done.code, done.out, done.err) == (1, "", "error: Interrupted.\n")
+    assert run.results() == {}
+
+
+# -- the demonstration --
+
+
+def test_the_demo_runs_through(place, shell):
+    done = shell("demo", "--steps", "2", "--out", "shown")
+    assert done.code == 0
+    out, err = done.out, done.err
+    for title, *_ in demo.ROWS:
+        assert title in out
+    assert "report: shown/report/index.html" in out and (place / "shown/report/index.html").is_file()
+    assert "step 2 of 2" in err and "of 0" not in err
+    runs = [Run.open(path) for path in (place / "shown").iterdir() if path.name != "report"]
+    assert len({run.results()["test"].summary["hash"] for run in runs}) == 1 and len(runs) == len(demo.ROWS)
+
+
+@pytest.mark.slow
+def test_the_demo_shows_four_methods_ahead_of_both_baselines(shell):
+    done = shell("demo", "--json", "--out", "shown")
+    assert done.code == 0
+    *rows, page = map(json.loads, done.out.splitlines())
+    assert page == {"report": "shown/report/index.html"}
+    found = {row["row"]: row for row in rows}
+    baselines, methods = [row[0] for row in demo.ROWS[:2]], [row[0] for row in demo.ROWS[2:]]
+    assert len(methods) == 4 and len({row["hash"] for row in rows}) == 1
+    best = max(found[title]["mean"] for title in baselines)
+    for title in methods:  # beyond both intervals, not by luck
+        assert found[title]["mean"] - found[title]["interval"] > best + 0.02, title

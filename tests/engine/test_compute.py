@@ -1,0 +1,76 @@
+"""How the machine is used: threads are kept with the run, and a model that vmap gets wrong is trained on the loop."""
+
+import pytest
+import torch
+from torch import nn
+
+from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.storage.run import Run
+from quickstudy.training.config import build, parse
+from quickstudy.training.train import WrongGradient, train
+from quickstudy.training.watcher import Watcher
+
+DIGITS = {
+    "tasks": {"name": "digits", "ways": 3, "queries": 2},
+    "model": {"name": "test_compute:own_norm"},
+    "method": {"name": "maml", "inner_lr": 0.1},
+    "train": {"steps": 2, "meta_batch_size": 2, "validate_every": 0},
+}
+
+
+class Own(nn.BatchNorm2d):
+    """A norm with a forward of its own, so that no pass makes it safe."""
+
+    def forward(self, input):
+        return super().forward(input)
+
+
+def own_norm():
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), Own(3, track_running_stats=False), nn.Tanh(), nn.Flatten(), nn.Linear(108, 3)
+    )
+
+
+def test_training_distrusts_a_model_that_vmap_gets_wrong(tmp_path):
+    setup = build(parse(DIGITS))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
+        train(setup, run)
+    assert setup.learner.engine.backend == "loop"
+
+
+def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
+    setup = build(parse(DIGITS, ["--compute.compile", "true"]))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
+        train(setup, run)
+    assert (setup.learner.engine.backend, setup.learner.engine.compile) == ("loop", False)
+
+
+def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
+    before = torch.get_num_threads()
+    setup = build(parse(DIGITS, ["--compute.threads", "2", "--compute.backend", "loop"]))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    seen = []
+
+    class Watch(Watcher):
+        def step(self, step, loss):
+            seen.append(torch.get_num_threads())
+
+    train(setup, run, Watch())
+    assert seen == [2, 2] and torch.get_num_threads() == before
+    assert Run.open(run.path).config["compute"]["threads"] == 2
+    assert build(parse(DIGITS)).config.compute.threads == before
+
+
+def test_chunks_and_backends_can_be_chosen():
+    setup = build(parse(DIGITS, ["--compute.backend", "vmap", "--compute.chunk", "1"]))
+    assert (setup.learner.engine.backend, setup.learner.engine.chunk) == ("vmap", 1)
+
+
+def test_evaluation_switches_dropout_off_and_gives_the_modes_back():
+    setup = build(parse(DIGITS))
+    setup.learner.head.append(nn.Dropout(0.5))
+    setup.learner.train()
+    first, second = (evaluate(setup.learner, setup.family, setup.metric, n=5) for _ in range(2))
+    assert (first.values == second.values).all() and setup.learner.training

@@ -1,0 +1,213 @@
+"""Every way to run a batch gives the meta-gradient of the plain loop: replayed, compiled, and in another layout."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from test_laws import CLOSE, filled
+from torch import nn
+
+from cases import METHODS, NETS, NETS_AND_SLOW_NETS, WAYS, Method, Net, learner, tasks
+from quickstudy import Chain, Constant, Descend, Engine, InputError, Rescale, RuleLearner, Scalar, maml
+from quickstudy.engine.autodiff import CompileRefused, by_tape
+from quickstudy.engine.engine import LoopFallback, channels_last
+from quickstudy.engine.memory import peak
+from quickstudy.rules.criteria import cross_entropy
+from quickstudy.types import pick
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def gradients(model, batch, engine):
+    model.engine = engine
+    outcome, found = model.meta_gradient(batch)
+    return [outcome.loss, outcome.output, *filled(found, model)]
+
+
+@pytest.mark.parametrize("net", NETS_AND_SLOW_NETS, ids=lambda net: net.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_replaying_steps_changes_nothing(method: Method, net: Net) -> None:
+    model, batch = learner(method, net), tasks(net)
+    plain = gradients(model, batch, Engine("loop"))
+    torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
+    assert model.engine.backend == "loop"
+
+
+def test_a_replayed_step_stops_at_what_it_reads():
+    """phi is made from the features and from what does not adapt; the gain's steps read all three."""
+    head = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, WAYS))
+    body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+    rule = Chain([Descend(Constant(0.3), 2), Rescale(Descend(Constant(0.5), 2), Scalar(), ["2.weight"])])
+    model, batch = RuleLearner(head, rule, cross_entropy, body=body, adapts="2.*"), tasks(NETS[0])
+    plain = gradients(model, batch, Engine("loop"))
+    torch.testing.assert_close(gradients(model, batch, Engine(recompute=True)), plain, **CLOSE)
+
+
+class _Scaled(torch.autograd.Function):
+    """A user's function as most are written: `torch.func` refuses it."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale = ctx.saved_tensors
+        return grad * scale, (grad * x).sum(0)
+
+
+class _Scaling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4) + 0.5)
+        self.fc = nn.Linear(4, WAYS)
+
+    def forward(self, x):
+        return self.fc(_Scaled.apply(x, self.scale)).tanh()
+
+
+class _Multiplying(_Scaling):
+    def forward(self, x):
+        return self.fc(x * self.scale).tanh()
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"room": 10**9}], ids=str)
+def test_a_users_autograd_function_is_the_operators_it_stands_for(options):
+    """Also of features, and of what does not adapt; before any batch has shown that `vmap` refuses it, too."""
+    found = []
+    for head in (_Multiplying(), _Scaling()):
+        torch.manual_seed(0)
+        for p in head.parameters():
+            nn.init.uniform_(p, 0.5, 1.0)
+        body, batch = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), tasks(NETS[0])
+        model = RuleLearner(head, Descend(Constant(0.3), 2), cross_entropy, body=body, adapts="fc.*")
+        adapted = model.adapt(pick(batch.support, 0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LoopFallback)
+            found.append([adapted(batch.query.x[0]), *gradients(model, batch, Engine(**options))])
+    assert model.engine.backend == "loop"
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+
+
+def test_replayed_steps_refuse_a_second_derivative_of_the_outer_loss():
+    model = maml(nn.Linear(4, WAYS))
+    model.engine = Engine("loop", recompute=True)
+    loss = model(tasks(NETS[0])).loss.sum()
+    with pytest.raises(InputError, match="without `recompute`"):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+
+
+def test_replayed_steps_take_no_memory_of_their_own():
+    """Ten steps more: the plain tape grows by far more than ten sets of parameters, the replayed one hardly."""
+    need = {}
+    for recompute in (False, True):
+        for steps in (2, 12):
+            model = maml(nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 3)), inner_steps=steps)
+            model.engine = Engine("loop", recompute=recompute)
+            batch = tasks(NETS[0], shots=40)
+            need[recompute, steps] = peak(lambda m=model, b=batch: m.meta_gradient(b))
+    parameters = sum(p.numel() for p in model.head.parameters()) * 8
+    grown = {recompute: (need[recompute, 12] - need[recompute, 2]) / 10 for recompute in (False, True)}
+    assert grown[True] < 3 * parameters < grown[False], (grown, parameters)
+
+
+compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: install g++")
+
+
+def compiled(*words: str) -> dict:
+    script = Path(__file__).parents[1] / "compiled.py"
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@compiler
+def test_compiled_is_uncompiled_and_a_model_that_cannot_be_compiled_runs_as_it_is() -> None:
+    found = compiled("maml,mtnet,hypermaml", "mlp", "refused")
+    refused = [found["rows"].pop(name) for name in ("refused", "hypermaml mlp")]
+    assert len(found["rows"]) == 2
+    assert all(row["error"] < 1e-12 and not row["refused"] for row in found["rows"].values()), found["rows"]
+    assert all(row["refused"] and row["error"] < 1e-12 and row["backend"] == "vmap" for row in refused), refused
+    assert sum("so it runs uncompiled" in said for said in found["said"]) == 2
+
+
+@compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp", "layer_norm", "tied_and_frozen", "conv_batch_norm", "conv_group_norm"])
+def test_compiled_is_uncompiled_for_every_method(net: str) -> None:
+    rows = compiled("", net)["rows"]
+    assert len(rows) == len(METHODS)
+    assert all(row["error"] < 1e-12 and row["refused"] == row["chosen"] for row in rows.values()), rows
+
+
+def test_convolutions_on_a_cpu_say_that_they_are_not_compiled():
+    model = maml(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 10 * 10, 3)))
+    with pytest.warns(CompileRefused, match="task by task"):
+        gradients(model, tasks(Net("images", nn.Identity, (1, 12, 12))), Engine(compile=True))
+    assert (model.engine.backend, model.engine.compile) == ("loop", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backend": "vmap", "recompute": True}, "one task at a time"),
+        ({"compile": True, "recompute": True}, "do not work together"),
+        ({"compile": True, "autocast": "bf16"}, "do not work together"),
+        ({"compile": True, "backend": "loop"}, "do not work together"),
+        ({"recompute": True, "autocast": "bf16"}, "do not work together"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        Engine(**options)
+
+
+def test_a_copied_learner_compiles_for_itself():
+    engine = Engine("vmap", compile=True)
+    assert copy.deepcopy(engine) == engine and copy.deepcopy(engine)._compiler is not engine._compiler
+
+
+def test_a_gradient_by_tape_stops_at_the_parameters():
+    """b is made from a; the gradient for a must not run on through b, as `torch.func.grad` does not either."""
+    a = torch.tensor(2.0, requires_grad=True)
+    params = {"a": a, "b": 3 * a}
+
+    def loss(at):
+        return at["a"] ** 2 * at["b"]
+
+    found = by_tape(loss)(params)
+    expected = torch.func.grad(loss)(params)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(found.values()), a, retain_graph=True), torch.autograd.grad(sum(expected.values()), a)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_layout_of_images_changes_no_number(channels):
+    x = torch.randn(5, channels, 6, 7)
+    turned = channels_last(x)
+    assert torch.equal(turned, x) and turned.stride() == (channels * 42, 1, channels * 7, channels)
+    assert nn.functional.conv2d(turned, torch.randn(2, channels, 3, 3)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_programs_change_the_allocator():
+    """Importing the package leaves it alone; the command does not."""
+    script = (
+        "import ctypes; calls = []; real = ctypes.CDLL\n"
+        "import quickstudy.engine.allocator as a\n"
+        "import quickstudy; print('imported', len(calls))\n"
+        "a.ctypes = type('C', (), {'CDLL': staticmethod(lambda name: calls.append(name) or real(name))})\n"
+        "import sys; sys.argv = ['quickstudy', 'list', 'charts']\n"
+        "import quickstudy_entry; quickstudy_entry.main(); print('ran', len(calls))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "imported 0" in done.stdout and "ran 1" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,421 @@
+"""Laws of the baselines that are learners of their own, over one table, and their formulas written out by hand.
+
+A baseline joins by one line in `BASELINES` here. Float64; the tolerances and the step of the central difference are
+those of test_laws.py, for the reasons given there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cases import NETS, WAYS, Net, tasks
+from quickstudy import Engine, Examples, InputError, Learner, Run, Task
+from quickstudy.methods.hypershot import hypershot
+from quickstudy.methods.matchingnet import matchingnet
+from quickstudy.methods.nearest_neighbour import nearest_neighbour
+from quickstudy.methods.protonet import protonet
+from quickstudy.methods.relationnet import relationnet
+from quickstudy.models.nets import conv_net, linear
+from quickstudy.models.norms import OneAtATime
+from quickstudy.training.config import Config, build
+from quickstudy.training.restore import restore
+from quickstudy.training.train import train
+from quickstudy.types import pick
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method by name, with what the laws need to know of it.
+
+    Args:
+        name: As on the command line.
+        build: A learner for `WAYS` classes.
+        equivariant: Whether renaming the classes of a task renames the outputs and changes nothing else.
+        options: Its options in a configuration.
+    """
+
+    name: str
+    build: Callable[..., Learner]
+    equivariant: bool = True
+    options: tuple[tuple[str, object], ...] = ()
+
+
+BASELINES = [
+    Baseline("protonet", lambda model, **more: protonet(model, WAYS, **more)),
+    Baseline("matchingnet", lambda model, **more: matchingnet(model, WAYS, **more)),
+    Baseline(
+        "matchingnet", lambda model, **more: matchingnet(model, WAYS, scale=100.0, **more), options=(("scale", 100.0),)
+    ),
+    Baseline("relationnet", lambda model, **more: relationnet(model, WAYS, width=6, **more)),
+    Baseline(
+        "relationnet",
+        lambda model, **more: relationnet(model, WAYS, width=6, loss="one_hot_mse", **more),
+        options=(("width", 6),),
+    ),
+    # Its hypernetwork reads the kernel matrix by position: renamed classes are another input, and another classifier.
+    Baseline(
+        "hypershot", lambda model, **more: hypershot(model, WAYS, hidden=(7,), target=(5,), **more), equivariant=False
+    ),
+    Baseline(
+        "hypershot",
+        lambda model, **more: hypershot(
+            model, WAYS, hidden=(7,), target=(5,), inner_lr=0.1, eval_inner_steps=2, **more
+        ),
+        equivariant=False,
+        options=(("eval_inner_steps", 2),),
+    ),
+]
+
+over_baselines = pytest.mark.parametrize(
+    "baseline", BASELINES, ids=lambda b: "_".join([b.name, *(f"{k}_{v}" for k, v in b.options)])
+)
+over_nets = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+@pytest.fixture
+def single(double: None) -> None:
+    """Real runs are in single precision, as the digits are. `double` puts back what was before."""
+    torch.set_default_dtype(torch.float32)
+
+
+def learner(baseline: Baseline, net: Net) -> Learner:
+    torch.manual_seed(0)
+    return baseline.build(net.build())
+
+
+# Laws
+
+
+@over_nets
+@over_baselines
+def test_vmap_loop_and_chunks_agree(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    found = []
+    for engine in (Engine("loop"), Engine("vmap"), Engine("vmap", chunk=2)):
+        model.engine = engine
+        outcome, gradients = model.meta_gradient(batch)
+        found.append([outcome.loss, outcome.output, *gradients, model(batch, evaluating=True).output])
+        assert model.engine.backend == engine.backend, "vmap fell back to the loop"
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], **CLOSE)
+
+
+@over_nets
+@over_baselines
+def test_outer_gradient_is_the_central_difference(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    _, gradients = model.meta_gradient(batch)
+    params = list(model.meta_params().values())
+    draw = torch.Generator().manual_seed(3)
+    way = [torch.randn(p.shape, generator=draw) for p in params]
+    slope = sum((g * w).sum() for g, w in zip(gradients, way, strict=True) if g is not None)
+    step = 1e-7
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for p, w in zip(params, way, strict=True):
+                p.add_(w, alpha=sign * step)
+            ends.append(model(batch).loss.mean())
+            for p, w in zip(params, way, strict=True):
+                p.sub_(w, alpha=sign * step)
+    torch.testing.assert_close((ends[0] - ends[1]) / (2 * step), torch.as_tensor(slope), rtol=1e-5, atol=1e-7)
+
+
+@over_nets
+@over_baselines
+def test_every_parameter_that_trains_has_a_gradient(baseline: Baseline, net: Net) -> None:
+    """So the head of the model, which these methods do not use, is not among them."""
+    model, batch = learner(baseline, net), tasks(net)
+    _, gradients = model.meta_gradient(batch)
+    assert all(g is not None for g in gradients)
+    assert any(g.abs().sum() > 0 for g in gradients if g is not None)
+
+
+@over_nets
+@over_baselines
+def test_renamed_classes_rename_the_outputs(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    new = torch.tensor([2, 0, 1])  # class k becomes new[k]
+    renamed = batch._replace(
+        support=batch.support._replace(y=new[batch.support.y]), query=batch.query._replace(y=new[batch.query.y])
+    )
+    before, after = model(batch, evaluating=True), model(renamed, evaluating=True)
+    if baseline.equivariant:
+        torch.testing.assert_close(after.output[..., new], before.output, **CLOSE)
+        torch.testing.assert_close(after.loss, before.loss, **CLOSE)
+    else:
+        assert (after.output[..., new] - before.output).abs().max() > 1e-4
+
+
+@over_nets
+@over_baselines
+def test_the_order_of_the_support_does_not_matter(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    order = torch.randperm(batch.support.y.shape[1], generator=torch.Generator().manual_seed(5))
+    shuffled = batch._replace(support=Examples(batch.support.x[:, order], batch.support.y[:, order]))
+    before, after = model(batch, evaluating=True).output, model(shuffled, evaluating=True).output
+    torch.testing.assert_close(after, before, **CLOSE)
+
+
+@over_nets
+@over_baselines
+def test_adapt_returns_a_module_of_its_own_that_predicts_the_same(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    model(batch)
+    outputs = model(batch, evaluating=True).output[0]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    adapted = model.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)  # what the learner learns later is not the module's affair
+    torch.testing.assert_close(adapted(batch.query.x[0]), outputs, **CLOSE)
+    assert not any(p.requires_grad for p in adapted.parameters())
+
+
+@over_nets
+@over_baselines
+def test_the_same_seed_gives_the_same_numbers_and_state_round_trips(baseline: Baseline, net: Net) -> None:
+    batch = tasks(net)
+    first, again = learner(baseline, net), learner(baseline, net)
+    torch.testing.assert_close(again.meta_gradient(batch), first.meta_gradient(batch), rtol=0, atol=0)
+    torch.manual_seed(99)
+    other = baseline.build(net.build())
+    assert not torch.equal(other(batch).loss, first(batch).loss)
+    other.load_state_dict(first.state_dict())
+    torch.testing.assert_close(other(batch), first(batch), rtol=0, atol=0)
+
+
+@over_nets
+@over_baselines
+def test_a_task_is_independent_of_its_batch(baseline: Baseline, net: Net) -> None:
+    model, batch = learner(baseline, net), tasks(net)
+    torch.testing.assert_close(model(pick(batch, slice(1, 2))), pick(model(batch), slice(1, 2)), **CLOSE)
+
+
+@over_baselines
+def test_tasks_of_unequal_sizes_run_on_the_loop(baseline: Baseline) -> None:
+    model, net = learner(baseline, NETS[0]), NETS[0]
+    small, large = tasks(net, count=1, shots=1, queries=1), tasks(net, count=1, shots=3, queries=4, seed=2)
+    together = model([pick(small, 0), pick(large, 0)])
+    torch.testing.assert_close(together.loss, torch.cat([model(small).loss, model(large).loss]), **CLOSE)
+
+
+MAPS = Net("maps", lambda: conv_net((1, 8, 8), WAYS, filters=3, blocks=1), (1, 8, 8))
+
+
+def check_each_query_stands_alone(model: Learner) -> None:
+    batch = tasks(MAPS)
+    found = []
+    for engine in (Engine("loop"), Engine("vmap")):
+        model.engine = engine
+        outcome, gradients = model.meta_gradient(batch)
+        found.append([outcome.loss, outcome.output, *gradients])
+        assert model.engine.backend == engine.backend, "vmap fell back to the loop"
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    every = model(batch, evaluating=True).output
+    first = batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))
+    torch.testing.assert_close(model(first, evaluating=True).output, every[:, :1], **CLOSE)
+    adapted = model.adapt(pick(batch.support, 0), key=int(batch.key[0]))
+    torch.testing.assert_close(adapted(batch.query.x[0, :1]), every[0, :1], **CLOSE)
+
+
+@over_baselines
+def test_norms_by_the_support_set_make_each_query_a_question_of_its_own(baseline: Baseline) -> None:
+    torch.manual_seed(0)
+    check_each_query_stands_alone(baseline.build(MAPS.build(), norms="support"))
+
+
+def test_norms_in_a_relation_module_take_the_support_sets_statistics_too() -> None:
+    check_each_query_stands_alone(relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4), norms="support"))
+
+
+@over_baselines
+def test_a_module_that_normalises_one_example_by_itself_says_so(baseline: Baseline) -> None:
+    batch = tasks(MAPS)
+    adapted = baseline.build(MAPS.build()).adapt(pick(batch.support, 0))
+    with pytest.warns(OneAtATime):
+        adapted(batch.query.x[0, :1])
+
+
+# Runs
+
+DIGITS = {
+    "tasks": {"name": "digits", "ways": WAYS, "shots": 2, "queries": 3},
+    "model": {"name": "conv_net", "filters": 4, "blocks": 2},
+    "train": {"steps": 3, "meta_batch_size": 2, "validate_every": 3, "validate_tasks": 2},
+    "evaluate": {"tasks": 4},
+    "compute": {"threads": 1},
+}
+
+
+@over_baselines
+def test_a_run_gives_back_its_learner(baseline: Baseline, place: object, single: None) -> None:
+    config = Config.model_validate({**DIGITS, "method": {"name": baseline.name, **dict(baseline.options)}})
+    setup = build(config)
+    before = [p.clone() for p in setup.learner.parameters()]
+    run = Run.create("run", setup.config.model_dump(mode="json"))
+    train(setup, run)
+    assert any(not torch.equal(p, old) for p, old in zip(setup.learner.parameters(), before, strict=True))
+    again, _ = restore(run, "last")
+    batch = setup.family.source("test", seed=0, size=3)(0)
+    torch.testing.assert_close(again.learner(batch, evaluating=True), setup.learner(batch, evaluating=True))
+
+
+def test_the_command_line_trains_and_judges_a_baseline(cli, single) -> None:
+    model = ("--model", "{name: conv_net, filters: 4, blocks: 2}")
+    trained = cli(
+        "train", "digits-maml", "--method", "{name: hypershot}", *model, "--train.steps", 3, "--train.milestones", "[]",
+        "--train.validate_every", 0, "--out", "run",
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    for finetuned in ((), ("--method.eval_inner_steps", 2)):
+        judged = cli("evaluate", "run", "--evaluate.tasks", 5, *finetuned)
+        assert judged.code == 0 and "hypershot" in judged.out + judged.err, judged.err
+
+
+# Known answers
+
+
+def rows(batch: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """One task, with flat inputs."""
+    task = pick(batch, 0)
+    return task.support.x.flatten(1), task.support.y, task.query.x.flatten(1)
+
+
+def untouched(inputs: int = 4) -> nn.Module:
+    """A model whose embedding is the input: a head and nothing before it."""
+    return linear(inputs, WAYS)
+
+
+def test_protonet_on_the_inputs_is_the_nearest_mean() -> None:
+    batch = tasks(NETS[0])
+    S, y, Q = rows(batch)
+    means = [S[y == k].mean(0) for k in range(WAYS)]
+    by_hand = torch.tensor([[-sum(float(q[j] - c[j]) ** 2 for j in range(4)) for c in means] for q in Q])
+    model = protonet(untouched(), WAYS)
+    torch.testing.assert_close(model(batch).output[0], by_hand, **CLOSE)
+    torch.testing.assert_close(model.adapt(pick(batch.support, 0))(Q), by_hand, **CLOSE)
+
+
+def test_protonet_of_one_shot_is_the_nearest_neighbour() -> None:
+    batch = tasks(NETS[0], shots=1)
+    torch.testing.assert_close(protonet(untouched(), WAYS)(batch), nearest_neighbour(WAYS)(batch), **CLOSE)
+
+
+def test_matchingnet_of_one_shot_is_a_softmax_of_cosines() -> None:
+    batch = tasks(NETS[0], shots=1)
+    S, _, Q = rows(batch)
+    cosines = torch.stack([F.cosine_similarity(Q, s[None]) for s in S], dim=1)
+    for scale in (1.0, 10.0):
+        output = matchingnet(untouched(), WAYS, scale=scale)(batch).output[0]
+        torch.testing.assert_close(output.exp(), (scale * cosines).softmax(-1), **CLOSE)
+
+
+def test_matchingnet_adds_up_the_attention_of_a_class() -> None:
+    batch = tasks(NETS[0], shots=3)
+    S, y, Q = rows(batch)
+    attention = torch.stack([F.cosine_similarity(Q, s[None]) for s in S], dim=1).softmax(-1)
+    by_hand = torch.stack([attention[:, y == k].sum(1) for k in range(WAYS)], dim=1)
+    outcome = matchingnet(untouched(), WAYS)(batch)
+    torch.testing.assert_close(outcome.output[0].exp(), by_hand, **CLOSE)
+    paper = -by_hand[torch.arange(len(Q)), batch.query.y[0]].log().mean()
+    torch.testing.assert_close(outcome.loss[0], paper, **CLOSE)
+
+
+def test_relationnet_scores_each_class_mean_with_each_query() -> None:
+    batch = tasks(NETS[0])
+    S, y, Q = rows(batch)
+    model = relationnet(untouched(), WAYS, loss="one_hot_mse")
+    score = model.get_submodule("relation")
+    by_hand = torch.stack([score(torch.cat([S[y == k].mean(0).expand_as(Q), Q], dim=1))[:, 0] for k in range(WAYS)], 1)
+    outcome = model(batch)
+    torch.testing.assert_close(outcome.output[0], by_hand, **CLOSE)
+    right = (batch.query.y[0][:, None] == torch.arange(WAYS)).double()
+    torch.testing.assert_close(outcome.loss[0], (1 / (1 + (-by_hand).exp()) - right).square().mean(), **CLOSE)
+
+
+def test_relationnet_on_maps_sees_the_channels_of_class_and_query_side_by_side() -> None:
+    batch = tasks(MAPS)
+    model = relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4))
+    seen: list[Tensor] = []
+    model.get_submodule("relation.1").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.engine = Engine("loop")
+    model(pick(batch, slice(0, 1)))
+    body = model.get_submodule("body")
+    support, query = body(batch.support.x[0]).unflatten(1, (3, 4, 4)), body(batch.query.x[0]).unflatten(1, (3, 4, 4))
+    pair = seen[0].reshape(len(query), WAYS, 6, 4, 4)[4, 2]
+    torch.testing.assert_close(pair[:3], support[batch.support.y[0] == 2].mean(0), **CLOSE)
+    torch.testing.assert_close(pair[3:], query[4], **CLOSE)
+    assert model.meta_gradient(batch)[0].loss.isfinite().all()
+
+
+def test_hypershot_classifies_kernels_by_weights_that_the_kernel_emits() -> None:
+    batch = tasks(NETS[0])
+    S, y, Q = rows(batch)
+    model = hypershot(untouched(), WAYS, hidden=(7,), target=(5,))
+    means = torch.stack([S[y == k].mean(0) for k in range(WAYS)])
+    K = F.cosine_similarity(means[:, None], means[None], dim=-1)
+    numbers = model.get_submodule("network")(K.reshape(-1))
+    assert len(numbers) == (WAYS * 5 + 5) + (5 * WAYS + WAYS)
+    W0, b0, W1, b1 = numbers.split([WAYS * 5, 5, 5 * WAYS, WAYS])
+    k = F.cosine_similarity(Q[:, None], means[None], dim=-1)
+    by_hand = (k @ W0.reshape(5, WAYS).T + b0).relu() @ W1.reshape(WAYS, 5).T + b1
+    torch.testing.assert_close(model(batch).output[0], by_hand, **CLOSE)
+
+
+def test_hypershot_finetunes_its_hypernetwork_on_the_support_in_evaluation_only() -> None:
+    batch = pick(tasks(NETS[0]), slice(0, 1))
+
+    def made(steps: int) -> Learner:
+        torch.manual_seed(0)
+        return hypershot(untouched(), WAYS, hidden=(7,), target=(5,), inner_lr=0.1, eval_inner_steps=steps)
+
+    plain, tuned = made(0), made(1)
+    torch.testing.assert_close(tuned(batch), plain(batch), rtol=0, atol=0)
+    support_as_query = batch._replace(query=batch.support)
+    network = plain.get_submodule("network")
+    grads = torch.autograd.grad(plain(support_as_query).loss[0], list(network.parameters()))
+    with torch.no_grad():
+        for p, g in zip(network.parameters(), grads, strict=True):
+            p.sub_(0.1 * g)
+    torch.testing.assert_close(tuned(batch, evaluating=True), plain(batch, evaluating=True), **CLOSE)
+
+
+# What is refused
+
+
+@over_baselines
+def test_tasks_without_classes_are_refused(baseline: Baseline) -> None:
+    sine = {"tasks": "sine", "model": "mlp", "method": {"name": baseline.name, **dict(baseline.options)}}
+    with pytest.raises(InputError, match="compares classes.*1 output.*'mse'.*such as `digits`"):
+        build(Config.model_validate(sine))
+
+
+@over_baselines
+def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Baseline) -> None:
+    with pytest.raises(InputError, match="'per_step', but this method takes no step.*mamlpp or maml"):
+        baseline.build(MAPS.build(), norms="per_step")
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="`scale` was 0"):
+        matchingnet(untouched(), WAYS, scale=0.0)
+    with pytest.raises(InputError, match="`maps` is 3x3, which does not divide the model's 4 features"):
+        relationnet(untouched(), WAYS, maps=(3, 3))
+
+
+@pytest.mark.parametrize("method", [protonet, matchingnet])
+def test_a_class_without_examples_is_refused_rather_than_answered(method):
+    learner = method(linear(4, 3), 3)
+    with pytest.raises(InputError, match="no example of class 2 of 3"):
+        learner.adapt(Examples(torch.randn(2, 4), torch.arange(2)))

@@ -1,0 +1,344 @@
+"""Models and combinations at the edge: what must be refused, warned of, or simply work."""
+
+import copy
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cases import NETS, SHOTS, WAYS, tasks
+from quickstudy import (
+    ByName,
+    ClassHypernet,
+    Coadapt,
+    Constant,
+    Descend,
+    Emit,
+    Engine,
+    InputError,
+    Learned,
+    Masked,
+    MetricLinear,
+    Mix,
+    MixLosses,
+    RuleLearner,
+    Scalar,
+    anil,
+    hypermaml,
+    maml,
+    mnet,
+    mtnet,
+    tnet,
+    with_metric,
+    wormhole,
+)
+from quickstudy.methods.mtnet import SharedLayers
+from quickstudy.models.nets import conv_net, mlp
+from quickstudy.models.split import split_head
+from quickstudy.rules.criteria import cross_entropy
+from quickstudy.rules.params import adaptable, by_name, held, select
+from quickstudy.tasks.draws import Draws
+from quickstudy.types import pick
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+# What matches nothing, or does not fit, is refused when the learner is built
+
+
+@pytest.mark.parametrize(
+    "build, said",
+    [
+        (lambda: maml(mlp(4, 3), adapts="encoder.*"), "matched none"),
+        (lambda: maml(mlp(4, 3).requires_grad_(False)), "matched none"),
+        (lambda: maml(mlp(4, 3), adapts=lambda name: False), "matched none"),
+        (lambda: wormhole(mlp(4, 3), scope="encoder.*"), "matched none"),
+        (lambda: wormhole(mlp(4, 3), adapts="layer0.*"), "does not adapt"),
+        (lambda: wormhole(mlp(4, 3), chart="tan"), "Did you mean `tanh`"),
+        (lambda: wormhole(mlp(4, 3), reading="liberal"), "'recommended', 'literal' or 'coadapt'"),
+        (lambda: anil(mlp(4, 3), head="fc"), "no module 'fc'"),
+        (lambda: anil(nn.Sequential(nn.Flatten())), "no Linear layer"),
+        (lambda: anil(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(-1))), "does more after it"),
+        (lambda: hypermaml(nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 3)), head="1"), "one linear head"),
+        (lambda: hypermaml(mlp(4, 3), hidden_layers=4), "1 to 3"),
+        (lambda: hypermaml(mlp(4, 3), mixing="both"), r"'update' \(eq. 7\) or 'loss'"),
+        (lambda: tnet(nn.Sequential(nn.Flatten())), "needs Linear or Conv2d"),
+        (lambda: mnet(nn.Sequential(nn.LSTM(4, 3))), "this model has none"),
+        (lambda: mtnet(mlp(4, 3), draw="maybe"), "'hard', 'soft' or 'expected'"),
+        (lambda: mtnet(mlp(4, 3), temperature=0.0), "above 0"),
+        (lambda: maml(mlp(4, 3), inner_steps=-1), "0 or more"),
+        (lambda: maml(mlp(4, 3), loss="crossentropy"), "Did you mean `cross_entropy`"),
+        (lambda: conv_net((1, 8, 8), 3, blocks=4), "at most 3 blocks"),
+        (lambda: conv_net((8,), 3), "Try `mlp`"),
+        (lambda: conv_net((1, 8, 8), 3, blocks=2, norm="bath"), "no norm 'bath'"),
+        (lambda: Engine("jit"), "no backend 'jit'"),
+        (lambda: Engine("vmap", chunk=0), "1 or more"),
+        (lambda: Mix([Descend(Constant(0.1), 1)], [0.5, 0.5]), "one weight per rule"),
+        (lambda: Mix([], []), "no rules"),
+        (lambda: Learned({"w": torch.zeros(2)}, 0.1, per="epoch"), "per 'parameter', 'layer' or 'layer_step'"),
+    ],
+)
+def test_refused_when_built(build: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        build()  # type: ignore[operator]
+
+
+def test_a_rate_built_for_other_parameters_is_refused_when_built() -> None:
+    net = mlp(4, 3, hidden=(5,))
+    some = adaptable(net, "head.*")
+    for rate in (Masked(Constant(0.1), some), Learned(some, 0.1)):
+        with pytest.raises(InputError, match="built for other parameters"):
+            RuleLearner(net, Descend(rate, 1), cross_entropy)
+    emit = Emit(ClassHypernet({"other.weight": torch.zeros(3, 4)}, width=4))
+    learner = RuleLearner(nn.Linear(4, 3), emit, cross_entropy)
+    with pytest.raises(InputError, match="built for other parameters"):
+        learner(tasks(NETS[0]))
+
+
+# Heads
+
+
+class Undecided(nn.Module):
+    """A forward that cannot be traced, because it looks at its input."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.fc, self.scale = nn.Linear(4, 4), nn.Linear(4, WAYS), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        if x.shape[0] > 10_000 and bool(x.sum() > 0):
+            h = -h
+        return self.fc(h) * self.scale if self.scale != 1 else self.fc(h)
+
+
+class Peeking(Undecided):
+    """As above, with a Python branch on the values themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(x.detach().sum()) < 1e9 else x
+
+
+def test_a_head_that_is_not_last_is_refused_at_the_first_run_where_it_cannot_be_traced() -> None:
+    batch = tasks(NETS[0])
+    body, head = split_head(Peeking(1.0))
+    x = batch.support.x[0]
+    torch.testing.assert_close(head(body(x)), head(body(x)), rtol=0, atol=0)
+    learner = anil(Peeking(2.0))
+    learner.engine = Engine("loop")
+    with pytest.raises(InputError, match="does more after it"):
+        learner(batch)
+
+
+def test_splitting_leaves_the_users_model_alone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.calls = nn.Linear(4, WAYS), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.fc(torch.tanh(x))
+
+    model = Counting()
+    body, head = split_head(model)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(head(body(x)), model(x), **CLOSE)
+    assert model.calls == 1 and isinstance(model.fc, nn.Linear)
+    wormhole(model)
+    assert model.calls == 1
+
+
+def test_a_learner_from_a_split_model_can_be_copied_and_adapted_twice() -> None:
+    learner, batch = anil(NETS[1].build()), tasks(NETS[1])
+    twin = copy.deepcopy(learner)
+    torch.testing.assert_close(twin(batch), learner(batch), rtol=0, atol=0)
+    adapted = copy.deepcopy(learner.adapt(pick(batch.support, 0)))
+    torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0], **CLOSE)
+
+
+# Cells
+
+
+def test_a_frozen_layer_has_no_metric_and_no_mask() -> None:
+    net = mlp(4, 3, hidden=(5,))
+    net.layer0.requires_grad_(False)  # type: ignore[union-attr]
+    learner = mtnet(net)
+    assert isinstance(learner, RuleLearner)
+    assert learner.adapts == ("head.weight", "head.bias")
+    assert [n for n, _ in learner.named_parameters() if n.endswith("metric")] == ["head.head.metric"]
+
+
+def test_a_subclass_that_leaves_the_forward_alone_is_a_cell_and_others_are_named() -> None:
+    class Mine(nn.Linear):
+        pass
+
+    cells = with_metric(nn.Sequential(Mine(4, 4), Mine(4, 3)))
+    assert all(isinstance(module, MetricLinear) for module in cells)
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 3))
+    with pytest.warns(SharedLayers, match="share 0.parametrizations"):
+        learner = mnet(normed)
+    assert isinstance(learner, RuleLearner) and learner.adapts == ("1.weight", "1.bias")
+
+
+def test_a_layer_used_twice_in_one_parent_is_one_cell_in_both_places() -> None:
+    shared = nn.Linear(4, 4)
+    cells = with_metric(nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(4, 3)))
+    assert cells[0] is cells[2] and isinstance(cells[0], MetricLinear)  # type: ignore[index]
+
+
+def test_the_metric_is_not_bypassed_in_a_transformer() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
+    model = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, WAYS))
+    with pytest.warns(SharedLayers, match="self_attn"):
+        learner = tnet(model)
+    with torch.no_grad():
+        for name, p in learner.named_parameters():
+            if name.endswith("metric"):
+                p.add_(0.3 * torch.randn_like(p))
+    batch = tasks(NETS[0])
+    adapted = learner.adapt(pick(batch.support, 0))
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0], **CLOSE)
+
+
+# Rates by name, gains
+
+
+def test_rates_by_name_compose_with_masks_and_learned_rates() -> None:
+    net = mlp(4, 3, hidden=(5,), std=0.5)
+    params = adaptable(net, "*")
+    first = {n: p for n, p in params.items() if n.startswith("layer0.")}
+    rest = {n: p for n, p in params.items() if not n.startswith("layer0.")}
+    rate = ByName({"layer0.": Masked(Constant(0.2), first), "": Learned(rest, 0.3, per="layer")})
+    learner = RuleLearner(net, Descend(rate, 2), cross_entropy)
+    assert set(learner.noise()) == {"0.mask.layer0.rows5"}
+    batch = tasks(NETS[0])
+    assert learner.check(batch).ok
+    assert "mask.layer0.rows5" in learner.observe(batch)
+    with pytest.raises(InputError, match="No rate is given for 'head.weight'"):
+        RuleLearner(net, Descend(ByName({"layer0.": Constant(0.1)}), 1), cross_entropy)
+
+
+def test_coadaptation_logs_its_gain_and_spares_a_layer_called_gain() -> None:
+    net = nn.Sequential()
+    net.add_module("gain", nn.Linear(4, 4))
+    net.add_module("head", nn.Linear(4, WAYS))
+    rates = ByName({"gain:": Constant(0.5), "": Constant(0.1)})
+    rule = Coadapt(Descend(rates, 2), Scalar(), ["head.weight", "head.bias"])
+    learner, batch = RuleLearner(net, rule, cross_entropy), tasks(NETS[0])
+    phi = learner.update(pick(batch.support, 0), {})
+    assert set(phi) == set(learner.adapts) and not torch.equal(phi["gain.weight"], learner.params()["gain.weight"])
+    assert learner.observe(batch)["gain.c"].shape == (3,)
+
+
+def test_a_gain_that_can_turn_a_layer_may_stand_before_a_norm() -> None:
+    wormhole(NETS[1].build(), scope="block0.conv.*", chart="diagonal")
+    wormhole(NETS[1].build(), scope="block0.conv.*", chart="low_rank")
+    with pytest.raises(InputError, match="straight into a norm"):
+        wormhole(NETS[1].build(), scope="block0.conv.*", chart="per_layer")
+    running = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, WAYS))
+    wormhole(running, scope="0.*", norms="running")
+
+
+def test_mixed_losses_without_weight_stay_at_home() -> None:
+    nothing = MixLosses([Descend(Constant(0.1), 1)], [0.0])
+    learner = RuleLearner(nn.Linear(4, WAYS), nothing, cross_entropy)
+    batch = tasks(NETS[0])
+    still = maml(learner.head, inner_steps=0)
+    torch.testing.assert_close(learner(batch), still(batch), **CLOSE)
+
+
+# Support sets and modes
+
+
+def test_a_class_without_support_gives_a_number() -> None:
+    learner, batch = hypermaml(NETS[0].build(), width=8), tasks(NETS[0])
+    y = batch.support.y.clamp(max=WAYS - 2)
+    assert learner(batch._replace(support=batch.support._replace(y=y))).loss.isfinite().all()
+
+
+def test_adapting_is_without_dropout_and_leaves_the_modes_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, WAYS))
+    learner, support = maml(model), pick(tasks(NETS[0]).support, 0)
+    x = torch.randn(6, 4)
+    learner.head[0].eval()  # type: ignore[index, union-attr]
+    modes = [module.training for module in learner.modules()]
+    torch.testing.assert_close(learner.adapt(support)(x), learner.adapt(support)(x), rtol=0, atol=0)
+    assert [module.training for module in learner.modules()] == modes
+
+
+def test_ragged_tasks_have_a_meta_gradient() -> None:
+    learner = maml(NETS[0].build())
+    small, large = tasks(NETS[0], count=1, shots=1), tasks(NETS[0], count=1, shots=SHOTS + 1, seed=4)
+    _, together = learner.meta_gradient([pick(small, 0), pick(large, 0)])
+    _, first = learner.meta_gradient(small)
+    _, second = learner.meta_gradient(large)
+    by_hand = [(a + b) / 2 for a, b in zip(first, second, strict=True)]  # type: ignore[operator]
+    torch.testing.assert_close(together, by_hand, **CLOSE)
+
+
+def test_check_finds_a_kernel_that_is_wrong_on_the_loop_too() -> None:
+    """Weight norm's fused kernel on a CPU has a wrong double backward in torch 2.13, vmap or not."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, WAYS))
+    found = maml(model, inner_lr=0.5).check(tasks(NETS[0]))
+    if found.ok:
+        pytest.skip("this version of torch has a right double backward of weight norm")
+    assert "everywhere" in found.modules.values() and "first-order" in str(found)
+
+
+def test_draws_are_those_of_a_new_generator_whatever_was_drawn_before() -> None:
+    """Also in a thread of its own, in the middle of another's draws."""
+
+    def drawn(step: int) -> list[float]:
+        return Draws(3, "val", step).uniform("phase", 5).tolist()
+
+    def right(step: int) -> list[float]:
+        place = {
+            "key": np.array([3, crc32(b"phase")], dtype=np.uint64),
+            "counter": np.array([0, step, 1, 0], np.uint64),
+        }
+        bits = np.random.Philox(**place).random_raw(5)
+        return (((bits >> np.uint64(11)).astype(float) + 0.5) / 2**53).tolist()
+
+    steps = [7, 2**63, 0, 7, 12]
+    assert [drawn(step) for step in steps] == [right(step) for step in steps]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(drawn, range(500))) == [right(step) for step in range(500)]
+
+
+def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_seeds() -> None:
+    learner, batch = mtnet(NETS[0].build()), tasks(NETS[0])
+    noise = learner.draw(batch)
+    for name, value in noise.items():
+        assert torch.equal(value[1:], learner.draw(pick(batch, slice(1, 3)))[name])
+        assert not torch.equal(value[0], value[1])
+        assert not torch.equal(value, learner.draw(batch, seed=1)[name])
+
+
+# Names
+
+
+def test_names_that_a_module_dictionary_keeps_for_itself_survive() -> None:
+    params = {name: torch.zeros(2) for name in ("values", "keys", "a.values", "weight", "")}
+    assert set(by_name(held(params))) == set(params)
+
+
+def test_select_takes_patterns_lists_and_predicates() -> None:
+    names = ["a.weight", "a.bias", "b.weight"]
+    assert select(names, "a.*", "x") == names[:2]
+    assert select(names, ["a.bias", "b.*"], "x") == names[1:]
+    assert select(names, lambda n: n.endswith("weight"), "x") == [names[0], names[2]]
+
+
+def test_nothing_is_said_of_plain_nets() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mtnet(NETS[1].build())

@@ -1,0 +1,381 @@
+"""Run directories: what is read back is what was written, through kills, full disks and damage."""
+
+import json
+import math
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quickstudy.errors import InputError, RunError
+from quickstudy.storage import files
+from quickstudy.storage.checkpoints import check_matches
+from quickstudy.storage.run import Run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run", {"method": "maml", "lr": 0.01, "hidden": [40, 40]})
+
+
+@pytest.fixture
+def saved(run):
+    with run.writing():
+        run.save("last", TENSORS, {"step": 300, "best": math.inf})
+        run.save("best", TENSORS, {"step": 200})
+    return run
+
+
+TENSORS = {
+    "net.weight": torch.arange(6.0).reshape(2, 3).T,  # not contiguous
+    "net.half": torch.ones(3, dtype=torch.bfloat16),
+    "count": torch.tensor(7),
+    "none": torch.zeros(0, 2),
+    "mask": torch.tensor([True, False]),
+}
+
+# What the child processes below begin with. They say a line when they are ready, and are then killed or waited for.
+CHILD = """
+import itertools, sys, torch
+from quickstudy.storage.run import Run
+run = Run.open(sys.argv[1])
+"""
+
+
+def child(code: str, *arguments: object, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD + code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+# -- creating and opening --
+
+
+def test_a_run_opens_with_the_config_it_was_made_with(run):
+    again = Run.open(run.path)
+    assert again.config == {"method": "maml", "lr": 0.01, "hidden": [40, 40]}
+    assert again.versions["torch"] == torch.__version__
+    assert {"quickstudy", "python", "numpy", "platform", "threads", "commit"} <= again.versions.keys()
+    assert again.metrics() == [] and again.results() == {} and again.checkpoints() == []
+
+
+def test_a_run_is_not_made_over_another(run):
+    with pytest.raises(InputError, match="already holds a run.*--resume.*another directory"):
+        Run.create(run.path, {})
+
+
+def test_a_run_is_not_made_among_other_files(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="thesis.tex.*not a run"):
+        Run.create(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_run_is_not_made_of_a_file(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises((InputError, RunError), match="file"):
+        Run.create(tmp_path / "file" / below, {})
+
+
+def test_a_run_takes_an_empty_directory_and_the_remains_of_a_creation_that_was_killed(tmp_path):
+    for name in (".lock", ".config.yaml.12.tmp", "versions.json"):
+        (tmp_path / name).touch()
+    run = Run.create(tmp_path, {"a": 1})
+    assert Run.open(tmp_path).config == {"a": 1} and run.versions
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_opening_nothing_names_the_runs_nearby(run):
+    with pytest.raises(InputError, match="no run at .*Did you mean `.*/run`"):
+        Run.open(run.path.parent / "runn")
+    with pytest.raises(InputError, match="holds some. Give one of: run"):
+        Run.open(run.path.parent)
+    with pytest.raises(InputError, match="There are none near it"):
+        Run.open(run.path.parent / "nowhere" / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("format: 2\nlr: 0.1\n", "format 2.*up to 1.*pip install --upgrade"),
+        ("lr: 0.1\n", "no `format`"),
+        ("- 1\n", "settings by name"),
+        ("a: [1\n", "cannot be read"),
+        ("!!python/object/apply:os.system ['false']\n", "cannot be read"),
+    ],
+)
+def test_a_config_of_another_making_is_refused(run, text, message):
+    (run.path / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        Run.open(run.path)
+
+
+# -- one writer --
+
+
+def test_writing_needs_the_lock(run):
+    with pytest.raises(RuntimeError, match="with run.writing"):
+        run.log({"step": 1})
+    with run.writing(), run.writing():
+        run.log({"step": 1})
+    assert run.metrics() == [{"step": 1}]
+
+
+def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_leaves_no_lock(run):
+    first = child("with run.writing():\n    print('ready', flush=True)\n    sys.stdin.read()", run.path, stdin=-1)
+    with first:
+        assert first.stdout.readline() == "ready\n"
+        with pytest.raises(InputError, match=f"in use by process {first.pid}"), run.writing():
+            pass
+        (run.path / "checkpoints").mkdir()
+        (run.path / "checkpoints" / f".last.safetensors.{first.pid}.tmp").write_bytes(b"half")
+        first.kill()
+        first.wait()
+    with run.writing():
+        assert list((run.path / "checkpoints").iterdir()) == []
+    with run.writing():
+        pass
+
+
+# -- metrics --
+
+numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.sampled_from([math.inf, -math.inf]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.one_of(numbers, st.lists(numbers, max_size=3), st.booleans())))
+def test_rows_are_read_as_logged(tmp_path_factory, row):
+    run = Run.create(tmp_path_factory.mktemp("runs") / "run", {})
+    with run.writing():
+        run.log(row)
+    assert run.metrics() == [row]
+    json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_nan_arrays_and_scalars_can_be_logged(run):
+    with run.writing():
+        run.log({"loss": math.nan, "value": torch.tensor([[1.0, math.inf]]), "mean": np.float32(0.5), "n": np.int64(3)})
+    (row,) = run.metrics()
+    assert math.isnan(row.pop("loss"))
+    assert row == {"value": [[1.0, math.inf]], "mean": 0.5, "n": 3}
+
+
+def test_half_a_last_line_is_no_row_and_is_dropped_by_the_next_writer(run):
+    with run.writing():
+        run.log({"step": 1})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert run.metrics() == [{"step": 1}]
+    with run.writing():
+        run.log({"step": 2})
+    assert run.metrics() == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["{half", "[1]", ""])
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(run, line):
+    (run.path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(RunError, match="Line 2 of .*metrics.jsonl"):
+        run.metrics()
+
+
+def test_rewinding_drops_the_rows_of_later_steps(run):
+    with run.writing():
+        for step in range(1, 6):
+            run.log({"step": step, "loss": math.nan})
+        run.log({"note": "no step"})
+        run.rewind(3)
+        assert [row.get("step") for row in run.metrics()] == [1, 2, 3, None]
+        run.rewind(0)
+        assert run.metrics() == [{"note": "no step"}]
+
+
+# -- checkpoints --
+
+
+def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
+    tensors, state = Run.open(saved.path).load("last")
+    assert state == {"step": 300, "best": math.inf}
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, TENSORS[name], rtol=0, atol=0)
+
+
+def test_tensors_that_share_memory_are_saved(run):
+    weight = torch.nn.Parameter(torch.randn(4))
+    with run.writing():
+        run.save("last", {"a": weight, "b": weight, "c": weight[1:], "d": weight[:1].expand(5)}, {})
+    loaded = run.load("last").tensors
+    torch.testing.assert_close(loaded["c"], weight.detach()[1:])
+    assert loaded["d"].shape == (5,)
+
+
+def test_a_missing_checkpoint_names_those_there_are(saved):
+    with pytest.raises(InputError, match="no checkpoint `bset`. Did you mean `best`.*best, last"):
+        saved.load("bset")
+    with pytest.raises(InputError, match="cannot name a file"):
+        saved.load("../best")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -1])
+def test_a_checkpoint_cut_short_is_refused_and_the_sound_one_named(saved, keep):
+    path = saved.path / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"last.safetensors is cut short.*Use `best` \(step 200\) instead"):
+        saved.load("last")
+
+
+def test_any_flipped_byte_is_noticed(saved):
+    path = saved.path / "checkpoints" / "last.safetensors"
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises((RunError, InputError), match="last.safetensors"):
+            saved.load("last")
+
+
+def test_a_file_of_somebody_else_is_refused(saved):
+    from safetensors.torch import save_file
+
+    for name in ("last", "best"):
+        save_file({"a": torch.ones(2)}, saved.path / "checkpoints" / f"{name}.safetensors")
+    with pytest.raises(RunError, match="not a checkpoint that quickstudy wrote. No other checkpoint can be read"):
+        saved.load("last")
+
+
+KILLED = """
+with run.writing():
+    for step in itertools.count(1):
+        run.log({"step": step})
+        run.save("last", {"w": torch.full((200_000,), float(step))}, {"step": step})
+        print(step, flush=True)
+"""
+
+
+def test_a_kill_at_any_instant_leaves_a_checkpoint_that_loads(run):
+    for delay in (0.0, 0.004, 0.011, 0.019):
+        with child(KILLED, run.path) as writer:
+            assert writer.stdout.readline()
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+        tensors, state = run.load("last")
+        assert tensors["w"].unique().tolist() == [state["step"]]
+        assert run.metrics()[-1]["step"] >= state["step"]
+        with run.writing():
+            run.rewind(0)
+        assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["last.safetensors"]
+
+
+# The limit on file sizes stands in for a disk with this much room: the system refuses to write the rest.
+FULL = """
+import resource
+from quickstudy.errors import RunError
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+with run.writing():
+    try:
+        {write}
+    except RunError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        ("run.save('last', {'w': torch.zeros(50_000)}, {'step': 400})", "previous checkpoint (step 300) is intact"),
+        ("run.save('new', {'w': torch.zeros(50_000)}, {'step': 400})", "no earlier one under that name"),
+        ("[run.log({'step': i, 'note': 'x' * 1000}) for i in range(40)]", "rows before it are intact"),
+        ("run.write_result('test', {}, {'x': torch.rand(50_000).numpy()})", "evaluate again"),
+    ],
+    ids=["checkpoint", "first checkpoint", "metrics", "result"],
+)
+def test_a_full_disk_loses_nothing_that_was_there(saved, write, message):
+    before = {path: path.read_bytes() for path in saved.path.rglob("*.*") if path.is_file()}
+    with child(FULL.replace("{write}", write), saved.path) as writer:
+        said, faults = writer.communicate()
+    assert writer.returncode == 0, faults
+    assert message in said and "File too large" in said and "Free some space" in said
+    after = {path: path.read_bytes() for path in saved.path.rglob("*.*") if path.is_file()}
+    after.pop(saved.path / "metrics.jsonl", None)
+    after.pop(saved.path / "results" / ".lock", None)
+    assert after == before
+    assert [row["step"] for row in saved.metrics()] == list(range(len(saved.metrics())))
+    assert saved.load("last").state["step"] == 300
+
+
+def test_the_limit_did_not_reach_this_process():
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_tensors_of_another_model_are_refused():
+    expected = {"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)}
+    check_matches(dict(expected), expected, "Checkpoint `best`")
+    with pytest.raises(InputError) as error:
+        check_matches({"a": torch.zeros(4), "b": torch.zeros(3), "d": torch.zeros(1)}, expected, "Checkpoint `best`")
+    for part in ("Checkpoint `best`", "c is missing", "d is unexpected", "a has shape [4], not [2]", "another method"):
+        assert part in str(error.value)
+
+
+# -- results --
+
+
+def test_results_are_read_as_written(run):
+    arrays = {"metric": np.linspace(0, 1, 5), "query_y": np.arange(3), "empty": np.zeros((0, 2), np.float32)}
+    run.write_result("test", {"mean": 0.5, "interval": math.nan}, {"metric": np.zeros(1)})
+    run.write_result("test", {"mean": 0.7, "data": {"name": "omniglot"}, "train_seconds": None}, arrays)
+    run.write_result("val", {"mean": 0.6}, {})
+    results = run.results()
+    assert list(results) == ["test", "val"]
+    assert results["test"].summary == {
+        "format": 1,
+        "mean": 0.7,
+        "data": {"name": "omniglot"},
+        "train_seconds": None,
+    }
+    assert results["test"].arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(results["test"].arrays[name], array)
+
+
+def test_objects_are_never_pickled(run):
+    with pytest.raises(TypeError, match="'x'.*pickle"):
+        run.write_result("test", {}, {"x": np.array([{}], dtype=object)})
+    assert run.results() == {}
+
+
+def test_a_damaged_result_is_named(run):
+    run.write_result("test", {"mean": 0.5}, {"metric": np.arange(3.0)})
+    table, data = (run.path / "results" / f"test.{kind}" for kind in ("json", "npz"))
+    whole = data.read_bytes()
+    read = 0
+    for at in range(len(whole)):
+        data.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:  # some bytes of a zip file (dates, sizes kept twice) carry nothing
+            arrays = run.results()["test"].arrays
+            read += arrays.keys() != {"metric"} or arrays["metric"].tolist() != [0, 1, 2]
+        except RunError as error:
+            assert "test.npz" in str(error)
+    assert read == 0
+    data.unlink()
+    with pytest.raises(RunError, match="test.npz is missing"):
+        run.results()
+    for text, error in (("{", RunError), ("[]", RunError), ('{"format": 9}', InputError)):
+        table.write_text(text)
+        with pytest.raises(error, match="test.json"):
+            run.results()
+
+
+def test_an_atomic_write_replaces_all_or_nothing(tmp_path):
+    path = tmp_path / "file"
+    files.write_atomic(path, b"old")
+    with pytest.raises(IsADirectoryError):
+        (tmp_path / "folder").mkdir()
+        files.write_atomic(tmp_path / "folder", b"new")
+    assert Path(path).read_bytes() == b"old"

@@ -1,0 +1,697 @@
+"""Image tasks: preparation by hand-made pictures, tasks by their definition, sets by name on made and on real files."""
+
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import DATA, DECODED, SESSION_CACHE, held
+from quickstudy.errors import InputError
+from quickstudy.evaluation.evaluate import batches
+from quickstudy.tasks import FAMILIES, Batches, Cross
+from quickstudy.tasks.draws import SPLITS, Draws
+from quickstudy.tasks.images import augment
+from quickstudy.tasks.images.family import ImageEpisodes, turned
+from quickstudy.tasks.images.published import published
+from quickstudy.tasks.images.recipes import RECIPES, recipe_named
+from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOut, data_root, folder
+from quickstudy.tasks.splits import split_by_class, split_by_image
+from quickstudy.types import pick
+
+AREA, RATIO, LEFT, TOP, FLIP, BRIGHTNESS, CONTRAST, SATURATION = range(augment.NUMBERS)
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path, monkeypatch):
+    """A cache and a data root of the test's own."""
+    monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path / "data"))
+
+
+def made(seed: int, *shape: int) -> torch.Tensor:
+    """Uniform numbers in double."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def numbers(n: int = 1, **columns: float) -> torch.Tensor:
+    """Noise that changes nothing as far as `flipped`, `jittered` and `padded` go, but for these columns."""
+    noise = torch.full((n, augment.NUMBERS), 0.5, dtype=torch.float64)
+    for name, value in columns.items():
+        noise[:, globals()[name]] = value
+    return noise
+
+
+# -- recipes --
+
+
+def test_every_recipe_hands_out_the_size_asked_for():
+    for recipe in RECIPES.values():
+        how = recipe.decoding(12, 1, None)
+        assert how.channels == (3 if recipe.colour else 1)
+        pixels = torch.zeros(2, how.channels, how.side, how.side, dtype=torch.uint8)
+        assert recipe.shown(pixels, 12, None).shape == (2, how.channels, 12, 12)
+        if recipe.crop:
+            x = recipe.shown(pixels, 12, made(0, 2, augment.NUMBERS).float())
+            assert x.shape == (2, 3, 12, 12) and x.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("recipe", "ink", "inverts"),
+    [
+        ("finn", "dark", True),
+        ("finn", "light", False),
+        ("finn", None, False),
+        ("closerlook", "light", True),
+        ("closerlook", "dark", False),
+        ("closerlook", None, False),
+        ("none", "dark", False),
+        ("none", "light", False),
+        ("metaoptnet", "dark", False),
+    ],
+)
+def test_ink_is_inverted_only_where_the_recipe_wants_the_other(recipe, ink, inverts):
+    assert recipe_named(recipe).decoding(8, 1, ink).invert == inverts
+
+
+def test_recipes_are_stored_as_the_papers_say():
+    assert recipe_named("finn").decoding(28, 1, "dark").resample == "lanczos"
+    assert recipe_named("closerlook").decoding(84, 3, None).side == 96
+    assert recipe_named("metaoptnet").decoding(84, 3, None).side == 84
+
+
+def test_finn_and_none_are_bytes_over_255():
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    for name in ("finn", "none"):
+        assert torch.equal(recipe_named(name).shown(pixels, 16, None), pixels.float() / 255)
+
+
+def test_closerlook_evaluates_on_the_very_centre_standardised():
+    pixels = (made(1, 2, 3, 96, 96) * 255).byte()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    centre = pixels[:, :, 6:90, 6:90].float() / 255
+    expected = (centre - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(recipe_named("closerlook").shown(pixels, 84, None), expected)
+
+
+def test_metaoptnet_evaluates_on_the_whole_picture_standardised():
+    pixels = torch.tensor([120, 115, 104], dtype=torch.uint8).reshape(1, 3, 1, 1).expand(1, 3, 10, 10)
+    x = recipe_named("metaoptnet").shown(pixels, 10, None)
+    expected = [(120 - 120.396) / 70.682, (115 - 115.594) / 68.276, (104 - 104.540) / 72.545]
+    torch.testing.assert_close(x[0, :, 3, 7], torch.tensor(expected), atol=1e-6, rtol=1e-4)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(InputError, match="no recipe 'fin'. Did you mean `finn`"):
+        recipe_named("fin")
+
+
+# -- augmentation --
+
+FUNCTIONS = {
+    "resized": lambda x, noise: augment.resized(x, 6, noise),
+    "padded": lambda x, noise: augment.padded(x, 9, 3, noise),
+    "flipped": augment.flipped,
+    "jittered": lambda x, noise: augment.jittered(x, 0.4, noise),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_depends_on_its_own_noise_alone(name, channels):
+    change, x, noise = FUNCTIONS[name], made(2, 5, channels, 9, 9), made(3, 5, augment.NUMBERS)
+    together = change(x, noise)
+    for i in range(5):
+        torch.testing.assert_close(change(x[i : i + 1], noise[i : i + 1])[0], together[i], atol=1e-12, rtol=0)
+        others = torch.arange(5) != i
+        x2, noise2 = x.clone(), noise.clone()
+        x2[others], noise2[others] = made(4, 4, channels, 9, 9), made(5, 4, augment.NUMBERS)
+        assert torch.equal(change(x2, noise2)[i], together[i])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("extreme", [2.0**-54, 1 - 2.0**-24, 1.0])
+@pytest.mark.parametrize("side", [9, 12])
+def test_extreme_noise_gives_pictures_in_range(name, extreme, side):
+    """In single precision a draw below 1 may round to 1."""
+    noise = torch.full((2, augment.NUMBERS), extreme, dtype=torch.float32)
+    x = FUNCTIONS[name](made(6, 2, 3, side, side).float(), noise)
+    assert torch.isfinite(x).all() and x.min() >= 0 and x.max() <= 1
+
+
+def test_values_stay_between_0_and_1():
+    x, noise = made(7, 500, 3, 9, 9), made(8, 500, augment.NUMBERS)
+    for change in FUNCTIONS.values():
+        changed = change(x, noise)
+        assert changed.min() >= -1e-12 and changed.max() <= 1 + 1e-12
+
+
+def test_there_is_noise_that_changes_nothing():
+    x = made(9, 2, 3, 9, 9)
+    for name, noise in (("padded", numbers(2)), ("flipped", numbers(2)), ("jittered", numbers(2))):
+        torch.testing.assert_close(FUNCTIONS[name](x, noise), x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(augment.resized(x, 9, numbers(2, AREA=1.0)), x, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("side", [10, 12])
+def test_padded_crops_are_the_windows_of_the_padded_picture(side):
+    """Every offset, also of pictures that are larger than what is handed out."""
+    x, by, size = made(10, 1, 3, side, side), 2, 10
+    wide = np.pad(x[0].numpy(), ((0, 0), (by, by), (by, by)))
+    span = side + 2 * by - size + 1
+    for top in range(span):
+        for left in range(span):
+            cut = augment.padded(x, size, by, numbers(TOP=(top + 0.5) / span, LEFT=(left + 0.5) / span))
+            assert np.array_equal(cut[0].numpy(), wide[:, top : top + size, left : left + size])
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (0, 4), (4, 0), (4, 4), (2, 1)])
+def test_a_resized_part_is_where_the_noise_says(top, left):
+    """A quarter of the area at half the side: samples fall on pixels, so the part is a slice."""
+    x = made(11, 1, 3, 8, 8)
+    part = augment.resized(x, 4, numbers(AREA=(0.25 - 0.08) / 0.92, LEFT=left / 4, TOP=top / 4))
+    torch.testing.assert_close(part, x[:, :, top : top + 4, left : left + 4], atol=1e-12, rtol=0)
+
+
+def test_a_resized_part_is_stretched_by_its_ratio():
+    """On a ramp from left to right, the change from first to last column tells the part's width; the same of height."""
+    ramp = ((torch.arange(64) + 0.5) / 64).double()
+    for noise, width, height in (
+        (numbers(AREA=0.0, RATIO=1.0), math.sqrt(0.08 * 4 / 3), math.sqrt(0.08 * 3 / 4)),
+        (numbers(AREA=0.0, RATIO=0.0), math.sqrt(0.08 * 3 / 4), math.sqrt(0.08 * 4 / 3)),
+        (numbers(AREA=0.5, RATIO=0.5), math.sqrt(0.54), math.sqrt(0.54)),
+    ):
+        across = augment.resized(ramp.expand(1, 1, 64, 64), 16, noise)[0, 0]
+        down = augment.resized(ramp[:, None].expand(1, 1, 64, 64), 16, noise)[0, 0]
+        assert (across[0, -1] - across[0, 0]).item() == pytest.approx(width * 15 / 16)
+        assert (down[-1, 0] - down[0, 0]).item() == pytest.approx(height * 15 / 16)
+        assert across.mean().item() == down.mean().item() == pytest.approx(0.5), "noise of one half is the middle"
+
+
+def test_half_of_the_pictures_are_mirrored():
+    noise = made(12, 10_000, augment.NUMBERS)
+    x = torch.tensor([[0.0, 1.0]]).expand(10_000, 1, 1, 2)
+    mirrored = augment.flipped(x, noise)[:, 0, 0, 0] == 1
+    assert abs(mirrored.double().mean().item() - 0.5) < 4 * 0.5 / 100
+    assert torch.equal(mirrored, noise[:, FLIP] < 0.5)
+
+
+def test_brightness_contrast_and_saturation_are_what_their_names_say():
+    x = made(13, 1, 3, 4, 4) / 2
+    luma = (x * torch.tensor(augment.LUMA)[:, None, None]).sum(1, keepdim=True)
+
+    def changed(**columns):
+        return augment.jittered(x, 1.0, numbers(**columns))
+
+    torch.testing.assert_close(changed(BRIGHTNESS=0.25), x / 2)
+    torch.testing.assert_close(changed(BRIGHTNESS=1.0), x * 2)
+    assert not changed(BRIGHTNESS=0.0).any()
+    torch.testing.assert_close(changed(CONTRAST=0.0), luma.mean().expand(x.shape))
+    torch.testing.assert_close(changed(CONTRAST=0.25), (x + luma.mean()) / 2)
+    torch.testing.assert_close(changed(SATURATION=0.0), luma.expand(x.shape))
+    torch.testing.assert_close(changed(SATURATION=0.25), (x + luma) / 2)
+    grey = made(14, 1, 1, 4, 4)
+    torch.testing.assert_close(augment.jittered(grey, 1.0, numbers(SATURATION=0.0)), grey)
+
+
+# -- families --
+
+CLASSES, EACH = 15, 8
+
+
+def family(recipe="none", size=6, channels=1, by="class", digest="0" * 12, pixels=None, **options) -> ImageEpisodes:
+    """Random pictures of 15 classes with 8 each."""
+    how = recipe_named(recipe).decoding(size, channels, None)
+    labels = np.repeat(np.arange(CLASSES), EACH)
+    if pixels is None:
+        drawn = Draws(0, "train", 0).uniform("pixels", len(labels), how.channels, how.side, how.side)
+        pixels = (256 * drawn).astype(np.uint8)
+    split = {"class": split_by_class, "image": split_by_image}[by](labels, (0.4, 0.3, 0.3), 0)
+    fields = {"ways": 3, "shots": 1, "queries": 1, "name": "made", "names": [f"class {n}" for n in range(CLASSES)]}
+    return ImageEpisodes(
+        pixels, labels, split, **fields | options, recipe=recipe_named(recipe), size=size, digest=digest
+    )
+
+
+def places(task) -> torch.Tensor:
+    """The numbers of a batch's pictures, `[T, ways, shots + queries]`."""
+    about = task.about
+    ways = about["classes"].shape[1]
+    return torch.cat([about[f"images_{half}"].unflatten(1, (ways, -1)) for half in ("support", "query")], 2)
+
+
+def pictures(task) -> torch.Tensor:
+    """A batch's pictures in the same order, `[T, ways, shots + queries, *input]`."""
+    ways = task.about["classes"].shape[1]
+    return torch.cat([half.x.unflatten(1, (ways, -1)) for half in (task.support, task.query)], 2)
+
+
+EVERY = [
+    {"recipe": recipe, "rotations": rotations, "channels": channels}
+    for recipe in RECIPES
+    for rotations in ("none", "classes", "augment")
+    for channels in (1, 3)
+]
+IDS = [f"{e['recipe']}-{e['rotations']}-{e['channels']}" for e in EVERY]
+
+
+@pytest.mark.parametrize("given", EVERY, ids=IDS)
+def test_shapes_parts_and_repetition(given):
+    data = family(**given, shots=2, queries=3)
+    channels = 3 if data.recipe.colour else given["channels"]
+    assert data.inputs == (channels, 6, 6) and data.outputs == 3
+    source = data.source("train", seed=1, size=4)
+    whole = source(5)
+    assert whole.support.x.shape == (4, 6, channels, 6, 6) and whole.query.x.shape == (4, 9, channels, 6, 6)
+    assert whole.support.x.dtype == torch.float32 and whole.support.y[0].tolist() == [0, 0, 1, 1, 2, 2]
+    for part in (slice(0, 1), slice(2, 4), slice(3, None), slice(None, None, 2)):
+        own, cut = source(5, part), pick(whole, part)
+        for one, other in ((own.support, cut.support), (own.query, cut.query)):
+            torch.testing.assert_close(one.x, other.x, atol=1e-5, rtol=0)
+            assert torch.equal(one.y, other.y)
+        assert torch.equal(places(own), places(cut)) and torch.equal(own.key, cut.key)
+    again = family(**given, shots=2, queries=3).source("train", seed=1, size=4)(5)
+    assert torch.equal(again.support.x, whole.support.x) and torch.equal(again.query.x, whole.query.x)
+    for other in (data.source("train", seed=2, size=4)(5), source(6), data.source("val", seed=1, size=4)(5)):
+        assert not torch.equal(places(other), places(whole))
+
+
+@pytest.mark.parametrize("recipe", ["closerlook", "metaoptnet"])
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("drawing", [False, True])
+def test_photographs_are_augmented_in_training_only_and_drawings_never(recipe, split, drawing):
+    data = family(recipe, channels=3, drawing=drawing, queries=4)
+    task = data.source(split, seed=0, size=3)(0)
+    plain = data.recipe.shown(torch.from_numpy(data.images[places(task)]).flatten(0, 2), 6, None)
+    same = (pictures(task).flatten(0, 2) == plain).flatten(1).all(1)
+    assert same.all() if drawing or split != "train" else not same.any()
+
+
+def over(data, wrap):
+    """The few-shot tasks themselves, or what is made of them for training."""
+    return {"alone": data, "cross": Cross(train=data, test=data), "batches": Batches(data, size=8)}[wrap]
+
+
+@pytest.mark.parametrize("recipe", ["closerlook", "metaoptnet"])
+@pytest.mark.parametrize("wrap", ["alone", "cross", "batches"])
+def test_an_evaluation_shows_the_training_pictures_as_they_are(recipe, wrap):
+    data = family(recipe, channels=3, queries=4)
+    source = over(data, wrap).source("train", seed=0, size=3)
+    trained, shown = source(1), source.judged()(1)
+    assert torch.equal(shown.key, trained.key) and torch.equal(shown.query.y, trained.query.y)
+    for half in ("support", "query"):
+        numbers, x = shown.about[f"images_{half}"], getattr(shown, half).x
+        assert torch.equal(numbers, trained.about[f"images_{half}"])
+        plain = data.recipe.shown(torch.from_numpy(data.images[numbers]).flatten(0, 1), 6, None)
+        assert torch.equal(x.flatten(0, 1), plain)
+        assert not torch.equal(getattr(trained, half).x.flatten(0, 1), plain)
+        assert torch.equal(getattr(source.judged()(1, slice(1, 2)), half).x, x[1:2])
+
+
+@pytest.mark.parametrize("wrap", ["alone", "cross", "batches"])
+def test_the_tasks_that_are_judged_are_not_augmented(wrap):
+    data = family("closerlook", channels=3, queries=4)
+    (tasks,) = batches(over(data, wrap), "train", 3, 0)
+    plain = data.recipe.shown(torch.from_numpy(data.images[tasks.about["images_query"]]).flatten(0, 1), 6, None)
+    assert torch.equal(tasks.query.x.flatten(0, 1), plain)
+
+
+def test_the_same_picture_is_augmented_otherwise_the_next_time():
+    data = family("closerlook", channels=3, ways=2, pixels=np.tile(made(16, 6, 6).mul(255).byte(), (120, 3, 1, 1)))
+    seen = pictures(data.source("train", seed=0, size=4)(0)).flatten(0, 2).flatten(1)
+    assert len(seen.unique(dim=0)) == len(seen) == 16
+
+
+def test_rotated_classes_are_four_times_as_many_and_hold_turned_pictures():
+    data = family(rotations="classes", queries=4, ways=20)
+    assert data.describe()["classes"] == {"train": 24, "val": 20, "test": 16}
+    task = data.source("train", seed=0, size=10)(0)
+    labels = task.about["classes"]
+    assert all(len(set(row)) == 20 for row in labels.tolist())
+    assert set((labels % 4).flatten().tolist()) == {0, 1, 2, 3}
+    for t in range(10):
+        for way in range(20):
+            label = labels[t, way].item()
+            for number, shown in zip(places(task)[t, way].tolist(), pictures(task)[t, way], strict=True):
+                assert number // EACH == label // 4
+                expected = np.rot90(data.images[number], label % 4, (1, 2)) / np.float32(255)
+                assert np.array_equal(shown.numpy(), expected)
+    assert data.class_name(4 * 7 + 3) == "class 7 at 270 degrees"
+    assert family().class_name(7) == "class 7"
+
+
+def test_turning_leaves_what_it_is_given_as_it_was():
+    pixels = (made(18, 2, 3, 1, 1, 4, 4) * 255).byte()
+    before = pixels.clone()
+    assert not torch.equal(turned(pixels, np.ones((2, 3), np.int64)), before)
+    assert torch.equal(pixels, before)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_task_may_turn_each_class_its_support_and_query_alike(split):
+    data = family(rotations="augment", shots=2, queries=3)
+    task, turns = data.source(split, seed=0, size=400)(0), []
+    for numbers_of_class, shown in zip(places(task).flatten(0, 1), pictures(task).flatten(0, 1), strict=True):
+        raw = data.images[numbers_of_class] / np.float32(255)
+        alike = [turn for turn in range(4) if np.array_equal(np.rot90(raw, turn, (2, 3)), shown.numpy())]
+        assert len(alike) == 1
+        turns += alike
+    counts = np.bincount(turns)
+    assert counts.sum() == 1200 and np.abs(counts - 300).max() < 4 * math.sqrt(1200 * 3 / 16)
+
+
+PINNED = {
+    "none": ("49ff5f16d877467e", "4971b71d3a2c20f0"),
+    "classes": ("f56ba4909f186bc7", "d3fd9253d1ef489b"),
+    "augment": ("49ff5f16d877467e", "39dd309dc3c5f968"),
+    "omniglot": "0b45c5ea1baeacde",
+}
+"""Old results were made on these tasks: another hash is another list of tasks, and a line in the changelog."""
+
+
+def drawn(tasks) -> str:
+    """A digest of which pictures, of which classes, under which keys."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        for value in (task.key, *(task.about[name] for name in sorted(task.about))):
+            digest.update(value.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("rotations", ["none", "classes", "augment"])
+def test_tasks_are_the_ones_that_earlier_versions_drew(rotations):
+    tasks = list(batches(family(rotations=rotations), "test", 120, 0))
+    shown = b"".join(pictures(task).mul(255).round().byte().numpy().tobytes() for task in tasks)
+    assert (drawn(tasks), hashlib.sha256(shown).hexdigest()[:16]) == PINNED[rotations]
+
+
+def test_which_pictures_are_drawn_does_not_depend_on_the_recipe():
+    assert drawn(batches(family("closerlook", channels=3), "train", 60, 0)) == drawn(batches(family(), "train", 60, 0))
+
+
+def test_the_fingerprint_tells_data_recipe_size_rotations_and_splits_apart():
+    pixels = (made(17, CLASSES * EACH, 3, 6, 6) * 255).byte().numpy()
+    kinds = [
+        family(),
+        family(digest="1" * 12),
+        family("finn"),
+        family(size=5, pixels=pixels),
+        family(rotations="classes"),
+        family(rotations="augment"),
+        family(by="image"),
+        family("metaoptnet", channels=3),
+        family("metaoptnet", channels=3, drawing=True),
+    ]
+    marks = [data.fingerprint for data in kinds]
+    assert len(set(marks)) == len(marks) and all(len(mark) == 12 for mark in marks)
+    assert family().fingerprint == marks[0] and family().describe()["data"] == marks[0]
+    assert family(ways=2, queries=4).fingerprint == marks[0], "the data are the same, however they are asked about"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rotations": "all"}, "rotations='all' .* none, classes, augment"),
+        ({"pixels": np.zeros((CLASSES * EACH, 1, 6, 6), np.float32)}, "type float32 .* give bytes"),
+        ({"pixels": np.zeros((CLASSES * EACH, 6, 6), np.uint8)}, r"shape \[120, 6, 6\] .* give bytes"),
+        ({"pixels": np.zeros((CLASSES * EACH, 1, 5, 5), np.uint8)}, "cannot be shown at size 6"),
+        ({"ways": 1}, "ways=1 .* at least 2"),
+    ],
+)
+def test_families_that_cannot_be_made_are_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        family(**given)
+
+
+def test_too_few_pictures_name_the_class():
+    with pytest.raises(InputError, match="class 'class [0-9]+' of 'train' has 8"):
+        family(queries=8).source("train", size=1)
+
+
+# -- sets --
+
+
+def files(root: Path, counts: dict[str, int], size: int = 8) -> Path:
+    """Class folders of so many pictures each, no two alike."""
+    rng = np.random.default_rng(len(counts))
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            values = rng.integers(0, 256, (size, size), dtype=np.uint8)
+            Image.fromarray(values).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+SHAPES = ImageSet("shapes", ("shapes", "other_shapes"), 3, 30, "shapes", size=8, inks={"other_shapes": "dark"})
+COUNTS = {"disc": 10, "ring": 10, "star": 10}
+
+
+def test_a_set_is_found_under_the_data_root_and_given_as_tasks(root):
+    files(root / "shapes", COUNTS)
+    data = SHAPES()
+    assert data.name == "shapes" and data.inputs == (1, 8, 8) and data.names == ["disc", "ring", "star"]
+    assert data.describe()["classes"] == {"train": 3, "val": 3, "test": 3}
+    assert data.describe()["images"] == {"train": 18, "val": 6, "test": 6}
+    assert data.describe()["split_rule"] == "by image (classes shared), train/val/test 0.6/0.2/0.2, seed 0"
+    task = SHAPES(ways=3, queries=1).source("test", size=2)(0)
+    assert task.query.x.shape == (2, 3, 1, 8, 8)
+
+
+def test_what_stands_in_for_a_set_is_called_so(root):
+    files(root / "other_shapes", {"disc": 10, "ring": 10})
+    assert SHAPES().name == "other_shapes in place of shapes"
+    files(root / "shapes", COUNTS | {"ring": 9})
+    assert SHAPES().name == "shapes with 3 classes and 29 images instead of 3 and 30"
+    elsewhere = files(root / "elsewhere", COUNTS)
+    assert SHAPES(path=str(elsewhere)).name == "shapes", "as many classes and pictures as the published set"
+
+
+def test_ink_is_the_folders_own(root):
+    plain, dark = (files(root / name, COUNTS) for name in ("shapes", "other_shapes"))
+    assert np.array_equal(SHAPES(path=str(plain)).images, 255 - SHAPES(path=str(dark)).images)
+
+
+def test_a_missing_set_says_where_it_was_looked_for_and_how_to_get_it(root):
+    with pytest.raises(InputError) as error:
+        IMAGE_SETS["cub"]()
+    for part in (str(root), "CUB_200_2011", "quickstudy data prepare cub", "QUICKSTUDY_DATA", "--tasks.path"):
+        assert part in str(error.value)
+    with pytest.raises(InputError, match="There is no .*/nowhere, where the files of 'cub' were to be"):
+        IMAGE_SETS["cub"](path=str(root / "nowhere"))
+
+
+def test_the_data_root_is_where_the_settings_say(monkeypatch, tmp_path):
+    assert data_root() == tmp_path / "data"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("QUICKSTUDY_DATA", "~/own")
+    assert data_root() == tmp_path / "home" / "own"
+    monkeypatch.setenv("QUICKSTUDY_DATA", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
+    assert data_root() == tmp_path / "xdg" / "quickstudy"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert data_root() == tmp_path / "home" / ".local" / "share" / "quickstudy"
+
+
+def test_sets_are_called_with_their_own_defaults():
+    for name, image_set in IMAGE_SETS.items():
+        assert FAMILIES[name] is image_set
+        defaults = {key: value.default for key, value in image_set.__signature__.parameters.items()}
+        assert (defaults["split"], defaults["size"], defaults["recipe"]) == (
+            image_set.split,
+            image_set.size,
+            image_set.recipe,
+        )
+
+
+def test_cifar_100_may_be_divided_by_superclass_too(root):
+    classes = [name for members in published("fc100", "oreshkin").classes.values() for name in members]
+    files(root / "cifar100", dict.fromkeys(classes, 2))
+    data = IMAGE_SETS["fc100"](queries=1)
+    assert data.describe()["classes"] == {"train": 60, "val": 20, "test": 20}
+    assert {data.class_name(n) for n in data.labels[data.splits["test"]].tolist()} == set(
+        published("fc100", "oreshkin").classes["test"]
+    )
+
+
+def test_all_of_mini_imagenet_may_be_trained_on(root):
+    classes = [name for members in published("mini_imagenet", "ravi").classes.values() for name in members]
+    files(root / "mini_imagenet", dict.fromkeys(classes, 2))
+    assert IMAGE_SETS["mini_imagenet"](split="all", queries=1).describe()["classes"] == {"train": 100}
+
+
+def test_classes_may_be_chosen(root):
+    files(root / "shapes", COUNTS)
+    data = SHAPES(only=["ring", "disc"], ways=2, queries=1)
+    assert data.describe()["classes"] == {"train": 2, "val": 2, "test": 2}
+    assert data.rule.endswith("seed 0, of 2 classes")
+    labels = data.source("train", size=50)(0).about["classes"]
+    assert set(labels.flatten().tolist()) == {0, 1}
+    with pytest.raises(InputError, match="`only` names class 'rings'. Did you mean `ring`"):
+        SHAPES(only=["rings"])
+
+
+def test_splits_by_image_by_class_and_by_layout(root):
+    files(root / "shapes", {f"class {n}": 6 for n in range(10)})
+    by_image, by_class = (SHAPES(split=split, ways=2, queries=1) for split in ("image", "class"))
+    assert by_image.describe()["classes"] == {"train": 10, "val": 10, "test": 10}
+    assert by_class.describe()["classes"] == {"train": 6, "val": 2, "test": 2}
+    assert by_class.rule.startswith("by class (classes disjoint)")
+    assert by_class.fingerprint != SHAPES(split="class", seed=1, ways=2, queries=1).fingerprint
+    with pytest.raises(InputError, match="'shapes' .* not divided into train, val and test"):
+        SHAPES(split="layout")
+    for split, names in (("train", "abc"), ("test", "de")):
+        files(root / "other_shapes" / split, dict.fromkeys(names, 4))
+    laid_out = SHAPES(split="layout", path=str(root / "other_shapes"), ways=2, queries=1)
+    assert laid_out.describe()["classes"] == {"train": 3, "test": 2} and laid_out.rule == "as laid out"
+    some = SHAPES(split="layout", path=str(root / "other_shapes"), only=["a", "b"])
+    assert some.describe()["classes"] == {"train": 2}
+
+
+def test_unknown_splits_and_recipes_name_the_nearest(root):
+    files(root / "shapes", COUNTS)
+    with pytest.raises(
+        InputError, match="'shapes' has no split 'clas'. Did you mean `class`. Known: class, image, lay"
+    ):
+        SHAPES(split="clas")
+    with pytest.raises(InputError, match="no recipe 'closer'.* Did you mean `closerlook`"):
+        SHAPES(recipe="closer")
+    files(root / "omniglot", COUNTS)
+    with pytest.raises(InputError, match="'omniglot' has no split 'vinyal'. Did you mean `vinyals`"):
+        IMAGE_SETS["omniglot"](split="vinyal")
+
+
+def test_pictures_that_are_left_out_are_a_warning_and_a_note(root):
+    files(root / "shapes", COUNTS)
+    for number in range(4):
+        (root / "shapes" / "disc" / f"0{number}.png").write_text("broken")
+    said = r"4 left out: disc/00.png \(.*\); disc/01.png \(.*\); disc/02.png \(.*\); and 1 more"
+    with pytest.warns(LeftOut, match=said):
+        data = SHAPES()
+    assert any(note.startswith("4 left out") for note in data.notes)
+    assert data.name == "shapes with 3 classes and 26 images instead of 3 and 30"
+
+
+# -- one's own folders --
+
+
+def test_few_classes_are_divided_by_image_with_ways_and_queries_to_fit(root):
+    data = folder(str(files(root / "mine", {"cat": 12, "dog": 12, "owl": 20})), size=8)
+    assert data.rule.startswith("by image") and data.name == "mine" and data.inputs == (3, 8, 8)
+    assert (data.ways, data.shots, data.queries) == (3, 1, 1), "the test split has two cats"
+    for split in SPLITS:
+        assert data.source(split, size=2)(0).query.x.shape == (2, 3, 3, 8, 8)
+    assert any("grey made colour" in note for note in data.notes)
+
+
+def test_many_classes_are_divided_by_class(root):
+    mine = files(root / "mine", {f"class {n:02d}": 3 for n in range(25)})
+    data = folder(str(mine), size=8, channels=1)
+    assert data.rule.startswith("by class") and (data.ways, data.queries) == (5, 2) and data.inputs == (1, 8, 8)
+    assert data.describe()["classes"] == {"train": 15, "val": 5, "test": 5}
+    assert folder(str(mine), size=8, ways=6, split="class", queries=1).ways == 6
+    few = folder(str(mine), size=8, ways=2, only=[f"class {n:02d}" for n in range(10)])
+    assert few.describe()["classes"] == {"train": 6, "val": 2, "test": 2}
+
+
+def test_split_folders_are_taken_as_they_are(root):
+    for split, names in (("train", "abcdef"), ("val", "gh"), ("test", "ijk")):
+        files(root / "mine" / split, dict.fromkeys(names, 4))
+    data = folder(str(root / "mine"), size=8)
+    assert data.rule == "as laid out" and (data.ways, data.queries) == (2, 3)
+    assert data.describe()["classes"] == {"train": 6, "val": 2, "test": 3}
+
+
+def test_class_names_may_be_of_any_script(root):
+    names = ["Ørn", "кот", "犬", "ねこ"]
+    data = folder(str(files(root / "тест", dict.fromkeys(names, 10))), size=8)
+    assert data.name == "тест" and data.names == sorted(names) and data.class_name(0) == "Ørn"
+    assert data.source("train", size=2)(0).support.x.shape == (2, 4, 3, 8, 8)
+
+
+def test_a_class_with_one_picture_is_named(root):
+    mine = str(files(root / "mine", {"cat": 1, "dog": 12, "owl": 12}))
+    with pytest.raises(
+        InputError, match="Class 'cat' has 1 pictures, 1 of them in 'train' .split 'image'.; 1-shot needs"
+    ):
+        folder(mine, size=8)
+    assert folder(mine, size=8, only=["dog", "owl"]).ways == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "words"),
+    [
+        ({"cat": 12}, {}, "leaves 'train' one class, 'cat': a task needs 2"),
+        ({"cat": 12, "dog": 12}, {"split": "class"}, "leaves '(train|val|test)' one class, '(cat|dog)'"),
+        ({"cat": 12, "dog": 12}, {"shots": 0}, "shots=0 .* at least 1"),
+        ({"cat": 12, "dog": 12}, {"queries": 0}, "queries=0 .* at least 1"),
+        ({"cat": 12, "dog": 12}, {"ways": 0}, "ways=0 .* at least 2"),
+        (
+            {"cat": 12, "dog": 12},
+            {"shots": 2},
+            "Class '(cat|dog)' has 12 pictures, 2 of them in 'test'.* 2-shot needs 3",
+        ),
+        ({"cat": 12, "dog": 12}, {"split": "by image"}, "'mine' has no split 'by image'. Did you mean `image`"),
+        ({"cat": 12, "dog": 12}, {"ink": "blue"}, "ink='blue' .* 'dark' or 'light'"),
+        ({"cat": 12, "dog": 12}, {"size": 0}, "size from 1 to 1024"),
+    ],
+)
+def test_folders_that_give_no_tasks_say_why(root, counts, options, words):
+    with pytest.raises(InputError, match=words):
+        folder(str(files(root / "mine", counts)), **{"size": 8} | options)
+
+
+def test_a_folder_that_is_not_there_is_named(root):
+    with pytest.raises(InputError, match="There is no folder or file '.*/mine'"):
+        folder(str(root / "mine"))
+
+
+# -- real data --
+
+
+SIZES = {name: size for name, size, recipe in DECODED if recipe is None}
+
+
+@pytest.fixture
+def real(request, monkeypatch):
+    """`real("omniglot")` is the real set, decoded once a session, or a skip that says how to get it."""
+
+    def opened(name: str, **options):
+        held(name)
+        request.getfixturevalue("decoded")
+        monkeypatch.setenv("QUICKSTUDY_CACHE", SESSION_CACHE)
+        monkeypatch.setenv("QUICKSTUDY_DATA", str(DATA))
+        return IMAGE_SETS[name](size=SIZES[name], **options)
+
+    return opened
+
+
+def test_omniglot_tasks_are_the_ones_that_earlier_versions_drew(real):
+    data = real("omniglot")
+    assert data.name == "omniglot" and data.describe()["classes"] == {"train": 1100, "val": 100, "test": 423}
+    assert drawn(batches(data, "test", 600, 0)) == PINNED["omniglot"]
+
+
+def test_omniglot_is_light_strokes_on_black_in_every_alphabet(real):
+    data = real("omniglot", rotations="classes")
+    assert data.describe()["classes"]["train"] == 4400
+    assert 0.02 < data.images[::500].mean() / 255 < 0.2 and data.images[::500].max() == 255
+
+
+@pytest.mark.parametrize("name", ["mnist", "emnist", "cub", "mini_imagenet"])
+def test_every_real_set_gives_tasks(real, name):
+    """A stand-in is never called by the set's own name."""
+    data = real(name, queries=5)
+    found = (len(data.names), len(data.images))
+    assert (data.name == name) == (found == (IMAGE_SETS[name].classes, IMAGE_SETS[name].images))
+    for split in data.describe()["classes"]:
+        task = data.source(split, seed=0, size=3)(0)
+        assert task.query.x.shape == (3, 25, *data.inputs) and torch.isfinite(task.query.x).all()
+    assert real(name).fingerprint == data.fingerprint
