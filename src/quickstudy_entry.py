@@ -17,7 +17,7 @@ def main() -> int:
     from quickstudy.cli import main as cli
     from quickstudy.engine import allocator
 
-    allocator.keep()
+    allocator.keep_freed_memory()
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return cli.main()

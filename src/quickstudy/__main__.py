@@ -5,5 +5,5 @@ import sys
 from quickstudy.cli.main import main
 from quickstudy.engine import allocator
 
-allocator.keep()
+allocator.keep_freed_memory()
 sys.exit(main())

@@ -18,12 +18,12 @@ class RunError(RuntimeError):
     """The work itself failed: the loss became NaN, the disk is full. The command line exits with 1."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """The known name closest to `word`, as the end of an error message.
 
-    >>> nearest("inner_lrr", ["inner_lr", "steps"])
+    >>> suggest_nearest("inner_lrr", ["inner_lr", "steps"])
     'Did you mean `inner_lr`? Known: inner_lr, steps.'
-    >>> nearest("xyz", [])
+    >>> suggest_nearest("xyz", [])
     'None are known.'
     """
     names = sorted(known)
@@ -33,7 +33,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {', '.join(names)}."
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error that the user's own code raised, on one line and with its place there (else the place below ours)."""
     ours = Path(__file__).parent
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]

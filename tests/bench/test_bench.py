@@ -12,11 +12,11 @@ import torch
 
 from quickstudy.bench import agreement, contenders, suites
 from quickstudy.bench.contenders import CONTENDERS, PEERS, Contender, chosen_peers
-from quickstudy.bench.goals import GOALS, Found, Goal
-from quickstudy.bench.machine import flops
+from quickstudy.bench.goals import GOALS, BenchResult, Goal
+from quickstudy.bench.machine import count_flops
 from quickstudy.bench.makers import ByHand, Library
 from quickstudy.bench.measure import Fault, Measured, Processes
-from quickstudy.bench.plots import drawn
+from quickstudy.bench.plots import draw_plots
 from quickstudy.bench.workloads import METHODS, WORKLOADS, Case
 from quickstudy.errors import InputError
 
@@ -43,7 +43,7 @@ def single():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_loop_by_hand_computes_what_the_library_does(case):
-    found = agreement.checked(case, ["plain", "eager"])
+    found = agreement.check_agreement(case, ["plain", "eager"])
     assert {name: isinstance(e, float) and e < EXACT for name, e in found.items()} == {"plain": True, "eager": True}
 
 
@@ -52,7 +52,7 @@ def test_the_loop_by_hand_computes_what_the_library_does(case):
 def test_peers_compute_what_the_library_does(workload, peer):
     pytest.importorskip(peer, reason=f"{peer} is not installed: pip install 'quickstudy[peers]' has two of them")
     case = Case(workload, tasks=2, steps=2, queries=1)
-    error = agreement.checked(case, [peer])[peer]
+    error = agreement.check_agreement(case, [peer])[peer]
     assert isinstance(error, float) and error < EXACT
 
 
@@ -75,8 +75,8 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
             return [g * (1 + 1e-4) for g in super().gradients()]
 
     monkeypatch.setitem(contenders.MAKERS, "plain", Wrong)
-    found = agreement.checked(Case("sine", tasks=2), ["plain"])["plain"]
-    assert "meta-gradient is wrong: relative error 1.0e-04" in agreement.fault(found)
+    found = agreement.check_agreement(Case("sine", tasks=2), ["plain"])["plain"]
+    assert "meta-gradient is wrong: relative error 1.0e-04" in agreement.explain_fault(found)
 
 
 def test_steps_are_the_same_step_by_hand_and_here():
@@ -92,7 +92,7 @@ def test_steps_are_the_same_step_by_hand_and_here():
 
 def test_operations_are_counted():
     """One task, K = 0 in evaluation: the query through 1-40-40-1, a multiplication and an addition each."""
-    assert flops(Case("sine", tasks=3, steps=0, phase="evaluate", queries=7)) == 3 * 7 * 2 * (40 + 1600 + 40)
+    assert count_flops(Case("sine", tasks=3, steps=0, phase="evaluate", queries=7)) == 3 * 7 * 2 * (40 + 1600 + 40)
 
 
 HOLDS = """
@@ -145,13 +145,13 @@ def test_a_contender_that_cannot_take_part_says_why():
 
 def test_curves_are_drawn_where_one_thing_varies(tmp_path):
     pytest.importorskip("matplotlib")
-    found = Found()
+    found = BenchResult()
     for count in (1, 4):
         case = Case("sine", tasks=count)
         found.measured[case] = Measured(case, "plain", {"plain": [0.2, 0.1]}, {}, {"plain": 0.0}, 1)
     for steps in (1, 5):
         found.memory[Case("omniglot", steps=steps)] = {"eager": 10**8, "recompute": "this engine has no `recompute`"}
-    names = sorted(path.name for path in drawn(found, tmp_path))
+    names = sorted(path.name for path in draw_plots(found, tmp_path))
     assert names == [
         "steps-omniglot-maml-tasks4-train-shots1-queries15-memory.png",
         "tasks-sine-maml-steps1-train-shots10-queries10.png",
@@ -161,14 +161,14 @@ def test_curves_are_drawn_where_one_thing_varies(tmp_path):
 
 def test_goals_are_read_off():
     case = Case("sine", "maml", 25, 5)
-    found = Found({case: Measured(case, "plain", {"plain": [6.0, 7.0], "eager": [1.0, 1.0]}, {}, {}, 1)})
+    found = BenchResult({case: Measured(case, "plain", {"plain": [6.0, 7.0], "eager": [1.0, 1.0]}, {}, {}, 1)})
     first, second, *rest = [goal.judged(found) for goal in GOALS]
     assert (first["value"], first["met"]) == (6.5, True)
     assert (second["value"], second["met"]) == (None, None)  # nobody was compiled
     assert all(goal["met"] is None for goal in rest)
     assert Goal("", "<=", 1.5, lambda found: 2.0).judged(found)["met"] is False
     memory = {Case("omniglot", "maml", 4, k): {"recompute": 10 * k} for k in (5, 100)}
-    assert Found(memory=memory).growth("recompute", *memory) == 20
+    assert BenchResult(memory=memory).growth("recompute", *memory) == 20
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

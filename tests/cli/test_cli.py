@@ -210,7 +210,7 @@ def test_what_a_family_says_reads_well():
 def test_lists_name_everything_there_is(cli):
     done = cli("list", "--json")
     told = json.loads(done.out)
-    assert told["methods"].keys() == METHODS.keys() and told["configurations"].keys() == config.shipped().keys()
+    assert told["methods"].keys() == METHODS.keys() and told["configurations"].keys() == config.shipped_configs().keys()
     assert all(text.strip() for rows in told.values() for text in rows.values())
     for what in told:
         done = cli("list", what)
@@ -253,7 +253,7 @@ def test_info_tells_what_is_in_a_run(cli, run):
 
 
 def test_a_run_without_a_checkpoint_says_what_to_do(cli):
-    Run.create("run", config.build(config.parse(SINE)).config.model_dump(mode="json"))
+    Run.create("run", config.build(config.parse_config(SINE)).config.model_dump(mode="json"))
     done = cli("evaluate", "run")
     assert done.code == 2 and "no checkpoint yet. Train it first: quickstudy train --resume run" in done.err
     assert "none" in cli("info", "run").out

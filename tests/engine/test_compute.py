@@ -6,7 +6,7 @@ from torch import nn
 
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.storage.run import Run
-from quickstudy.training.config import build, parse
+from quickstudy.training.config import build, parse_config
 from quickstudy.training.train import WrongGradient, train
 from quickstudy.training.watcher import Watcher
 
@@ -32,7 +32,7 @@ def own_norm():
 
 
 def test_training_distrusts_a_model_that_vmap_gets_wrong(tmp_path):
-    setup = build(parse(DIGITS))
+    setup = build(parse_config(DIGITS))
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
     with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
         train(setup, run)
@@ -40,7 +40,7 @@ def test_training_distrusts_a_model_that_vmap_gets_wrong(tmp_path):
 
 
 def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
-    setup = build(parse(DIGITS, ["--compute.compile", "true"]))
+    setup = build(parse_config(DIGITS, ["--compute.compile", "true"]))
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
     with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
         train(setup, run)
@@ -49,7 +49,7 @@ def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
 
 def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
     before = torch.get_num_threads()
-    setup = build(parse(DIGITS, ["--compute.threads", "2", "--compute.backend", "loop"]))
+    setup = build(parse_config(DIGITS, ["--compute.threads", "2", "--compute.backend", "loop"]))
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
     seen = []
 
@@ -60,16 +60,16 @@ def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
     train(setup, run, Watch())
     assert seen == [2, 2] and torch.get_num_threads() == before
     assert Run.open(run.path).config["compute"]["threads"] == 2
-    assert build(parse(DIGITS)).config.compute.threads == before
+    assert build(parse_config(DIGITS)).config.compute.threads == before
 
 
 def test_chunks_and_backends_can_be_chosen():
-    setup = build(parse(DIGITS, ["--compute.backend", "vmap", "--compute.chunk", "1"]))
+    setup = build(parse_config(DIGITS, ["--compute.backend", "vmap", "--compute.chunk", "1"]))
     assert (setup.learner.engine.backend, setup.learner.engine.chunk) == ("vmap", 1)
 
 
 def test_evaluation_switches_dropout_off_and_gives_the_modes_back():
-    setup = build(parse(DIGITS))
+    setup = build(parse_config(DIGITS))
     setup.learner.head.append(nn.Dropout(0.5))
     setup.learner.train()
     first, second = (evaluate(setup.learner, setup.family, setup.metric, n=5) for _ in range(2))

@@ -9,13 +9,13 @@ import torch
 
 from cases import METHODS, NETS, learner, tasks
 from quickstudy import Engine, Episodes, InputError
-from quickstudy.engine.devices import chosen, listed
-from quickstudy.engine.precision import gradient, rounding
+from quickstudy.engine.devices import choose_device, list_devices
+from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.images.family import ImageEpisodes
-from quickstudy.tasks.images.recipes import RECIPES
-from quickstudy.training.config import build, parse
+from quickstudy.tasks.images.recipes import PREPARATIONS
+from quickstudy.training.config import build, parse_config
 from quickstudy.types import pick
 
 META = torch.device("meta")
@@ -49,11 +49,11 @@ def pictures():
 def image_tasks(recipe, rotations):
     images, labels = pictures()
     options = {"ways": 2, "shots": 1, "queries": 2, "names": list("abcdef"), "digest": "0"}
-    return ImageEpisodes.by_class(images, labels, recipe=RECIPES[recipe], size=10, rotations=rotations, **options)
+    return ImageEpisodes.by_class(images, labels, recipe=PREPARATIONS[recipe], size=10, rotations=rotations, **options)
 
 
 @pytest.mark.parametrize("rotations", ["none", "classes", "augment"])
-@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.mark.parametrize("recipe", list(PREPARATIONS))
 def test_held_pictures_are_prepared_where_they_are(recipe, rotations):
     family = image_tasks(recipe, rotations)
     task = family.on(META, most=10**6).source("train", size=2)(0)
@@ -80,27 +80,31 @@ def test_what_is_too_large_stays():
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch):
-    assert chosen("cpu").type == "cpu" and "cpu" in listed()
+    assert choose_device("cpu").type == "cpu" and "cpu" in list_devices()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert chosen("auto").type == "cpu"
+    assert choose_device("auto").type == "cpu"
     for name in ("cuda", "cuda:0"):
         with pytest.raises(InputError, match="Devices here: cpu"):
-            chosen(name)
+            choose_device(name)
     with pytest.raises(InputError, match="no device 'gpu'"):
-        chosen("gpu")
+        choose_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert chosen("auto") == chosen("cuda") == torch.device("cuda:0") and chosen("cuda:1") == torch.device("cuda:1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:0") and choose_device(
+        "cuda:1"
+    ) == torch.device("cuda:1")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert chosen("auto") == chosen("cuda") == torch.device("cuda:1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:1")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="LOCAL_RANK 2. Devices here: cpu, cuda:0, cuda:1"):
-        chosen("auto")
+        choose_device("auto")
 
 
 def test_a_config_keeps_auto():
     setup = build(
-        parse({"tasks": "sine", "model": "mlp", "method": "maml"} | {"method": {"name": "maml", "inner_lr": 0.1}})
+        parse_config(
+            {"tasks": "sine", "model": "mlp", "method": "maml"} | {"method": {"name": "maml", "inner_lr": 0.1}}
+        )
     )
     assert setup.config.compute.device == "auto"
 
@@ -150,7 +154,7 @@ def test_adapting_rounds_as_an_evaluation_does():
 def test_double_precision_is_left_alone():
     """So that `learner.check`, which compares to the last digits, compares the same function."""
     a, b = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
-    with rounding("bf16"):
+    with autocast_products("bf16"):
         torch.testing.assert_close(a @ b, (a[:, :, None] * b).sum(1), rtol=1e-12, atol=1e-14)
         assert (a.float() @ b.float()).dtype == torch.float32
     assert not torch.equal(a.float() @ b.float(), (a.float().bfloat16() @ b.float().bfloat16()).float())
@@ -160,9 +164,9 @@ def test_small_fp16_gradients_survive_and_large_ones_do_not_overflow():
     x = torch.ones(4, 4)
     for size in (1e-7, 1.0, 1e3):
         w = torch.full((4, 4), 1.0, requires_grad=True)
-        with rounding("fp16"):
+        with autocast_products("fp16"):
             loss = size * (x @ w).sum()
-        (g,) = gradient(loss, [w], "fp16")
+        (g,) = scaled_gradient(loss, [w], "fp16")
         torch.testing.assert_close(g, torch.full((4, 4), 4 * size), rtol=2**-10, atol=0)
 
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from cases import METHODS, NETS, NETS_AND_SLOW_NETS, WAYS, Method, Net, learner, tasks
 from quickstudy import Chain, Constant, Descend, Engine, InputError, Rescale, RuleLearner, Scalar, maml
-from quickstudy.engine.autodiff import CompileRefused, by_tape
+from quickstudy.engine.autodiff import CompileRefused, tape_gradient
 from quickstudy.engine.engine import LoopFallback, channels_last
-from quickstudy.engine.memory import peak
+from quickstudy.engine.memory import peak_bytes
 from quickstudy.rules.criteria import cross_entropy
 from quickstudy.types import pick
 
@@ -112,7 +112,7 @@ def test_replayed_steps_take_no_memory_of_their_own():
             model = maml(nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 3)), inner_steps=steps)
             model.engine = Engine("loop", recompute=recompute)
             batch = tasks(NETS[0], shots=40)
-            need[recompute, steps] = peak(lambda m=model, b=batch: m.meta_gradient(b))
+            need[recompute, steps] = peak_bytes(lambda m=model, b=batch: m.meta_gradient(b))
     parameters = sum(p.numel() for p in model.head.parameters()) * 8
     grown = {recompute: (need[recompute, 12] - need[recompute, 2]) / 10 for recompute in (False, True)}
     assert grown[True] < 3 * parameters < grown[False], (grown, parameters)
@@ -183,7 +183,7 @@ def test_a_gradient_by_tape_stops_at_the_parameters():
     def loss(at):
         return at["a"] ** 2 * at["b"]
 
-    found = by_tape(loss)(params)
+    found = tape_gradient(loss)(params)
     expected = torch.func.grad(loss)(params)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(

@@ -7,14 +7,14 @@ import torch
 
 from cases import METHODS, NETS, learner, tasks
 from quickstudy import Engine, maml
-from quickstudy.engine.devices import free, listed
+from quickstudy.engine.devices import free_bytes, list_devices
 from quickstudy.engine.engine import Chunked
-from quickstudy.engine.memory import measured
+from quickstudy.engine.memory import measure_memory
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.models.nets import mlp
 from quickstudy.storage.run import Run
 from quickstudy.tasks.synthetic.sine import Sine
-from quickstudy.training.config import build, load
+from quickstudy.training.config import build, load_config
 from quickstudy.types import move, pick
 
 pytestmark = [
@@ -52,7 +52,7 @@ def test_loop_and_vmap_are_the_cpu_in_double_precision(double, method, net):
 def test_the_task_list_and_the_metric_are_those_of_the_cpu(name):
     found = {}
     for device in ("cpu", "cuda"):
-        setup = build(load(name, ["--compute.device", device]))
+        setup = build(load_config(name, ["--compute.device", device]))
         found[device] = evaluate(setup.learner, setup.judged, setup.metric, n=60)
     assert found["cpu"].hash == found["cuda"].hash
     # Single precision: a query near the boundary may change sides, one in 60 tasks of 10 queries and more.
@@ -82,15 +82,15 @@ def test_train_resume_and_evaluate_through_the_command_line(cli, place):
 
 
 def test_auto_is_the_gpu_and_info_shows_it(cli):
-    setup = build(load("sine-maml"))
+    setup = build(load_config("sine-maml"))
     assert setup.learner.device == CUDA and setup.config.compute.device == "auto"
-    assert torch.cuda.get_device_name(CUDA) in cli("info").out and "cuda:0" in listed()
+    assert torch.cuda.get_device_name(CUDA) in cli("info").out and "cuda:0" in list_devices()
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
 def test_autocast_moves_the_gradient_by_no_more_than_its_rounding(kind):
-    batch = build(load("digits-maml")).family.source("train", size=4)(0)
-    one = build(load("digits-maml", ["--compute.device", "cuda"])).learner
+    batch = build(load_config("digits-maml")).family.source("train", size=4)(0)
+    one = build(load_config("digits-maml", ["--compute.device", "cuda"])).learner
     found = {}
     for autocast in (None, kind):
         one.engine = Engine("vmap", autocast=autocast)
@@ -102,10 +102,10 @@ def test_autocast_moves_the_gradient_by_no_more_than_its_rounding(kind):
 
 
 def test_pictures_are_held_on_the_device():
-    setup = build(load("digits-maml", ["--compute.device", "cuda"]))
+    setup = build(load_config("digits-maml", ["--compute.device", "cuda"]))
     there = setup.family.source("train", size=3)(7)
     assert there.support.x.device == CUDA
-    here = build(load("digits-maml", ["--compute.device", "cpu"])).family.source("train", size=3)(7)
+    here = build(load_config("digits-maml", ["--compute.device", "cpu"])).family.source("train", size=3)(7)
     torch.testing.assert_close(there.support.x.cpu(), here.support.x)
     assert torch.equal(there.key, here.key)
 
@@ -120,7 +120,7 @@ def test_chunks_fit_what_may_be_used():
     one.meta_gradient(batch)
     whole = torch.cuda.max_memory_allocated(CUDA) - before
     # What is foretold from two tasks is what the device's own counter says, which rounds each tensor up to 512 bytes.
-    assert measured(lambda n: one.meta_gradient(pick(batch, slice(n)))).of(512) == pytest.approx(whole, rel=0.2)
+    assert measure_memory(lambda n: one.meta_gradient(pick(batch, slice(n)))).of(512) == pytest.approx(whole, rel=0.2)
     one.engine = Engine("vmap", room=whole // 4)
     with pytest.warns(Chunked):
         parts, cut = one.meta_gradient(batch)
@@ -131,6 +131,6 @@ def test_chunks_fit_what_may_be_used():
 
 
 def test_running_out_names_the_settings(cli):
-    queries = free(CUDA) // 8  # two numbers of four bytes each fill the device, and the activations are more
+    queries = free_bytes(CUDA) // 8  # two numbers of four bytes each fill the device, and the activations are more
     done = cli("train", "sine.yaml", "--compute.device", "cuda", "--tasks.queries", str(queries), "--out", "run")
     assert done.code == 1 and "compute.chunk" in done.err

@@ -10,14 +10,14 @@ import yaml
 
 from conftest import SINE
 from quickstudy import Engine, InputError, RunError, maml
-from quickstudy.engine.devices import _free_here, amount, sized
+from quickstudy.engine.devices import _free_on_machine, format_bytes, parse_amount
 from quickstudy.engine.engine import Chunked
-from quickstudy.engine.memory import Need, measured, out_of_memory, peak, starving
+from quickstudy.engine.memory import Need, explain_out_of_memory, is_out_of_memory, measure_memory, peak_bytes
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.models.nets import mlp
 from quickstudy.storage.run import Run
 from quickstudy.tasks.synthetic.sine import Sine
-from quickstudy.training.config import build, parse
+from quickstudy.training.config import build, parse_config
 from quickstudy.training.train import train
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import move, pick
@@ -26,7 +26,7 @@ TOO_MUCH = 2**60  # bytes: beyond any address space, so that every allocator ref
 
 
 def sine(*overrides):
-    return build(parse(SINE, overrides))
+    return build(parse_config(SINE, overrides))
 
 
 def test_the_peak_counts_what_is_alive_at_once():
@@ -36,10 +36,10 @@ def test_the_peak_counts_what_is_alive_at_once():
             x = x + 1
         return x
 
-    assert peak(chain) == 8000
-    assert peak(lambda: [torch.zeros(1000) for _ in range(5)]) == 20000
+    assert peak_bytes(chain) == 8000
+    assert peak_bytes(lambda: [torch.zeros(1000) for _ in range(5)]) == 20000
     given = torch.zeros(1000)
-    assert peak(lambda: given.add_(1)) == 0 and peak(lambda: given.view(10, 100)) == 0
+    assert peak_bytes(lambda: given.add_(1)) == 0 and peak_bytes(lambda: given.view(10, 100)) == 0
 
 
 @pytest.mark.parametrize("evaluating", [False, True], ids=["training", "evaluation"])
@@ -53,9 +53,9 @@ def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
         with torch.no_grad():
             return learner(pick(tasks, slice(n)), evaluating=True)
 
-    need = measured(run)
+    need = measure_memory(run)
     # Not equal: the sums over tasks and the parameters' own gradients are alive at other moments.
-    assert need.of(16) == pytest.approx(peak(lambda: run(16)), rel=0.02)
+    assert need.of(16) == pytest.approx(peak_bytes(lambda: run(16)), rel=0.02)
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
 
     def takes(engine, n):
         learner.engine = engine
-        return peak(lambda: learner.meta_gradient(pick(tasks, slice(n))))
+        return peak_bytes(lambda: learner.meta_gradient(pick(tasks, slice(n))))
 
     assert takes(Engine("vmap"), 32) > 7 * takes(Engine("vmap"), 4)
     for engine in (Engine("vmap", chunk=8), Engine("loop")):
@@ -77,12 +77,12 @@ def test_what_does_not_fit_is_run_in_parts_that_do_with_the_same_result():
     learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=2, loss="mse").double()
     tasks = move(Sine().source("train", size=32)(0), torch.float64)
     learner.engine = Engine("vmap")
-    whole = peak(lambda: learner.meta_gradient(tasks))
+    whole = peak_bytes(lambda: learner.meta_gradient(tasks))
     outcome, gradients = learner.meta_gradient(tasks)
     learner.engine = Engine("vmap", room=whole // 4)
     with pytest.warns(Chunked, match=r"32 tasks at once would take .* `compute.chunk` \d keeps it so"):
         parts, cut = learner.meta_gradient(tasks)
-    assert peak(lambda: learner.meta_gradient(tasks)) < whole // 3  # the outcomes of all parts come on top
+    assert peak_bytes(lambda: learner.meta_gradient(tasks)) < whole // 3  # the outcomes of all parts come on top
     torch.testing.assert_close(parts, outcome)
     torch.testing.assert_close(cut, gradients)
 
@@ -104,7 +104,7 @@ def test_evaluation_is_cut_by_its_own_need(tmp_path):
     together = evaluate(setup.learner, setup.family, setup.metric, n=50)
     with torch.no_grad():
         tasks = setup.family.source("test", size=50)(0)
-        whole = peak(lambda: setup.learner(tasks, evaluating=True))
+        whole = peak_bytes(lambda: setup.learner(tasks, evaluating=True))
     setup.learner.engine = Engine("vmap", room=whole // 5)
     with pytest.warns(Chunked, match="50 tasks at once"):
         cut = evaluate(setup.learner, setup.family, setup.metric, n=50)
@@ -114,7 +114,7 @@ def test_evaluation_is_cut_by_its_own_need(tmp_path):
 
 def test_measuring_leaves_the_generator_as_it_was():
     state = torch.get_rng_state()
-    measured(lambda n: torch.rand(n))
+    measure_memory(lambda n: torch.rand(n))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -135,14 +135,14 @@ def test_one_task_is_the_least():
 def test_an_allocator_that_refuses_is_recognised(make):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         make()
-    assert out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
     with pytest.raises(RunError, match="Step 3: out of memory.*compute.chunk.*meta_batch_size.*compute.recompute"):
-        with starving("Step 3"):
+        with explain_out_of_memory("Step 3"):
             make()
 
 
 def test_other_errors_pass_unchanged():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), starving("Step 3"):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explain_out_of_memory("Step 3"):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 
 
@@ -215,22 +215,22 @@ def test_five_hundred_steps_leak_nothing(tmp_path, method):
 
 def test_containers_limits_count(tmp_path):
     meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
-    assert _free_here(meminfo, cgroup) is None
+    assert _free_on_machine(meminfo, cgroup) is None
     meminfo.write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\n")
-    assert _free_here(meminfo, cgroup) == 1024000
+    assert _free_on_machine(meminfo, cgroup) == 1024000
     cgroup.mkdir()
     for name, text in (("memory.max", "max"), ("memory.current", "900000"), ("memory.stat", "inactive_file 100000\n")):
         (cgroup / name).write_text(text)
-    assert _free_here(meminfo, cgroup) == 1024000
+    assert _free_on_machine(meminfo, cgroup) == 1024000
     (cgroup / "memory.max").write_text("1000000\n")
-    assert _free_here(meminfo, cgroup) == 200000
+    assert _free_on_machine(meminfo, cgroup) == 200000
 
 
 def test_amounts_are_fractions_or_bytes():
-    assert amount("500MB") == 5e8 and amount(0.25) == 0.25 and sized(3e6) == "3 MB"
+    assert parse_amount("500MB") == 5e8 and parse_amount(0.25) == 0.25 and format_bytes(3e6) == "3 MB"
     for wrong in ("half", "0 GB", 0.0, 1.5, -1.0):
         with pytest.raises(ValueError, match="fraction of what is free"):
-            amount(wrong)
+            parse_amount(wrong)
         with pytest.raises(InputError, match="`compute.memory`: give the fraction"):
             sine("--compute.memory", str(wrong))
 

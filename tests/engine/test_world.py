@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from quickstudy.engine import launch as launching
-from quickstudy.engine.distributed import ALONE, Sums, World, joined
+from quickstudy.engine.distributed import ALONE, Sums, World, join_world
 from quickstudy.engine.launch import _code, _wait, launch
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.run import Run
@@ -254,5 +254,5 @@ def test_a_rank_without_an_address_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(InputError, match="MASTER_ADDR"), joined():
+    with pytest.raises(InputError, match="MASTER_ADDR"), join_world():
         pass

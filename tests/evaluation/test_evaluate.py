@@ -14,13 +14,13 @@ import quickstudy
 from conftest import SINE
 from quickstudy.errors import InputError
 from quickstudy.evaluation import metrics
-from quickstudy.evaluation.evaluate import BATCH, PROTOCOLS, Summary, batches, compare, evaluate, protocol
+from quickstudy.evaluation.evaluate import BATCH, PROTOCOLS, Summary, compare, evaluate, protocol, task_batches
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.criteria import mse
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Gaussians, Sine
 from quickstudy.training import config
-from quickstudy.training.evaluate_run import judge
+from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.train import train
 
 SMALL = Sine(shots=5, queries=5)
@@ -88,7 +88,7 @@ def test_a_family_that_says_too_little_still_has_its_sizes_in_the_hash():
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():
     short, long = judged(Answers(), n=BATCH + 7), judged(Answers(), n=2 * BATCH + 1)
     assert np.array_equal(short.values, long.values[: BATCH + 7])
-    assert [len(part.key) for part in batches(SMALL, "test", 2 * BATCH + 1, 0)] == [BATCH, BATCH, 1]
+    assert [len(part.key) for part in task_batches(SMALL, "test", 2 * BATCH + 1, 0)] == [BATCH, BATCH, 1]
 
 
 def test_a_task_counts_the_same_wherever_it_stands():
@@ -219,7 +219,7 @@ def test_a_wide_interval_covers_the_mean_as_often_as_it_says():
 
 @pytest.fixture
 def run(place):
-    setup = config.build(config.parse(SINE))
+    setup = config.build(config.parse_config(SINE))
     run = Run.create("run", setup.config.model_dump(mode="json"))
     train(setup, run)
     return run
@@ -236,29 +236,29 @@ def test_a_result_is_kept_and_printed_with_its_list(cli, run):
 
 
 def test_evaluating_twice_gives_the_same_bits(run):
-    assert {k: v for k, v in judge(run).items() if k != "adapt_ms"} == {
-        k: v for k, v in judge(run).items() if k != "adapt_ms"
+    assert {k: v for k, v in evaluate_run(run).items() if k != "adapt_ms"} == {
+        k: v for k, v in evaluate_run(run).items() if k != "adapt_ms"
     }
 
 
 def test_more_steps_and_other_options_can_be_asked_for(run):
-    plain = judge(run)
-    more = judge(run, overrides=["--method.eval_inner_steps", "4"])
+    plain = evaluate_run(run)
+    more = evaluate_run(run, overrides=["--method.eval_inner_steps", "4"])
     assert more["hash"] == plain["hash"] and more["mean"] != plain["mean"]
-    other = judge(run, overrides=["--evaluate.options", "{queries: 9}"])
+    other = evaluate_run(run, overrides=["--evaluate.options", "{queries: 9}"])
     assert (
         other["hash"] != plain["hash"]
         and other["data"]["queries"] == 9
         and run.results()["test"].arrays["output"].shape == (9, 1)
     )
-    assert judge(run, overrides=["--evaluate.metric", "mae"])["metric"] == "mae"
-    assert judge(run, "last")["checkpoint"] == "last"
+    assert evaluate_run(run, overrides=["--evaluate.metric", "mae"])["metric"] == "mae"
+    assert evaluate_run(run, "last")["checkpoint"] == "last"
 
 
 def test_repeats_are_summed_up_by_the_deviation_of_their_means(run, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "few", type(protocol("finn"))("few", 30, 3))
-    summary = judge(run, named="few")
-    parts = [judge(run, overrides=["--evaluate.tasks", "30", "--evaluate.seed", str(seed)]) for seed in range(3)]
+    summary = evaluate_run(run, named="few")
+    parts = [evaluate_run(run, overrides=["--evaluate.tasks", "30", "--evaluate.seed", str(seed)]) for seed in range(3)]
     means = [part["mean"] for part in parts]
     assert summary["mean"] == pytest.approx(np.mean(means), rel=1e-12)
     assert summary["interval"] == pytest.approx(np.std(means), rel=1e-12)
@@ -328,7 +328,7 @@ def test_comparing_runs_pairs_their_tasks(cli, run):
     assert first["hash"] == second["hash"] and first["difference"] is None
     values = []
     for name in ("run", "other"):
-        judge(Run.open(name), overrides=["--evaluate.tasks", "40"])
+        evaluate_run(Run.open(name), overrides=["--evaluate.tasks", "40"])
         values.append(Run.open(name).results()["test"].arrays["metric"].astype(np.float64))
     gaps = values[1] - values[0]
     assert second["difference"]["mean"] == pytest.approx(gaps.mean(), rel=1e-4)  # float32 values, subtracted in float64

@@ -15,14 +15,21 @@ from matplotlib.image import imread
 
 from quickstudy.evaluation.evaluate import PROTOCOLS, Protocol, evaluate
 from quickstudy.evaluation.metrics import metric
-from quickstudy.evaluation.thumbnails import ROOM, confusion, guesses, kept, thumbnails, together
+from quickstudy.evaluation.thumbnails import (
+    ROOM,
+    collect_thumbnails,
+    count_confusions,
+    merge_confusions,
+    predict_classes,
+    thumbnails,
+)
 from quickstudy.methods.nearest_neighbour import NearestNeighbour
 from quickstudy.reports import canvas, figures, image_figures
-from quickstudy.reports.report import report
+from quickstudy.reports.report import write_report
 from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, Result
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Cross, Episodes, digits
-from quickstudy.training.evaluate_run import judge
+from quickstudy.training.evaluate_run import evaluate_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TASKS, QUERIES = 30, 15
@@ -50,10 +57,11 @@ def family(classes=9, per=12, shape=(3, 84, 84), **options):
 
 
 def result_of(tasks, n=4, **summary):
-    """A result of the nearest neighbour, as `judge` would keep it."""
+    """A result of the nearest neighbour, as `evaluate_run` would keep it."""
     judged = evaluate(NearestNeighbour(tasks.outputs), tasks, metric("accuracy"), n=n)
     return Result(
-        {"split": "test", "hash": judged.hash, **summary}, kept(tasks, "test", judged.example, [judged.confusion])
+        {"split": "test", "hash": judged.hash, **summary},
+        collect_thumbnails(tasks, "test", judged.example, [judged.confusion]),
     )
 
 
@@ -80,20 +88,20 @@ def test_confusions_are_what_a_loop_over_queries_counts():
         for own, true, said in zip(classes, y, guess, strict=True)
         for t, g in zip(true, said, strict=True)
     )
-    whole = confusion(classes, y, guess)
-    halves = [confusion(classes[part], y[part], guess[part]) for part in (slice(0, 20), slice(20, 50))]
-    for rows in (whole, together(halves)):
+    whole = count_confusions(classes, y, guess)
+    halves = [count_confusions(classes[part], y[part], guess[part]) for part in (slice(0, 20), slice(20, 50))]
+    for rows in (whole, merge_confusions(halves)):
         assert {(t, g): count for t, g, count in rows.tolist()} == by_hand and len(rows) == len(by_hand)
 
 
 def test_an_output_that_is_no_number_or_no_class_is_no_answer():
     output = torch.tensor([[0.0, 1.0, 0.0], [1.0, torch.nan, 0.0], [0.0, 0.0, 1.0], [0.0, torch.inf, 1.0]])
-    assert guesses(output, ways=2).tolist() == [1, -1, -1, 1]
+    assert predict_classes(output, ways=2).tolist() == [1, -1, -1, 1]
 
 
 def test_repeats_are_counted_together(run, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "few", Protocol("few", 10, 3))
-    mean = judge(run, named="few")["mean"]
+    mean = evaluate_run(run, named="few")["mean"]
     rows = run.results()["test"].arrays["confusion"]
     assert rows[:, 2].sum() == 3 * 10 * 5 * QUERIES
     assert rows[rows[:, 0] == rows[:, 1], 2].sum() / rows[:, 2].sum() == pytest.approx(mean, rel=1e-6)
@@ -158,14 +166,14 @@ def test_tasks_from_several_families_keep_what_the_part_that_is_judged_keeps():
     assert set(joined["sheet_splits"]) == {"test"}
     assert joined["sheet_labels"].tolist() == alone["sheet_labels"][of_test].tolist()
     assert set(joined["names"]) <= set(alone["names"])
-    assert image_figures.contact_sheet(Result({"split": "test"}, joined)) is not None
+    assert image_figures.draw_contact_sheet(Result({"split": "test"}, joined)) is not None
 
 
 # -- what is drawn --
 
 
 def test_a_report_shows_the_three_pictures_and_says_of_what(run, tmp_path):
-    page = report([run], tmp_path / "out")
+    page = write_report([run], tmp_path / "out")
     assert {"task-run", "confusion-run", "classes-run"} <= {file.stem for file in page.parent.glob("*.png")}
     text = page.read_text()
     named = run.results()["test"].summary["hash"]
@@ -188,13 +196,13 @@ def test_right_and_wrong_queries_have_frames_of_their_own(shift, frames):
     result = result_of(family(shape=(1, 12, 18)))
     y = result.arrays["query_y"]
     output = np.full((len(y), 3), np.nan) if shift is None else np.eye(3)[(y + shift) % 3]
-    png, caption = figures.example_task(Result({}, result.arrays | {"output": output}))
+    png, caption = figures.draw_example_task(Result({}, result.arrays | {"output": output}))
     assert png.startswith(PNG) and colours(png) == frames
     assert caption.startswith(f"{0 if shift != 0 else len(y)} of {len(y)} queries")
 
 
 def test_splits_by_class_are_shown_to_be_disjoint():
-    png, caption = image_figures.contact_sheet(result_of(family()))
+    png, caption = image_figures.draw_contact_sheet(result_of(family()))
     assert png.startswith(PNG) and "No class is in two splits." in caption
 
 
@@ -203,7 +211,7 @@ def test_few_classes_make_a_matrix_and_many_a_list_of_pairs(classes):
     result = result_of(family(classes, shape=(1, 8, 8)), n=60)
     rows = result.arrays["confusion"]
     rows[0, 1] = NO_ANSWER
-    png, caption = image_figures.confusion(result)
+    png, caption = image_figures.draw_confusion(result)
     assert png.startswith(PNG) and ("A row is a true class" in caption) == (classes == 18)
     wrong = rows[rows[:, 0] != rows[:, 1]]
     assert caption.startswith(f"{wrong[:, 2].sum():,} of {60 * 3 * 5:,} queries")
@@ -212,7 +220,7 @@ def test_few_classes_make_a_matrix_and_many_a_list_of_pairs(classes):
 
 def test_many_classes_without_a_mistake_need_no_picture():
     every = np.arange(40)
-    png, caption = image_figures.confusion(Result({}, {"confusion": np.stack([every, every, every + 1], 1)}))
+    png, caption = image_figures.draw_confusion(Result({}, {"confusion": np.stack([every, every, every + 1], 1)}))
     assert png is None and "Every one of 820 queries was right" in caption
 
 
@@ -228,7 +236,7 @@ def test_many_classes_without_a_mistake_need_no_picture():
 def test_pictures_that_do_not_fit_together_are_skipped_and_said(run, tmp_path, name, said):
     summary, arrays = run.results()["test"]
     run.write_result("test", summary, arrays | {name: arrays[name][:0]})
-    text = report([run], tmp_path / "out").read_text()
+    text = write_report([run], tmp_path / "out").read_text()
     assert said in text and len(re.findall("<figure>", text)) == 3  # the spread, and the other two
 
 

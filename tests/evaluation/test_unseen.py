@@ -11,7 +11,7 @@ from quickstudy.errors import InputError
 from quickstudy.evaluation.leakage import MaybeSeen
 from quickstudy.storage.run import Run
 from quickstudy.training import config
-from quickstudy.training.evaluate_run import judge
+from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.train import train
 
 MODEL = {"name": "conv_net", "filters": 4, "blocks": 2}
@@ -39,7 +39,7 @@ def pictures(place, name, classes=3, each=10):
 def setup_of(tasks, **more):
     steps = {"steps": 2, "meta_batch_size": 1, "validate_every": 0}
     data = {"tasks": tasks, "model": MODEL, "method": {"name": "protonet"}, "train": steps, "evaluate": {"tasks": 5}}
-    return config.build(config.parse(data | more))
+    return config.build(config.parse_config(data | more))
 
 
 def trained(tasks, path="run", **more):
@@ -50,7 +50,7 @@ def trained(tasks, path="run", **more):
 
 
 def resumed(run):
-    train(config.build(config.parse(run.config)), run)
+    train(config.build(config.parse_config(run.config)), run)
 
 
 # -- going on --
@@ -72,7 +72,7 @@ def test_tasks_from_several_families_go_on_with_the_pictures_they_began_with(pla
 
 
 def judged(run, *overrides):
-    return judge(run, overrides=overrides)
+    return evaluate_run(run, overrides=overrides)
 
 
 @pytest.mark.parametrize(

@@ -220,10 +220,10 @@ def test_schedules_move_the_weights_and_the_order() -> None:
         "rule.weights": Ramp(start=0, end=300, before=(0.5, 0.5), after=(0, 1)),
         "rule.direction.second": Ramp(start=99, end=100, before=0, after=1),
     }
-    schedules.check(model, plan)
+    schedules.check_schedules(model, plan)
     buffers = dict(model.named_buffers())
     for step, weights, second in [(0, [0.5, 0.5], 0), (99, [0.335, 0.665], 0), (100, None, 1), (300, [0, 1], 1)]:
-        schedules.apply(model, plan, step)
+        schedules.apply_schedules(model, plan, step)
         assert weights is None or buffers["rule.weights"].tolist() == pytest.approx(weights, abs=1e-6)
         assert buffers["rule.direction.second"].item() == second
 

@@ -40,7 +40,7 @@ from quickstudy.methods.mtnet import SharedLayers
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import cross_entropy
-from quickstudy.rules.params import adaptable, by_name, held, select
+from quickstudy.rules.params import adaptable, dotted_params, parameter_dict, select
 from quickstudy.tasks.draws import Draws
 from quickstudy.types import pick
 
@@ -328,7 +328,7 @@ def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_s
 
 def test_names_that_a_module_dictionary_keeps_for_itself_survive() -> None:
     params = {name: torch.zeros(2) for name in ("values", "keys", "a.values", "weight", "")}
-    assert set(by_name(held(params))) == set(params)
+    assert set(dotted_params(parameter_dict(params))) == set(params)
 
 
 def test_select_takes_patterns_lists_and_predicates() -> None:

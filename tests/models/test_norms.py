@@ -29,10 +29,10 @@ from quickstudy.engine.engine import LoopFallback
 from quickstudy.methods.cavia import cavia
 from quickstudy.methods.mamlpp import mamlpp
 from quickstudy.methods.sign_maml import sign_maml
-from quickstudy.models.norms import OneAtATime, policy, safe
+from quickstudy.models.norms import OneAtATime, describe_norms, with_safe_norms
 from quickstudy.models.trace import feeds_norm
 from quickstudy.rules.criteria import cross_entropy
-from quickstudy.rules.params import by_name
+from quickstudy.rules.params import dotted_params
 from quickstudy.types import pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -71,7 +71,7 @@ def scrambled(module: nn.Module) -> nn.Module:
 def test_a_safe_norm_is_the_native_one(build: object, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     native = scrambled(build())  # type: ignore[operator]
-    twin = safe(native)
+    twin = with_safe_norms(native)
     x = torch.randn(shape)
     torch.testing.assert_close(twin(x), native(x), **CLOSE)
     assert list(twin.state_dict()) == list(native.state_dict())
@@ -178,7 +178,7 @@ def test_running_statistics_are_frozen_when_asked_for() -> None:
     with pytest.raises(InputError, match="keeps none"):
         maml(NETS[1].build(), norms="running")
     with pytest.raises(InputError, match="'batch', 'support', 'per_step', 'running', not 'moving'"):
-        safe(native, "moving")
+        with_safe_norms(native, "moving")
 
 
 def on_support(build: Callable[..., Learner], **options: object) -> Learner:
@@ -320,7 +320,7 @@ def test_per_step_norms_obey_the_laws(build: Build) -> None:
 def by_hand(learner: RuleLearner, support: Examples, steps: int) -> list[dict[str, Tensor]]:
     """theta_1, theta_2, ... with the scales and biases of the step that led to each, at one rate of .3."""
     plain, theta = NETS[1].build(), learner.params()
-    later = by_name(learner.rule.get_submodule("per_step.later"))
+    later = dotted_params(learner.rule.get_submodule("per_step.later"))
     assert set(later) == {f"block{i}.norm.{what}" for i in (0, 1) for what in ("weight", "bias")}
     found = []
     for k in range(steps):
@@ -425,14 +425,14 @@ def test_one_example_under_batch_statistics_is_warned_of_once_and_only_after_ada
 
 
 def test_the_policy_is_said_in_words() -> None:
-    assert "transductive" in policy(safe(NETS[1].build()).modules())
+    assert "transductive" in describe_norms(with_safe_norms(NETS[1].build()).modules())
     assert "of the support set" in maml(NETS[1].build(), norms="support").norms
-    assert policy(safe(NETS[3].build()).modules()) == "no batch statistics"
+    assert describe_norms(with_safe_norms(NETS[3].build()).modules()) == "no batch statistics"
 
 
 def test_a_norm_used_twice_is_replaced_in_both_places() -> None:
     norm = nn.LayerNorm(4)
-    model = safe(nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), norm), "b": norm}))
+    model = with_safe_norms(nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), norm), "b": norm}))
     assert model["a"][1] is model["b"]  # type: ignore[index]
     assert type(model["b"]) is not nn.LayerNorm  # type: ignore[index]
 

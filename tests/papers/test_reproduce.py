@@ -93,7 +93,7 @@ def test_items_are_sound(one):
         plan = Plan(one, scale, 1, one.rows, Path("nowhere"))
         for unit in plan.units():
             if unit.config is not None:
-                config.parse({**unit.config, "seed": 0})
+                config.parse_config({**unit.config, "seed": 0})
             for asked in unit.asked.values():
                 assert taken(asked.measure, asked.options) == asked.options
 

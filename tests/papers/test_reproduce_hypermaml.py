@@ -23,7 +23,7 @@ from quickstudy.storage.run import Run
 from quickstudy.tasks import Gaussians
 from quickstudy.training import config
 from quickstudy.training.config import schedule
-from quickstudy.training.config.overrides import overlaid
+from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.train import train
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import pick
@@ -34,7 +34,7 @@ RUN = [(item, row) for item in ITEMS for row in item.rows if row.config is not N
 def asked(item, row, scale):
     """A row's configuration at a scale, as the runner makes it."""
     settings = {**item.scales[scale].settings, **row.scales.get(scale, {})}
-    return config.parse(overlaid(row.config, overrides(settings)))
+    return config.parse_config(apply_overrides(row.config, overrides(settings)))
 
 
 def row_of(item, name):
@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
     made = {}
     for name, steps in (("maml-1", 20), ("hypermaml", 60)):
         path = tmp_path_factory.mktemp("runs") / name
-        setup = config.build(config.parse(row_of(FIGURE_1_3, name).config, [f"--train.steps={steps}"]))
+        setup = config.build(config.parse_config(row_of(FIGURE_1_3, name).config, [f"--train.steps={steps}"]))
         run = Run.create(path, setup.config.model_dump(mode="json"))
         train(setup, run)
         made[name] = Trained(run, 0)
@@ -84,9 +84,9 @@ def test_every_training_builds_at_every_scale():
             continue
         done.add(key)
         context = {"inputs": (channels, side, side), "outputs": 5, "train_outputs": 7}
-        net, _ = config.make(one.model, nets.NETS, "model", None, **context)
-        learner, _ = config.make(one.method, METHODS, "method", {"loss": "cross_entropy"}, model=net, **context)
-        schedule.check(learner, one.train.schedules)
+        net, _ = config.build_part(one.model, nets.NETS, "model", None, **context)
+        learner, _ = config.build_part(one.method, METHODS, "method", {"loss": "cross_entropy"}, model=net, **context)
+        schedule.check_schedules(learner, one.train.schedules)
     assert len(done) > 60
 
 
@@ -149,7 +149,7 @@ def test_the_switch_follows_the_released_schedule(domain, shots, ends):
 
 
 def asked_of(training):
-    return config.parse(training.config)
+    return config.parse_config(training.config)
 
 
 def test_numbers_are_the_papers():
@@ -198,9 +198,9 @@ def test_an_update_is_the_step_times_the_gradients_norm(trained):
 
 
 def iter_batch(one, tasks):
-    from quickstudy.evaluation.evaluate import batches
+    from quickstudy.evaluation.evaluate import task_batches
 
-    return batches(one.setup().judged, "test", tasks, 0)
+    return task_batches(one.setup().judged, "test", tasks, 0)
 
 
 def test_the_classifier_is_found_in_a_net_and_alone():
@@ -211,7 +211,7 @@ def test_the_classifier_is_found_in_a_net_and_alone():
 def test_finetuning_moves_a_copy_by_adams_first_step(double):
     """Adam's first step is the rate times the sign of the gradient, in every number that has one."""
     model = nets.mlp(2, 2, hidden=(6,), std=None)
-    learner, _ = config.make(
+    learner, _ = config.build_part(
         config.Part.model_validate({"name": "hypermaml", "width": 8}), METHODS, "method", model=model
     )
     tasks = Gaussians(shots=3).source("test", seed=0, size=1)(0)
@@ -267,7 +267,7 @@ def test_a_method_without_parameters_to_move_is_refused(tmp_path):
         "method": "nearest_neighbour",
         "train": {"steps": 0, "validate_every": 0},
     }
-    setup = config.build(config.parse(raw))
+    setup = config.build(config.parse_config(raw))
     run = Run.create(tmp_path / "nn", setup.config.model_dump(mode="json"))
     train(setup, run)
     with pytest.raises(InputError, match="nearest_neighbour moves no parameters"):

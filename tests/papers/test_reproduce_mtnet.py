@@ -21,7 +21,7 @@ from quickstudy.papers.runner.rows import SCALES
 from quickstudy.papers.runner.work import Plan, chosen, found, work
 from quickstudy.storage.run import Run
 from quickstudy.training import config
-from quickstudy.training.config.overrides import overlaid
+from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.train import train
 from quickstudy.training.watcher import Watcher
 
@@ -33,7 +33,7 @@ IMAGES = [param for param in TRAININGS if param.values[0] in IMAGE_ITEMS]
 def at(item, row, scale):
     """A row's configuration at a scale."""
     settings = {**item.scales[scale].settings, **row.scales.get(scale, {})}
-    return config.parse(overlaid(row.config, overrides(settings)))
+    return config.parse_config(apply_overrides(row.config, overrides(settings)))
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
@@ -64,8 +64,8 @@ def test_rows_of_images_have_options_that_their_methods_and_nets_know(item, row)
         if asked.model is None:
             assert asked.train.steps == 0
             continue
-        net, _ = config.make(asked.model, nets.NETS, "model", inputs=inputs, outputs=ways)
-        learner, method = config.make(asked.method, METHODS, "method", {"loss": "cross_entropy"}, model=net)
+        net, _ = config.build_part(asked.model, nets.NETS, "model", inputs=inputs, outputs=ways)
+        learner, method = config.build_part(asked.method, METHODS, "method", {"loss": "cross_entropy"}, model=net)
         moved = {"block0.conv", "block1.conv", "block2.conv", "block3.conv", "head"}
         assert {name.rpartition(".")[0] for name in learner.adapts} == moved, "norms have a bias that no task moves"
         assert method.options["inner_loss"] == "class_sum_cross_entropy"
@@ -239,7 +239,7 @@ def trained(tmp_path, method, steps, **model):
     raw["model"] = {"name": "mlp", "hidden": [8, 3, 8], "std": None} | model
     raw["train"]["steps"] = steps
     raw["compute"]["compile"] = False
-    setup = config.build(config.parse(raw))
+    setup = config.build(config.parse_config(raw))
     run = Run.create(tmp_path / method, setup.config.model_dump(mode="json"))
     train(setup, run)
     return Trained(run, 0)
@@ -284,7 +284,7 @@ def test_the_closed_form_is_refused_where_there_are_more_steps(tmp_path):
     settings = yaml.safe_load((one.run.path / "config.yaml").read_text())
     settings["method"] |= {"inner_steps": 2, "eval_inner_steps": 2}
     run = Run.create(tmp_path / "two", settings)
-    train(config.build(config.parse(settings)), run)
+    train(config.build(config.parse_config(settings)), run)
     with pytest.raises(InputError, match="one gradient step"):
         closed_form(Trained(run, 0))
 

@@ -291,21 +291,21 @@ def test_items_are_well_formed(item, real, tmp_path):
     for scale in item.scales:
         for one in Plan(item, scale, 1, item.rows, tmp_path).units():
             if one.config is not None:
-                config.parse({**one.config, "seed": 0})
+                config.parse_config({**one.config, "seed": 0})
 
 
 @pytest.mark.parametrize("name", [item.name for item in ITEMS if not item.needs])
 def test_every_method_builds(name):
     for row in BY_NAME[name].rows:
         if row.config is not None:
-            config.build(config.parse(row.config))
+            config.build(config.parse_config(row.config))
 
 
 @pytest.mark.slow
 def test_the_methods_on_mnist_build(real):
     real("mnist")
     for row in BY_NAME["table-1-mnist"].rows[::5]:
-        config.build(config.parse(row.config))
+        config.build(config.parse_config(row.config))
 
 
 def test_reported_numbers_are_the_papers():

@@ -12,7 +12,7 @@ import pytest
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures
-from quickstudy.reports.report import amount, report, score
+from quickstudy.reports.report import format_amount, format_score, write_report
 from quickstudy.storage.result import Result
 from quickstudy.storage.run import Run
 
@@ -121,7 +121,7 @@ def read(path):
 
 def test_a_report_holds_the_numbers_and_the_figures_and_fetches_nothing(tmp_path):
     runs = [invent(tmp_path / "a"), invent(tmp_path / "b", seed=1, mean=0.9712, interval=0.0041, finite=600)]
-    path = report(runs, tmp_path / "out")
+    path = write_report(runs, tmp_path / "out")
     page = read(path)
     assert path == tmp_path / "out" / "index.html"
     for part in ("97.1 ± 0.4 %", "(1 of 600 diverged)", "3.42", "812", "112,005", "omniglot", "transductive", "finn"):
@@ -140,7 +140,7 @@ def test_a_report_holds_the_numbers_and_the_figures_and_fetches_nothing(tmp_path
 
 @pytest.mark.parametrize(("logs", "tested"), [(False, True), (True, False), (False, False)])
 def test_what_a_run_lacks_is_said(tmp_path, logs, tested):
-    page = read(report([invent(tmp_path / "run", logs=logs, tested=tested)], tmp_path / "out"))
+    page = read(write_report([invent(tmp_path / "run", logs=logs, tested=tested)], tmp_path / "out"))
     assert ("No run has logged" in page.text) == (not logs)
     assert ("it was not tested" in page.text) == (not tested)
     assert len(page.images) == 2 * (logs + tested)
@@ -149,7 +149,7 @@ def test_what_a_run_lacks_is_said(tmp_path, logs, tested):
 def test_a_summary_without_most_of_its_entries_still_makes_a_page(tmp_path):
     run = invent(tmp_path / "run", logs=False, tested=False)
     run.write_result("test", {"mean": 0.5}, {})
-    page = read(report([run], tmp_path / "out"))
+    page = read(write_report([run], tmp_path / "out"))
     assert "0.500" in page.text and not page.images
 
 
@@ -157,7 +157,7 @@ def test_everything_is_escaped(tmp_path):
     bad = "<script>alert('&')</script>"
     run = invent(tmp_path / "a&<i>b", method=bad, norms=bad, hash=bad, data={bad: bad}, protocol=bad, metric=bad)
     (run.path / "config.yaml").write_text(f'format: 1\nnote: "{bad}"\n')
-    path = report([Run.open(run.path)], tmp_path / "out")
+    path = write_report([Run.open(run.path)], tmp_path / "out")
     page = read(path)
     assert "script" not in page.tags and "i" not in page.tags and "b" not in page.tags
     assert page.text.count(bad) >= 6
@@ -166,31 +166,31 @@ def test_everything_is_escaped(tmp_path):
 
 def test_different_task_lists_are_pointed_out(tmp_path):
     runs = [invent(tmp_path / "a", logs=False), invent(tmp_path / "b", logs=False, hash="ffff0000")]
-    page = read(report(runs, tmp_path / "out"))
+    page = read(write_report(runs, tmp_path / "out"))
     assert "different task lists (ab12cd34ef56: a; ffff0000: b)" in page.text
 
 
 def test_runs_of_one_name_are_told_apart_and_one_run_twice_stands_once(tmp_path):
     runs = [invent(tmp_path / seed / "run", logs=False, tested=False) for seed in ("s0", "s1")]
-    page = read(report([*runs, runs[0]], tmp_path / "out"))
+    page = read(write_report([*runs, runs[0]], tmp_path / "out"))
     assert "2 runs compared" in page.text and "Run s0/run" in page.text and "Run s1/run" in page.text
 
 
 def test_different_metrics_do_not_share_an_axis(tmp_path):
     runs = [invent(tmp_path / "a"), invent(tmp_path / "b", curve_task, metric="mse", mean=0.5271, interval=0.0558)]
-    page = read(report(runs, tmp_path / "out"))
+    page = read(write_report(runs, tmp_path / "out"))
     assert {"spread-accuracy.png", "spread-mse.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
     assert "0.527 ± 0.056" in page.text
 
 
 def test_a_report_needs_runs_and_a_directory(tmp_path):
     with pytest.raises(InputError, match="at least one run"):
-        report([], tmp_path / "out")
+        write_report([], tmp_path / "out")
     run = invent(tmp_path / "run", logs=False, tested=False)
     with pytest.raises(InputError, match="is a file"):
-        report([run], run.path / "config.yaml")
+        write_report([run], run.path / "config.yaml")
     with pytest.raises(RunError, match="could not be written"):
-        report([run], run.path / "config.yaml" / "out")
+        write_report([run], run.path / "config.yaml" / "out")
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def test_a_report_needs_runs_and_a_directory(tmp_path):
     ],
 )
 def test_amounts_have_the_digits_that_their_interval_allows(mean, interval, metric, shown):
-    assert amount(mean, interval, metric) == shown
+    assert format_amount(mean, interval, metric) == shown
 
 
 def test_a_score_says_how_many_tasks_diverged():
     summary = {"metric": "mse", "mean": 0.61, "interval": 0.05, "tasks": 600, "finite": 597}
-    assert score(summary) == "0.610 ± 0.050 (3 of 600 diverged)"
-    assert score(summary | {"finite": 0, "mean": math.nan}) == "all 600 tasks diverged"
-    assert score({}) == "–"
+    assert format_score(summary) == "0.610 ± 0.050 (3 of 600 diverged)"
+    assert format_score(summary | {"finite": 0, "mean": math.nan}) == "all 600 tasks diverged"
+    assert format_score({}) == "–"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_score_says_how_many_tasks_diverged():
     ids=["gray", "colour", "curve", "plane"],
 )
 def test_an_example_task_is_drawn(task, caption):
-    png, said = figures.example_task(Result({}, task(np.random.default_rng(0))))
+    png, said = figures.draw_example_task(Result({}, task(np.random.default_rng(0))))
     assert png.startswith(PNG) and re.search(caption, said)
 
 
@@ -245,7 +245,7 @@ def test_an_example_task_is_drawn(task, caption):
 def test_what_cannot_be_drawn_is_left_out(change):
     arrays = image_task(np.random.default_rng(0)) | change
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    assert figures.example_task(Result({}, arrays)) is None
+    assert figures.draw_example_task(Result({}, arrays)) is None
 
 
 def test_diverged_tasks_and_predictions_do_not_break_a_figure():
@@ -253,11 +253,11 @@ def test_diverged_tasks_and_predictions_do_not_break_a_figure():
     task = curve_task(rng)
     task["output"][:50] = math.inf
     task["output"][50:] = 1e30
-    assert figures.example_task(Result({}, task))
+    assert figures.draw_example_task(Result({}, task))
     for values in ([math.nan], [], [0.5], [0.5, 0.5, 1e30], rng.standard_cauchy(500), [[0.25, 0.5]]):
         result = Result({}, {"metric": np.array(values, dtype=float)})
         for metric in ("accuracy", "mse"):
-            png = figures.spread_over_tasks({"run": result}, metric)
+            png = figures.draw_spread({"run": result}, metric)
             assert (png is None) == (not np.isfinite(values).any())
 
 
@@ -268,7 +268,7 @@ def test_without_matplotlib_the_install_line_is_given(tmp_path):
         "from quickstudy.errors import InputError\n"
         "from quickstudy.reports import figures\n"
         "from quickstudy.storage.run import Run\n"
-        "try: figures.example_task(Run.open(sys.argv[1]).results()['test'])\n"
+        "try: figures.draw_example_task(Run.open(sys.argv[1]).results()['test'])\n"
         "except InputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
@@ -279,11 +279,11 @@ def test_without_matplotlib_the_install_line_is_given(tmp_path):
 
 
 def test_an_axis_of_accuracies_ends_at_all_and_at_none():
-    _, (axes,) = canvas.figure(4.0, 3.0)
+    _, (axes,) = canvas.new_figure(4.0, 3.0)
     axes.plot([0, 1], [-0.4, 1.4])
     canvas.percent_if(axes, "accuracy")
     assert axes.get_ylim() == (-0.02, 1.02)
-    _, (axes,) = canvas.figure(4.0, 3.0)
+    _, (axes,) = canvas.new_figure(4.0, 3.0)
     axes.plot([0, 1], [0.6, 0.7])
     before = axes.get_ylim()
     canvas.percent_if(axes, "accuracy")
@@ -292,7 +292,7 @@ def test_an_axis_of_accuracies_ends_at_all_and_at_none():
 
 @pytest.mark.parametrize("steps", [1, 3, 60_000])
 def test_steps_are_counted_in_whole_numbers(steps):
-    _, (axes,) = canvas.figure(4.0, 3.0)
+    _, (axes,) = canvas.new_figure(4.0, 3.0)
     axes.plot([0, steps], [0, 1])
     canvas.whole_steps(axes)
     assert all(tick == round(tick) for tick in axes.get_xticks())

@@ -43,7 +43,7 @@ from quickstudy.methods.wormhole import CHARTS, make_chart
 from quickstudy.models.cells import cell_params
 from quickstudy.models.nets import linear, mlp
 from quickstudy.rules.criteria import class_sum_cross_entropy, cross_entropy, mse
-from quickstudy.rules.params import adaptable, by_name
+from quickstudy.rules.params import adaptable, dotted_params
 from quickstudy.types import pick
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -101,7 +101,7 @@ def test_annealed_steps_shrink_by_the_decay() -> None:
 def test_meta_sgd_steps_by_its_own_rates_and_the_last_rate_repeats() -> None:
     theta = {"a.w": torch.zeros(2), "b.w": torch.zeros(2)}
     per_number = Learned(theta, (0.005, 0.1))
-    values = by_name(per_number.values)
+    values = dotted_params(per_number.values)
     assert all(((v >= 0.005) & (v <= 0.1)).all() for v in values.values())
     phi = Descend(per_number, 1)(theta, bowl(theta))
     torch.testing.assert_close(phi, values, **CLOSE)  # theta = 0: the step is the rate itself

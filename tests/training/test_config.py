@@ -12,7 +12,7 @@ from conftest import SINE
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
-from quickstudy.training.config.overrides import overlaid, pairs, read_text
+from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_text
 
 fresh = itertools.count()
 
@@ -30,7 +30,7 @@ def module(place):
 
 
 def parsed(*overrides, **changes):
-    return config.parse({**SINE, **changes}, overrides)
+    return config.parse_config({**SINE, **changes}, overrides)
 
 
 # -- settings --
@@ -83,7 +83,7 @@ def test_a_setting_that_cannot_be_is_refused_with_the_nearest_one(overrides, wor
 @pytest.mark.parametrize("section", ["tasks", "method"])
 def test_a_missing_section_is_named(section):
     with pytest.raises(InputError, match=f"`{section}` is missing"):
-        config.parse({key: value for key, value in SINE.items() if key != section})
+        config.parse_config({key: value for key, value in SINE.items() if key != section})
 
 
 def test_every_mistake_is_named_at_once():
@@ -115,7 +115,7 @@ def test_an_override_that_cannot_be_read_is_refused(words, message):
 
 def test_overrides_reach_their_place_and_leave_the_rest():
     raw = {"method": "maml", "model": {"name": "mlp", "hidden": [40]}}
-    laid = overlaid(
+    laid = apply_overrides(
         raw, ["--method.inner-lr", "1e-3", "--model=linear", "--train.clip_norm=5", "--train.milestones", "[1, 2]"]
     )
     assert laid == {
@@ -124,7 +124,7 @@ def test_overrides_reach_their_place_and_leave_the_rest():
         "train": {"clip_norm": 5, "milestones": [1, 2]},
     }
     assert raw == {"method": "maml", "model": {"name": "mlp", "hidden": [40]}}
-    assert pairs(["--a.b", "-1"]) == [(["a", "b"], -1)]
+    assert parse_overrides(["--a.b", "-1"]) == [(["a", "b"], -1)]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_numbers_with_an_exponent_are_numbers(text, value):
 def test_a_file_that_is_no_configuration_is_refused(place, content, words):
     (place / "bad.yaml").write_bytes(content)
     with pytest.raises(InputError, match=words) as error:
-        config.load("bad.yaml")
+        config.load_config("bad.yaml")
     assert "bad.yaml" in str(error.value) or "`1`" in str(error.value)
 
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_configuration_is_refused(place, content, words):
 )
 def test_what_is_no_file_is_refused(place, source, words):
     with pytest.raises(InputError, match=words):
-        config.load(source)
+        config.load_config(source)
 
 
 @pytest.fixture
@@ -172,16 +172,18 @@ def pictures(name, real, place):
         (place / "pictures" / kind).mkdir(parents=True)
         for i in range(10):
             Image.new("RGB", (9, 9), (number * 90, 10 * i, 0)).save(place / "pictures" / kind / f"{i}.png")
-    asked = yaml.safe_load(config.shipped()[name].read_text())["tasks"] if name in config.shipped() else {}
+    asked = (
+        yaml.safe_load(config.shipped_configs()[name].read_text())["tasks"] if name in config.shipped_configs() else {}
+    )
     for part in (asked, *(value for value in asked.values() if isinstance(value, dict))):
         if part.get("name") in IMAGE_SETS:
             real(part["name"])
 
 
-@pytest.mark.parametrize("name", config.shipped())
+@pytest.mark.parametrize("name", config.shipped_configs())
 def test_what_ships_can_be_built_and_says_what_it_is(name, pictures):
-    setup = config.build(config.load(name))
-    assert config.shipped()[name].read_text().startswith("# ")
+    setup = config.build(config.load_config(name))
+    assert config.shipped_configs()[name].read_text().startswith("# ")
     tasks = setup.config.tasks.options
     assert tasks.get("test", tasks).keys() >= {"shots", "queries"}
 
@@ -189,14 +191,14 @@ def test_what_ships_can_be_built_and_says_what_it_is(name, pictures):
 # -- resolved --
 
 
-@pytest.mark.parametrize("name", config.shipped())
+@pytest.mark.parametrize("name", config.shipped_configs())
 def test_what_ships_holds_nothing_out_that_is_never_looked_at(name):
-    tasks = yaml.safe_load(config.shipped()[name].read_text())["tasks"]
+    tasks = yaml.safe_load(config.shipped_configs()[name].read_text())["tasks"]
     if isinstance(tasks, dict) and tasks["name"] == "cross" and "val" not in tasks:
         assert tasks["train"]["name"] != "batches" or tasks["train"]["hold_out"] == 0
 
 
-@pytest.mark.parametrize("name", [*config.shipped(), "sine.yaml"])
+@pytest.mark.parametrize("name", [*config.shipped_configs(), "sine.yaml"])
 def test_the_printed_configuration_says_everything_and_can_be_fed_back(cli, place, name, pictures):
     first = cli("train", name, "--print-config", "--train.milestones", "[3]")
     once = "note: decoding "  # where no test before this one had these pictures decoded
@@ -242,7 +244,7 @@ def test_a_users_model_may_have_annotations_for_type_checkers_only_and_options_o
     name = f"{module(NET)}:net"
     setup = config.build(parsed("--model", f"{{name: {name}, width: 6, extra: {{depth: 2}}}}"))
     assert setup.config.model.options == {"width": 6, "extra": {"depth": 2}}
-    again = config.build(config.parse(setup.config.model_dump(mode="json")))
+    again = config.build(config.parse_config(setup.config.model_dump(mode="json")))
     assert again.config == setup.config  # what a resumed run is built from
 
 
@@ -253,7 +255,7 @@ def test_options_may_be_called_anything(module):
             return nn.Linear(inputs[0], outputs, bias=(copy, model_dump, schema, _hidden) == (9, 9, 9, 9))
     """)
     asked = {"name": f"{name}:net", "copy": 9, "model_dump": 9, "schema": 9, "_hidden": 9}
-    assert "head.bias" in dict(config.build(config.parse({**SINE, "model": asked})).learner.named_parameters())
+    assert "head.bias" in dict(config.build(config.parse_config({**SINE, "model": asked})).learner.named_parameters())
 
 
 def test_a_users_method_is_handed_what_it_asks_for(module):

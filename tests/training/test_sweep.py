@@ -16,7 +16,7 @@ from quickstudy.errors import InputError
 from quickstudy.reports import canvas
 from quickstudy.storage.run import Run
 from quickstudy.training.sweep import figure as sweep_figures
-from quickstudy.training.sweep.space import Choice, Range, dimension
+from quickstudy.training.sweep.space import Choice, Range, parse_dimension
 
 RATES = ("--search.method.inner_lr", "log:1e-3..0.05")
 
@@ -57,9 +57,9 @@ def sweep(cli):
     ],
 )
 def test_ranges_are_read(given, meant):
-    assert dimension("key", given) == meant
+    assert parse_dimension("key", given) == meant
     if isinstance(meant, Range):
-        assert dimension("key", str(meant)) == meant
+        assert parse_dimension("key", str(meant)) == meant
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_ranges_are_read(given, meant):
 )
 def test_other_ranges_are_refused_with_one_that_would_do(given, message):
     with pytest.raises(InputError, match=message):
-        dimension("key", given)
+        parse_dimension("key", given)
 
 
 @pytest.mark.parametrize(
@@ -306,10 +306,10 @@ def test_processes_share_a_study(sweep, place):
 @pytest.mark.parametrize("over", ["0.001..0.5", "0.2..0.3", "0.03..0.5", "1e-8..1e-1", "0.011..0.9"])
 def test_the_labels_of_a_logarithmic_range_do_not_run_into_each_other(over):
     pytest.importorskip("matplotlib")
-    figure, grid = canvas.figure(11.2, 3.5, 1, 3)  # a figure of three panels, the narrowest
-    searched = dimension("key", f"log:{over}")
+    figure, grid = canvas.new_figure(11.2, 3.5, 1, 3)  # a figure of three panels, the narrowest
+    searched = parse_dimension("key", f"log:{over}")
     sweep_figures._log(grid[0], searched)
-    canvas.dress(grid[0], "", "key", "value")
+    canvas.label_axes(grid[0], "", "key", "value")
     figure.canvas.draw()
     low, high = grid[0].get_xlim()
     texts = [t for which in ("major", "minor") for t in grid[0].get_xticklabels(which=which) if t.get_text()]

@@ -16,7 +16,7 @@ from torch import nn
 import quickstudy
 from conftest import COMMAND, SINE, Done
 from quickstudy.errors import InputError, RunError
-from quickstudy.evaluation.dry_run import first_tasks, rehearse
+from quickstudy.evaluation.dry_run import dry_run, first_tasks
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Sine
@@ -37,7 +37,7 @@ def dropping(inputs, outputs, *, width=8):
 
 def setup_of(*overrides, base=SINE, **train_settings):
     data = {**base, "train": {**base["train"], **train_settings}}
-    return config.build(config.parse(data, overrides))
+    return config.build(config.parse_config(data, overrides))
 
 
 def trained(place, *overrides, base=SINE, watch=None, **train_settings):
@@ -192,7 +192,7 @@ def test_a_rehearsal_leaves_buffers_and_chance_as_they_were():
     learner = quickstudy.anil(nn.Sequential(Counts(), nn.Linear(1, 1)), loss="mse")
     learner.engine = quickstudy.Engine("loop")  # a buffer that is changed in place is beyond vmap
     family, chance = Sine(), torch.get_rng_state()
-    rehearse(learner, family, first_tasks(family, "train"), training=True)
+    dry_run(learner, family, first_tasks(family, "train"), training=True)
     assert float(learner.body[0].calls) == 0 and torch.equal(torch.get_rng_state(), chance)
     learner(first_tasks(family, "train"))
     assert float(learner.body[0].calls) > 0 and not torch.equal(torch.get_rng_state(), chance)
@@ -289,7 +289,7 @@ def test_a_full_disk_ends_training_and_keeps_the_checkpoint(place, shell):
     assert done.code == 1
     assert "could not be written: File too large. The previous checkpoint (step 6) is intact." in done.err
     assert run.load("last").state["step"] == 6
-    train(config.build(config.parse(run.config)), run)
+    train(config.build(config.parse_config(run.config)), run)
     same_checkpoint(run, trained("whole", "--model.hidden", "[64, 64]"))
 
 
@@ -530,7 +530,7 @@ def test_a_run_stopped_in_its_warm_up_is_judged_as_what_it_was_to_become(place):
 def test_the_final_rule_is_put_back_even_after_an_error():
     setup = setup_of(base=HYPER)
     ramp = setup.config.train.schedules
-    with pytest.raises(KeyError), schedule.final(setup.learner, ramp):
+    with pytest.raises(KeyError), schedule.final_schedules(setup.learner, ramp):
         assert setup.learner.rule.weights.tolist() == [1, 0]
         raise KeyError
     assert setup.learner.rule.weights.tolist() == [0, 1]

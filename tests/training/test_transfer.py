@@ -19,16 +19,16 @@ from quickstudy.methods.baseline_pp import Cosine
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.norms import OneAtATime
-from quickstudy.rules.params import by_name
+from quickstudy.rules.params import dotted_params
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
 from quickstudy.tasks.images.family import ImageEpisodes
-from quickstudy.tasks.images.recipes import recipe_named
+from quickstudy.tasks.images.recipes import preparation_named
 from quickstudy.tasks.splits import split_by_class
 from quickstudy.training import config
-from quickstudy.training.evaluate_run import judge
-from quickstudy.training.init_from import InitFrom, begin, places, start
-from quickstudy.training.train import Stopped, check, train
+from quickstudy.training.evaluate_run import evaluate_run
+from quickstudy.training.init_from import InitFrom, apply_start, find_start, match_names
+from quickstudy.training.train import Stopped, check_training, train
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import move, pick
 
@@ -53,7 +53,7 @@ FINE = {
 
 
 def trained(path, data, *overrides, watch=None):
-    setup = config.build(config.parse(data, overrides))
+    setup = config.build(config.parse_config(data, overrides))
     run = Run.create(path, setup.config.model_dump(mode="json"))
     train(setup, run, watch)
     return run
@@ -130,7 +130,7 @@ def turned_classes(count=12, each=10):
     labels = np.repeat(np.arange(count), each)
     return ImageEpisodes(
         pixels, labels, split_by_class(labels, (0.6, 0.2, 0.2), 0), ways=3, queries=1, rotations="classes",
-        names=[f"class {n}" for n in range(count)], recipe=recipe_named("none"), size=6, digest="0" * 12,
+        names=[f"class {n}" for n in range(count)], recipe=preparation_named("none"), size=6, digest="0" * 12,
     )  # fmt: skip
 
 
@@ -264,17 +264,17 @@ def test_a_cross_refuses_parts_of_different_losses():
 )
 def test_mistakes_inside_nested_tasks_are_told_with_their_place(tasks, words):
     with pytest.raises(InputError, match=words):
-        config.build(config.parse({**FINE, "tasks": tasks}))
+        config.build(config.parse_config({**FINE, "tasks": tasks}))
 
 
 def test_nested_tasks_are_resolved_and_overridden(tmp_path):
-    setup = config.build(config.parse(PRETRAIN, ["--tasks.train.size", "8", "--tasks.val", "null"]))
+    setup = config.build(config.parse_config(PRETRAIN, ["--tasks.train.size", "8", "--tasks.val", "null"]))
     said = setup.config.model_dump()["tasks"]
     assert said["train"] == {
         "name": "batches", "of": {**FEW, "split": "image", "seed": 0}, "size": 8, "hold_out": 0.1, "seed": 0,
     }  # fmt: skip
     assert said["val"] is None
-    assert config.build(config.parse(setup.config.model_dump(mode="json"))).config == setup.config
+    assert config.build(config.parse_config(setup.config.model_dump(mode="json"))).config == setup.config
 
 
 # -- baselines --
@@ -399,7 +399,7 @@ def test_a_transfer_needs_a_linear_layer_to_replace():
 
 def test_other_classes_in_training_are_for_transfer_only():
     with pytest.raises(InputError, match="want 10 outputs"):
-        check(config.build(config.parse({**PRETRAIN, "method": {"name": "maml"}})))
+        check_training(config.build(config.parse_config({**PRETRAIN, "method": {"name": "maml"}})))
 
 
 def test_baselines_learn_digits_and_are_compared_on_the_tasks_of_others(tmp_path):
@@ -410,10 +410,12 @@ def test_baselines_learn_digits_and_are_compared_on_the_tasks_of_others(tmp_path
         "method": {"name": "baseline_pp", "eval_inner_steps": 20},
         "train": {"steps": 60, "meta_batch_size": 1, "meta_lr": 0.01, "validate_every": 0},
     }
-    result = judge(trained(tmp_path / "pp", data), overrides=["--evaluate.tasks", "40"])
+    result = evaluate_run(trained(tmp_path / "pp", data), overrides=["--evaluate.tasks", "40"])
     assert result["mean"] > 0.75 and result["init_from"] is None  # chance is 1/3
     other = {**data, "tasks": few, "method": "maml", "train": {"steps": 0}}
-    assert judge(trained(tmp_path / "maml", other), overrides=["--evaluate.tasks", "40"])["hash"] == result["hash"]
+    assert (
+        evaluate_run(trained(tmp_path / "maml", other), overrides=["--evaluate.tasks", "40"])["hash"] == result["hash"]
+    )
 
 
 # -- starting from a run --
@@ -425,9 +427,9 @@ def pretrained(place):
 
 
 def begun(*overrides, data=FINE, **asked):
-    setup = config.build(config.parse({**data, "init_from": {"run": "pre", **asked}}, overrides))
-    found = start(setup.config.init_from, setup.learner, setup.named)
-    begin(found, setup.learner)
+    setup = config.build(config.parse_config({**data, "init_from": {"run": "pre", **asked}}, overrides))
+    found = find_start(setup.config.init_from, setup.learner, setup.named)
+    apply_start(found, setup.learner)
     return found, setup.learner
 
 
@@ -462,7 +464,7 @@ def test_a_head_goes_over_where_its_shape_is_the_same(place):
 
 def test_the_norms_of_every_step_start_from_the_source(pretrained):
     _, learner = begun("--method", "{name: mamlpp, norms: per_step, inner_steps: 3}")
-    theirs, later = pretrained.load("best").tensors, by_name(learner.rule.per_step.later)
+    theirs, later = pretrained.load("best").tensors, dotted_params(learner.rule.per_step.later)
     assert len(later) == 4
     for name, steps in later.items():
         source = theirs[f"model.body.{name}"]
@@ -475,7 +477,7 @@ def test_places_of_a_model_are_found_in_every_learner(name):
     model = mlp(4, 3, hidden=(5,))
     outputs = [p for p in inspect.signature(METHODS[name]).parameters if p.endswith("outputs")]
     learner = METHODS[name](model, **dict.fromkeys(outputs, 3))
-    own, found = learner.state_dict(), places(list(model.state_dict()), learner.state_dict())
+    own, found = learner.state_dict(), match_names(list(model.state_dict()), learner.state_dict())
     assert found.keys() >= {"layer0.weight", "layer0.bias"}
     for tensor, place in found.items():  # a learner copies its model (Unicorn-MAML of its head the first row)
         assert torch.equal(own[place][0], model.state_dict()[tensor][0]), f"{tensor} is not {place}"
@@ -505,7 +507,10 @@ def test_frozen_features_neither_train_nor_adapt(pretrained):
     source, ours = pretrained.load("best").tensors, run.load("last").tensors
     for name in (n for n in source if n.startswith("model.body.")):
         assert torch.equal(ours[name.replace("body", "head")], source[name])
-    assert config.build(config.parse(run.config)).learner.meta_params().keys() == {"head.head.weight", "head.head.bias"}
+    assert config.build(config.parse_config(run.config)).learner.meta_params().keys() == {
+        "head.head.weight",
+        "head.head.bias",
+    }
 
 
 def test_the_source_is_needed_once(pretrained):
@@ -521,14 +526,14 @@ def test_the_source_is_needed_once(pretrained):
         trained("stopped", data, watch=Stops())
     shutil.rmtree("pre")
     resumed = Run.open("stopped")
-    train(config.build(config.parse(resumed.config)), resumed)
+    train(config.build(config.parse_config(resumed.config)), resumed)
     torch.testing.assert_close(resumed.load("last").tensors, whole.load("last").tensors, rtol=0, atol=0)
     assert resumed.load("last").state["initial"]["source"].startswith("pre, `best`")
 
 
 def test_overrides_after_a_bare_run_keep_it():
     words = ["--init_from", "runs/pre", "--init_from.freeze", "[block*]"]
-    assert config.parse(FINE, words).init_from == InitFrom(run="runs/pre", freeze=("block*",))
+    assert config.parse_config(FINE, words).init_from == InitFrom(run="runs/pre", freeze=("block*",))
 
 
 def test_pretrain_then_meta_train_from_a_terminal(cli, shell, place):

@@ -13,7 +13,7 @@ from torch import Tensor
 from quickstudy.bench.contenders import contender
 from quickstudy.bench.makers import ByHand, Library, Maker
 from quickstudy.bench.workloads import Case
-from quickstudy.errors import InputError, told
+from quickstudy.errors import InputError, describe_error
 
 LIMIT = 1e-8
 """Relative. Correct implementations in float64 differ by 1e-15 to 1e-12, wrong ones by 1e-4 and more."""
@@ -23,14 +23,14 @@ FAINT = 1e-6
 and what is computed for it is rounding."""
 
 
-def few(case: Case) -> Case:
+def shrink_case(case: Case) -> Case:
     """What is looked at of a case."""
     return replace(case, tasks=2, steps=min(case.steps, 3), phase="train")
 
 
-def checked(case: Case, names: Sequence[str]) -> dict[str, float | str]:
+def check_agreement(case: Case, names: Sequence[str]) -> dict[str, float | str]:
     """For each contender the largest relative error, or why there is none."""
-    small = few(case)
+    small = shrink_case(case)
     reference = Library(small, torch.float64, slice(None), {"backend": "loop"})
     right = [*reference.gradients(), reference.evaluate()]
     found: dict[str, float | str] = {}
@@ -38,7 +38,7 @@ def checked(case: Case, names: Sequence[str]) -> dict[str, float | str]:
         try:
             found[name] = _error(name, small, right)
         except Exception as error:  # a peer may fail in any way, and the others are still to be measured
-            found[name] = str(error) if isinstance(error, InputError) else told(error)
+            found[name] = str(error) if isinstance(error, InputError) else describe_error(error)
     return found
 
 
@@ -47,13 +47,13 @@ def _error(name: str, case: Case, right: list[Tensor]) -> float | str:
     maker: Maker = replace(one, processes=1).make(case, dtype=torch.float64)
     if isinstance(maker, ByHand):
         maker.share_noise()
-    return error([*maker.gradients(), maker.evaluate()], right)
+    return relative_error([*maker.gradients(), maker.evaluate()], right)
 
 
-def error(given: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+def relative_error(given: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """The largest relative error of any tensor; infinite where something is not a number.
 
-    >>> error([torch.tensor([1.0, 2.2])], [torch.tensor([1.0, 2.0])]) < 0.1
+    >>> relative_error([torch.tensor([1.0, 2.2])], [torch.tensor([1.0, 2.0])]) < 0.1
     True
     """
     floor = FAINT * max(float(r.norm()) for r in right)
@@ -61,7 +61,7 @@ def error(given: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return max(gaps) if all(gap == gap for gap in gaps) else float("inf")
 
 
-def fault(found: float | str) -> str | None:
+def explain_fault(found: float | str) -> str | None:
     """Why a contender is not timed, or None."""
     if isinstance(found, str):
         return found

@@ -6,14 +6,14 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from quickstudy.bench.contenders import defaults
-from quickstudy.training.config import Compute
+from quickstudy.training.config import ComputeSettings
 
 WORDS = ("train", "sine-mtnet", "--compute.compile", "true", "--quiet")
 
 
 def timed() -> dict[str, float | str]:
     """Seconds of the 60 000 iterations that ship as sine-mtnet, compiled: with an empty compiler cache, and again."""
-    if "compile" not in Compute.model_fields:
+    if "compile" not in ComputeSettings.model_fields:
         return {"cold": "`compute` has no `compile`", "warm": "`compute` has no `compile`"}
     found: dict[str, float | str] = {}
     with TemporaryDirectory() as folder:

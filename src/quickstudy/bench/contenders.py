@@ -12,7 +12,7 @@ from quickstudy.bench.jax_peer import Jax
 from quickstudy.bench.makers import ByHand, Forward, Library, Maker
 from quickstudy.bench.peers import Higher, Learn2Learn, TorchOpt
 from quickstudy.bench.workloads import Case
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 
 MAKERS: dict[str, type[Maker]] = {
     "library": Library,
@@ -100,7 +100,7 @@ PEERS = ("higher", "torchopt", "learn2learn", "jax")
 def contender(name: str) -> Contender:
     """A contender by name."""
     if name not in CONTENDERS:
-        raise InputError(f"There is no contender {name!r}. {nearest(name, CONTENDERS)}")
+        raise InputError(f"There is no contender {name!r}. {suggest_nearest(name, CONTENDERS)}")
     return CONTENDERS[name]
 
 
@@ -110,5 +110,5 @@ def chosen_peers(names: Sequence[str] | None) -> list[str]:
         return list(PEERS)
     for name in names:
         if name not in (*PEERS, "none"):
-            raise InputError(f"There is no peer {name!r}. {nearest(name, [*PEERS, 'none'])}")
+            raise InputError(f"There is no peer {name!r}. {suggest_nearest(name, [*PEERS, 'none'])}")
     return [name for name in names if name != "none"]

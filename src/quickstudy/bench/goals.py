@@ -11,7 +11,7 @@ ITERATIONS = 60_000
 
 
 @dataclass
-class Found:
+class BenchResult:
     """Everything a run has measured so far.
 
     `memory` is the peak in bytes, or why there is none; `command` the seconds of a whole training command.
@@ -48,9 +48,9 @@ class Goal:
     about: str
     sign: str
     limit: float
-    read: Callable[[Found], float | None]
+    read: Callable[[BenchResult], float | None]
 
-    def judged(self, found: Found) -> dict[str, Any]:
+    def judged(self, found: BenchResult) -> dict[str, Any]:
         """In plain values; `met` is None where nothing was measured."""
         value = self.read(found)
         met = None
@@ -63,17 +63,17 @@ def _faster(about: str, limit: float, case: Case, *names: str, over: str = "plai
     return Goal(f"{about}: {case}, over {over}", ">=", limit, lambda found: found.best(case, names, over))
 
 
-def _over_forward(found: Found) -> float | None:
+def _over_forward(found: BenchResult) -> float | None:
     gain = found.best(_JUDGED, ("eager",), "forward")
     return None if gain is None else 1 / gain
 
 
-def _growth(name: str) -> Callable[[Found], float | None]:
+def _growth(name: str) -> Callable[[BenchResult], float | None]:
     return lambda found: found.growth(name, Case("omniglot", "maml", 4, 5), Case("omniglot", "maml", 4, 100))
 
 
-def _seconds(cache: str) -> Callable[[Found], float | None]:
-    def read(found: Found) -> float | None:
+def _seconds(cache: str) -> Callable[[BenchResult], float | None]:
+    def read(found: BenchResult) -> float | None:
         value = found.command.get(cache)
         return value if isinstance(value, float) else None
 

@@ -22,7 +22,7 @@ SPENT = 1.0
 """Seconds for each of the two peaks."""
 
 
-def peaks() -> dict[str, float]:
+def measure_peaks() -> dict[str, float]:
     """GFLOP/s of a large single-precision product and of a 3x3 convolution, with this process's threads."""
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
     x, kernel = torch.randn(IMAGES, CHANNELS, PIXELS, PIXELS), torch.randn(CHANNELS, CHANNELS, 3, 3)
@@ -45,7 +45,7 @@ def _rate(work: Callable[[], object], flops: int) -> float:
     return flops / median(times) / 1e9
 
 
-def flops(case: Case) -> int:
+def count_flops(case: Case) -> int:
     """Of one go of the case, counted on the loop by hand: multiplications and additions of products and convolutions.
 
     A contender that does with fewer has them counted all the same, so rates compare as times do.

@@ -20,7 +20,7 @@ from quickstudy.engine import allocator
 from quickstudy.engine.engine import Engine, channels_last
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import BATCH
-from quickstudy.methods.learner import settled
+from quickstudy.methods.learner import evaluation_mode
 from quickstudy.types import Examples, Params, Task, pick
 
 STILL = 1e-6
@@ -90,7 +90,7 @@ class Library(Maker):
             raise InputError(f"this engine has no `{missing[0]}`")
         self.learner.engine = Engine(**self.options)
         if self.learner.engine.recompute:
-            allocator.give_back()  # as the command does
+            allocator.return_freed_memory()  # as the command does
 
     def gradients(self) -> list[Tensor]:
         _, grads = self.learner.meta_gradient(self.tasks)
@@ -99,7 +99,7 @@ class Library(Maker):
 
     def evaluate(self) -> Tensor:
         size = len(self.tasks.key)
-        with torch.no_grad(), settled(self.learner):
+        with torch.no_grad(), evaluation_mode(self.learner):
             parts = [pick(self.tasks, slice(i, i + BATCH)) for i in range(0, size, BATCH)]
             return torch.cat([self.learner(part, evaluating=True).loss for part in parts])
 

@@ -116,14 +116,14 @@ class Processes:
         return "its process ended" + (f": {lines[-1].strip()}" if lines else "")
 
 
-class Pool:
+class ProcessPool:
     """Processes by contender, started when first needed and kept from case to case."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
         self.held: dict[str, Processes] = {}
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "ProcessPool":
         return self
 
     def __exit__(
@@ -190,7 +190,7 @@ class Measured:
         return rows | {name: {"left_out": reason} for name, reason in self.left_out.items()}
 
 
-def interleaved(
+def measure_in_turns(
     running: Mapping[str, Processes], case: Case, *, rounds: int, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of one go by contender and round, and who failed.

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from quickstudy.bench.goals import Found
+from quickstudy.bench.goals import BenchResult
 from quickstudy.bench.workloads import Case
-from quickstudy.reports.canvas import COLOURS, dress, figure, png
+from quickstudy.reports.canvas import COLOURS, label_axes, new_figure, to_png
 from quickstudy.storage.files import write_atomic
 
 AXES = {"tasks": "tasks", "steps": "inner steps K", "shots": "shots"}
@@ -17,7 +17,7 @@ DASHES = ("-", "--", "-.", ":")
 Series = dict[str, list[tuple[int, float]]]
 
 
-def drawn(found: Found, folder: Path) -> list[Path]:
+def draw_plots(found: BenchResult, folder: Path) -> list[Path]:
     """A picture for every group of cases that differ along one axis only."""
     times = {
         case: {name: 1e3 * median(rounds) for name, rounds in one.rounds.items()}
@@ -30,12 +30,12 @@ def drawn(found: Found, folder: Path) -> list[Path]:
     paths = []
     for kind, values in (("milliseconds", times), ("peak memory in MB", memory)):
         for axis in AXES:
-            for title, series in grouped(values, axis).items():
+            for title, series in group_curves(values, axis).items():
                 paths.append(_draw(folder, title, axis, kind, series))
     return paths
 
 
-def grouped(values: Mapping[Case, Mapping[str, float]], axis: str) -> dict[str, Series]:
+def group_curves(values: Mapping[Case, Mapping[str, float]], axis: str) -> dict[str, Series]:
     """Curves by what the cases of a group have in common, where there are two points or more."""
     groups: dict[str, Series] = {}
     for case, by_name in values.items():
@@ -49,7 +49,7 @@ def grouped(values: Mapping[Case, Mapping[str, float]], axis: str) -> dict[str, 
 
 
 def _draw(folder: Path, title: str, axis: str, kind: str, series: Series) -> Path:
-    sheet, (axes,) = figure(6.4, 4.0)
+    sheet, (axes,) = new_figure(6.4, 4.0)
     for i, (name, curve) in enumerate(series.items()):
         xs, ys = zip(*curve, strict=True)
         mark, dash = MARKS[i % len(MARKS)], DASHES[i % len(DASHES)]
@@ -59,9 +59,9 @@ def _draw(folder: Path, title: str, axis: str, kind: str, series: Series) -> Pat
     points = sorted({x for curve in series.values() for x, _ in curve})
     axes.set_xticks(points, [str(x) for x in points])
     axes.set_xticks([], minor=True)
-    dress(axes, title, AXES[axis], kind)
+    label_axes(axes, title, AXES[axis], kind)
     axes.legend(fontsize=8, frameon=False)
     words = title.replace(", ", "-").replace(" ", "") + ("-memory" if "memory" in kind else "")
     path = folder / f"{axis}-{words}.png"
-    write_atomic(path, png(sheet))
+    write_atomic(path, to_png(sheet))
     return path

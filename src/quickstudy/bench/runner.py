@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from quickstudy.bench import command
-from quickstudy.bench.agreement import fault, few
+from quickstudy.bench.agreement import explain_fault, shrink_case
 from quickstudy.bench.contenders import CONTENDERS
-from quickstudy.bench.goals import Found
-from quickstudy.bench.measure import Fault, Measured, Pool, Processes, interleaved
-from quickstudy.bench.suites import Cell, Suite
+from quickstudy.bench.goals import BenchResult
+from quickstudy.bench.measure import Fault, Measured, Processes, ProcessPool, measure_in_turns
+from quickstudy.bench.suites import Meeting, Suite
 from quickstudy.bench.workloads import Case
 from quickstudy.errors import RunError
-from quickstudy.storage.files import pretty, write_atomic
-from quickstudy.storage.versions import described
+from quickstudy.storage.files import dump_pretty, write_atomic
+from quickstudy.storage.versions import describe_machine
 
 CHECKS = "plain tuned"
 """Whose process checks and counts as well, before anything is timed in it."""
 
 
 @dataclass
-class Bench:
+class BenchRun:
     """One run of a suite.
 
     Args:
@@ -35,14 +35,14 @@ class Bench:
     rounds: int
     seconds: float
     say: Callable[[str], None]
-    found: Found = field(default_factory=Found)
+    found: BenchResult = field(default_factory=BenchResult)
     about: dict[str, Any] = field(default_factory=dict)
     agreed: dict[tuple[Case, str], float | str] = field(default_factory=dict)
-    pool: Pool = field(default_factory=Pool)
+    pool: ProcessPool = field(default_factory=ProcessPool)
 
     def describe(self) -> dict[str, Any]:
         """The machine, and its peaks with torch's default threads and with one; measured here."""
-        self.about = described()
+        self.about = describe_machine()
         for name, who in (("default", "plain"), ("one thread", CHECKS)):
             try:
                 self.about[f"peak, {name}"] = self.pool[who].ask("peaks")
@@ -58,12 +58,12 @@ class Bench:
             self.found.measured[cell.case] = measured
             yield measured
 
-    def _measure(self, cell: Cell) -> Measured:
+    def _measure(self, cell: Meeting) -> Measured:
         case = cell.case
         errors = self._agreement(case, cell.names)
-        faults = {name: said for name, one in errors.items() if (said := fault(one)) is not None}
+        faults = {name: said for name, one in errors.items() if (said := explain_fault(one)) is not None}
         running = {name: self.pool[name] for name in cell.names if name not in faults}
-        rounds, failed = interleaved(running, case, rounds=self.rounds, seconds=self.seconds)
+        rounds, failed = measure_in_turns(running, case, rounds=self.rounds, seconds=self.seconds)
         left_out = {name: (faults | failed)[name] for name in cell.names if name in faults | failed}
         right = {name: one for name, one in errors.items() if name in rounds and isinstance(one, float)}
         try:
@@ -77,7 +77,7 @@ class Bench:
 
         A plain forward pass computes something else, on purpose, and is not checked.
         """
-        keys = {name: (few(case), name) for name in names if CONTENDERS[name].maker != "forward"}
+        keys = {name: (shrink_case(case), name) for name in names if CONTENDERS[name].maker != "forward"}
         waiting = [name for name, key in keys.items() if key not in self.agreed]
         if waiting:
             try:
@@ -94,7 +94,7 @@ class Bench:
             peaks: dict[str, int | str] = {}
             for name in cell.names:
                 self.say(f"memory: {cell.case}, {name}")
-                wrong = fault(errors[name]) if name in errors else None
+                wrong = explain_fault(errors[name]) if name in errors else None
                 peaks[name] = self._peak(cell.case, name) if wrong is None else wrong
             self.found.memory[cell.case] = peaks
             yield cell.case, peaks
@@ -130,5 +130,5 @@ class Bench:
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "bench.json"
-        write_atomic(path, pretty(whole))
+        write_atomic(path, dump_pretty(whole))
         return path

@@ -8,13 +8,13 @@ from itertools import product
 from quickstudy.bench.contenders import PEERS
 from quickstudy.bench.goals import GOALS, Goal
 from quickstudy.bench.workloads import METHODS, Case
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 
 OURS = ("eager", "compiled")  # convolutions on a CPU are not compiled: see the engine
 
 
 @dataclass(frozen=True)
-class Cell:
+class Meeting:
     """A case and its contenders, of whom the first is what the others are compared with."""
 
     case: Case
@@ -33,21 +33,21 @@ class Suite:
     """
 
     about: str
-    cells: tuple[Cell, ...] = ()
-    memory: tuple[Cell, ...] = ()
+    cells: tuple[Meeting, ...] = ()
+    memory: tuple[Meeting, ...] = ()
     goals: tuple[Goal, ...] = field(default=())
 
     def only(self, methods: Sequence[str] | None, peers: Sequence[str], pattern: str = "*") -> "Suite":
         """The part of it that is about some methods, peers and cases. Peers have MAML alone; goals are the whole's."""
         for method in methods or ():
             if method not in METHODS:
-                raise InputError(f"There is no method {method!r} to measure. {nearest(method, METHODS)}")
+                raise InputError(f"There is no method {method!r} to measure. {suggest_nearest(method, METHODS)}")
 
-        def kept(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+        def kept(cells: Iterable[Meeting]) -> tuple[Meeting, ...]:
             own = (cell for cell in cells if methods is None or cell.case.method in methods)
             chosen = (cell for cell in own if fnmatchcase(str(cell.case), pattern))
             return tuple(
-                Cell(cell.case, tuple(n for n in cell.names if n not in PEERS or n in peers)) for cell in chosen
+                Meeting(cell.case, tuple(n for n in cell.names if n not in PEERS or n in peers)) for cell in chosen
             )
 
         goals = self.goals if pattern == "*" else ()
@@ -61,8 +61,8 @@ class Suite:
         return part
 
 
-def _cells(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Cell, ...]:
-    return tuple(Cell(case, names + (PEERS if case.method == "maml" else ())) for case in cases)
+def _cells(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Meeting, ...]:
+    return tuple(Meeting(case, names + (PEERS if case.method == "maml" else ())) for case in cases)
 
 
 def _every(workload: str, methods: Sequence[str], counts: Sequence[int], ks: Sequence[int], **more: int) -> list[Case]:
@@ -95,7 +95,7 @@ def _quick() -> Suite:
 
 
 def _smoke() -> Suite:
-    cell = Cell(Case("sine", "maml", 2, 1), ("plain", "eager", *PEERS))
+    cell = Meeting(Case("sine", "maml", 2, 1), ("plain", "eager", *PEERS))
     return Suite("one small case, to see that everything works", (cell,), (replace(cell, names=("eager",)),))
 
 
@@ -127,8 +127,8 @@ def _hypermaml() -> Suite:
     return Suite(
         "HyperMAML against its per-task loop, and against a forward pass without adaptation",
         (
-            Cell(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager", "two workers")),
-            Cell(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", "eager")),
+            Meeting(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager", "two workers")),
+            Meeting(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", "eager")),
         ),
     )
 
@@ -138,8 +138,8 @@ def _memory() -> Suite:
     return Suite("peak memory against inner steps", memory=_cells_of(cases, ("plain", "eager", "recompute")))
 
 
-def _cells_of(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Cell, ...]:
-    return tuple(Cell(case, names) for case in cases)
+def _cells_of(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Meeting, ...]:
+    return tuple(Meeting(case, names) for case in cases)
 
 
 def _workers() -> Suite:
@@ -162,7 +162,7 @@ def _sweep_tasks() -> Suite:
     return Suite("cost against tasks, 1 to 1024 (images: to 64)", _swept(waves, images))
 
 
-def _swept(waves: Iterable[Case], images: Iterable[Case]) -> tuple[Cell, ...]:
+def _swept(waves: Iterable[Case], images: Iterable[Case]) -> tuple[Meeting, ...]:
     return _cells(waves, ("plain", *OURS)) + _cells(images, ("plain", "eager"))
 
 
@@ -176,8 +176,8 @@ def _targets() -> Suite:
     return Suite(
         "what this library holds itself to, each with its number",
         (
-            Cell(Case("sine", "maml", 25, 5), ("plain", *OURS)),
-            Cell(Case("sine", "maml", 256, 5), ("plain", *OURS)),
+            Meeting(Case("sine", "maml", 25, 5), ("plain", *OURS)),
+            Meeting(Case("sine", "maml", 256, 5), ("plain", *OURS)),
             *_cells_of(both, ("plain", "eager", "two workers")),
             *_hypermaml().cells,
         ),
@@ -196,12 +196,12 @@ def _all() -> Suite:
     )
 
 
-def _merged(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+def _merged(cells: Iterable[Meeting]) -> tuple[Meeting, ...]:
     """Each case once, by everyone who is to compute it."""
     found: dict[Case, tuple[str, ...]] = {}
     for cell in cells:
         found[cell.case] = tuple(dict.fromkeys(found.get(cell.case, ()) + cell.names))
-    return tuple(Cell(case, names) for case, names in found.items())
+    return tuple(Meeting(case, names) for case, names in found.items())
 
 
 SUITES: dict[str, Callable[[], Suite]] = {
@@ -224,5 +224,5 @@ SUITES: dict[str, Callable[[], Suite]] = {
 def suite(name: str) -> Suite:
     """A suite by name."""
     if name not in SUITES:
-        raise InputError(f"There is no suite {name!r}. {nearest(name, SUITES)}")
+        raise InputError(f"There is no suite {name!r}. {suggest_nearest(name, SUITES)}")
     return SUITES[name]()

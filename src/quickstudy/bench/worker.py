@@ -18,7 +18,7 @@ from quickstudy.bench.contenders import Contender, contender
 from quickstudy.bench.makers import Maker
 from quickstudy.bench.workloads import Case
 from quickstudy.engine import allocator
-from quickstudy.errors import InputError, told
+from quickstudy.errors import InputError, describe_error
 
 
 class Worker:
@@ -55,15 +55,15 @@ class Worker:
 
     def check(self, case: dict[str, Any], names: list[str]) -> dict[str, Any]:
         """Agreement of contenders on a case."""
-        return dict(agreement.checked(Case(**case), names))
+        return dict(agreement.check_agreement(Case(**case), names))
 
     def flops(self, case: dict[str, Any]) -> int:
         """What a case asks."""
-        return machine.flops(Case(**case))
+        return machine.count_flops(Case(**case))
 
     def peaks(self) -> dict[str, float]:
         """What the machine can do with this process's threads."""
-        return machine.peaks()
+        return machine.measure_peaks()
 
 
 def main(name: str, rank: int, rendezvous: str) -> None:
@@ -76,7 +76,7 @@ def main(name: str, rank: int, rendezvous: str) -> None:
     if who.threads is not None:
         torch.set_num_threads(who.threads)
     if who.tuned:
-        allocator.keep()
+        allocator.keep_freed_memory()
     if who.processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=who.processes)
     worker = Worker(who, rank)
@@ -86,7 +86,7 @@ def main(name: str, rank: int, rendezvous: str) -> None:
         try:
             answer = {"value": do(**asked)}
         except Exception as error:  # told to whoever asked, who leaves this contender out and says why
-            answer = {"error": str(error) if isinstance(error, InputError) else told(error)}
+            answer = {"error": str(error) if isinstance(error, InputError) else describe_error(error)}
         answers.write(json.dumps(answer) + "\n")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.registry import RECIPES
 from quickstudy.models import nets
@@ -95,7 +95,7 @@ class Case:
             ("phase", self.phase, PHASES),
         ):
             if given not in known:
-                raise InputError(f"There is no {what} {given!r} to measure. {nearest(given, known)}")
+                raise InputError(f"There is no {what} {given!r} to measure. {suggest_nearest(given, known)}")
         if self.method == "hypermaml" and not self.load.ways:
             raise InputError("HyperMAML emits the rows of a classifier, so there is none on sine waves.")
         for name in ("shots", "queries"):

@@ -18,27 +18,27 @@ from quickstudy.cli.commands import sweep as sweep_commands
 from quickstudy.cli.commands.demo import demo
 from quickstudy.cli.commands.info import info
 from quickstudy.engine import allocator
-from quickstudy.engine.distributed import ALONE, Lost, World
-from quickstudy.engine.engine import threads
-from quickstudy.errors import InputError, RunError, nearest
-from quickstudy.evaluation.dry_run import first_tasks, rehearse
+from quickstudy.engine.distributed import ALONE, WorkerLost, World
+from quickstudy.engine.engine import use_threads
+from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.evaluation.dry_run import dry_run, first_tasks
 from quickstudy.evaluation.evaluate import PROTOCOLS, Difference, Summary, compare, evaluate
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.methods.registry import METHODS
 from quickstudy.methods.wormhole import CHARTS
 from quickstudy.models import nets
-from quickstudy.reports.report import amount, report, score
+from quickstudy.reports.report import format_amount, format_score, write_report
 from quickstudy.rules import criteria
-from quickstudy.storage.run import Run, free
+from quickstudy.storage.run import Run, free_path
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.images.store import cache_root
 from quickstudy.training import config
 from quickstudy.training.config import Setup, schedule
-from quickstudy.training.config.overrides import pairs
-from quickstudy.training.evaluate_run import judge
-from quickstudy.training.init_from import start
+from quickstudy.training.config.overrides import parse_overrides
+from quickstudy.training.evaluate_run import evaluate_run
+from quickstudy.training.init_from import find_start
 from quickstudy.training.restore import restore
-from quickstudy.training.train import check, train
+from quickstudy.training.train import check_training, train
 
 
 def run(verb: Any, rest: Sequence[str], world: World = ALONE) -> None:
@@ -73,7 +73,7 @@ def _list(verb: verbs.List, rest: Sequence[str]) -> None:
         "tasks": {name: _first_line(family) for name, family in FAMILIES.items()},
         "configurations": {
             name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-            for name, path in config.shipped().items()
+            for name, path in config.shipped_configs().items()
         },
         "protocols": {
             name: f"{p.tasks} tasks" + (f", {p.repeats} times over" if p.repeats > 1 else "")
@@ -85,7 +85,7 @@ def _list(verb: verbs.List, rest: Sequence[str]) -> None:
         "suites": bench_commands.suites(),
     }
     if verb.what is not None and verb.what not in every:
-        raise InputError(f"There is nothing called {verb.what!r} to list. {nearest(verb.what, every)}")
+        raise InputError(f"There is nothing called {verb.what!r} to list. {suggest_nearest(verb.what, every)}")
     chosen = {what: rows for what, rows in every.items() if verb.what in (None, what)}
     if verb.json:
         terminal.print_json(chosen)
@@ -98,7 +98,7 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
     if (verb.config is None) == (verb.resume is None):
         raise InputError(
             "Give a configuration to start from, or --resume RUN to go on with a run. "
-            f"Configurations that ship: {', '.join(config.shipped())}."
+            f"Configurations that ship: {', '.join(config.shipped_configs())}."
         )
     if verb.resume is not None:
         if rest or verb.out is not None:
@@ -107,7 +107,7 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
                 "go with --resume. For other settings start a new run."
             )
         existing = _of_first(world, partial(Run.open, verb.resume))
-        setup = world.agree(lambda: config.build(config.parse(existing.config)))
+        setup = world.agree(lambda: config.build(config.parse_config(existing.config)))
         if not verb.print_config and world.from_first(lambda: existing.reached(setup.config.train.steps)):
             if not (verb.quiet or verb.json):
                 terminal.note(f"{existing.path} is finished: {setup.config.train.steps} steps are done.")
@@ -115,23 +115,23 @@ def _train(verb: verbs.Train, rest: Sequence[str], world: World) -> None:
             _tested(verb, existing, world)
             return
     else:
-        asked = world.from_first(lambda: config.load(str(verb.config), rest))
+        asked = world.from_first(lambda: config.load_config(str(verb.config), rest))
         with terminal.decoding(shown=world.first and not (verb.quiet or verb.json)) as decoded:
             setup = world.agree(lambda: config.build(asked, decoded))
     if verb.print_config:
         print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
         return
     if verb.resume is None:
-        world.agree(lambda: check(setup))
+        world.agree(lambda: check_training(setup))
         if init := setup.config.init_from:  # refused here, before a directory is made
-            begun = world.from_first(lambda: str(start(init, setup.learner, setup.named)))
+            begun = world.from_first(lambda: str(find_start(init, setup.learner, setup.named)))
             if not (verb.quiet or verb.json):
                 terminal.note(f"start: {begun}")
         existing = _of_first(world, lambda: _created(verb, setup, world))
     _announce(setup, existing, verb)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))  # torch's own is lost at a restart
     if setup.config.compute.recompute:
-        allocator.give_back()
+        allocator.return_freed_memory()
     steps = setup.config.train.steps
     logs = terminal.tensorboard(existing.path / "tensorboard") if world.first and not verb.no_tensorboard else []
     bar = not (verb.quiet or verb.json)
@@ -163,9 +163,9 @@ def _created(verb: verbs.Train, setup: Setup, world: World) -> Run:
     if world.restarts and (Path(str(verb.out)) / "config.yaml").is_file():
         begun = Run.open(str(verb.out))
         # Another run may have been in the way from the start: torchrun repeats also what was refused.
-        if config.parse(begun.config).model_dump(mode="json") == settings:
+        if config.parse_config(begun.config).model_dump(mode="json") == settings:
             return begun
-    return Run.create(Path(verb.out) if verb.out else free(Path("runs") / Path(str(verb.config)).stem), settings)
+    return Run.create(Path(verb.out) if verb.out else free_path(Path("runs") / Path(str(verb.config)).stem), settings)
 
 
 def _tested(verb: verbs.Train, run: Run, world: World) -> None:
@@ -187,9 +187,9 @@ def _announce(setup: Setup, run: Run, verb: verbs.Train) -> None:
     if setup.learner.engine.compile:
         terminal.note("compiling: the first step takes a minute or so; a later run of the same kind, some seconds")
     asked = setup.config.train
-    if asked.select_with == "final" and 0 < asked.steps < schedule.over(asked.schedules):
+    if asked.select_with == "final" and 0 < asked.steps < schedule.last_step(asked.schedules):
         terminal.note(
-            f"a schedule ends at step {schedule.over(asked.schedules)}, after the last of {asked.steps} steps: no "
+            f"a schedule ends at step {schedule.last_step(asked.schedules)}, after the last of {asked.steps} steps: no "
             "`best` is kept, and `last` is judged as if the schedule were over"
         )
 
@@ -198,21 +198,21 @@ def _last_words(run: Run, metric: str) -> None:
     rows = [row for row in run.metrics() if row["kind"] == "val"]
     if rows:
         last = rows[-1]
-        shown = amount(last["metric"], last["interval"], metric) if last["finite"] else "every task diverged"
+        shown = format_amount(last["metric"], last["interval"], metric) if last["finite"] else "every task diverged"
         terminal.note(f"validation at step {last['step']}: {metric} {shown}")
 
 
 def _evaluate(verb: verbs.Evaluate, rest: Sequence[str], world: World) -> None:
     if not verb.runs:
         raise InputError("Give one or more run directories to evaluate.")
-    if verb.protocol and any(keys == ["evaluate", "tasks"] for keys, _ in pairs(rest)):
+    if verb.protocol and any(keys == ["evaluate", "tasks"] for keys, _ in parse_overrides(rest)):
         raise InputError(
             "`--protocol` says how many tasks there are, and so does `--evaluate.tasks`. Give one of them."
         )
     summaries = []
     for path, run in [(path, _of_first(world, partial(Run.open, path))) for path in verb.runs]:
         with _named(path):
-            summary = judge(run, verb.checkpoint, verb.protocol, rest, verb.name, world)
+            summary = evaluate_run(run, verb.checkpoint, verb.protocol, rest, verb.name, world)
         summaries.append((path, summary))
         if verb.json:
             terminal.print_json({"run": path, **summary})
@@ -225,7 +225,7 @@ def _evaluate(verb: verbs.Evaluate, rest: Sequence[str], world: World) -> None:
         (
             path,
             s["method"],
-            score(s),
+            format_score(s),
             f"{s['tasks']} of {s['split']}",
             s["hash"],
             f"{s['adapt_ms']:.2f}",
@@ -246,8 +246,8 @@ def _compare(verb: verbs.Compare, rest: Sequence[str]) -> None:
         with _named(path):
             setup, _ = restore(run, verb.checkpoint, rest)
             on = setup.config.evaluate
-            with threads(setup.config.compute.threads):
-                rehearse(
+            with use_threads(setup.config.compute.threads):
+                dry_run(
                     setup.learner, setup.judged.of_split(on.split), first_tasks(setup.judged, on.split, seed=on.seed)
                 )
                 summary = evaluate(setup.learner, setup.judged, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
@@ -275,7 +275,7 @@ def _named(path: str) -> Iterator[None]:
     """Several runs may be given: an error says whose it is."""
     try:
         yield
-    except Lost:
+    except WorkerLost:
         raise
     except InputError as error:
         raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
@@ -295,6 +295,6 @@ def _report(verb: verbs.Report, rest: Sequence[str]) -> None:
     runs = [Run.open(path) for path in verb.runs]
     if not runs:
         raise InputError("Give one or more run directories to report on.")
-    default = runs[0].path / "report" if len(runs) == 1 else free(Path("runs") / "report")
-    page = report(runs, Path(verb.out) if verb.out else default)
+    default = runs[0].path / "report" if len(runs) == 1 else free_path(Path("runs") / "report")
+    page = write_report(runs, Path(verb.out) if verb.out else default)
     terminal.print_json({"report": str(page)}) if verb.json else print(page)

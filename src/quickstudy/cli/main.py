@@ -29,11 +29,11 @@ import tyro
 from quickstudy.cli import dispatch as commands
 from quickstudy.cli.command import GROUPS, OVERRIDABLE, POSITIONAL, SHARED, VERBS, DataPrepare, Output, Sweep
 from quickstudy.cli.terminal import error_line, note_warnings
-from quickstudy.engine.distributed import joined, speaks
+from quickstudy.engine.distributed import join_world, speaks_to_user
 from quickstudy.engine.launch import launch, without_workers
-from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.training.config import Config
-from quickstudy.training.config.messages import near
+from quickstudy.training.config.messages import suggest_setting
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings(), _data_root(verb):
             if isinstance(verb, SHARED):
                 _share(verb, overrides)
-            elif speaks():  # of several workers one is enough for what they do not share
+            elif speaks_to_user():  # of several workers one is enough for what they do not share
                 note_warnings(verb.quiet or verb.json)
                 commands.run(verb, overrides)
             sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _share(verb: Any, overrides: Sequence[str]) -> None:
     """Do what workers may share. The first one shows it; the others keep their terminal for what nobody foresaw."""
-    with joined() as world, open(os.devnull, "w") as nowhere:
+    with join_world() as world, open(os.devnull, "w") as nowhere:
         if not world.first:
             verb = replace(verb, quiet=True, json=False)
         note_warnings(verb.quiet or verb.json)
@@ -85,7 +85,7 @@ def _share(verb: Any, overrides: Sequence[str]) -> None:
 
 
 def _say(error: BaseException, as_json: bool) -> None:
-    if speaks(error):
+    if speaks_to_user(error):
         error_line("Interrupted." if isinstance(error, KeyboardInterrupt) else error, as_json)
 
 
@@ -124,7 +124,7 @@ def _parsed(
     elif name not in ("-h", "--help"):
         if name.startswith("-") and set(words) & set(verbs):
             raise InputError(f"The verb comes first, then its options: {prog} VERB {name}.")
-        raise InputError(f"There is no verb {name!r}. {nearest(name, verbs)} For more: {prog} --help")
+        raise InputError(f"There is no verb {name!r}. {suggest_nearest(name, verbs)} For more: {prog} --help")
     every: Any = reduce(or_, (Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in verbs.items()))
     parsed = tyro.cli(every, prog=prog, description=about, args=words, config=(tyro.conf.FlagCreatePairsOff,))
     return parsed, overrides
@@ -174,6 +174,8 @@ def _value(option: str, rest: list[str]) -> str:
 
 def _unknown(option: str, verb: str, kind: type[Output], own: Sequence[str]) -> InputError:
     if not issubclass(kind, OVERRIDABLE):
-        return InputError(f"`{option}` is no option of `{verb}`. {nearest(option, [f'--{name}' for name in own])}")
+        return InputError(
+            f"`{option}` is no option of `{verb}`. {suggest_nearest(option, [f'--{name}' for name in own])}"
+        )
     known = [f"--{name}" for name in (*own, *_settings(kind))]
-    return InputError(f"`{option}` is no option of `{verb}` and no setting. {near(option, known)}")
+    return InputError(f"`{option}` is no option of `{verb}` and no setting. {suggest_setting(option, known)}")

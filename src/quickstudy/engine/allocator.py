@@ -9,7 +9,7 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
-def keep() -> bool:
+def keep_freed_memory() -> bool:
     """Have freed memory kept, for this whole process; whether the C library is one that can.
 
     A program decides this for itself, so importing quickstudy never does. The command line does.
@@ -17,7 +17,7 @@ def keep() -> bool:
     return _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
 
 
-def give_back() -> bool:
+def return_freed_memory() -> bool:
     """Have every block from 64 KB on given back when it is freed: slower, and nothing is lost between blocks that stay.
 
     For steps that are recomputed, where each leaves its parameters behind among what it frees.

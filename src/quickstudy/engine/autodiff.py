@@ -17,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from quickstudy.errors import InputError
-from quickstudy.rules.params import slots
+from quickstudy.rules.params import parameter_paths
 from quickstudy.types import Outcome, Params
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def by_tape(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
+def tape_gradient(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
     """The gradient as `torch.autograd.grad` finds it: for a task on its own, outside `vmap` and `torch.func.grad`.
 
     It is faster than `torch.func.grad` there, and what it remembers can be dropped and replayed.
@@ -113,7 +113,7 @@ class _Replay(torch.autograd.Function):
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
 
 
-def replayed(step: F) -> F:
+def replay_step(step: F) -> F:
     """A step, given parameters first, of which the tape keeps its inputs; the backward pass runs it again for the rest.
 
     `torch.utils.checkpoint` keeps a node for every operation, which for small nets is more than it saves.
@@ -205,7 +205,7 @@ class _Method(nn.Module):
         return self.method(*args)
 
 
-def with_gradient(
+def outcome_and_gradient(
     owner: nn.Module, one: Callable[..., Outcome], names: Sequence[str]
 ) -> Callable[..., tuple[Outcome, list[Tensor]]]:
     """Outcomes of a batch of tasks with the summed gradient of their losses, as one function without a tape.
@@ -219,7 +219,7 @@ def with_gradient(
         A function of (weight, the parameters by name, *batched arguments of `one`).
     """
     called = _Method(owner, one)
-    places = slots(owner, names)
+    places = parameter_paths(owner, names)
 
     def loss(meta: Params, *task: Any) -> tuple[Tensor, Outcome]:
         swapped = {f"owner.{place}": value for name, value in meta.items() for place in places[name]}
@@ -236,11 +236,11 @@ def with_gradient(
     return run
 
 
-def detached(params: Mapping[str, Tensor]) -> Params:
+def detach_params(params: Mapping[str, Tensor]) -> Params:
     """The same numbers without a tape."""
     return {name: p.detach() for name, p in params.items()}
 
 
-def alone() -> bool:
+def outside_transforms() -> bool:
     """Whether no transform of `torch.func` is at work."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None

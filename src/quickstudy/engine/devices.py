@@ -19,7 +19,7 @@ CGROUPS = (
 )
 
 
-def chosen(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """A device by name: "cpu", "cuda:1", "cuda", or "auto", which is the GPU where there is one.
 
     "auto" and "cuda" are the process's own GPU under torchrun, which numbers a machine's processes in LOCAL_RANK.
@@ -29,42 +29,44 @@ def chosen(name: str) -> torch.device:
         return torch.device("cpu")
     numbered = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if name == "auto" else name)
     if numbered is None:
-        raise InputError(f"There is no device {name!r}. {_there(count)} `auto` takes the GPU where there is one.")
+        raise InputError(
+            f"There is no device {name!r}. {_devices_in_words(count)} `auto` takes the GPU where there is one."
+        )
     number = int(numbered[1] or os.environ.get("LOCAL_RANK", 0))
     if number >= count:
         asked = f"`compute.device` is {name!r}" + ("" if numbered[1] else f" in the process of LOCAL_RANK {number}")
-        raise InputError(f"{asked if count else f'`compute.device` is {name!r}'}. {_there(count)}")
+        raise InputError(f"{asked if count else f'`compute.device` is {name!r}'}. {_devices_in_words(count)}")
     return torch.device("cuda", number)
 
 
-def _there(count: int) -> str:
+def _devices_in_words(count: int) -> str:
     names = ["cpu", *(f"cuda:{number}" for number in range(count))]
     built = "" if count or torch.version.cuda else " (this build of torch has no CUDA)"
     return f"Devices here: {', '.join(names)}{built}."
 
 
-def listed() -> dict[str, str]:
+def list_devices() -> dict[str, str]:
     """The devices that are there, with what is free of their memory."""
-    found = {"cpu": f"{torch.get_num_threads()} threads, {_of(free(torch.device('cpu')))}"}
+    found = {"cpu": f"{torch.get_num_threads()} threads, {_of(free_bytes(torch.device('cpu')))}"}
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", number)
-        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {_of(free(device))}"
+        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {_of(free_bytes(device))}"
     return found
 
 
 def _of(number: int | None) -> str:
-    return "free memory unknown" if number is None else f"{sized(number)} free"
+    return "free memory unknown" if number is None else f"{format_bytes(number)} free"
 
 
-def free(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Bytes that a process could still take; None where the system does not say."""
     if device.type == "cuda":
         unused, _ = torch.cuda.mem_get_info(device)  # torch keeps what it has freed: that is free to us
         return int(unused) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _free_here(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+    return _free_on_machine(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
 
 
-def _free_here(meminfo: Path, cgroup: Path) -> int | None:
+def _free_on_machine(meminfo: Path, cgroup: Path) -> int | None:
     """What the machine has, or a container's limit leaves, whichever is less."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
@@ -84,10 +86,10 @@ def _free_here(meminfo: Path, cgroup: Path) -> int | None:
     return min(known, default=None)
 
 
-def amount(given: int | float | str) -> float:
+def parse_amount(given: int | float | str) -> float:
     """A number of bytes from "6 GB" or "500MB"; a fraction stays one.
 
-    >>> amount("1.5 GB"), amount(0.5)
+    >>> parse_amount("1.5 GB"), parse_amount(0.5)
     (1500000000.0, 0.5)
     """
     if isinstance(given, str):
@@ -99,19 +101,19 @@ def amount(given: int | float | str) -> float:
     raise ValueError("give the fraction of what is free that may be used (0.5), or an amount ('6 GB')")
 
 
-def room(device: torch.device, given: float | str) -> int | None:
+def memory_budget(device: torch.device, given: float | str) -> int | None:
     """Bytes that a run may use: an amount, or a fraction of what is free now; None where that is unknown."""
-    asked = amount(given)
+    asked = parse_amount(given)
     if asked > 1:
         return int(asked)
-    unused = free(device)
+    unused = free_bytes(device)
     return None if unused is None else int(asked * unused)
 
 
-def sized(number: int | float) -> str:
+def format_bytes(number: int | float) -> str:
     """Bytes as people write them.
 
-    >>> sized(1536), sized(2.5e9)
+    >>> format_bytes(1536), format_bytes(2.5e9)
     ('1.54 KB', '2.5 GB')
     """
     unit = max((name for name in UNITS if UNITS[name] <= max(number, 1)), key=lambda name: UNITS[name])

@@ -21,25 +21,25 @@ from torch import Tensor
 # torch exports these without saying so.
 from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
-from quickstudy.errors import InputError, RunError, told
+from quickstudy.errors import InputError, RunError, describe_error
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=5)
+STEP_TIMEOUT = timedelta(minutes=5)
 """How long a step waits for a worker that is silent but whose connection stands. A closed one is noticed at once."""
-PREPARATION = timedelta(hours=1)
+PREPARATION_TIMEOUT = timedelta(hours=1)
 """The same for what may take long on one worker and not on another: decoding pictures, writing, validating."""
 SPEECH = 2.0  # seconds in which the first worker, if it lives, has begun to say what happened
 
 
-class Lost(RunError):
+class WorkerLost(RunError):
     """A worker ended, or fell silent, in the middle of the work."""
 
     heard = False
     """Whether another worker has said so."""
 
 
-class Elsewhere(RunError):
+class RemoteError(RunError):
     """An error in code that is not ours, on another worker."""
 
 
@@ -169,13 +169,13 @@ class World:
 ALONE = World()
 
 
-def speaks(error: BaseException | None = None) -> bool:
+def speaks_to_user(error: BaseException | None = None) -> bool:
     """Whether this worker is the one that tells the user: the first, or of an error that the first cannot tell."""
-    return not _several() or os.environ["RANK"] == "0" or (isinstance(error, Lost) and not error.heard)
+    return not _several() or os.environ["RANK"] == "0" or (isinstance(error, WorkerLost) and not error.heard)
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def join_world() -> Iterator[World]:
     """The world that `torchrun` describes in the environment, or that of one worker."""
     here = os.environ
     if not _several():
@@ -189,12 +189,12 @@ def joined() -> Iterator[World]:
         )
     local, restarts = _number("LOCAL_WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)
     try:
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=STEP_TIMEOUT))
         store = PrefixStore(f"quickstudy/{restarts}", store)
         dist.init_process_group(
-            _backend(local), store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
+            _backend(local), store=PrefixStore("group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT
         )
-        group = dist.new_group(backend="gloo", timeout=PREPARATION)
+        group = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"Worker {here['RANK']} of {here['WORLD_SIZE']} did not find the others at {here['MASTER_ADDR']}:"
@@ -205,7 +205,7 @@ def joined() -> Iterator[World]:
     try:
         yield World(rank, size, local, restarts, parent, group)
     except BaseException as error:
-        if isinstance(error, Lost):
+        if isinstance(error, WorkerLost):
             with suppress(ValueError):  # torchrun tells the others to end: they do, once they have said why
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             error.heard = _heard(store, rank)
@@ -246,10 +246,10 @@ def _connected() -> Iterator[None]:
     except RuntimeError as error:
         said = _first_line(error).lower()
         if "timed out" in said or "timeout" in said:
-            what = f"it has been silent for too long (a step waits for {PATIENCE.seconds // 60} minutes)"
+            what = f"it has been silent for too long (a step waits for {STEP_TIMEOUT.seconds // 60} minutes)"
         else:
             what = "its connection closed" if "connection" in said or "closed" in said else _first_line(error)
-        raise Lost(f"A worker was lost: {what}.") from error
+        raise WorkerLost(f"A worker was lost: {what}.") from error
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -265,7 +265,7 @@ def _sendable(error: Exception | None) -> Exception | None:
         return InputError(str(error))
     if isinstance(error, RunError):
         return RunError(str(error))
-    return None if error is None else Elsewhere(told(error))
+    return None if error is None else RemoteError(describe_error(error))
 
 
 def _raise(error: Exception | None) -> None:

@@ -16,12 +16,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from quickstudy.engine.autodiff import Compiler, CompileRefused, alone, by_tape, detached, replayed, with_gradient
-from quickstudy.engine.devices import sized
-from quickstudy.engine.memory import Need, measured, out_of_memory
-from quickstudy.engine.precision import KINDS, gradient, rounding
+from quickstudy.engine.autodiff import (
+    Compiler,
+    CompileRefused,
+    detach_params,
+    outcome_and_gradient,
+    outside_transforms,
+    replay_step,
+    tape_gradient,
+)
+from quickstudy.engine.devices import format_bytes
+from quickstudy.engine.memory import Need, is_out_of_memory, measure_memory
+from quickstudy.engine.precision import AUTOCAST_KINDS, autocast_products, scaled_gradient
 from quickstudy.errors import InputError
-from quickstudy.rules.objective import Means, as_it_is
+from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.types import Outcome, pick, stack
 
 BACKENDS = ("auto", "vmap", "loop")
@@ -78,8 +86,10 @@ class Engine:
             raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
         if self.chunk is not None and self.chunk < 1:
             raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
-        if self.autocast not in (None, *KINDS):
-            raise InputError(f"There is no autocast {self.autocast!r}. Give one of {', '.join(KINDS)}, or None.")
+        if self.autocast not in (None, *AUTOCAST_KINDS):
+            raise InputError(
+                f"There is no autocast {self.autocast!r}. Give one of {', '.join(AUTOCAST_KINDS)}, or None."
+            )
         if self.recompute and self.backend == "vmap":
             raise InputError('`recompute` works on one task at a time: use it with backend "loop" or "auto".')
         for other, given in (
@@ -122,25 +132,25 @@ class Engine:
         self.backend, self.compile = "loop", False
 
     @property
-    def means(self) -> Means:
+    def means(self) -> Autodiff:
         """How one task's gradients and steps are computed: `torch.func`'s way wherever `vmap` looks.
 
         Elsewhere by the tape, also where `vmap` has refused: `torch.func` may be what refuses.
         """
-        if not alone():
-            return Means()
-        means = Means(gradient=by_tape, images=channels_last if self._pixelwise else as_it_is)
-        return replace(means, step=replayed) if self.recompute else means
+        if not outside_transforms():
+            return Autodiff()
+        means = Autodiff(gradient=tape_gradient, images=channels_last if self._pixelwise else identity)
+        return replace(means, step=replay_step) if self.recompute else means
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
-        with twice_differentiable(), rounding(self.autocast):
+        with twice_differentiable(), autocast_products(self.autocast):
             if self.backend != "loop":
                 try:
                     together = torch.vmap(one, randomness="different", chunk_size=self._apart(one, args))
                     return together(*args)
                 except (RuntimeError, ValueError, NotImplementedError) as refusal:
-                    if out_of_memory(refusal):
+                    if is_out_of_memory(refusal):
                         raise
                     # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
                     result = self._loop(one, args)
@@ -179,10 +189,10 @@ class Engine:
                 outcome, grads = self._differentiated(
                     owner, one, pick(args, slice(start, start + width)), params, weight
                 )
-                total = [added([t, g]) for t, g in zip(total, grads, strict=True)]
+                total = [sum_gradients([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(outcome)
         except (RuntimeError, NotImplementedError) as refusal:
-            if self.backend == "loop" or out_of_memory(refusal):
+            if self.backend == "loop" or is_out_of_memory(refusal):
                 raise
             looped = replace(self, backend="loop", compile=False).meta_gradient(owner, one, args, params, weight)
             self._fall_back(refusal)
@@ -202,7 +212,7 @@ class Engine:
         def plain() -> tuple[Outcome, Sequence[Tensor | None]]:
             outcome = self.each(one, *args)
             with twice_differentiable():  # steps may be replayed
-                grads = gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
+                grads = scaled_gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
             outcome = tree_map(torch.detach, outcome)  # with its graph it would hold all steps while others are run
             return outcome, grads
 
@@ -210,10 +220,10 @@ class Engine:
             return plain()
         share = next(iter(params.values())).new_tensor(weight)
         names = tuple(params)
-        whole = partial(with_gradient, owner, one, names)
+        whole = partial(outcome_and_gradient, owner, one, names)
         with twice_differentiable():
             ran: tuple[Outcome, Sequence[Tensor | None]]
-            ran = self._compiler.run((one, names), whole, plain, share, detached(params), *args)
+            ran = self._compiler.run((one, names), whole, plain, share, detach_params(params), *args)
         return ran
 
     def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
@@ -237,7 +247,7 @@ class Engine:
             whole = replace(self, chunk=size, compile=False)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LoopFallback)  # the batch itself will say so
-                self._needs[kind] = measured(
+                self._needs[kind] = measure_memory(
                     lambda n: (
                         whole.meta_gradient(outer[0], one, pick(args, slice(n)), *outer[1:])
                         if outer
@@ -247,8 +257,8 @@ class Engine:
             need, fits = self._needs[kind], self._needs[kind].fitting(self.room)
             if fits < size:
                 warnings.warn(
-                    f"{size} tasks at once would take {sized(need.of(size))}, and `compute.memory` allows "
-                    f"{sized(self.room)}, so {fits} are run at once. `compute.chunk` {fits} keeps it so.",
+                    f"{size} tasks at once would take {format_bytes(need.of(size))}, and `compute.memory` allows "
+                    f"{format_bytes(self.room)}, so {fits} are run at once. `compute.chunk` {fits} keeps it so.",
                     Chunked,
                     stacklevel=4,
                 )
@@ -287,7 +297,7 @@ def channels_last(leaf: Tensor) -> Tensor:
 
 
 @contextmanager
-def threads(number: int | None) -> Iterator[None]:
+def use_threads(number: int | None) -> Iterator[None]:
     """So many threads for torch's kernels, and as many as before afterwards. None: leave them."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
@@ -309,7 +319,7 @@ def twice_differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def added(parts: Sequence[Tensor | None]) -> Tensor | None:
+def sum_gradients(parts: Sequence[Tensor | None]) -> Tensor | None:
     """The sum of gradients, where a missing one counts as zero; None when all are missing."""
     given = [part for part in parts if part is not None]
     return torch.stack(given).sum(0) if len(given) > 1 else (given[0] if given else None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.utils._pytree import tree_leaves
 
-from quickstudy.rules.params import call, slots
+from quickstudy.rules.params import call_with, parameter_paths
 from quickstudy.types import Params
 
 TOLERANCE = 1e-8
@@ -89,7 +89,7 @@ def relative_errors(
     return errors
 
 
-def suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]:
+def find_suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]:
     """The smallest modules whose second-order gradient is wrong, and where: "under vmap" or "everywhere".
 
     `run` calls the model once on an example, so that every module's own input is seen.
@@ -118,7 +118,7 @@ def suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]:
 def _verdict(module: nn.Module, x: Tensor) -> str:
     """Nothing, "under vmap" or "everywhere", for one module and an input it has seen."""
     own = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
-    places = slots(module, own)
+    places = parameter_paths(module, own)
     draw = torch.Generator().manual_seed(0)
 
     def noise(shape: torch.Size) -> Tensor:
@@ -130,7 +130,7 @@ def _verdict(module: nn.Module, x: Tensor) -> str:
     weights: list[Tensor] = []
 
     def value(params: Params, x: Tensor) -> Tensor:
-        out = next(leaf for leaf in tree_leaves(call(module, params, places, x)) if isinstance(leaf, Tensor))
+        out = next(leaf for leaf in tree_leaves(call_with(module, params, places, x)) if isinstance(leaf, Tensor))
         if not weights:
             weights.append(noise(out.shape))
         total: Tensor = (out.tanh() * weights[0]).sum()  # not a square: norms make its sum a constant

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quickstudy.engine.devices import sized
+from quickstudy.engine.devices import format_bytes
 from quickstudy.errors import RunError
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -84,10 +84,10 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.live)
 
 
-def peak(run: Callable[[], object]) -> int:
+def peak_bytes(run: Callable[[], object]) -> int:
     """The most bytes of tensors that were alive at once beside those from before `run`.
 
-    >>> peak(lambda: torch.zeros(1000) + torch.zeros(1000))
+    >>> peak_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))
     12000
     """
     counting = _Counting()
@@ -96,14 +96,14 @@ def peak(run: Callable[[], object]) -> int:
     return counting.peak
 
 
-def measured(run: Callable[[int], object]) -> Need:
+def measure_memory(run: Callable[[int], object]) -> Need:
     """The need of a batch, from runs of one and of two tasks. Torch's generators are left as they were."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        one, two = peak(lambda: run(1)), peak(lambda: run(2))
+        one, two = peak_bytes(lambda: run(1)), peak_bytes(lambda: run(2))
     return Need(fixed=max(2 * one - two, 0), task=max(two - one, 0))
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -111,7 +111,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def starving(where: str, standing: Callable[[], str] = str) -> Iterator[None]:
+def explain_out_of_memory(where: str, standing: Callable[[], str] = str) -> Iterator[None]:
     """An out-of-memory error inside becomes one that names the settings to change.
 
     Args:
@@ -121,7 +121,7 @@ def starving(where: str, standing: Callable[[], str] = str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         said = f"{where}: out of memory ({_first(str(error))}). {ADVICE} {standing()}"
         raise RunError(said.strip()) from error
@@ -132,4 +132,4 @@ def _first(text: str) -> str:
     wanted = re.search(r"(?:allocate|allocating) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)", text)
     if wanted is None:
         return "of how much, the allocator does not say"
-    return f"{sized(float(wanted[1])) if wanted[2] == 'bytes' else f'{wanted[1]} {wanted[2]}'} were asked for"
+    return f"{format_bytes(float(wanted[1])) if wanted[2] == 'bytes' else f'{wanted[1]} {wanted[2]}'} were asked for"

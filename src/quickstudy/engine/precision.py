@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCTS = {
     *(f"conv{transposed}{n}d" for n in (1, 2, 3) for transposed in ("", "_transpose")),
     *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"),
 }
-SCALES = (2.0**16, 2.0**8, 1.0)
+LOSS_SCALES = (2.0**16, 2.0**8, 1.0)
 """By which an fp16 loss is multiplied before its backward: the first that overflows no gradient."""
 
 
@@ -45,12 +45,12 @@ class _Rounded(TorchFunctionMode):
         return leaf.to(self.kind) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def rounding(autocast: str | None) -> AbstractContextManager[Any]:
+def autocast_products(autocast: str | None) -> AbstractContextManager[Any]:
     """Products in "bf16" or "fp16" inside; None: as they are."""
-    return nullcontext() if autocast is None else _Rounded(KINDS[autocast])
+    return nullcontext() if autocast is None else _Rounded(AUTOCAST_KINDS[autocast])
 
 
-def gradient(loss: Tensor, params: Sequence[Tensor], autocast: str | None) -> tuple[Tensor | None, ...]:
+def scaled_gradient(loss: Tensor, params: Sequence[Tensor], autocast: str | None) -> tuple[Tensor | None, ...]:
     """`torch.autograd.grad`; for "fp16", whose smallest number is 6e-8, of a scaled loss, divided again.
 
     The scale follows from the loss alone. A scaler that remembers what overflowed would make a step depend on how the
@@ -58,8 +58,8 @@ def gradient(loss: Tensor, params: Sequence[Tensor], autocast: str | None) -> tu
     """
     if autocast != "fp16":
         return torch.autograd.grad(loss, params, allow_unused=True)
-    for scale in SCALES:
-        scaled = torch.autograd.grad(scale * loss, params, allow_unused=True, retain_graph=scale != SCALES[-1])
+    for scale in LOSS_SCALES:
+        scaled = torch.autograd.grad(scale * loss, params, allow_unused=True, retain_graph=scale != LOSS_SCALES[-1])
         if all(bool(g.isfinite().all()) for g in scaled if g is not None):
             break
     return tuple(g if g is None else g / scale for g in scaled)

@@ -6,29 +6,29 @@ from dataclasses import replace
 
 import torch
 
-from quickstudy.engine.memory import starving
-from quickstudy.errors import InputError, RunError, told
+from quickstudy.engine.memory import explain_out_of_memory
+from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.methods.learner import Learner
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
 from quickstudy.types import Outcome, Task, pick
 
 
-def drawn(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
+def draw_tasks(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
     """The tasks of a step; what a user's own family raises becomes one line."""
     try:
-        with starving(f"Drawing the {source.split} tasks of step {step}"):
+        with explain_out_of_memory(f"Drawing the {source.split} tasks of step {step}"):
             return source(step, part)
     except (InputError, RunError):
         raise
     except Exception as error:  # the user's family may fail in any way
-        raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {told(error)}.") from error
+        raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 
 def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
     """The first batch of a split, checked."""
     family = family.of_split(split)
-    tasks = drawn(family.source(split, seed=seed, size=size), 0)
+    tasks = draw_tasks(family.source(split, seed=seed, size=size), 0)
     check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
     for half, x in (("support", tasks.support.x), ("query", tasks.query.x)):
         if tuple(x.shape[2:]) != tuple(family.inputs):
@@ -52,17 +52,17 @@ def _check_targets(family: TaskFamily, tasks: Task) -> None:
             raise InputError(f"{half}.y has values other than 0 and 1, and the family's loss is binary_cross_entropy.")
 
 
-def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:
+def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:
     """Run one task as evaluation does, or as training does, so that a model that does not fit the tasks is refused.
 
     The learner is as it was afterwards, and so is torch's generator: a run starts from the same state whether or not
     there was a rehearsal.
     """
     one = pick(tasks, slice(0, 1))
-    with undone(learner), uncompiled(learner):
+    with restoring_buffers(learner), without_compiling(learner):
         try:
             outcome: Outcome
-            with starving("One task alone"):
+            with explain_out_of_memory("One task alone"):
                 if training:
                     outcome, _ = learner.meta_gradient(one)
                 else:
@@ -73,7 +73,7 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
         except Exception as error:  # the user's model may fail in any way
             raise InputError(
                 f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which want "
-                f"{family.outputs} outputs: {told(error)}. Change the model or the tasks."
+                f"{family.outputs} outputs: {describe_error(error)}. Change the model or the tasks."
             ) from error
     wanted = [tasks.query.y.shape[1], family.outputs]
     if list(outcome.output.shape[1:]) != wanted:
@@ -84,7 +84,7 @@ def rehearse(learner: Learner, family: TaskFamily, tasks: Task, *, training: boo
 
 
 @contextmanager
-def uncompiled(learner: Learner) -> Iterator[None]:
+def without_compiling(learner: Learner) -> Iterator[None]:
     """The learner's engine without its compiler, which would take a minute for tasks of another number."""
     engine = learner.engine
     learner.engine = replace(engine, compile=False)
@@ -97,7 +97,7 @@ def uncompiled(learner: Learner) -> Iterator[None]:
 
 
 @contextmanager
-def undone(learner: Learner) -> Iterator[None]:
+def restoring_buffers(learner: Learner) -> Iterator[None]:
     """Leave the learner's buffers and torch's generator as they were."""
     kept = {name: buffer.clone() for name, buffer in learner.named_buffers()}
     with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):

@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_map
 
 from quickstudy.engine.distributed import ALONE, World
 from quickstudy.engine.engine import twice_differentiable
-from quickstudy.engine.memory import starving
-from quickstudy.errors import InputError, nearest
-from quickstudy.evaluation.dry_run import drawn
+from quickstudy.engine.memory import explain_out_of_memory
+from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, spread
-from quickstudy.evaluation.thumbnails import Counts, confusion, guesses
-from quickstudy.methods.learner import Learner, settled
+from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
+from quickstudy.methods.learner import Learner, evaluation_mode
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.types import Task, move, pick
 
@@ -60,13 +60,13 @@ PROTOCOLS = {
 def protocol(name: str) -> Protocol:
     """A protocol by name."""
     if name not in PROTOCOLS:
-        raise InputError(f"There is no protocol {name!r}. {nearest(name, PROTOCOLS)}")
+        raise InputError(f"There is no protocol {name!r}. {suggest_nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One learner on one list of tasks; `confusion` is there for `Episodes`, whose classes outlive a task."""
+    """One learner on one list of tasks; `count_confusions` is there for `Episodes`, whose classes outlive a task."""
 
     metric: Metric
     values: Values
@@ -86,13 +86,13 @@ class Summary:
         return spread(self.losses)
 
 
-def batches(family: TaskFamily, split: str, n: int, seed: int, part: slice = slice(None)) -> Iterator[Task]:
+def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice = slice(None)) -> Iterator[Task]:
     """The fixed list of n tasks, in batches, or a part of these."""
     if n < 1:
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
     source = family.source(split, seed=seed, size=BATCH).judged()
     for step in range(-(-n // BATCH))[part]:
-        yield drawn(source, step, slice(0, min(BATCH, n - step * BATCH)))
+        yield draw_tasks(source, step, slice(0, min(BATCH, n - step * BATCH)))
 
 
 def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
@@ -106,7 +106,7 @@ def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
     return digest.hexdigest()[:12]
 
 
-class _Judged(NamedTuple):
+class _Evaluated(NamedTuple):
     """A batch of the list; of its tasks, what the hash reads."""
 
     values: Values
@@ -129,11 +129,11 @@ def evaluate(
     """A learner on n fixed tasks of a split, whose batches the workers share; each of them returns the whole."""
     family = family.of_split(split)
 
-    def part() -> list[_Judged]:
-        own: list[_Judged] = []
-        with torch.no_grad(), settled(learner):
-            for tasks in batches(family, split, n, seed, world.turns()):
-                own.append(_judged(tasks, learner, family, metric, seed, first=world.first and not own))
+    def part() -> list[_Evaluated]:
+        own: list[_Evaluated] = []
+        with torch.no_grad(), evaluation_mode(learner):
+            for tasks in task_batches(family, split, n, seed, world.turns()):
+                own.append(_evaluate_batch(tasks, learner, family, metric, seed, first=world.first and not own))
         return own
 
     parts = world.gather(world.agree(part))
@@ -146,20 +146,22 @@ def evaluate(
         losses=np.concatenate([one.losses for one in done]),
         hash=task_hash(family, [one.listed for one in done]),
         example=done[0].example,
-        confusion=confusion(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
+        confusion=count_confusions(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
     )
 
 
-def _judged(tasks: Task, learner: Learner, family: TaskFamily, metric: Metric, seed: int, *, first: bool) -> _Judged:
-    with starving(f"Evaluating {len(tasks.key)} tasks"):
+def _evaluate_batch(
+    tasks: Task, learner: Learner, family: TaskFamily, metric: Metric, seed: int, *, first: bool
+) -> _Evaluated:
+    with explain_out_of_memory(f"Evaluating {len(tasks.key)} tasks"):
         outcome = move(learner(tasks, seed=seed, evaluating=True), "cpu")
     tasks = tasks._replace(support=move(tasks.support, "cpu"), query=move(tasks.query, "cpu"))
     # Copied: a view without elements still holds, and would send, the storage of the whole batch.
     support, query = tree_map(torch.clone, pick((tasks.support, tasks.query), slice(0, 0)))
     answer = None
     if isinstance(family, Episodes):
-        answer = tasks.about["classes"], tasks.query.y, guesses(outcome.output, family.ways)
-    return _Judged(
+        answer = tasks.about["classes"], tasks.query.y, predict_classes(outcome.output, family.ways)
+    return _Evaluated(
         metric.measure(outcome.output, tasks.query.y).numpy(),
         outcome.loss.numpy(),
         Task(support, query, tasks.key, tasks.about),
@@ -184,7 +186,7 @@ def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -
     tasks = learner.placed(family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED)))
     noise = learner.draw(tasks, seed)
     times = []
-    with torch.no_grad(), settled(learner), twice_differentiable():
+    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
         for i in range(TIMED):
             support, own = pick((tasks.support, noise), i)
             start = perf_counter()

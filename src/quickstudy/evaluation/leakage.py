@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.storage.files import worded
+from quickstudy.storage.files import to_plain_or_text
 from quickstudy.tasks import Batches, Episodes, TaskFamily
 from quickstudy.tasks.arrays import as_array, as_integers
 from quickstudy.tasks.images.family import ImageEpisodes
@@ -26,10 +26,11 @@ class MaybeSeen(UserWarning):
     """Pictures of which it cannot be told whether a run was trained on them."""
 
 
-def part_of(described: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+def describe_split(described: Mapping[str, Any], split: str) -> Mapping[str, Any]:
     """Of what tasks say of themselves, what concerns a split: tasks that join several have a description for each.
 
-    >>> part_of({"name": "cross", "train": {"name": "batches", "data": "1f"}, "test": {"name": "digits"}}, "train")
+    >>> described = {"name": "cross", "train": {"name": "batches", "data": "1f"}, "test": {"name": "digits"}}
+    >>> describe_split(described, "train")
     {'name': 'batches', 'data': '1f'}
     """
     while "data" not in described and isinstance(described.get(split), Mapping):
@@ -53,7 +54,11 @@ def check_unseen(
     source, asked = trained.of_split("train"), judged.of_split(split)
     if not _same_pictures(source, asked):
         return
-    before, now, here = part_of(saved, "train"), worded(source.describe()), worded(asked.describe())
+    before, now, here = (
+        describe_split(saved, "train"),
+        to_plain_or_text(source.describe()),
+        to_plain_or_text(asked.describe()),
+    )
     if "data" in before and before["data"] != now.get("data"):
         told = (
             f"{run} was trained on {before.get('name')}, data {before['data']}; what is there now is "

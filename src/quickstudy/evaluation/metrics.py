@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 
 Z95 = 1.96
 
@@ -64,7 +64,7 @@ FOR_LOSS = {"cross_entropy": "accuracy", "binary_cross_entropy": "binary_accurac
 def metric(name: str) -> Metric:
     """A metric by name."""
     if name not in METRICS:
-        raise InputError(f"There is no metric {name!r}. {nearest(name, METRICS)}")
+        raise InputError(f"There is no metric {name!r}. {suggest_nearest(name, METRICS)}")
     return METRICS[name]
 
 

@@ -30,17 +30,17 @@ Arrays = dict[str, NDArray[Any]]
 Counts = NDArray[np.int64]
 
 
-def guesses(output: Float[Tensor, "*t n out"], ways: int) -> Int[Tensor, "*t n"]:
+def predict_classes(output: Float[Tensor, "*t n out"], ways: int) -> Int[Tensor, "*t n"]:
     """The class 0..ways-1 that each output says, as accuracy counts it; -1 where it names none."""
     said = output.argmax(-1)
     return said.masked_fill(output.isnan().any(-1) | (said >= ways), -1)
 
 
-def confusion(classes: Int[Tensor, "t ways"], y: Int[Tensor, "t n"], guess: Int[Tensor, "t n"]) -> Counts:
+def count_confusions(classes: Int[Tensor, "t ways"], y: Int[Tensor, "t n"], guess: Int[Tensor, "t n"]) -> Counts:
     """Rows (true label, predicted label, number of queries) `[K, 3]` over tasks that number their classes anew each.
 
     >>> classes, y = torch.tensor([[7, 4]]), torch.tensor([[0, 0, 1]])
-    >>> confusion(classes, y, guess=torch.tensor([[0, 1, 1]])).tolist()
+    >>> count_confusions(classes, y, guess=torch.tensor([[0, 1, 1]])).tolist()
     [[4, 4, 1], [7, 4, 1], [7, 7, 1]]
     """
     labels, number = np.unique(classes.numpy(), return_inverse=True)
@@ -52,7 +52,7 @@ def confusion(classes: Int[Tensor, "t ways"], y: Int[Tensor, "t n"], guess: Int[
     return np.stack([known[pairs // (len(labels) + 1)], known[pairs % (len(labels) + 1)], counts], 1)
 
 
-def together(parts: Sequence[Counts]) -> Counts:
+def merge_confusions(parts: Sequence[Counts]) -> Counts:
     """The confusions of several task lists as those of one."""
     rows = np.concatenate(parts)
     labels, number = np.unique(rows[:, :2], return_inverse=True)
@@ -63,7 +63,7 @@ def together(parts: Sequence[Counts]) -> Counts:
     return np.stack([labels[pairs // len(labels)], labels[pairs % len(labels)], counts], 1)
 
 
-def kept(
+def collect_thumbnails(
     family: TaskFamily, split: str, example: Mapping[str, NDArray[Any]], confusions: Sequence[Counts | None]
 ) -> Arrays:
     """The arrays of a result beside its values: the example task, and what an image family has to show.
@@ -74,11 +74,11 @@ def kept(
         example: Of the first task list, as evaluated.
         confusions: One per task list.
     """
-    arrays, part = shown(example), family.of_split(split)
+    arrays, part = shrink_example(example), family.of_split(split)
     if not isinstance(part, Episodes):
         return arrays
     if counts := [of for of in confusions if of is not None]:
-        arrays["confusion"] = together(counts)
+        arrays["confusion"] = merge_confusions(counts)
     if is_images(part.inputs):
         # Of tasks joined from several, this part's other splits are neither trained on nor judged.
         arrays |= contact_sheet(part, [name for name in SPLITS if part is family or name == split])
@@ -88,7 +88,7 @@ def kept(
     return arrays | {"labels": labels, "names": np.array([part.class_name(int(label)) for label in labels], np.str_)}
 
 
-def shown(example: Mapping[str, NDArray[Any]]) -> Arrays:
+def shrink_example(example: Mapping[str, NDArray[Any]]) -> Arrays:
     """An example task with the images that a page has room for, as thumbnails; any other task as it is.
 
     `support_shown` and `query_shown` say which images were kept, by their number in the set.

@@ -17,7 +17,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, rule_learner
 from quickstudy.rules.descend import Constant, Descend
-from quickstudy.rules.params import adaptable, by_name, held
+from quickstudy.rules.params import adaptable, dotted_params, parameter_dict
 from quickstudy.rules.rescale import Chart, Rescale
 from quickstudy.types import Params
 
@@ -35,13 +35,15 @@ class Context(Chart):
         if size < 1:
             raise InputError(f"`context` was {size}; it counts the numbers that a task may move, so 1 or more.")
         self.size = size
-        self.maps = held({n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()})
+        self.maps = parameter_dict(
+            {n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()}
+        )
 
     def start(self, params: Params) -> Params:
         return {"z": next(iter(params.values())).new_zeros(self.size)}
 
     def forward(self, t: Params, params: Params) -> Params:
-        shift = {name: (U @ t["z"]).reshape(params[name].shape) for name, U in by_name(self.maps).items()}
+        shift = {name: (U @ t["z"]).reshape(params[name].shape) for name, U in dotted_params(self.maps).items()}
         return {name: p + shift[name] for name, p in params.items()}
 
 

@@ -16,17 +16,17 @@ from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnsOfOne,
+    is_transductive,
     keep_statistics,
-    of_every_step,
-    recorded,
-    safe,
+    record_statistics,
+    refuse_per_step,
     support_norms,
-    transductive,
+    with_safe_norms,
 )
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import criterion
-from quickstudy.rules.params import share
-from quickstudy.tasks.support import fitting
+from quickstudy.rules.params import with_prefix
+from quickstudy.tasks.support import explain_misfit
 from quickstudy.types import Criterion, Examples, Params
 
 NORM = "norm:"
@@ -57,7 +57,7 @@ class EmbeddingLearner(Learner):
                 "Use it on tasks with two classes or more and the loss cross_entropy, such as `digits`."
             )
         body, _ = split_head(model, head)
-        self.body = safe(body, of_every_step(norms, "this method takes no step through them"))
+        self.body = with_safe_norms(body, refuse_per_step(norms, "this method takes no step through them"))
         self.ways = ways
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -66,17 +66,17 @@ class EmbeddingLearner(Learner):
         waiting = {f"{NORM}{name}": norm for name, norm in support_norms(self).items()}
         if not waiting:
             return kept
-        with recorded(waiting) as statistics:
+        with record_statistics(waiting) as statistics:
             self.predict(kept, support.x)
         return kept | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        statistics = {f"learner.{name}": value for name, value in share(params, NORM).items()}
+        statistics = {f"learner.{name}": value for name, value in with_prefix(params, NORM).items()}
         output: Tensor = functional_call(_Predicts(self), statistics, (params, x), tie_weights=False)
         return output
 
     def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
-        with fitting(support):
+        with explain_misfit(support):
             absent = sorted(set(range(self.ways)) - set(support.y.flatten().tolist()))
         if absent:
             raise InputError(
@@ -115,11 +115,11 @@ class Remembers(nn.Module):
     def __init__(self, learner: Learner, params: Params) -> None:
         super().__init__()
         self.learner = deepcopy(learner).eval().requires_grad_(False)
-        keep_statistics(self.learner, share(params, NORM))
+        keep_statistics(self.learner, with_prefix(params, NORM))
         for name, value in params.items():
             if not name.startswith(NORM):
                 self.register_buffer(name, value)
-        if transductive(self.learner):
+        if is_transductive(self.learner):
             self.register_forward_pre_hook(WarnsOfOne())
 
     def forward(self, x: Tensor) -> Tensor:

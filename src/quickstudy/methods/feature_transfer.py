@@ -19,19 +19,19 @@ from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Loss
 from quickstudy.models.norms import (
     WarnsOfOne,
+    is_transductive,
     keep_statistics,
-    of_every_step,
-    recorded,
-    safe,
+    record_statistics,
+    refuse_per_step,
     support_norms,
-    transductive,
+    with_safe_norms,
 )
 from quickstudy.models.split import split_head
 from quickstudy.rules.base import Rule
 from quickstudy.rules.criteria import criterion
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import share
+from quickstudy.rules.params import with_prefix
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape
 
 BODY = "body:"
@@ -58,7 +58,7 @@ class Transfer(Learner):
         self, body: nn.Module, classifier: nn.Linear, ways: int, rule: Rule, criterion: Criterion, norms: str = "batch"
     ) -> None:
         super().__init__(criterion)
-        self.body = safe(body, of_every_step(norms, "the steps of this method move a head behind them"))
+        self.body = with_safe_norms(body, refuse_per_step(norms, "the steps of this method move a head behind them"))
         self.classifier = classifier
         self.ways = ways
         self.rule = rule
@@ -79,7 +79,7 @@ class Transfer(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         waiting = {f"{BODY}{name}": norm for name, norm in support_norms(self.body).items()}
-        with recorded(waiting) as statistics:
+        with record_statistics(waiting) as statistics:
             features = self.body(support.x).detach()
         start = {name: (2 * u - 1) / self.classifier.in_features**0.5 for name, u in noise.items()}
         loss = Objective(
@@ -91,17 +91,17 @@ class Transfer(Learner):
         return self.rule(start, loss) | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        features = functional_call(self.body, share(params, BODY), (x,), tie_weights=False)
+        features = functional_call(self.body, with_prefix(params, BODY), (x,), tie_weights=False)
         return self.classify(_of_head(params), features)
 
     def module(self, params: Params) -> nn.Module:
         body, head = deepcopy(self.body), deepcopy(self.classifier)
-        keep_statistics(body, share(params, BODY))
+        keep_statistics(body, with_prefix(params, BODY))
         for name, value in _of_head(params).items():
             setattr(head, name, nn.Parameter(value))
         head.out_features = self.ways
         adapted = nn.Sequential(body, head)
-        if transductive(adapted):
+        if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnsOfOne())
         return adapted.eval().requires_grad_(False)
 

@@ -28,7 +28,7 @@ from quickstudy.models.nets import mlp
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import call, slots
+from quickstudy.rules.params import call_with, parameter_paths
 from quickstudy.types import Criterion, Examples, Params
 
 
@@ -57,7 +57,7 @@ class HyperShot(EmbeddingLearner):
         self.finetune = finetune
         self.layers = list(pairwise([ways, *target, ways]))  # (in, out) of each layer of t
         self.network = mlp(ways * ways, sum((a + 1) * b for a, b in self.layers), hidden=hidden, std=None)
-        self.places = slots(self.network, self.eta())
+        self.places = parameter_paths(self.network, self.eta())
 
     def eta(self) -> Params:
         """The hypernetwork's parameters."""
@@ -65,7 +65,7 @@ class HyperShot(EmbeddingLearner):
 
     def emit(self, eta: Params, kernel: Float[Tensor, "ways ways"]) -> Params:
         """phi = H(K): weight and bias of each layer of the classifier t."""
-        emitted = call(self.network, eta, self.places, kernel.flatten())
+        emitted = call_with(self.network, eta, self.places, kernel.flatten())
         layers = torch.split(emitted, [(a + 1) * b for a, b in self.layers])
         phi: Params = {}
         for i, ((a, b), numbers) in enumerate(zip(self.layers, layers, strict=True)):

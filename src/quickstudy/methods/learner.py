@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import Engine, Gradients, LoopFallback, added, twice_differentiable
+from quickstudy.engine.engine import Engine, Gradients, LoopFallback, sum_gradients, twice_differentiable
 from quickstudy.engine.gradient_check import Check, relative_errors
-from quickstudy.engine.precision import rounding
+from quickstudy.engine.precision import autocast_products
 from quickstudy.errors import InputError
 from quickstudy.models.norms import (
-    policy,
+    describe_norms,
 )
 from quickstudy.tasks.draws import task_noise
-from quickstudy.tasks.support import fitting
+from quickstudy.tasks.support import explain_misfit
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
 Noise = Mapping[str, Tensor]
@@ -114,7 +114,7 @@ class Learner(nn.Module, ABC):
             outcomes, every = zip(*(self.meta_gradient(_as_batch(task), seed=seed) for task in tasks), strict=True)
             share = 1.0 if reduction == "sum" else 1.0 / len(every)
             return _padded(list(outcomes)), [
-                added([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
+                sum_gradients([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
         tasks = self.placed(tasks)
         self.engine.settle(self, tasks.support.x)
@@ -176,7 +176,13 @@ class Learner(nn.Module, ABC):
         """
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
-        with fitting(support), torch.no_grad(), twice_differentiable(), settled(self), rounding(self.engine.autocast):
+        with (
+            explain_misfit(support),
+            torch.no_grad(),
+            twice_differentiable(),
+            evaluation_mode(self),
+            autocast_products(self.engine.autocast),
+        ):
             return self.module(self.update(move(support, self.device), pick(noise, 0), evaluating=True))
 
     @abstractmethod
@@ -186,11 +192,11 @@ class Learner(nn.Module, ABC):
     @property
     def norms(self) -> str:
         """The norm policy in words, printed with every result."""
-        return policy(self.modules())
+        return describe_norms(self.modules())
 
 
 @contextmanager
-def settled(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """A model in evaluation mode (dropout off), each of its modules back in its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -19,7 +19,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.embedding import EmbeddingLearner, class_means
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import conv_net, mlp
-from quickstudy.models.norms import safe
+from quickstudy.models.norms import with_safe_norms
 from quickstudy.models.split import split_head
 from quickstudy.types import Criterion, Params
 
@@ -42,7 +42,7 @@ class RelationNet(EmbeddingLearner):
         norms: str = "batch",
     ) -> None:
         super().__init__(model, ways, loss, head=head, norms=norms)
-        self.relation = safe(relation, norms)
+        self.relation = with_safe_norms(relation, norms)
 
     def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
         del evaluating

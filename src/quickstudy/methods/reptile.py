@@ -20,7 +20,7 @@ from torch import nn
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Options, rule_learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.models.norms import of_every_step
+from quickstudy.models.norms import refuse_per_step
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.types import Examples, Outcome
 
@@ -47,5 +47,5 @@ def reptile(
 ) -> Learner:
     """Reptile (Nichol et al., 2018): the outer gradient is theta - phi. With one inner step it is joint training."""
     rule = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
-    of_every_step(options.get("norms", "batch"), "Reptile trains what its steps move, and no step moves such norms")
+    refuse_per_step(options.get("norms", "batch"), "Reptile trains what its steps move, and no step moves such norms")
     return rule_learner(model, rule, kind=Reptile, **options)

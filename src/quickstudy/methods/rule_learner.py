@@ -8,23 +8,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.engine.engine import Engine
-from quickstudy.engine.gradient_check import suspects
+from quickstudy.engine.gradient_check import find_suspects
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnsOfOne,
+    is_transductive,
     keep_statistics,
     per_step_params,
-    recorded,
-    safe,
+    record_statistics,
     statistics_of,
     support_norms,
-    transductive,
+    with_safe_norms,
 )
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import with_own
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import Selection, adaptable, call, share, slots, trainable
+from quickstudy.rules.params import Selection, adaptable, call_with, parameter_paths, trainable, with_prefix
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task
 
 
@@ -42,7 +42,8 @@ class RuleLearner(Learner):
         inner_criterion: The support loss, where it differs (the papers sum over classes inside).
         body: Run once per set of examples, never adapted, trained with the rest.
         adapts: Pattern, names or predicate; never what requires no gradient.
-        norms: "batch", "support", "per_step" (of the head, whose rule is then a `Descend`) or "running": see `safe`.
+        norms: "batch", "support", "per_step" (of the head, whose rule is then a `Descend`) or "running": see
+            `with_safe_norms`.
         engine: How batches of tasks are run.
     """
 
@@ -59,9 +60,9 @@ class RuleLearner(Learner):
         engine: Engine | None = None,
     ) -> None:
         super().__init__(criterion, engine)
-        self.head = safe(head, norms)
+        self.head = with_safe_norms(head, norms)
         # No step runs the body, so its norms have one scale and bias.
-        self.body = None if body is None else safe(body, "batch" if norms == "per_step" else norms)
+        self.body = None if body is None else with_safe_norms(body, "batch" if norms == "per_step" else norms)
         self.rule = rule
         self.inner_criterion = inner_criterion or criterion
         self.adapts = tuple(adaptable(self.head, adapts))
@@ -77,7 +78,7 @@ class RuleLearner(Learner):
         self.waiting = {f"head:{name}": norm for name, norm in support_norms(self.head).items()}
         if self.body is not None:
             self.waiting |= {f"body:{name}": norm for name, norm in support_norms(self.body).items()}
-        self.places = slots(self.head, self.adapts)
+        self.places = parameter_paths(self.head, self.adapts)
         for name in (name for norm in self.waiting for name in statistics_of(norm)):
             self.places[name] = [name.removeprefix("head:")] if name.startswith("head:") else []
         self.noise()  # a rule built for other parameters says so here
@@ -95,12 +96,12 @@ class RuleLearner(Learner):
         if self.body is None:
             return x
         x = self.engine.means.images(x)
-        seen: Tensor = functional_call(self.body, share(params or {}, "body:"), (x,), tie_weights=False)
+        seen: Tensor = functional_call(self.body, with_prefix(params or {}, "body:"), (x,), tie_weights=False)
         return seen
 
     def read(self, params: Params, features: Tensor) -> Tensor:
         """What the head, with these parameters, makes of features."""
-        return call(self.head, params, self.places, features)
+        return call_with(self.head, params, self.places, features)
 
     def with_statistics(self, params: Params, support: Examples) -> Params:
         """The parameters that predict: under norms="support", with the support set's statistics under them.
@@ -109,7 +110,7 @@ class RuleLearner(Learner):
         """
         if not self.waiting:
             return params
-        with recorded(self.waiting) as statistics:
+        with record_statistics(self.waiting) as statistics:
             self.predict(params, support.x)
         return params | statistics
 
@@ -162,17 +163,17 @@ class RuleLearner(Learner):
 
     def suspects(self, x: Tensor) -> dict[str, str]:
         model = nn.ModuleDict({"head": self.head} if self.body is None else {"body": self.body, "head": self.head})
-        return suspects(model, lambda: self.head(self.features(x)))
+        return find_suspects(model, lambda: self.head(self.features(x)))
 
     def module(self, params: Params) -> nn.Module:
         head, body = deepcopy(self.head), deepcopy(self.body)
         own = dict(head.named_parameters())
         for name in self.adapts:
             own[name].data.copy_(params[name])
-        keep_statistics(head, share(params, "head:"))
+        keep_statistics(head, with_prefix(params, "head:"))
         if body is not None:
-            keep_statistics(body, share(params, "body:"))
+            keep_statistics(body, with_prefix(params, "body:"))
         adapted = head if body is None else nn.Sequential(body, head)
-        if transductive(adapted):
+        if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnsOfOne())
         return adapted.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from typing import Unpack
 
 from torch import nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, rule_learner
 from quickstudy.models.split import last_linear
@@ -30,7 +30,7 @@ CHARTS = {
 def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) -> Chart:
     """Wormhole's parametrisations of C by name (eq. 3-7), for the parameters in scope."""
     if name not in CHARTS:
-        raise InputError(f"There is no chart {name!r}. {nearest(name, CHARTS)}")
+        raise InputError(f"There is no chart {name!r}. {suggest_nearest(name, CHARTS)}")
     if name.startswith("low_rank"):
         return LowRank(params, rank, literal=name.endswith("literal"))
     plain: dict[str, Callable[[], Chart]] = {"scalar": Scalar, "diagonal": Diagonal, "per_layer": PerLayer}

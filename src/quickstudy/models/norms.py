@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.engine.autodiff import alone
+from quickstudy.engine.autodiff import outside_transforms
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
 from quickstudy.models.surgery import replace_modules, with_class
-from quickstudy.rules.params import per_row
+from quickstudy.rules.params import broadcast_rows
 from quickstudy.types import Params
 
 POLICIES = ("batch", "support", "per_step", "running")
@@ -39,7 +39,7 @@ def _affine(module: Any, x: Tensor, channels: bool) -> Tensor:
     for name, apply in (("weight", torch.mul), ("bias", torch.add)):
         value = getattr(module, name, None)
         if value is not None:
-            x = apply(x, per_row(value, tuple(value.shape) + (1,) * (x.ndim - 2)) if channels else value)
+            x = apply(x, broadcast_rows(value, tuple(value.shape) + (1,) * (x.ndim - 2)) if channels else value)
     return x
 
 
@@ -47,7 +47,7 @@ class SafeBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm by the statistics of the batch it is given; running statistics are neither read nor written."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if alone():  # the affine kernel is right then, and reads its input once
+        if outside_transforms():  # the affine kernel is right then, and reads its input once
             return batch_norm(input, self.weight, self.bias, self.eps)
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
         return _affine(self, normal, channels=True)
@@ -108,7 +108,7 @@ def keep_statistics(model: nn.Module, statistics: Params) -> None:
 
 
 @contextmanager
-def recorded(norms: Mapping[str, SupportBatchNorm]) -> Iterator[Params]:
+def record_statistics(norms: Mapping[str, SupportBatchNorm]) -> Iterator[Params]:
     """The statistics of what each norm is given inside the context, under the names of its two buffers.
 
     The variance is the biased one, as a batch norm uses it: the pass that is recorded and the same pass by what was
@@ -202,7 +202,7 @@ _INSTANCE: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
+def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
     """A copy of `model` whose norms are safe under `vmap`; the same parameter names and state-dict keys.
 
     Args:
@@ -231,7 +231,7 @@ def safe(model: nn.Module, statistics: str = "batch") -> nn.Module:
     return model
 
 
-def of_every_step(norms: str, why: str) -> str:
+def refuse_per_step(norms: str, why: str) -> str:
     """The policy of a method in which all steps share their norms; "per_step" is refused."""
     if norms == "per_step":
         raise InputError(
@@ -241,7 +241,7 @@ def of_every_step(norms: str, why: str) -> str:
     return norms
 
 
-def policy(modules: Iterable[nn.Module]) -> str:
+def describe_norms(modules: Iterable[nn.Module]) -> str:
     """The norm policy in words, as it is printed with every result."""
     kinds = {type(module) for module in modules}
     foreign = [k for k in kinds if issubclass(k, _BATCH) and not issubclass(k, SafeBatchNorm | FrozenBatchNorm)]
@@ -258,7 +258,7 @@ def policy(modules: Iterable[nn.Module]) -> str:
     return "no batch statistics"
 
 
-def transductive(model: nn.Module) -> bool:
+def is_transductive(model: nn.Module) -> bool:
     """Whether a prediction depends on what else is in its batch."""
     return any(type(module) in (SafeBatchNorm, PerStepBatchNorm) for module in model.modules())
 

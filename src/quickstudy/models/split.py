@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, nearest
-from quickstudy.models.trace import calls
+from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.models.trace import trace_calls
 
 
 def last_linear(model: nn.Module) -> str:
@@ -79,10 +79,10 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
     name = head if head is not None else last_linear(model).removesuffix("*").removesuffix(".")
     modules = dict(model.named_modules())
     if name not in modules:
-        raise InputError(f"The model has no module {name!r} to use as `head`. {nearest(name, modules)}")
+        raise InputError(f"The model has no module {name!r} to use as `head`. {suggest_nearest(name, modules)}")
     if name == "":
         return nn.Identity(), deepcopy(model)
-    graph = calls(model)
+    graph = trace_calls(model)
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:

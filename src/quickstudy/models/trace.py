@@ -16,7 +16,7 @@ class _LeafTracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
 
 
-def calls(model: nn.Module) -> fx.Graph | None:
+def trace_calls(model: nn.Module) -> fx.Graph | None:
     """The model's graph of module calls, or None where its forward cannot be traced without an input."""
     try:
         with torch.random.fork_rng(devices=[]):  # a copy, and its own dice: the user's model must not notice
@@ -31,7 +31,7 @@ def feeds_norm(model: nn.Module, layers: Iterable[str], statistics: str = "batch
     The loss does not depend on the scale of such a layer, so one number that multiplies it can do nothing. (A
     batch norm with running statistics is a fixed affine map and does depend on it.)
     """
-    graph = calls(model)
+    graph = trace_calls(model)
     if graph is None:
         return []
     norms: tuple[type[nn.Module], ...]

@@ -23,17 +23,17 @@ INK, FAINT = "#333333", "#b8b8b8"
 DPI = 160
 
 
-def guessed(output: Array) -> Array:
+def predicted_classes(output: Array) -> Array:
     """The predicted class of each query, -1 where the output is not finite."""
     guess: Array = np.where(np.isfinite(output).all(1), np.nan_to_num(output).argmax(1), -1)
     return guess
 
 
-def score(guess: Array, truth: Array) -> str:
+def count_right(guess: Array, truth: Array) -> str:
     return f"{int((guess == truth).sum())} of {len(truth)} queries of this task are right."
 
 
-def figure(
+def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, share_x: bool = False
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
     try:
@@ -46,7 +46,7 @@ def figure(
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share_x).flat)
 
 
-def dress(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None:
+def label_axes(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
@@ -81,13 +81,13 @@ def log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
         axes.set_yscale("log")
 
 
-def png(figure: "matplotlib.figure.Figure") -> bytes:
+def to_png(figure: "matplotlib.figure.Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg(figure: "matplotlib.figure.Figure") -> bytes:
+def to_svg(figure: "matplotlib.figure.Figure") -> bytes:
     from matplotlib import rc_context
 
     buffer = io.BytesIO()

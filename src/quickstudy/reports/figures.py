@@ -20,7 +20,7 @@ _MARKERS = "osD^vP*X<>"
 _BINS = 100
 
 
-def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
+def draw_learning_curves(runs: Mapping[str, Run]) -> bytes | None:
     """Training loss of all runs in one axes, and validation with its 95% band in one axes per metric."""
     rows = {label: run.metrics() for label, run in runs.items()}
     train = {label: of for label in runs if (of := [row for row in rows[label] if row.get("kind") == "train"])}
@@ -31,7 +31,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
         return None
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows_of_axes = math.ceil(len(panels) / columns)
-    figure, grid = canvas.figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
+    figure, grid = canvas.new_figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows_of_axes, rows_of_axes, columns)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     colours = dict(zip(runs, cycle(COLOURS), strict=False))
@@ -40,7 +40,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
         for label, own in train.items():
             step, loss = _binned(_column(own, "step"), _column(own, "loss"))
             grid[0].plot(step, loss, color=colours[label], ls=dashes[label], lw=1.6, label=label)
-        canvas.dress(grid[0], "training loss", "step", "")
+        canvas.label_axes(grid[0], "training loss", "step", "")
         canvas.whole_steps(grid[0])
         canvas.log_if_wide(grid[0], [_column(own, "loss") for own in train.values()])
     for axes, metric in zip(grid[bool(train) :], panels[bool(train) :], strict=False):
@@ -50,7 +50,7 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
                 mark = "o" if len(own) <= 25 else ""
                 axes.plot(step, mean, color=colours[label], ls=dashes[label], marker=mark, ms=3.5, lw=1.6, label=label)
                 axes.fill_between(step, mean - spread, mean + spread, color=colours[label], alpha=0.18, lw=0)
-        canvas.dress(axes, f"validation {metric}", "step", "")
+        canvas.label_axes(axes, f"validation {metric}", "step", "")
         canvas.whole_steps(axes)
         canvas.percent_if(axes, metric)
         if metric != "accuracy":
@@ -58,10 +58,10 @@ def learning_curves(runs: Mapping[str, Run]) -> bytes | None:
     if len(runs) > 1:
         handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
-def spread_over_tasks(results: Mapping[str, Result], metric: str) -> bytes | None:
+def draw_spread(results: Mapping[str, Result], metric: str) -> bytes | None:
     """How the metric falls over single tasks: a histogram per result, one below the other on a common axis."""
     values = {label: np.ravel(result.arrays["metric"]) for label, result in results.items() if _measured(result)}
     values = {label: of[np.isfinite(of)] for label, of in values.items()}
@@ -73,20 +73,22 @@ def spread_over_tasks(results: Mapping[str, Result], metric: str) -> bytes | Non
     if metric != "accuracy":  # one task far out must not press the others into a single bar
         high = max(_reach(of) for of in values.values())
     edges = _edges(everything, low, high)
-    figure, grid = canvas.figure(6.4, 0.9 + 1.15 * len(values), rows=len(values), share_x=True)
+    figure, grid = canvas.new_figure(6.4, 0.9 + 1.15 * len(values), rows=len(values), share_x=True)
     for axes, (label, of), colour in zip(grid, values.items(), cycle(COLOURS), strict=False):
         axes.hist(of, bins=edges.tolist(), color=colour, alpha=0.55, edgecolor="white", lw=0.4)
         axes.axvline(float(of.mean()), color=colour, lw=2)
         beyond = int((of > edges[-1]).sum())
-        canvas.dress(axes, label + (f"   ({beyond} tasks lie beyond the right edge)" if beyond else ""), "", "tasks")
+        canvas.label_axes(
+            axes, label + (f"   ({beyond} tasks lie beyond the right edge)" if beyond else ""), "", "tasks"
+        )
         axes.grid(False)
         canvas.percent_if(axes, metric, of_x=True)
         axes.set_xlim(edges[0], edges[-1])
     grid[-1].set_xlabel(f"{metric} of one task")
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
-def probes(run: Run) -> bytes | None:
+def draw_probes(run: Run) -> bytes | None:
     """What the run recorded about its own parameters, over steps: one small panel per probe."""
     series: dict[str, list[tuple[float, Array]]] = {}
     for row in run.metrics():
@@ -97,7 +99,7 @@ def probes(run: Run) -> bytes | None:
         return None
     columns = min(3, len(series))
     rows = math.ceil(len(series) / columns)
-    figure, grid = canvas.figure(max(3.4 * columns, 4.6), 0.3 + 2.4 * rows, rows=rows, columns=columns)
+    figure, grid = canvas.new_figure(max(3.4 * columns, 4.6), 0.3 + 2.4 * rows, rows=rows, columns=columns)
     for axes in grid[len(series) :]:
         axes.set_axis_off()
     for axes, (name, points) in zip(grid, sorted(series.items()), strict=False):
@@ -114,12 +116,12 @@ def probes(run: Run) -> bytes | None:
                 axes.plot(step, value[:, i], color=colour, ls=dash, lw=1.6, marker="o" if len(step) < 3 else "", ms=4)
                 if size > 1:
                     axes.annotate(str(i), (step[-1], value[-1, i]), (3, 0), textcoords="offset points", fontsize=8)
-        canvas.dress(axes, name, "step", "")
+        canvas.label_axes(axes, name, "step", "")
         canvas.whole_steps(axes)
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
-def example_task(result: Result) -> tuple[bytes, str] | None:
+def draw_example_task(result: Result) -> tuple[bytes, str] | None:
     """The example task of a result with what the learner made of it, and a caption; None when it is not drawable."""
     wanted = ("support_x", "support_y", "query_x", "query_y", "output")
     if not all(name in result.arrays for name in wanted):
@@ -129,7 +131,7 @@ def example_task(result: Result) -> tuple[bytes, str] | None:
         return None
     classes = query_y.ndim == 1 and query_y.dtype.kind in "iu" and output.ndim == 2
     if classes and is_images(support_x.shape[1:]):
-        return image_figures.task_grid(result)
+        return image_figures.draw_task(result)
     if classes and support_x.ndim == 2 and support_x.shape[1] == 2:
         return _scatter(support_x, support_y, query_x, query_y, output)
     if not classes and support_x.ndim == 2 and support_x.shape[1] == 1 and query_y.dtype.kind == "f":
@@ -145,8 +147,8 @@ def metric_of(run: Run) -> str:
 
 def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
     """Points of the plane: colour and shape say the class, a cross the mistakes."""
-    guess = canvas.guessed(output)
-    figure, (axes,) = canvas.figure(5.4, 4.4)
+    guess = canvas.predicted_classes(output)
+    figure, (axes,) = canvas.new_figure(5.4, 4.4)
     for label, colour, marker in zip(np.unique(support_y), cycle(COLOURS), cycle(_MARKERS), strict=False):
         said, given = query_x[guess == label], support_x[support_y == label]
         axes.scatter(said[:, 0], said[:, 1], s=20, color=colour, marker=marker, alpha=0.6, lw=0)
@@ -163,10 +165,10 @@ def _scatter(support_x: Array, support_y: Array, query_x: Array, query_y: Array,
         )
     wrong = query_x[guess != query_y]
     axes.scatter(wrong[:, 0], wrong[:, 1], s=42, marker="x", color="black", lw=1.1, label="query, wrong", zorder=2)
-    canvas.dress(axes, "", "", "")
+    canvas.label_axes(axes, "", "", "")
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     about = "Large outlined points are the support set; small ones are queries, drawn as the class predicted for them."
-    return canvas.png(figure), f"{canvas.score(guess, query_y)} {about}"
+    return canvas.to_png(figure), f"{canvas.count_right(guess, query_y)} {about}"
 
 
 def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, output: Array) -> tuple[bytes, str]:
@@ -175,7 +177,7 @@ def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, o
     x = query_x[order, 0]
     given, truth, answer = (values.reshape(len(values), -1)[:, 0] for values in (support_y, query_y, output))
     truth, answer = truth[order], answer[order]
-    figure, (axes,) = canvas.figure(6.4, 3.4)
+    figure, (axes,) = canvas.new_figure(6.4, 3.4)
     mark = "o" if len(x) <= 40 else ""
     axes.plot(x, truth, color=canvas.FAINT, lw=3, marker=mark, ms=5, label="query, true")
     axes.plot(x, answer, color=COLOURS[0], lw=1.8, ls="--", marker=mark and "D", ms=3.5, label="query, predicted")
@@ -187,11 +189,11 @@ def _curve(support_x: Array, support_y: Array, query_x: Array, query_y: Array, o
     bottom = max(min([low, *finite]), low - room) - 0.08 * room
     top = min(max([high, *finite]), high + room) + 0.08 * room
     axes.set_ylim(bottom, top)
-    canvas.dress(axes, "", "x", "y")
+    canvas.label_axes(axes, "", "x", "y")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     error = float(np.mean((truth - answer) ** 2))
     part = " Only the first of several outputs is drawn." if np.size(query_y) > len(query_y) else ""
-    return canvas.png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
+    return canvas.to_png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
 
 
 def _measured(result: Result) -> bool:

@@ -20,7 +20,7 @@ MATRIX = 20
 PAIRS = 20
 
 
-def task_grid(result: Result) -> tuple[bytes, str] | None:
+def draw_task(result: Result) -> tuple[bytes, str] | None:
     """A row per class: its support images, then its query images framed by how they were classified."""
     arrays = result.arrays
     support_y, query_y = arrays["support_y"], arrays["query_y"]
@@ -28,7 +28,7 @@ def task_grid(result: Result) -> tuple[bytes, str] | None:
     query = arrays.get("query_shown", np.arange(len(query_y)))
     if (len(support), len(query)) != (len(arrays["support_x"]), len(arrays["query_x"])):
         return None
-    guess = canvas.guessed(arrays["output"])
+    guess = canvas.predicted_classes(arrays["output"])
     labels = np.unique(support_y)
     called = _called(result, labels)
     shots = [np.flatnonzero(support_y[support] == label)[:SHOTS_SHOWN] for label in labels[:WAYS_SHOWN]]
@@ -62,10 +62,10 @@ def task_grid(result: Result) -> tuple[bytes, str] | None:
     most = max(int((query_y == label).sum()) for label in labels)
     parts += [(f"{QUERIES_SHOWN} of {most} queries a class", most > QUERIES_SHOWN)]
     cut = " and ".join(part for part, needed in parts if needed)
-    return page.png(), f"{canvas.score(guess, query_y)} {about}" + (f" The first {cut} are shown." if cut else "")
+    return page.png(), f"{canvas.count_right(guess, query_y)} {about}" + (f" The first {cut} are shown." if cut else "")
 
 
-def contact_sheet(result: Result) -> tuple[bytes, str] | None:
+def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
     """An image of each class, split by split."""
     arrays = result.arrays
     wanted = ("sheet_x", "sheet_labels", "sheet_splits", "sheet_classes", "sheet_shared")
@@ -102,7 +102,7 @@ def contact_sheet(result: Result) -> tuple[bytes, str] | None:
     return page.png(), f"One image of each class. {said}"
 
 
-def confusion(result: Result) -> tuple[bytes | None, str] | None:
+def draw_confusion(result: Result) -> tuple[bytes | None, str] | None:
     """Which classes were taken for which: all pairs of a few classes, the worst pairs of many. No image: no mistake."""
     rows = result.arrays.get("confusion")
     if rows is None or rows.ndim != 2 or rows.shape[1] != 3 or not len(rows):
@@ -139,7 +139,7 @@ def _matrix(rows: Array, called: dict[int, str]) -> bytes:
         cell * len(said) + 0.7 + 0.085 * longest,
         cell * len(true) + 0.6 + (0.1 if upright else 0.085 * longest),
     )
-    figure, (axes,) = canvas.figure(max(width, 3.4), height)
+    figure, (axes,) = canvas.new_figure(max(width, 3.4), height)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     for (row, column), value in np.ndenumerate(share):
         if value:
@@ -155,30 +155,30 @@ def _matrix(rows: Array, called: dict[int, str]) -> bytes:
     axes.set_title("percent of the true class's queries", fontsize=10, loc="left", color=INK)
     axes.set_xlabel("predicted", fontsize=9, color=INK)
     axes.set_ylabel("true", fontsize=9, color=INK)
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
 def _worst(wrong: Array, called: dict[int, str]) -> bytes:
     shown = wrong[np.argsort(-wrong[:, 2], kind="stable")][:PAIRS]
     names = [" → ".join(_short(called.get(label, str(label)), 30) for label in pair) for pair in shown[:, :2].tolist()]
-    figure, (axes,) = canvas.figure(9.0, 0.6 + 0.26 * len(shown))
+    figure, (axes,) = canvas.new_figure(9.0, 0.6 + 0.26 * len(shown))
     bars = axes.barh(names_at := range(len(shown)), shown[:, 2], color=WRONG, height=0.68)
     axes.bar_label(bars, fontsize=8.5, color=INK, padding=3)
-    canvas.dress(axes, "queries of the first class taken for the second", "", "")
+    canvas.label_axes(axes, "queries of the first class taken for the second", "", "")
     axes.set_yticks(names_at, names, fontsize=8.5, parse_math=False)
     axes.set_xticks([])
     axes.grid(False)
     axes.invert_yaxis()
     axes.spines["bottom"].set_visible(False)
     axes.margins(y=0.01)
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
 class _Sheet:
     """Paper on which images and words are put by inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.figure, (self.axes,) = canvas.figure(width, height)
+        self.figure, (self.axes,) = canvas.new_figure(width, height)
         self.size = width, height
         self.range = 0.0, 1.0
         self.axes.set_axis_off()
@@ -204,7 +204,7 @@ class _Sheet:
     def png(self) -> bytes:
         width, height = self.size
         self.axes.set(xlim=(0, width), ylim=(height, 0))
-        return canvas.png(self.figure)
+        return canvas.to_png(self.figure)
 
 
 def _names(arrays: dict[str, Array]) -> dict[int, str]:

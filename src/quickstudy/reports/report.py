@@ -51,7 +51,7 @@ summary { cursor: pointer; padding: .5rem .9rem; } pre { margin: 0; padding: .75
 _COLUMNS = ("run", "method", "metric, 95% interval", "adapt (ms)", "training (s)", "parameters", "data", "task list")
 
 
-def report(runs: Sequence[Run], out: str | Path) -> Path:
+def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     """Write `out/index.html` and its PNGs from what is in the runs, and return the path of the page."""
     out = Path(out)
     if not runs:
@@ -108,7 +108,7 @@ def _body(named: Mapping[str, Run], results: Mapping[str, Mapping[str, Result]],
         "<h2>Learning curves</h2>",
         page.figure(
             "learning",
-            figures.learning_curves(named),
+            figures.draw_learning_curves(named),
             f"Training loss and validation metric against the step, for {', '.join(named)}.",
             "Left to right: training loss, averaged over at most 100 stretches of steps, then the validation metric. "
             "The band is the 95% interval over validation tasks.",
@@ -129,7 +129,9 @@ def _body(named: Mapping[str, Run], results: Mapping[str, Mapping[str, Result]],
 
 def _section(label: str, run: Run, results: Mapping[str, Result], page: _Page) -> str:
     """What is a run's own: an example task, its classes, its probes, its settings and versions."""
-    drawn = next(((name, found) for name in _ordered(results) if (found := figures.example_task(results[name]))), None)
+    drawn = next(
+        ((name, found) for name in _ordered(results) if (found := figures.draw_example_task(results[name]))), None
+    )
     name, (png, caption) = drawn or ("", (None, ""))
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     versions = yaml.safe_dump(run.versions, sort_keys=False, allow_unicode=True)
@@ -140,13 +142,13 @@ def _section(label: str, run: Run, results: Mapping[str, Result], page: _Page) -
                 f"task-{label}",
                 png,
                 f"One task of result {name} of run {label}: its support set and its queries with the predictions.",
-                f"One task of {_listed(name, results)} after adaptation. {caption}",
+                f"One task of {_tasks_in_words(name, results)} after adaptation. {caption}",
                 "No example task that can be drawn was saved with its results." if results else _UNTESTED,
             ),
             *_classes(label, results, page),
             page.figure(
                 f"probes-{label}",
-                figures.probes(run),
+                figures.draw_probes(run),
                 f"Probes of run {label} against the step.",
                 "Probes: quantities the method recorded while training. Numbers at the right end are positions.",
                 "The method recorded no probes.",
@@ -163,12 +165,12 @@ def _classes(label: str, results: Mapping[str, Result], page: _Page) -> list[str
     for name in _ordered(results)[:1]:
         arrays = results[name].arrays
         if "confusion" in arrays:
-            png, caption = image_figures.confusion(results[name]) or (None, "")
+            png, caption = image_figures.draw_confusion(results[name]) or (None, "")
             what = f"Confusions in result {name} of run {label}: true classes and what they were taken for."
-            told = f"Confusions over all tasks of {_listed(name, results)}. {caption}"
+            told = f"Confusions over all tasks of {_tasks_in_words(name, results)}. {caption}"
             parts.append(page.figure(f"confusion-{label}", png, what, told, caption or _DAMAGED.format("confusions")))
         if "sheet_x" in arrays:
-            png, caption = image_figures.contact_sheet(results[name]) or (None, "")
+            png, caption = image_figures.draw_contact_sheet(results[name]) or (None, "")
             what = f"One image of each class of every split of the data of run {label}, with its name."
             data = results[name].summary.get("data")
             rule = data.get("split_rule") if isinstance(data, dict) else None
@@ -177,7 +179,7 @@ def _classes(label: str, results: Mapping[str, Result], page: _Page) -> list[str
     return parts
 
 
-def _listed(name: str, results: Mapping[str, Result]) -> str:
+def _tasks_in_words(name: str, results: Mapping[str, Result]) -> str:
     """A result with the tasks that it is over."""
     summary = results[name].summary if name in results else {}
     said = [f"{summary['split']} split"] if summary.get("split") else []
@@ -221,7 +223,7 @@ def _row(title: str, summary: Mapping[str, Any], line: str) -> str:
     counted = f"{metric}, {_text(finite)} of {_text(tasks)} tasks finite"
     cells = [
         ("", f"{escape(_text(summary.get('method')))}<small>{escape(_text(summary.get('norms')))}</small>"),
-        ("number", f"{escape(score(summary))}<small>{escape(counted)}</small>"),
+        ("number", f"{escape(format_score(summary))}<small>{escape(counted)}</small>"),
         ("number", escape(_number(summary.get("adapt_ms"), 2))),
         ("number", escape(_number(summary.get("train_seconds"), 0))),
         ("number", escape(_number(summary.get("parameters"), 0))),
@@ -232,10 +234,10 @@ def _row(title: str, summary: Mapping[str, Any], line: str) -> str:
     return f'<tr><th scope="row">{escape(title)}</th>{columns}</tr>'
 
 
-def amount(mean: float, interval: float, metric: str) -> str:
+def format_amount(mean: float, interval: float, metric: str) -> str:
     """A mean with its 95% interval, to the interval's leading digits: one for accuracy in percent, else two.
 
-    >>> amount(0.9712, 0.0041, "accuracy"), amount(0.5271, 0.0558, "mse"), amount(0.5, float("nan"), "mse")
+    >>> format_amount(0.9712, 0.0041, "accuracy"), format_amount(0.5271, 0.0558, "mse"), format_amount(0.5, float("nan"), "mse")
     ('97.1 ± 0.4 %', '0.527 ± 0.056', '0.500')
     """
     percent = metric == "accuracy"
@@ -249,12 +251,12 @@ def amount(mean: float, interval: float, metric: str) -> str:
     return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if known else "") + unit
 
 
-def score(summary: Mapping[str, Any]) -> str:
+def format_score(summary: Mapping[str, Any]) -> str:
     """A result in one line.
 
-    >>> score({"metric": "accuracy", "mean": 0.9712, "interval": 0.0041, "tasks": 600, "finite": 600})
+    >>> format_score({"metric": "accuracy", "mean": 0.9712, "interval": 0.0041, "tasks": 600, "finite": 600})
     '97.1 ± 0.4 %'
-    >>> score({"metric": "mse", "mean": 0.61, "interval": 0.05, "tasks": 600, "finite": 597})
+    >>> format_score({"metric": "mse", "mean": 0.61, "interval": 0.05, "tasks": 600, "finite": 597})
     '0.610 ± 0.050 (3 of 600 diverged)'
     """
     mean, interval = summary.get("mean"), summary.get("interval")
@@ -265,7 +267,7 @@ def score(summary: Mapping[str, Any]) -> str:
     if not isinstance(mean, int | float):
         return "–"
     spread = interval if isinstance(interval, int | float) else math.nan
-    shown = amount(mean, spread, str(summary.get("metric", "")))
+    shown = format_amount(mean, spread, str(summary.get("metric", "")))
     return f"{shown} ({lost} of {tasks} diverged)" if lost else shown
 
 
@@ -297,7 +299,7 @@ def _spreads(results: Mapping[str, Mapping[str, Result]], page: _Page) -> list[s
     return [
         page.figure(
             f"spread-{metric}",
-            figures.spread_over_tasks(of, metric),
+            figures.draw_spread(of, metric),
             f"Histograms of the {metric} of single tasks, for {', '.join(of)}.",
             f"How the {metric} falls over tasks; the vertical line is the mean. It is the spread of single tasks, "
             "which is far wider than the 95% interval of their mean.",

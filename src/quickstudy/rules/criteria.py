@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.types import Criterion
 
 
@@ -50,5 +50,5 @@ def criterion(given: str | Criterion) -> Criterion:
     if callable(given):
         return given
     if given not in CRITERIA:
-        raise InputError(f"There is no loss {given!r}. {nearest(given, CRITERIA)}")
+        raise InputError(f"There is no loss {given!r}. {suggest_nearest(given, CRITERIA)}")
     return CRITERIA[given]

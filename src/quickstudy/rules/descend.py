@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, Rule, check_built_for
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import by_name, held, layer_of, share
+from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
 from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Params, Shape
 
 
-def itself(gradient: Tensor) -> Tensor:
+def steepest(gradient: Tensor) -> Tensor:
     """The direction of steepest descent is the gradient."""
     return gradient
 
@@ -53,7 +53,7 @@ class Descend(Rule):
         *,
         eval_steps: int | None = None,
         first_order: bool = False,
-        direction: Callable[[Tensor], Tensor] = itself,
+        direction: Callable[[Tensor], Tensor] = steepest,
     ) -> None:
         super().__init__()
         for name, value in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
@@ -163,7 +163,7 @@ class ByName(Rate):
         return [(f"{i}.", cast(Rate, rate), own) for i, (rate, own) in enumerate(rates) if own]
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
-        every = [rate(own, steps, share(noise, mark)) for mark, rate, own in self.parts(params)]
+        every = [rate(own, steps, with_prefix(noise, mark)) for mark, rate, own in self.parts(params)]
         return [{name: r for part in step for name, r in part.items()} for step in zip(*every, strict=True)]
 
     def noise(self, params: Params) -> dict[str, Shape]:
@@ -171,7 +171,7 @@ class ByName(Rate):
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = self.parts(params)
-        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, share(noise, mark)).items()}
+        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, with_prefix(noise, mark)).items()}
 
 
 class Learned(Rate):
@@ -202,7 +202,7 @@ class Learned(Rate):
             shapes = {layer_of(name): (steps if per == "layer_step" else 1,) for name in params}
         low, high = (init, init) if isinstance(init, float | int) else init
         self.per = per
-        self.values = held({n: like.new_empty(s).uniform_(low, high) for n, s in shapes.items()})
+        self.values = parameter_dict({n: like.new_empty(s).uniform_(low, high) for n, s in shapes.items()})
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.names, params, "A learned rate")
@@ -210,7 +210,7 @@ class Learned(Rate):
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         del noise
-        values = by_name(self.values)
+        values = dotted_params(self.values)
         if self.per == "parameter":
             return [values] * steps
         own = {name: values[layer_of(name)] for name in params}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, check_built_for
-from quickstudy.rules.params import by_name, held, per_row, rows
+from quickstudy.rules.params import broadcast_rows, dotted_params, parameter_dict, row_groups
 from quickstudy.types import Params, Shape
 
 
@@ -51,23 +51,23 @@ class Masked(Rate):
         self.rate = rate
         self.temperature = temperature
         self.draw = draw
-        self.group = {name: name for name in params} if per_weight else rows(params)
+        self.group = {name: name for name in params} if per_weight else row_groups(params)
         shapes: dict[str, Shape] = {}
         for name, p in params.items():
             shapes[self.group[name]] = tuple(p.shape) if per_weight else (len(p) if p.ndim else 1,)
         like = next(iter(params.values())).detach()
-        self.logits = held({group: like.new_full(shape, logit) for group, shape in shapes.items()})
+        self.logits = parameter_dict({group: like.new_full(shape, logit) for group, shape in shapes.items()})
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.group, params, "A mask")
         own = self.rate.noise(params)
         if self.draw == "expected":
             return own
-        return own | {f"mask.{group}": tuple(logit.shape) for group, logit in by_name(self.logits).items()}
+        return own | {f"mask.{group}": tuple(logit.shape) for group, logit in dotted_params(self.logits).items()}
 
     def probabilities(self) -> dict[str, Tensor]:
         """How likely each row is to adapt: sigma(zeta), by group. (The paper's section 6.3 prints the complement.)"""
-        return {group: logit.sigmoid() for group, logit in by_name(self.logits).items()}
+        return {group: logit.sigmoid() for group, logit in dotted_params(self.logits).items()}
 
     def masks(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The masks of one task, by group."""
@@ -75,7 +75,7 @@ class Masked(Rate):
             return self.probabilities()
         soft = {
             group: ((zeta + noise[f"mask.{group}"].logit()) / self.temperature).sigmoid()
-            for group, zeta in by_name(self.logits).items()
+            for group, zeta in dotted_params(self.logits).items()
         }
         if self.draw == "soft":
             return soft
@@ -83,7 +83,7 @@ class Masked(Rate):
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         masks = self.masks(noise)
-        own = {name: per_row(m, tuple(params[name].shape)) if m.ndim < 2 else m for name, m in self.named(masks)}
+        own = {name: broadcast_rows(m, tuple(params[name].shape)) if m.ndim < 2 else m for name, m in self.named(masks)}
         return [{name: own[name] * r for name, r in rate.items()} for rate in self.rate(params, steps, noise)]
 
     def named(self, masks: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:

@@ -18,13 +18,13 @@ F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
 
-def as_it_is(thing: T) -> T:
+def identity(thing: T) -> T:
     """A step is run by calling it; images stay in the layout in which they came."""
     return thing
 
 
 @dataclass(frozen=True)
-class Means:
+class Autodiff:
     """How the engine has the arithmetic of one task done. Results are the same up to rounding.
 
     Args:
@@ -34,8 +34,8 @@ class Means:
     """
 
     gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad
-    step: Callable[[F], F] = as_it_is
-    images: Callable[[Tensor], Tensor] = as_it_is
+    step: Callable[[F], F] = identity
+    images: Callable[[Tensor], Tensor] = identity
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Objective:
     support: Examples
     noise: Mapping[str, Tensor] = field(default_factory=dict)
     evaluating: bool = False
-    means: Means = Means()
+    means: Autodiff = Autodiff()
 
     def loss(self, params: Params) -> Float[Tensor, ""]:
         """The support loss at `params`."""

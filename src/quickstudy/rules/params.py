@@ -1,7 +1,7 @@
 """Parameters by name: choosing them, grouping them by layer, and keeping them in modules.
 
 Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids dots, so the one pair of functions
-`held` and `by_name` goes back and forth.
+`parameter_dict` and `dotted_params` goes back and forth.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,7 +70,7 @@ def layers(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return groups
 
 
-def rows(params: Mapping[str, Tensor]) -> dict[str, str]:
+def row_groups(params: Mapping[str, Tensor]) -> dict[str, str]:
     """For each parameter, the group whose rows it shares: same layer and same number of rows.
 
     A weight `[out, ...]` and the bias `[out]` of its layer fall in one group, so a unit adapts whole or not at all.
@@ -79,23 +79,23 @@ def rows(params: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{layer_of(name)}.rows{len(p) if p.ndim else 1}".lstrip(".") for name, p in params.items()}
 
 
-def per_row(value: Tensor, shape: Shape) -> Tensor:
+def broadcast_rows(value: Tensor, shape: Shape) -> Tensor:
     """One number per row, shaped to multiply a parameter of `shape`: `[out] -> [out, 1, ..., 1]`."""
     return value.reshape(shape[:1] + (1,) * (len(shape) - 1))
 
 
-def held(params: Mapping[str, Tensor]) -> nn.ParameterDict:
+def parameter_dict(params: Mapping[str, Tensor]) -> nn.ParameterDict:
     """Meta-parameters by dotted name, in a module that a state dict can save.
 
     >>> import torch
-    >>> list(by_name(held({"head.weight": torch.zeros(2, 3)})))
+    >>> list(dotted_params(parameter_dict({"head.weight": torch.zeros(2, 3)})))
     ['head.weight']
     """
     return nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in params.items()})
 
 
-def by_name(module: nn.ParameterDict) -> Params:
-    """What `held` keeps, by dotted name again."""
+def dotted_params(module: nn.ParameterDict) -> Params:
+    """What `parameter_dict` keeps, by dotted name again."""
     return {key.removeprefix("/").replace("/", "."): value for key, value in module.items()}
 
 
@@ -104,7 +104,7 @@ def _key(name: str) -> str:
     return f"/{key}" if not key or hasattr(nn.ParameterDict, key) else key  # "values" is a method there
 
 
-def slots(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
+def parameter_paths(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     """Every place that holds each of the named parameters: one path per module and attribute.
 
     A parameter can sit in several modules (tied weights), and a module in several places of its parent.
@@ -117,17 +117,17 @@ def slots(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     return {name: held_at[id(params[name])] for name in names}
 
 
-def share(values: Mapping[str, Tensor], mark: str) -> Params:
+def with_prefix(values: Mapping[str, Tensor], mark: str) -> Params:
     """What stands under names that begin with `mark`, by the rest of its name.
 
     >>> import torch
-    >>> list(share({"body:norm.mean": torch.zeros(2), "weight": torch.zeros(2, 3)}, "body:"))
+    >>> list(with_prefix({"body:norm.mean": torch.zeros(2), "weight": torch.zeros(2, 3)}, "body:"))
     ['norm.mean']
     """
     return {name.removeprefix(mark): value for name, value in values.items() if name.startswith(mark)}
 
 
-def call(module: nn.Module, params: Params, places: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
+def call_with(module: nn.Module, params: Params, places: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
     """The module's output with `params` in the places of its own.
 
     Places are spelled out because `functional_call` finds tied ones itself by path: a module that is reachable by two

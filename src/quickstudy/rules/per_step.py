@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from quickstudy.rules.params import by_name, held
+from quickstudy.rules.params import dotted_params, parameter_dict
 from quickstudy.types import Params
 
 
@@ -32,11 +32,13 @@ class PerStep(nn.Module):
 
     def __init__(self, own: Params, steps: int) -> None:
         super().__init__()
-        self.later = held({name: p.detach().repeat(max(steps - 1, 0), *[1] * p.ndim) for name, p in own.items()})
+        self.later = parameter_dict(
+            {name: p.detach().repeat(max(steps - 1, 0), *[1] * p.ndim) for name, p in own.items()}
+        )
 
     def forward(self, params: Params) -> tuple[Params, list[Params]]:
         """What the steps move, and the values of the rest at each step."""
-        later = by_name(self.later)
+        later = dotted_params(self.later)
         theta = {name: p for name, p in params.items() if name not in later}
         first = {name: params[name] for name in later}
         return theta, [first, *(dict(zip(later, step, strict=True)) for step in zip(*later.values(), strict=True))]
@@ -44,5 +46,5 @@ class PerStep(nn.Module):
     def begin(self, params: Params) -> None:
         """Start all steps from the model's own values, where these have changed since this was built."""
         with torch.no_grad():
-            for name, value in by_name(self.later).items():
+            for name, value in dotted_params(self.later).items():
                 value.copy_(params[name].expand_as(value))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import by_name, layer_of
+from quickstudy.rules.params import dotted_params, layer_of
 from quickstudy.types import Params, Shape
 
 
@@ -66,11 +66,11 @@ class Rescale(Rule):
 
     def start(self, params: Params) -> Params:
         """t0."""
-        return self.chart.start(scoped(params, self.scope))
+        return self.chart.start(select_scope(params, self.scope))
 
     def through(self, t: Params, params: Params) -> Params:
         """C(t) theta inside the scope, theta outside."""
-        return params | self.chart(t, scoped(params, self.scope))
+        return params | self.chart(t, select_scope(params, self.scope))
 
     def noise(self, params: Params) -> dict[str, Shape]:
         return self.inner.noise(self.start(params))
@@ -102,7 +102,7 @@ class Coadapt(Rule):
 
     def both(self, params: Params) -> Params:
         """The joint starting point."""
-        return {f"gain:{n}": t for n, t in self.chart.start(scoped(params, self.scope)).items()} | params
+        return {f"gain:{n}": t for n, t in self.chart.start(select_scope(params, self.scope)).items()} | params
 
     def apart(self, both: Params) -> tuple[Params, Params]:
         """t and theta of a joint point."""
@@ -112,7 +112,7 @@ class Coadapt(Rule):
     def through(self, both: Params) -> Params:
         """C(t) theta of a joint point."""
         t, params = self.apart(both)
-        return params | self.chart(t, scoped(params, self.scope))
+        return params | self.chart(t, select_scope(params, self.scope))
 
     def find(self, params: Params, objective: Objective) -> Params:
         """The joint point that the inner rule ends at."""
@@ -129,7 +129,7 @@ class Coadapt(Rule):
         return {f"gain.{name}".rstrip("."): value for name, value in t.items()}
 
 
-def scoped(params: Params, scope: Sequence[str]) -> Params:
+def select_scope(params: Params, scope: Sequence[str]) -> Params:
     """The parameters in scope; an error that names what is missing."""
     missing = [name for name in scope if name not in params]
     if missing:
@@ -233,14 +233,14 @@ class LowRank(Chart):
         )
 
     def start(self, params: Params) -> Params:
-        v = by_name(self.v)
+        v = dotted_params(self.v)
         if self.u is None:
             return {name: torch.zeros_like(v[name]) for name in params}
-        u = by_name(self.u)
+        u = dotted_params(self.u)
         return {f"u.{name}": u[name] for name in params} | {f"v.{name}": v[name] for name in params}
 
     def forward(self, t: Params, params: Params) -> Params:
-        v = by_name(self.v)
+        v = dotted_params(self.v)
         flat = {name: p.reshape(-1) for name, p in params.items()}
         if self.literal:
             moved = {name: t[f"u.{name}"] @ (t[f"v.{name}"].T @ p) for name, p in flat.items()}

@@ -37,7 +37,7 @@ def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
         )
 
 
-def digest(tensors: Mapping[str, Tensor], state: str) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
     """SHA-256 of names, types, shapes and every byte."""
     sha = hashlib.sha256(state.encode())
     for name in sorted(tensors):
@@ -59,21 +59,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
         raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
     check_format(int(header["format"]), path)
-    if digest(tensors, header["state"]) != header["sha256"]:
+    if hash_tensors(tensors, header["state"]) != header["sha256"]:
         raise RunError(f"{path} is damaged: its contents do not have the digest they were saved with.")
     return Checkpoint(tensors, loads(header["state"]))
 
 
-def step_of(checkpoint: Checkpoint) -> str:
+def describe_step(checkpoint: Checkpoint) -> str:
     """Where training stood, in words."""
     return f"step {checkpoint.state.get('step', 'unknown')}"
 
 
-def standing(path: Path) -> str:
+def describe_survivor(path: Path) -> str:
     """What a failed write left at `path`, in a sentence."""
     if not path.exists():
         return "There is no earlier one under that name."
     try:
-        return f"The previous checkpoint ({step_of(read_checkpoint(path))}) is intact."
+        return f"The previous checkpoint ({describe_step(read_checkpoint(path))}) is intact."
     except (InputError, RunError) as damage:
         return f"The previous checkpoint cannot be used either: {damage}"

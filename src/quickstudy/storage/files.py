@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError, RunError
 
-FORMAT = 1
+FILE_FORMAT = 1
 """Of every file in a run. It goes up when a reader of the present one would misread."""
 
 _NON_FINITE = ("nan", "inf", "-inf")
@@ -29,16 +29,16 @@ _NON_FINITE = ("nan", "inf", "-inf")
 
 def write_atomic(path: Path, data: bytes) -> None:
     """`path` holds its old bytes or all of the new ones, whenever the process or the machine stops."""
-    staged = stage(path, data)
+    staged = write_beside(path, data)
     try:
         os.replace(staged, path)
     except OSError:
         staged.unlink()
         raise
-    sync(path.parent)
+    sync_folder(path.parent)
 
 
-def stage(path: Path, data: bytes) -> Path:
+def write_beside(path: Path, data: bytes) -> Path:
     """The data on disk, under a temporary name in the same directory: renaming within one is atomic."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -52,7 +52,7 @@ def stage(path: Path, data: bytes) -> Path:
     return staged
 
 
-def sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a rename to the disk. Windows cannot open a directory, and needs no such call."""
     if os.name != "nt":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -69,7 +69,7 @@ def remove_stale(folder: Path) -> None:
 
 
 @contextmanager
-def writes(path: Path, advice: str) -> Iterator[None]:
+def explain_disk_errors(path: Path, advice: str) -> Iterator[None]:
     """A failure of the disk becomes an error that names the file and what to do."""
     try:
         yield
@@ -83,37 +83,37 @@ def check_format(value: Any, path: Path) -> None:
     """Refuse a file of a later version, or of somebody else."""
     if not isinstance(value, int) or value < 1:
         raise InputError(f"{path} has no `format` number, so it is not quickstudy's. Give the path of a run.")
-    if value > FORMAT:
+    if value > FILE_FORMAT:
         raise InputError(
-            f"{path} has format {value}; this quickstudy reads up to {FORMAT}. "
+            f"{path} has format {value}; this quickstudy reads up to {FILE_FORMAT}. "
             "Update it (`pip install --upgrade quickstudy`), or use the version named in versions.json."
         )
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """JSON's own types only; scalars and arrays of NumPy and torch become numbers and lists."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, np.generic | np.ndarray | Tensor):
-        return plain(value.tolist())
+        return to_plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def worded(value: Any) -> Any:
+def to_plain_or_text(value: Any) -> Any:
     """What JSON can hold of a value from outside; the rest as its words."""
     return json.loads(json.dumps(value, default=str))
 
 
-def revive(value: Any) -> Any:
-    """The inverse of `plain`, as far as non-finite floats go."""
+def restore_floats(value: Any) -> Any:
+    """The inverse of `to_plain`, as far as non-finite floats go."""
     if isinstance(value, dict):
-        return {key: revive(item) for key, item in value.items()}
+        return {key: restore_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [revive(item) for item in value]
+        return [restore_floats(item) for item in value]
     return float(value) if isinstance(value, str) and value in _NON_FINITE else value
 
 
@@ -123,17 +123,17 @@ def dumps(value: Any) -> str:
     >>> dumps({"loss": float("nan"), "hidden": (40, 40)})
     '{"loss": "nan", "hidden": [40, 40]}'
     """
-    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
+    return json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False)
 
 
-def pretty(value: Any) -> bytes:
+def dump_pretty(value: Any) -> bytes:
     """JSON for people, as a file's bytes."""
-    return (json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
+    return (json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def loads(text: str | bytes) -> Any:
     """What `dumps` wrote."""
-    return revive(json.loads(text))
+    return restore_floats(json.loads(text))
 
 
 def read_json(path: Path) -> dict[str, Any]:

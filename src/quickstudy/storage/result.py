@@ -39,7 +39,7 @@ class Result(NamedTuple):
     arrays: dict[str, NDArray[Any]]
 
 
-def _read_result(table: Path) -> Result:
+def read_result(table: Path) -> Result:
     summary = read_json(table)
     check_format(summary.get("format"), table)
     data = table.with_suffix(".npz")

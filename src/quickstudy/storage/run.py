@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from quickstudy.errors import InputError, RunError, nearest
-from quickstudy.storage.checkpoints import Checkpoint, digest, read_checkpoint, standing, step_of
+from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.storage.checkpoints import Checkpoint, describe_step, describe_survivor, hash_tensors, read_checkpoint
 from quickstudy.storage.files import (
-    FORMAT,
+    FILE_FORMAT,
     check_format,
+    dump_pretty,
     dumps,
+    explain_disk_errors,
     loads,
-    pretty,
     read_json,
     remove_stale,
-    stage,
-    sync,
+    sync_folder,
     write_atomic,
-    writes,
+    write_beside,
 )
-from quickstudy.storage.result import Result, _read_result
-from quickstudy.storage.versions import _versions
+from quickstudy.storage.result import Result, read_result
+from quickstudy.storage.versions import record_versions
 
 _OUR_LEFTOVERS = {".lock", ".writer", "versions.json"}
 
@@ -62,14 +62,14 @@ class Run:
         """A new run in a directory that is absent or empty; `run.config` will be `config` again when it is opened."""
         path = Path(path)
         _check_vacant(path)
-        with writes(path, "Give a directory that can be made and written."):
+        with explain_disk_errors(path, "Give a directory that can be made and written."):
             path.mkdir(parents=True, exist_ok=True)
         run = Run(path, {key: value for key, value in config.items() if key != "format"})
         with run.writing():
             _check_vacant(path)  # again, now that nobody else can be creating it
-            with writes(path, "Free some space, or give a directory on another disk."):
-                write_atomic(path / "versions.json", pretty(_versions()))
-                text = yaml.safe_dump({"format": FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
+            with explain_disk_errors(path, "Free some space, or give a directory on another disk."):
+                write_atomic(path / "versions.json", dump_pretty(record_versions()))
+                text = yaml.safe_dump({"format": FILE_FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
                 # Last: a directory is a run from the moment that its config stands.
                 write_atomic(path / "config.yaml", text.encode())
         return run
@@ -86,7 +86,9 @@ class Run:
             if (path.parent / "config.yaml").is_file():
                 raise InputError(f"{path} is part of a run. Give the run: {path.parent}.")
             near = [str(place / name) for place in (path.parent, path.parent / "runs") for name in _runs_in(place)]
-            known = nearest(str(path), near) if near else "There are none near it; `quickstudy train` makes one."
+            known = (
+                suggest_nearest(str(path), near) if near else "There are none near it; `quickstudy train` makes one."
+            )
             raise InputError(f"There is no run at {path} (no config.yaml). {known}")
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -113,14 +115,14 @@ class Run:
             return
         holder = self.path / ".writer"
         try:
-            with writes(self.path, "Check that you may write there."):
+            with explain_disk_errors(self.path, "Check that you may write there."):
                 self._lock.acquire()
         except Timeout:
             raise InputError(
                 f"{self.path} is in use by {_read_holder(holder)}. Wait for it to end, or give another directory."
             ) from None
         try:
-            with writes(self.path, "Free some space, then try again."):
+            with explain_disk_errors(self.path, "Free some space, then try again."):
                 holder.write_text(f"process {os.getpid()} on {platform.node()}")
                 remove_stale(self.path)
                 remove_stale(self.path / "checkpoints")
@@ -135,7 +137,7 @@ class Run:
         self._must_be_writing()
         line = (dumps(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
-        with writes(path, "The rows before it are intact. Free some space and continue with `--resume`."):
+        with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
             end = path.stat().st_size if path.exists() else 0
             try:
                 with path.open("ab") as file:
@@ -168,7 +170,7 @@ class Run:
         if len(kept) == len(rows):
             return
         path = self.path / "metrics.jsonl"
-        with writes(path, "The metrics are as they were. Free some space, then try again."):
+        with explain_disk_errors(path, "The metrics are as they were. Free some space, then try again."):
             write_atomic(path, "".join(dumps(row) + "\n" for row in kept).encode())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -177,7 +179,7 @@ class Run:
         # Copies: safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         text = dumps(state)
-        header = {"format": str(FORMAT), "state": text, "sha256": digest(copies, text)}
+        header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}
         path = self._checkpoint(name)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -185,7 +187,7 @@ class Run:
             write_atomic(path, to_safetensors(copies, header))
         except OSError as error:
             raise RunError(
-                f"Checkpoint {path} could not be written: {error.strerror or error}. {standing(path)} "
+                f"Checkpoint {path} could not be written: {error.strerror or error}. {describe_survivor(path)} "
                 "Free some space and continue with `--resume`."
             ) from error
 
@@ -206,7 +208,7 @@ class Run:
                 raise InputError(
                     f"{self.path} has no checkpoint yet. Train it first: quickstudy train --resume {self.path}"
                 )
-            raise InputError(f"{self.path} has no checkpoint `{name}`. {nearest(name, known)}")
+            raise InputError(f"{self.path} has no checkpoint `{name}`. {suggest_nearest(name, known)}")
         try:
             return read_checkpoint(path)
         except RunError as damage:
@@ -224,24 +226,24 @@ class Run:
         named: dict[str, Any] = dict(arrays)
         packed = io.BytesIO()
         np.savez_compressed(packed, **named)
-        with writes(data, "Free some space and evaluate again; the checkpoint is not affected."):
+        with explain_disk_errors(data, "Free some space and evaluate again; the checkpoint is not affected."):
             folder.mkdir(exist_ok=True)
             with FileLock(folder / ".lock"):
                 remove_stale(folder)
-                new_data = stage(data, packed.getvalue())
+                new_data = write_beside(data, packed.getvalue())
                 try:
-                    new_table = stage(table, pretty({"format": FORMAT, **summary}))
+                    new_table = write_beside(table, dump_pretty({"format": FILE_FORMAT, **summary}))
                 except BaseException:
                     new_data.unlink()
                     raise
                 table.unlink(missing_ok=True)  # a result is what has a table, so none stands beside another's arrays
                 os.replace(new_data, data)
                 os.replace(new_table, table)
-                sync(folder)
+                sync_folder(folder)
 
     def results(self) -> dict[str, Result]:
         """Every result, by name."""
-        return {table.stem: _read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
+        return {table.stem: read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{check_name(name)}.safetensors"
@@ -249,7 +251,7 @@ class Run:
     def _soundness(self, name: str) -> str:
         """'step 300' when the checkpoint can be read, else nothing."""
         try:
-            return step_of(read_checkpoint(self._checkpoint(name)))
+            return describe_step(read_checkpoint(self._checkpoint(name)))
         except (InputError, RunError):
             return ""
 
@@ -274,7 +276,7 @@ class Run:
                 os.fsync(file.fileno())
 
 
-def free(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """The path, or the first of path-2, path-3, ... that does not exist."""
     taken, candidate = 1, path
     while candidate.exists():
@@ -291,14 +293,14 @@ def _check_vacant(path: Path) -> None:
             f"{path} already holds a run. Go on with it by `quickstudy train --resume {path}`, or give another "
             "directory."
         )
-    others = [name for name in _names(path) if name not in _OUR_LEFTOVERS and not name.endswith(".tmp")]
+    others = [name for name in _list_names(path) if name not in _OUR_LEFTOVERS and not name.endswith(".tmp")]
     if others:
         raise InputError(
             f"{path} is not empty (it has {others[0]}) and is not a run. Give a new or an empty directory."
         )
 
 
-def _names(path: Path) -> list[str]:
+def _list_names(path: Path) -> list[str]:
     try:
         return sorted(os.listdir(path))
     except OSError:
@@ -306,7 +308,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _runs_in(folder: Path) -> list[str]:
-    return [name for name in _names(folder) if (folder / name / "config.yaml").is_file()]
+    return [name for name in _list_names(folder) if (folder / name / "config.yaml").is_file()]
 
 
 def _read_holder(path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 
-def _versions() -> dict[str, Any]:
+def record_versions() -> dict[str, Any]:
     def installed(package: str) -> str:
         try:
             return metadata.version(package)
@@ -25,11 +25,11 @@ def _versions() -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "commit": commit(),
+        "commit": current_commit(),
     }
 
 
-def commit(folder: Path | None = None) -> str | None:
+def current_commit(folder: Path | None = None) -> str | None:
     """Of a directory, by default the working one, with '-dirty' when it differs; None outside a repository."""
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -42,13 +42,13 @@ def commit(folder: Path | None = None) -> str | None:
 def package_commit() -> str | None:
     """Of this package, where it runs from a repository; installed, it may lie inside that of another project."""
     place = Path(__file__).parent
-    return None if "site-packages" in place.parts else commit(place)
+    return None if "site-packages" in place.parts else current_commit(place)
 
 
-def described() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What is printed with every table."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -59,7 +59,7 @@ def described() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import SPLITS
 
 Array = NDArray[Any] | Tensor
@@ -60,7 +60,7 @@ def check_splits(splits: Mapping[str, Array], n: int) -> None:
     home = np.full(n, -1)
     for split, images in splits.items():
         if split not in SPLITS:
-            raise InputError(f"There is no split {split!r}. {nearest(split, SPLITS)}")
+            raise InputError(f"There is no split {split!r}. {suggest_nearest(split, SPLITS)}")
         numbers = as_integers(f"splits[{split!r}]", images)
         if len(numbers) == 0:
             raise InputError(f"Split {split!r} has no images: leave it out, or give it some.")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.types import Shape
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
@@ -72,7 +72,7 @@ class Draws:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise InputError(f"There is no split {self.split!r}. {nearest(self.split, SPLITS)}")
+            raise InputError(f"There is no split {self.split!r}. {suggest_nearest(self.split, SPLITS)}")
 
     def uniform(self, name: str, *shape: int) -> NDArray[np.float64]:
         """Doubles in (0, 1)."""

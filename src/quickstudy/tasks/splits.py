@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import SPLITS, Draws
 
 Fractions = tuple[float, float, float]
@@ -84,7 +84,7 @@ def split_by_list(labels: NDArray[np.int64], classes: Mapping[str, Sequence[int]
     known = set(np.unique(labels).tolist())
     for split, members in classes.items():
         if split not in SPLITS:
-            raise InputError(f"There is no split {split!r}. {nearest(split, SPLITS)}")
+            raise InputError(f"There is no split {split!r}. {suggest_nearest(split, SPLITS)}")
         for label in members:
             if label not in known:
                 raise InputError(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from quickstudy.errors import InputError, RunError, told
+from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.types import Examples
 
 FITS = (
@@ -16,7 +16,7 @@ FITS = (
 
 
 @contextmanager
-def fitting(support: Examples) -> Iterator[None]:
+def explain_misfit(support: Examples) -> Iterator[None]:
     """Adapt in here: what torch says of a support set that does not fit becomes an `InputError` that says what does.
 
     Refused before that are sets that torch would take in silence: no examples, or negative class numbers, which
@@ -38,7 +38,9 @@ def fitting(support: Examples) -> Iterator[None]:
         raise
     except Exception as error:  # the user's model may fail in any way, and torch has its own words for a wrong shape
         labels = f" (class numbers {int(y.min())} to {int(y.max())})" if not y.is_floating_point() else ""
-        raise InputError(f"The support set does not fit: {_shapes(x, y)}{labels}. {told(error)}. {FITS}") from error
+        raise InputError(
+            f"The support set does not fit: {_shapes(x, y)}{labels}. {describe_error(error)}. {FITS}"
+        ) from error
 
 
 def _shapes(x: Tensor, y: Tensor) -> str:

@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from quickstudy.engine.distributed import ALONE, World
-from quickstudy.engine.engine import threads
-from quickstudy.evaluation.dry_run import first_tasks, rehearse
+from quickstudy.engine.engine import use_threads
+from quickstudy.evaluation.dry_run import dry_run, first_tasks
 from quickstudy.evaluation.evaluate import Protocol, adaptation_ms, evaluate, protocol
-from quickstudy.evaluation.thumbnails import kept
-from quickstudy.storage.files import worded
+from quickstudy.evaluation.thumbnails import collect_thumbnails
+from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run, check_name
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
 
 
-def judge(
+def evaluate_run(
     run: Run,
     checkpoint: str | None = None,
     named: str | None = None,
@@ -38,7 +38,7 @@ def judge(
     setup, state = restore(run, checkpoint, overrides, world)
     asked = setup.config.evaluate
     made = protocol(named) if named else Protocol("tasks", asked.tasks)
-    with threads(world.threads(setup.config.compute.threads)):
+    with use_threads(world.threads(setup.config.compute.threads)):
         world.agree(lambda: _rehearse(setup))
         repeats = [
             evaluate(
@@ -79,12 +79,12 @@ def judge(
         "checkpoint": state["checkpoint"],
         "init_from": state.get("initial"),
         "protocol": made.name,
-        "data": worded(setup.judged.describe()),
+        "data": to_plain_or_text(setup.judged.describe()),
         "notes": list(setup.judged.notes),
         "norms": setup.learner.norms,
         "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
     }
-    pictures = kept(setup.judged, asked.split, first.example, [one.confusion for one in repeats])
+    pictures = collect_thumbnails(setup.judged, asked.split, first.example, [one.confusion for one in repeats])
     arrays = {"metric": first.values, "loss": first.losses, **pictures}
     world.from_first(lambda: run.write_result(name, summary, arrays))
     return summary
@@ -93,4 +93,4 @@ def judge(
 def _rehearse(setup: Setup) -> None:
     asked = setup.config.evaluate
     tasks = first_tasks(setup.judged, asked.split, seed=asked.seed)
-    rehearse(setup.learner, setup.judged.of_split(asked.split), tasks)
+    dry_run(setup.learner, setup.judged.of_split(asked.split), tasks)

@@ -13,12 +13,12 @@ import torch
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.params import layer_of
-from quickstudy.storage.checkpoints import read_checkpoint, step_of
+from quickstudy.storage.checkpoints import describe_step, read_checkpoint
 from quickstudy.storage.run import Run
 from quickstudy.types import Params
 
@@ -63,7 +63,7 @@ class Start(NamedTuple):
         return "; ".join([f"{len(self.loaded)} tensors from {self.source}", *rest])
 
 
-def start(asked: InitFrom, learner: Learner, named: Mapping[str, torch.Size]) -> Start:
+def find_start(asked: InitFrom, learner: Learner, named: Mapping[str, torch.Size]) -> Start:
     """What a learner would start from; nothing is done yet.
 
     Args:
@@ -74,7 +74,7 @@ def start(asked: InitFrom, learner: Learner, named: Mapping[str, torch.Size]) ->
     found, source = _read(asked.run)
     theirs = {name.removeprefix("model."): value for name, value in found.items() if name.startswith("model.")}
     ours = learner.state_dict()
-    here, there = places(named, ours), places(named, theirs)
+    here, there = match_names(named, ours), match_names(named, theirs)
     wanted = [name for name in named if name in here and any(fnmatchcase(name, p) for p in asked.only)]
     faults = {}
     for name in wanted:
@@ -96,7 +96,7 @@ def start(asked: InitFrom, learner: Learner, named: Mapping[str, torch.Size]) ->
     )
 
 
-def begin(found: Start, learner: Learner) -> None:
+def apply_start(found: Start, learner: Learner) -> None:
     """Put it into the learner."""
     own = learner.state_dict()
     with torch.no_grad():
@@ -114,20 +114,21 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         if not chosen:
             raise InputError(
                 f"`init_from.freeze` has {pattern!r}, which matches no parameter of the model. "
-                f"{nearest(pattern, params)}"
+                f"{suggest_nearest(pattern, params)}"
             )
         for name in chosen:
             params[name].requires_grad_(False)
 
 
-def places(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
+def match_names(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
     """Where a learner keeps each of a model's tensors; those it has no more are left out.
 
-    >>> places(["conv.weight", "head.weight"], ["body.conv.weight", "head.weight", "rule.rate.value"])
+    >>> match_names(["conv.weight", "head.weight"], ["body.conv.weight", "head.weight", "rule.rate.value"])
     {'conv.weight': 'body.conv.weight', 'head.weight': 'head.weight'}
-    >>> places(["conv.weight", "head.weight"], ["head.conv.weight", "head.head.weight"])
+    >>> match_names(["conv.weight", "head.weight"], ["head.conv.weight", "head.head.weight"])
     {'conv.weight': 'head.conv.weight', 'head.weight': 'head.head.weight'}
-    >>> places(["conv.weight", "head.weight"], ["body.conv.weight", "relation.conv.weight", "relation.head.weight"])
+    >>> two = ["body.conv.weight", "relation.conv.weight", "relation.head.weight"]
+    >>> match_names(["conv.weight", "head.weight"], two)
     {'conv.weight': 'body.conv.weight'}
     """
     own = [name for name in learner if name.startswith(MODEL)]
@@ -144,7 +145,7 @@ def _read(given: str) -> tuple[Mapping[str, Tensor], str]:
         run = Run.open(path)
         name = "best" if "best" in run.checkpoints() else "last"
         saved, what = run.load(name), f"{path}, `{name}`"
-    return saved.tensors, f"{what} of {step_of(saved)}"
+    return saved.tensors, f"{what} of {describe_step(saved)}"
 
 
 def _refuse(asked: InitFrom, source: str, faults: list[str], theirs: Mapping[str, Tensor]) -> None:

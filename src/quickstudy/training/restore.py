@@ -13,8 +13,8 @@ from quickstudy.methods.learner import Learner
 from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.run import Run
 from quickstudy.tasks import TaskFamily
-from quickstudy.training.config import Setup, build, parse, schedule, tasks_of
-from quickstudy.training.config.overrides import pairs
+from quickstudy.training.config import Setup, build, build_tasks, parse_config, schedule
+from quickstudy.training.config.overrides import parse_overrides
 
 
 def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -48,22 +48,22 @@ def restore(
         world: Of several workers, the first reads the run.
     """
     name = checkpoint or world.from_first(lambda: "best" if "best" in run.checkpoints() else "last")
-    for keys, _ in pairs(overrides):
+    for keys, _ in parse_overrides(overrides):
         if keys[0] in ("train", "seed", "format", "init_from"):
             raise InputError(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."
             )
-    setup = world.agree(lambda: build(parse(run.config, overrides)))
+    setup = world.agree(lambda: build(parse_config(run.config, overrides)))
     saved = world.from_first(lambda: run.load(name))
-    asked_for = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys, _ in pairs(overrides))
+    asked_for = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys, _ in parse_overrides(overrides))
     trained = _trained(run, setup) if asked_for else setup.family
     told, split = saved.state.get("tasks", {}), setup.config.evaluate.split
     check_unseen(str(run.path), told, trained, setup.judged, split, asked_for=asked_for)
     load_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}")
     # A run stopped in its warm-up is judged as what it was to become: HyperMAML by its emission, say.
     schedules = setup.config.train.schedules
-    schedule.apply(setup.learner, schedules, schedule.over(schedules))
+    schedule.apply_schedules(setup.learner, schedules, schedule.last_step(schedules))
     setup.learner.eval()
     return setup, {**saved.state, "checkpoint": name}
 
@@ -71,6 +71,6 @@ def restore(
 def _trained(run: Run, setup: Setup) -> TaskFamily:
     """The tasks of training; where their files are elsewhere by now, those that were asked for."""
     try:
-        return tasks_of(parse(run.config).tasks)[0]
+        return build_tasks(parse_config(run.config).tasks)[0]
     except InputError:
         return setup.family

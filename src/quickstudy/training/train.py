@@ -21,17 +21,17 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from quickstudy.engine.distributed import ALONE, Elsewhere, Lost, Sums, World
-from quickstudy.engine.engine import threads
-from quickstudy.engine.memory import starving
-from quickstudy.errors import InputError, RunError, nearest, told
-from quickstudy.evaluation.dry_run import first_tasks, rehearse, undone
+from quickstudy.engine.distributed import ALONE, RemoteError, Sums, WorkerLost, World
+from quickstudy.engine.engine import use_threads
+from quickstudy.engine.memory import explain_out_of_memory
+from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
+from quickstudy.evaluation.dry_run import dry_run, first_tasks, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
-from quickstudy.evaluation.leakage import part_of
-from quickstudy.storage.files import worded
+from quickstudy.evaluation.leakage import describe_split
+from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup, schedule
-from quickstudy.training.init_from import begin, start
+from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.restore import load_model
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import Params, Task
@@ -64,10 +64,10 @@ class _Progress:
     initial: dict[str, Any] | None = None
 
 
-def check(setup: Setup) -> None:
+def check_training(setup: Setup) -> None:
     """Refuse what cannot be trained, in seconds and before anything is written."""
     config = setup.config.train
-    schedule.check(setup.learner, config.schedules)
+    schedule.check_schedules(setup.learner, config.schedules)
     tasks = first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
     _rehearse_evaluation(setup, tasks)
     if not config.steps:
@@ -77,7 +77,7 @@ def check(setup: Setup) -> None:
             f"`method` {setup.config.method.name!r} has nothing to train here. Set `train.steps` to 0, or "
             "unfreeze the model."
         )
-    rehearse(setup.learner, setup.family.of_split("train"), tasks, training=True)
+    dry_run(setup.learner, setup.family.of_split("train"), tasks, training=True)
     _probed(setup, tasks)
     if config.often(config.validate_every, VALIDATIONS):
         try:
@@ -92,7 +92,7 @@ def _rehearse_evaluation(setup: Setup, tasks: Task) -> None:
     if family.outputs != setup.family.outputs:
         split = setup.config.evaluate.split
         family, tasks = setup.judged.of_split(split), first_tasks(setup.judged, split, seed=setup.config.evaluate.seed)
-    rehearse(setup.learner, family, tasks)
+    dry_run(setup.learner, family, tasks)
 
 
 def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = ALONE) -> None:
@@ -101,14 +101,14 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = A
     Ends with checkpoints `last` and, when there is validation, `best`. Of several workers only the first touches the
     directory.
     """
-    with threads(world.threads(setup.config.compute.threads)):
-        world.agree(lambda: check(setup))
+    with use_threads(world.threads(setup.config.compute.threads)):
+        world.agree(lambda: check_training(setup))
         _distrust_vmap(setup)
         with run.writing() if world.first else nullcontext():
             _Trainer(setup, run, watch or Watcher(), world).run_through()
 
 
-def named(learner: nn.Module) -> Params:
+def named_values(learner: nn.Module) -> Params:
     """Parameters and buffers by path, also those buffers that are settings and not saved."""
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
@@ -123,7 +123,7 @@ def _distrust_vmap(setup: Setup) -> None:
     if not setup.config.train.steps or learner.engine.backend != "vmap":
         return
     tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
-    with undone(learner):
+    with restoring_buffers(learner):
         found = learner.check(tasks)
     if not found.vmap_ok:
         learner.engine.leave_vmap()
@@ -181,9 +181,9 @@ class _Trainer:
     def _step(self) -> tuple[float, bool]:
         """One outer step: the loss, and whether a worker was asked to stop."""
         done, config = self.progress, self.config
-        schedule.apply(self.learner, config.schedules, done.step)
+        schedule.apply_schedules(self.learner, config.schedules, done.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.multistep(done.step, config.meta_lr, config.milestones, config.gamma)
+            group["lr"] = schedule.decay(done.step, config.meta_lr, config.milestones, config.gamma)
         sums = self.world.sum(self._part, list(self.params.values()))
         if not isfinite(sums.loss):
             self._stop_at(done.step + 1, f"loss became {sums.loss}")
@@ -222,16 +222,20 @@ class _Trainer:
     def _told(self) -> Iterator[None]:
         """What the user's own tasks or model raise after thousands of good steps, on one line."""
         try:
-            with starving(f"Step {self.progress.step + 1}", self._standing):
+            with explain_out_of_memory(f"Step {self.progress.step + 1}", self._standing):
                 yield
-        except Lost as lost:
-            raise Lost(f"{lost} {self._standing()} Continue with: quickstudy train --resume {self.run.path}") from lost
-        except Elsewhere as error:
+        except WorkerLost as lost:
+            raise WorkerLost(
+                f"{lost} {self._standing()} Continue with: quickstudy train --resume {self.run.path}"
+            ) from lost
+        except RemoteError as error:
             raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._standing()}") from error
         except (InputError, RunError):
             raise
         except Exception as error:
-            raise RunError(f"Step {self.progress.step + 1} failed: {told(error)}. {self._standing()}") from error
+            raise RunError(
+                f"Step {self.progress.step + 1} failed: {describe_error(error)}. {self._standing()}"
+            ) from error
 
     def _standing(self) -> str:
         if not (self.world.first or self.run.path.is_dir()):
@@ -263,7 +267,7 @@ class _Trainer:
     def _validate(self) -> None:
         config = self.config
         ahead = config.schedules if config.select_with == "final" else {}
-        with schedule.final(self.learner, ahead):
+        with schedule.final_schedules(self.learner, ahead):
             summary = evaluate(
                 self.learner, self.family, self.metric, split="val", n=config.validate_tasks, world=self.world
             )
@@ -274,7 +278,7 @@ class _Trainer:
             )  # fmt: skip
             score = spread.mean if self.metric.larger_is_better else -spread.mean
             # A warm-up checkpoint is in effect MAML: until the schedules are over, none is the best.
-            eligible = config.select_with == "current" or self.progress.step >= schedule.over(config.schedules)
+            eligible = config.select_with == "current" or self.progress.step >= schedule.last_step(config.schedules)
             if eligible and spread.finite and [float(spread.finite), score] > self.progress.best:
                 self.progress.best = [float(spread.finite), score]
                 self._save("best")
@@ -293,7 +297,7 @@ class _Trainer:
             if self.learner.device.type == "cuda":
                 tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
         tensors = {n: t.detach().cpu() for n, t in tensors.items()}
-        self.run.save(name, tensors, vars(self.progress) | {"tasks": worded(self.family.describe())})
+        self.run.save(name, tensors, vars(self.progress) | {"tasks": to_plain_or_text(self.family.describe())})
 
     def _restore(self) -> None:
         """The first worker's start or checkpoint, on all."""
@@ -310,8 +314,8 @@ class _Trainer:
             self.run.rewind(0)
             torch.manual_seed(self.setup.config.seed)  # whatever was drawn between building and here
             if self.setup.config.init_from:
-                found = start(self.setup.config.init_from, self.learner, self.setup.named)
-                begin(found, self.learner)
+                found = find_start(self.setup.config.init_from, self.learner, self.setup.named)
+                apply_start(found, self.learner)
                 self.progress.initial = found.told()
             return
         tensors, state = self.run.load("last")
@@ -334,7 +338,7 @@ class _Trainer:
     def _check_data(self, saved: dict[str, Any]) -> None:
         """Training goes on with the pictures it began with: a data root may hold others by now."""
         for split in ("train", "val"):
-            then, now = (part_of(of, split) for of in (saved, worded(self.family.describe())))
+            then, now = (describe_split(of, split) for of in (saved, to_plain_or_text(self.family.describe())))
             if "data" in then and then["data"] != now.get("data"):
                 raise InputError(
                     f"{self.run.path} was trained on {then.get('name')}, data {then['data']}; what is there now "
@@ -360,7 +364,7 @@ class _Trainer:
     def _log_probes(self) -> None:
         if not self.world.first:
             return
-        held, seen = named(self.learner), {}
+        held, seen = named_values(self.learner), {}
         if set(self.probes) - set(held):  # of the whole meta-batch of the step that is done
             seen = self.learner.observe(self.source(self.progress.step - 1), seed=self.setup.config.seed)
         for name in self.probes:
@@ -377,9 +381,11 @@ def _probed(setup: Setup, tasks: Task) -> list[str]:
     patterns = setup.config.train.probes
     if not patterns:
         return []
-    with undone(setup.learner):
-        known = [*named(setup.learner), *setup.learner.observe(tasks)]
+    with restoring_buffers(setup.learner):
+        known = [*named_values(setup.learner), *setup.learner.observe(tasks)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise InputError(f"`train.probes` has {pattern!r}, which matches nothing. {nearest(pattern, known)}")
+            raise InputError(
+                f"`train.probes` has {pattern!r}, which matches nothing. {suggest_nearest(pattern, known)}"
+            )
     return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]

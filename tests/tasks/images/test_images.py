@@ -11,13 +11,13 @@ from PIL import Image
 
 from conftest import DATA, DECODED, SESSION_CACHE, held
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches
+from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.tasks import FAMILIES, Batches, Cross
 from quickstudy.tasks.draws import SPLITS, Draws
 from quickstudy.tasks.images import augment
-from quickstudy.tasks.images.family import ImageEpisodes, turned
+from quickstudy.tasks.images.family import ImageEpisodes, turn
 from quickstudy.tasks.images.published import published
-from quickstudy.tasks.images.recipes import RECIPES, recipe_named
+from quickstudy.tasks.images.recipes import PREPARATIONS, preparation_named
 from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOut, data_root, folder
 from quickstudy.tasks.splits import split_by_class, split_by_image
 from quickstudy.types import pick
@@ -49,7 +49,7 @@ def numbers(n: int = 1, **columns: float) -> torch.Tensor:
 
 
 def test_every_recipe_hands_out_the_size_asked_for():
-    for recipe in RECIPES.values():
+    for recipe in PREPARATIONS.values():
         how = recipe.decoding(12, 1, None)
         assert how.channels == (3 if recipe.colour else 1)
         pixels = torch.zeros(2, how.channels, how.side, how.side, dtype=torch.uint8)
@@ -74,19 +74,19 @@ def test_every_recipe_hands_out_the_size_asked_for():
     ],
 )
 def test_ink_is_inverted_only_where_the_recipe_wants_the_other(recipe, ink, inverts):
-    assert recipe_named(recipe).decoding(8, 1, ink).invert == inverts
+    assert preparation_named(recipe).decoding(8, 1, ink).invert == inverts
 
 
 def test_recipes_are_stored_as_the_papers_say():
-    assert recipe_named("finn").decoding(28, 1, "dark").resample == "lanczos"
-    assert recipe_named("closerlook").decoding(84, 3, None).side == 96
-    assert recipe_named("metaoptnet").decoding(84, 3, None).side == 84
+    assert preparation_named("finn").decoding(28, 1, "dark").resample == "lanczos"
+    assert preparation_named("closerlook").decoding(84, 3, None).side == 96
+    assert preparation_named("metaoptnet").decoding(84, 3, None).side == 84
 
 
 def test_finn_and_none_are_bytes_over_255():
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     for name in ("finn", "none"):
-        assert torch.equal(recipe_named(name).shown(pixels, 16, None), pixels.float() / 255)
+        assert torch.equal(preparation_named(name).shown(pixels, 16, None), pixels.float() / 255)
 
 
 def test_closerlook_evaluates_on_the_very_centre_standardised():
@@ -94,28 +94,28 @@ def test_closerlook_evaluates_on_the_very_centre_standardised():
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     centre = pixels[:, :, 6:90, 6:90].float() / 255
     expected = (centre - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(recipe_named("closerlook").shown(pixels, 84, None), expected)
+    torch.testing.assert_close(preparation_named("closerlook").shown(pixels, 84, None), expected)
 
 
 def test_metaoptnet_evaluates_on_the_whole_picture_standardised():
     pixels = torch.tensor([120, 115, 104], dtype=torch.uint8).reshape(1, 3, 1, 1).expand(1, 3, 10, 10)
-    x = recipe_named("metaoptnet").shown(pixels, 10, None)
+    x = preparation_named("metaoptnet").shown(pixels, 10, None)
     expected = [(120 - 120.396) / 70.682, (115 - 115.594) / 68.276, (104 - 104.540) / 72.545]
     torch.testing.assert_close(x[0, :, 3, 7], torch.tensor(expected), atol=1e-6, rtol=1e-4)
 
 
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(InputError, match="no recipe 'fin'. Did you mean `finn`"):
-        recipe_named("fin")
+        preparation_named("fin")
 
 
 # -- augmentation --
 
 FUNCTIONS = {
-    "resized": lambda x, noise: augment.resized(x, 6, noise),
-    "padded": lambda x, noise: augment.padded(x, 9, 3, noise),
-    "flipped": augment.flipped,
-    "jittered": lambda x, noise: augment.jittered(x, 0.4, noise),
+    "resized": lambda x, noise: augment.resize(x, 6, noise),
+    "padded": lambda x, noise: augment.pad(x, 9, 3, noise),
+    "flipped": augment.flip,
+    "jittered": lambda x, noise: augment.jitter(x, 0.4, noise),
 }
 
 
@@ -153,7 +153,7 @@ def test_there_is_noise_that_changes_nothing():
     x = made(9, 2, 3, 9, 9)
     for name, noise in (("padded", numbers(2)), ("flipped", numbers(2)), ("jittered", numbers(2))):
         torch.testing.assert_close(FUNCTIONS[name](x, noise), x, atol=1e-12, rtol=0)
-    torch.testing.assert_close(augment.resized(x, 9, numbers(2, AREA=1.0)), x, atol=1e-12, rtol=0)
+    torch.testing.assert_close(augment.resize(x, 9, numbers(2, AREA=1.0)), x, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("side", [10, 12])
@@ -164,7 +164,7 @@ def test_padded_crops_are_the_windows_of_the_padded_picture(side):
     span = side + 2 * by - size + 1
     for top in range(span):
         for left in range(span):
-            cut = augment.padded(x, size, by, numbers(TOP=(top + 0.5) / span, LEFT=(left + 0.5) / span))
+            cut = augment.pad(x, size, by, numbers(TOP=(top + 0.5) / span, LEFT=(left + 0.5) / span))
             assert np.array_equal(cut[0].numpy(), wide[:, top : top + size, left : left + size])
 
 
@@ -172,7 +172,7 @@ def test_padded_crops_are_the_windows_of_the_padded_picture(side):
 def test_a_resized_part_is_where_the_noise_says(top, left):
     """A quarter of the area at half the side: samples fall on pixels, so the part is a slice."""
     x = made(11, 1, 3, 8, 8)
-    part = augment.resized(x, 4, numbers(AREA=(0.25 - 0.08) / 0.92, LEFT=left / 4, TOP=top / 4))
+    part = augment.resize(x, 4, numbers(AREA=(0.25 - 0.08) / 0.92, LEFT=left / 4, TOP=top / 4))
     torch.testing.assert_close(part, x[:, :, top : top + 4, left : left + 4], atol=1e-12, rtol=0)
 
 
@@ -184,8 +184,8 @@ def test_a_resized_part_is_stretched_by_its_ratio():
         (numbers(AREA=0.0, RATIO=0.0), math.sqrt(0.08 * 3 / 4), math.sqrt(0.08 * 4 / 3)),
         (numbers(AREA=0.5, RATIO=0.5), math.sqrt(0.54), math.sqrt(0.54)),
     ):
-        across = augment.resized(ramp.expand(1, 1, 64, 64), 16, noise)[0, 0]
-        down = augment.resized(ramp[:, None].expand(1, 1, 64, 64), 16, noise)[0, 0]
+        across = augment.resize(ramp.expand(1, 1, 64, 64), 16, noise)[0, 0]
+        down = augment.resize(ramp[:, None].expand(1, 1, 64, 64), 16, noise)[0, 0]
         assert (across[0, -1] - across[0, 0]).item() == pytest.approx(width * 15 / 16)
         assert (down[-1, 0] - down[0, 0]).item() == pytest.approx(height * 15 / 16)
         assert across.mean().item() == down.mean().item() == pytest.approx(0.5), "noise of one half is the middle"
@@ -194,7 +194,7 @@ def test_a_resized_part_is_stretched_by_its_ratio():
 def test_half_of_the_pictures_are_mirrored():
     noise = made(12, 10_000, augment.NUMBERS)
     x = torch.tensor([[0.0, 1.0]]).expand(10_000, 1, 1, 2)
-    mirrored = augment.flipped(x, noise)[:, 0, 0, 0] == 1
+    mirrored = augment.flip(x, noise)[:, 0, 0, 0] == 1
     assert abs(mirrored.double().mean().item() - 0.5) < 4 * 0.5 / 100
     assert torch.equal(mirrored, noise[:, FLIP] < 0.5)
 
@@ -204,7 +204,7 @@ def test_brightness_contrast_and_saturation_are_what_their_names_say():
     luma = (x * torch.tensor(augment.LUMA)[:, None, None]).sum(1, keepdim=True)
 
     def changed(**columns):
-        return augment.jittered(x, 1.0, numbers(**columns))
+        return augment.jitter(x, 1.0, numbers(**columns))
 
     torch.testing.assert_close(changed(BRIGHTNESS=0.25), x / 2)
     torch.testing.assert_close(changed(BRIGHTNESS=1.0), x * 2)
@@ -214,7 +214,7 @@ def test_brightness_contrast_and_saturation_are_what_their_names_say():
     torch.testing.assert_close(changed(SATURATION=0.0), luma.expand(x.shape))
     torch.testing.assert_close(changed(SATURATION=0.25), (x + luma) / 2)
     grey = made(14, 1, 1, 4, 4)
-    torch.testing.assert_close(augment.jittered(grey, 1.0, numbers(SATURATION=0.0)), grey)
+    torch.testing.assert_close(augment.jitter(grey, 1.0, numbers(SATURATION=0.0)), grey)
 
 
 # -- families --
@@ -224,7 +224,7 @@ CLASSES, EACH = 15, 8
 
 def family(recipe="none", size=6, channels=1, by="class", digest="0" * 12, pixels=None, **options) -> ImageEpisodes:
     """Random pictures of 15 classes with 8 each."""
-    how = recipe_named(recipe).decoding(size, channels, None)
+    how = preparation_named(recipe).decoding(size, channels, None)
     labels = np.repeat(np.arange(CLASSES), EACH)
     if pixels is None:
         drawn = Draws(0, "train", 0).uniform("pixels", len(labels), how.channels, how.side, how.side)
@@ -232,7 +232,7 @@ def family(recipe="none", size=6, channels=1, by="class", digest="0" * 12, pixel
     split = {"class": split_by_class, "image": split_by_image}[by](labels, (0.4, 0.3, 0.3), 0)
     fields = {"ways": 3, "shots": 1, "queries": 1, "name": "made", "names": [f"class {n}" for n in range(CLASSES)]}
     return ImageEpisodes(
-        pixels, labels, split, **fields | options, recipe=recipe_named(recipe), size=size, digest=digest
+        pixels, labels, split, **fields | options, recipe=preparation_named(recipe), size=size, digest=digest
     )
 
 
@@ -251,7 +251,7 @@ def pictures(task) -> torch.Tensor:
 
 EVERY = [
     {"recipe": recipe, "rotations": rotations, "channels": channels}
-    for recipe in RECIPES
+    for recipe in PREPARATIONS
     for rotations in ("none", "classes", "augment")
     for channels in (1, 3)
 ]
@@ -314,7 +314,7 @@ def test_an_evaluation_shows_the_training_pictures_as_they_are(recipe, wrap):
 @pytest.mark.parametrize("wrap", ["alone", "cross", "batches"])
 def test_the_tasks_that_are_judged_are_not_augmented(wrap):
     data = family("closerlook", channels=3, queries=4)
-    (tasks,) = batches(over(data, wrap), "train", 3, 0)
+    (tasks,) = task_batches(over(data, wrap), "train", 3, 0)
     plain = data.recipe.shown(torch.from_numpy(data.images[tasks.about["images_query"]]).flatten(0, 1), 6, None)
     assert torch.equal(tasks.query.x.flatten(0, 1), plain)
 
@@ -346,7 +346,7 @@ def test_rotated_classes_are_four_times_as_many_and_hold_turned_pictures():
 def test_turning_leaves_what_it_is_given_as_it_was():
     pixels = (made(18, 2, 3, 1, 1, 4, 4) * 255).byte()
     before = pixels.clone()
-    assert not torch.equal(turned(pixels, np.ones((2, 3), np.int64)), before)
+    assert not torch.equal(turn(pixels, np.ones((2, 3), np.int64)), before)
     assert torch.equal(pixels, before)
 
 
@@ -383,13 +383,15 @@ def drawn(tasks) -> str:
 
 @pytest.mark.parametrize("rotations", ["none", "classes", "augment"])
 def test_tasks_are_the_ones_that_earlier_versions_drew(rotations):
-    tasks = list(batches(family(rotations=rotations), "test", 120, 0))
+    tasks = list(task_batches(family(rotations=rotations), "test", 120, 0))
     shown = b"".join(pictures(task).mul(255).round().byte().numpy().tobytes() for task in tasks)
     assert (drawn(tasks), hashlib.sha256(shown).hexdigest()[:16]) == PINNED[rotations]
 
 
 def test_which_pictures_are_drawn_does_not_depend_on_the_recipe():
-    assert drawn(batches(family("closerlook", channels=3), "train", 60, 0)) == drawn(batches(family(), "train", 60, 0))
+    assert drawn(task_batches(family("closerlook", channels=3), "train", 60, 0)) == drawn(
+        task_batches(family(), "train", 60, 0)
+    )
 
 
 def test_the_fingerprint_tells_data_recipe_size_rotations_and_splits_apart():
@@ -676,7 +678,7 @@ def real(request, monkeypatch):
 def test_omniglot_tasks_are_the_ones_that_earlier_versions_drew(real):
     data = real("omniglot")
     assert data.name == "omniglot" and data.describe()["classes"] == {"train": 1100, "val": 100, "test": 423}
-    assert drawn(batches(data, "test", 600, 0)) == PINNED["omniglot"]
+    assert drawn(task_batches(data, "test", 600, 0)) == PINNED["omniglot"]
 
 
 def test_omniglot_is_light_strokes_on_black_in_every_alphabet(real):

@@ -24,7 +24,7 @@ from PIL import Image
 from quickstudy.errors import InputError, RunError
 from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
 from quickstudy.tasks.images.listing import Arrays, Files, Listing
-from quickstudy.tasks.images.store import cache_root, stamp, stored
+from quickstudy.tasks.images.store import cache_root, load_pictures, stamp
 
 GREY, COLOUR = Decoding(4, 1), Decoding(4, 3)
 
@@ -317,8 +317,8 @@ def values(found) -> list[int]:
 
 def test_pictures_are_built_once(source, reader):
     told = []
-    first = stored(source, reader, GREY, lambda done, of: told.append((done, of)))
-    again = stored(source, reader, GREY)
+    first = load_pictures(source, reader, GREY, lambda done, of: told.append((done, of)))
+    again = load_pictures(source, reader, GREY)
     assert reader.calls == 1 and told == [(n, 6) for n in range(1, 7)]
     for found in (first, again):
         assert values(found) == [0, 10, 20, 30, 40, 50] and found.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -328,21 +328,21 @@ def test_pictures_are_built_once(source, reader):
 
 
 def test_bytes_are_memory_mapped_and_cannot_be_written(source, reader):
-    pixels = stored(source, reader, GREY).pixels
+    pixels = load_pictures(source, reader, GREY).pixels
     assert isinstance(pixels, np.memmap) and pixels.dtype == np.uint8 and pixels.shape == (6, 1, 4, 4)
     with pytest.raises(ValueError, match="read-only"):
         pixels[0] = 1
 
 
 def test_each_decoding_and_each_source_has_an_entry_of_its_own(source, reader, tmp_path):
-    assert stored(source, reader, GREY).pixels.shape == (6, 1, 4, 4)
-    assert stored(source, reader, COLOUR).pixels.shape == (6, 3, 4, 4)
-    assert stored(source, reader, Decoding(5, 1)).pixels.shape == (6, 1, 5, 5)
-    assert values(stored(source, reader, Decoding(4, 1, invert=True)))[1] == 245
+    assert load_pictures(source, reader, GREY).pixels.shape == (6, 1, 4, 4)
+    assert load_pictures(source, reader, COLOUR).pixels.shape == (6, 3, 4, 4)
+    assert load_pictures(source, reader, Decoding(5, 1)).pixels.shape == (6, 1, 5, 5)
+    assert values(load_pictures(source, reader, Decoding(4, 1, invert=True)))[1] == 245
     other = shutil.copytree(source, tmp_path / "other")
     drawn(other / "a" / "0.png", 200)
-    assert values(stored(other, reader, GREY))[0] == 200
-    assert values(stored(source, reader, GREY))[0] == 0
+    assert values(load_pictures(other, reader, GREY))[0] == 200
+    assert values(load_pictures(source, reader, GREY))[0] == 0
     assert reader.calls == 5
 
 
@@ -363,14 +363,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_entry_is_built_anew_when_its_source_changes(source, reader, change):
-    before = stored(source, reader, GREY)
+    before = load_pictures(source, reader, GREY)
     CHANGES[change](source)
-    after = stored(source, reader, GREY)
+    after = load_pictures(source, reader, GREY)
     assert reader.calls == 2
     fresh = reader(source)
     assert after.names == fresh.names and after.classes == fresh.classes
     assert values(before) == [0, 10, 20, 30, 40, 50], "a map that is in use keeps its bytes"
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     assert reader.calls == 3
 
 
@@ -408,7 +408,7 @@ def test_an_idx_file_stands_for_its_labels_too(tmp_path):
 
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, reader):
     with pytest.raises(InputError, match=r"gone cannot be read \(No such file or directory\)"):
-        stored(tmp_path / "gone", reader, GREY)
+        load_pictures(tmp_path / "gone", reader, GREY)
 
 
 def test_names_that_are_no_unicode_do_no_harm(tmp_path, reader):
@@ -417,7 +417,7 @@ def test_names_that_are_no_unicode_do_no_harm(tmp_path, reader):
         drawn(place / "a" / "0.png", 70)
     except OSError as error:
         pytest.skip(f"this file system takes no such name: {error}")
-    assert values(stored(place, reader, GREY)) == [70]
+    assert values(load_pictures(place, reader, GREY)) == [70]
 
 
 def test_unreadable_pictures_are_left_out_and_listed(source, reader):
@@ -425,7 +425,7 @@ def test_unreadable_pictures_are_left_out_and_listed(source, reader):
     (source / "b" / "2.png").write_bytes(b"")
     (source / "b" / "3.png").write_bytes((source / "c" / "4.png").read_bytes()[:50])
     drawn(source / "a" / "z.png", 99)
-    found = stored(source, reader, GREY)
+    found = load_pictures(source, reader, GREY)
     assert [name for name, _ in found.skipped] == ["notes.txt", "a/1.png", "b/2.png", "b/3.png"]
     assert all(why for _, why in found.skipped)
     assert found.classes == ["a", "c"], "class b has lost all of its pictures"
@@ -438,7 +438,7 @@ def test_splits_are_renumbered_when_pictures_are_left_out(tmp_path, reader):
         drawn(tmp_path / "data" / split / "a" / f"{number}.png", 10 * number)
     (tmp_path / "data" / "test" / "a" / "0.png").write_text("broken")
     (tmp_path / "data" / "train" / "a" / "3.png").write_text("broken")
-    found = stored(tmp_path / "data", reader, GREY)
+    found = load_pictures(tmp_path / "data", reader, GREY)
     assert {name: found.pixels[images, 0, 0, 0].tolist() for name, images in found.splits.items()} == {
         "train": [20],
         "val": [40],
@@ -450,7 +450,7 @@ def test_when_no_picture_can_be_read_this_is_said(source, reader, cache):
     for path in source.rglob("*.png"):
         path.write_text("no picture")
     with pytest.raises(InputError, match=r"No picture could be read .*notes.txt: no image.*right folder"):
-        stored(source, reader, GREY)
+        load_pictures(source, reader, GREY)
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
@@ -459,7 +459,7 @@ def test_what_was_changed_is_counted(tmp_path):
     listing = Listing("an array", pictures, [str(n) for n in range(5)], np.zeros(5, np.int64), ["one"])
     source = tmp_path / "array.npy"
     source.touch()
-    found = stored(source, lambda _: listing, COLOUR)
+    found = load_pictures(source, lambda _: listing, COLOUR)
     assert found.changed == {"grey made colour": 5}
     assert np.array_equal(found.pixels[:, 2], pictures.values)
 
@@ -492,10 +492,10 @@ def entries(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("damage", GARBLED)
 def test_a_damaged_entry_is_built_anew(source, reader, cache, damage):
-    whole = stored(source, reader, GREY)
+    whole = load_pictures(source, reader, GREY)
     (entry,) = entries(cache)
     GARBLED[damage](entry)
-    again = stored(source, reader, GREY)
+    again = load_pictures(source, reader, GREY)
     assert reader.calls == 2 and again.digest == whole.digest and values(again) == [0, 10, 20, 30, 40, 50]
     assert entries(cache) == [entry]
 
@@ -503,12 +503,12 @@ def test_a_damaged_entry_is_built_anew(source, reader, cache, damage):
 def test_an_entry_that_is_replaced_while_it_is_opened_is_not_half_the_old_one(
     source, reader, cache, tmp_path, monkeypatch
 ):
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     (entry,) = entries(cache)
     old = shutil.copytree(entry, tmp_path / "old")
     first = shutil.copy2(source / "a" / "0.png", tmp_path / "0.png")
     drawn(source / "a" / "0.png", 200)
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     new = entry.rename(tmp_path / "new")
     shutil.copy2(first, source / "a" / "0.png")
     shutil.copytree(old, entry)
@@ -522,7 +522,7 @@ def test_an_entry_that_is_replaced_while_it_is_opened_is_not_half_the_old_one(
         return plain(*args, **options)
 
     monkeypatch.setattr(np, "memmap", replaced_first)
-    found = stored(source, reader, GREY)
+    found = load_pictures(source, reader, GREY)
     monkeypatch.undo()
     assert values(found) == [0, 10, 20, 30, 40, 50] and len(opened) == 2
 
@@ -533,10 +533,10 @@ def test_the_cache_may_be_read_only_once_it_is_built_and_the_data_always(source,
     for place in places:
         place.chmod(0o555)
     before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     assert {path: path.stat().st_mtime_ns for path in source.rglob("*")} == before
     cached = {path: path.stat().st_mtime_ns for path in [cache, *cache.rglob("*")]}
-    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
+    assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
     assert {path: path.stat().st_mtime_ns for path in [cache, *cache.rglob("*")]} == cached
     for place in places:
         place.chmod(0o755)
@@ -546,7 +546,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(source, reader, tmp_path
     (tmp_path / "file").touch()
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(RunError, match=r"file/cache could not be written: Not a directory\. .*QUICKSTUDY_CACHE"):
-        stored(source, reader, GREY)
+        load_pictures(source, reader, GREY)
     assert reader.calls == 0
 
 
@@ -562,25 +562,25 @@ def test_pictures_that_change_while_they_are_read_are_not_kept(source, reader, c
 
     with pytest.raises(RunError, match="data was changed while its pictures were being decoded"):
         if when == "listed":
-            stored(source, listed, GREY)
+            load_pictures(source, listed, GREY)
         else:
-            stored(source, reader, GREY, lambda done, _: change() if done == 6 else None)
+            load_pictures(source, reader, GREY, lambda done, _: change() if done == 6 else None)
     assert entries(cache) == []
-    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 222]
+    assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 222]
 
 
 def test_what_changed_while_another_process_held_the_lock_is_not_filed_under_what_was(source, reader, cache):
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     (entry,) = entries(cache)
     shutil.rmtree(entry)
     lock = FileLock(cache / f"{entry.name}.lock")
     with ThreadPoolExecutor(1) as other, lock:
-        waiting = other.submit(stored, source, reader, GREY)
+        waiting = other.submit(load_pictures, source, reader, GREY)
         time.sleep(0.3)
         drawn(source / "c" / "5.png", 222)
         lock.release()
         assert values(waiting.result()) == [0, 10, 20, 30, 40, 222]
-    stored(source, reader, GREY)
+    load_pictures(source, reader, GREY)
     assert reader.calls == 2
 
 
@@ -589,7 +589,7 @@ def test_a_reader_that_fails_is_not_blamed_on_the_cache(source, cache):
         raise PermissionError(13, "Permission denied", "secret.zip")
 
     with pytest.raises(PermissionError, match="secret.zip"):
-        stored(source, failing, GREY)
+        load_pictures(source, failing, GREY)
     assert entries(cache) == []
 
 
@@ -645,7 +645,7 @@ def killed_at(moment: int, cache: Path):
 @pytest.mark.parametrize("before", ["nothing", "an entry of older data"])
 def test_a_kill_at_any_instant_leaves_a_cache_that_is_built_right(source, reader, cache, tmp_path, before):
     if before != "nothing":
-        stored(source, reader, GREY)
+        load_pictures(source, reader, GREY)
         drawn(source / "a" / "0.png", 77)
         later(source / "a" / "0.png")
     expected = [77 if before != "nothing" else 0, 10, 20, 30, 40, 50]
@@ -660,10 +660,10 @@ def test_a_kill_at_any_instant_leaves_a_cache_that_is_built_right(source, reader
 
         def work(moment=moment):
             killed_at(moment, cache)
-            stored(source, reader, GREY)
+            load_pictures(source, reader, GREY)
 
         outcome = ended(copy_of_this_process(work))
-        found = stored(source, reader, GREY)
+        found = load_pictures(source, reader, GREY)
         assert values(found) == expected and found.labels.tolist() == [0, 0, 1, 1, 2, 2], moment
         assert len(entries(cache)) == 1, "what the dead process left is gone"
     assert outcome == 0 and moment > 8, "the last copy was not killed: every instant before it was tried"
@@ -675,8 +675,8 @@ def test_a_kill_between_two_pictures_leaves_nothing_that_is_used(source, reader,
         if done == after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert ended(copy_of_this_process(lambda: stored(source, reader, GREY, progress))) == -signal.SIGKILL
-    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50] and reader.calls == 1
+    assert ended(copy_of_this_process(lambda: load_pictures(source, reader, GREY, progress))) == -signal.SIGKILL
+    assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 50] and reader.calls == 1
 
 
 def test_two_processes_build_one_entry_and_see_the_same_bytes(source, cache, tmp_path):
@@ -690,7 +690,7 @@ def test_two_processes_build_one_entry_and_see_the_same_bytes(source, cache, tmp
             (tmp_path / f"read by {number}").touch()
             return Reader()(root)
 
-        found = stored(source, read, GREY, lambda done, of: time.sleep(0.01))
+        found = load_pictures(source, read, GREY, lambda done, of: time.sleep(0.01))
         (tmp_path / f"bytes {number}").write_bytes(found.pixels.tobytes() + found.digest.encode())
 
     children = [copy_of_this_process(lambda n=n: work(n)) for n in range(2)]
@@ -711,7 +711,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(source, reader, cache, tm
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
         try:
-            stored(source, reader, GREY)
+            load_pictures(source, reader, GREY)
         except RunError as error:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
             os.write(said, str(error).encode())
@@ -723,7 +723,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(source, reader, cache, tm
         "QUICKSTUDY_CACHE."
     )
     assert entries(cache) == []
-    assert values(stored(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
+    assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 50]
 
 
 def test_the_limit_did_not_reach_this_process():

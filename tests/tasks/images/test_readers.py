@@ -19,7 +19,7 @@ from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Files
 from quickstudy.tasks.images.readers import READERS, recognise
 from quickstudy.tasks.images.readers.omniglot import lake_sets
-from quickstudy.tasks.images.readers.unpickle import load
+from quickstudy.tasks.images.readers.unpickle import load_pickle
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -635,7 +635,7 @@ def test_data_is_unpickled_as_pickle_does(tmp_path, protocol):
         "ordered": OrderedDict(a=1),
     }
     put_pickle(tmp_path / "x.pkl", content, protocol)
-    back = load(tmp_path / "x.pkl")
+    back = load_pickle(tmp_path / "x.pkl")
     assert back["plain"] == content["plain"] and back["ordered"] == content["ordered"]
     assert back["scalars"] == content["scalars"]
     trusted = pickle.loads((tmp_path / "x.pkl").read_bytes())

@@ -10,13 +10,13 @@ from typing import Any
 
 from quickstudy.bench.contenders import CONTENDERS, chosen_peers
 from quickstudy.bench.measure import Measured
-from quickstudy.bench.runner import Bench
+from quickstudy.bench.runner import BenchRun
 from quickstudy.bench.suites import SUITES, suite
 from quickstudy.bench.workloads import WORKLOADS, Case
 from quickstudy.cli import command as verbs
 from quickstudy.cli import terminal
 from quickstudy.errors import InputError
-from quickstudy.storage.files import writes
+from quickstudy.storage.files import explain_disk_errors
 
 
 def bench(verb: verbs.Bench) -> None:
@@ -32,10 +32,10 @@ def bench(verb: verbs.Bench) -> None:
     )
     folder = None if verb.out is None else Path(verb.out)
     if folder is not None:
-        with writes(folder, "Give a directory that can be made and written: --out DIRECTORY."):
+        with explain_disk_errors(folder, "Give a directory that can be made and written: --out DIRECTORY."):
             folder.mkdir(parents=True, exist_ok=True)  # refused here rather than when all is measured
     quiet = verb.quiet or verb.json
-    one = Bench(chosen, verb.rounds, verb.seconds, say=(lambda text: None) if quiet else terminal.note)
+    one = BenchRun(chosen, verb.rounds, verb.seconds, say=(lambda text: None) if quiet else terminal.note)
     with _ending(), one.pool:
         machine = one.describe()
         if verb.json:
@@ -137,12 +137,12 @@ def _show_goals(goals: list[dict[str, Any]], verb: verbs.Bench) -> None:
         terminal.table("targets", ("target", "asked", "measured", ""), rows)
 
 
-def _write(one: Bench, folder: Path, goals: list[dict[str, Any]], verb: verbs.Bench) -> None:
+def _write(one: BenchRun, folder: Path, goals: list[dict[str, Any]], verb: verbs.Bench) -> None:
     paths = [one.written(folder, goals)]
     try:
-        from quickstudy.bench.plots import drawn
+        from quickstudy.bench.plots import draw_plots
 
-        paths += drawn(one.found, folder)
+        paths += draw_plots(one.found, folder)
     except InputError as missing:  # the numbers are there all the same
         terminal.note(str(missing))
     if verb.json:

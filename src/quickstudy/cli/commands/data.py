@@ -10,14 +10,23 @@ from rich.progress import DownloadColumn, MofNCompleteColumn
 
 from quickstudy.cli import command as verbs
 from quickstudy.cli import terminal
-from quickstudy.errors import InputError, RunError, nearest
-from quickstudy.tasks.images.checkup import Identical, Indices, headers, identical, per_class
+from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.tasks.images.checkup import Identical, Indices, count_per_class, find_identical, read_headers
 from quickstudy.tasks.images.downloads import BY_HAND, SOURCES, Source, empty, fetch
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.published import names, published
 from quickstudy.tasks.images.readers import recognise
-from quickstudy.tasks.images.sets import FOLDER, GENERAL, IMAGE_SETS, ImageSet, data_root, divided, scarce, usual
-from quickstudy.tasks.images.store import Stored, stored
+from quickstudy.tasks.images.sets import (
+    FOLDER,
+    GENERAL,
+    IMAGE_SETS,
+    ImageSet,
+    data_root,
+    default_split,
+    divide,
+    find_small_classes,
+)
+from quickstudy.tasks.images.store import Stored, load_pictures
 
 FEW = 10
 """How many of a kind are named where nobody has asked for all."""
@@ -87,22 +96,22 @@ def checked(verb: verbs.DataCheck) -> None:
     one = IMAGE_SETS.get(verb.source)
     place = one.where() if one else Path(verb.source).expanduser()
     if not place.exists():
-        raise InputError(f"There is no set and no path {verb.source!r}. {nearest(verb.source, IMAGE_SETS)}")
+        raise InputError(f"There is no set and no path {verb.source!r}. {suggest_nearest(verb.source, IMAGE_SETS)}")
     try:
         listing, found = _read(one, place, shown=not (verb.quiet or verb.json))
     except InputError as error:  # the path was right; what is there is not
         raise RunError(f"{place} cannot be used: {error}") from error
     splits, rule = _division(one, found, place)
-    same = identical(found, splits)
+    same = find_identical(found, splits)
     with terminal.progress("headers", MofNCompleteColumn(), shown=not (verb.quiet or verb.json)) as bar:
-        sizes, modes = headers(listing, bar)
+        sizes, modes = read_headers(listing, bar)
     most = None if verb.all else FEW
     report: dict[str, Any] = {
         "path": str(place),
         "layout": found.layout,
         "classes": len(found.classes),
         "images": len(found.labels),
-        "per_class": per_class(found),
+        "per_class": count_per_class(found),
         "sizes": _sizes(sizes),
         "modes": dict(modes.most_common()),
         "split": {"rule": rule, "images": {name: len(numbers) for name, numbers in splits.items()}},
@@ -130,14 +139,14 @@ def _read(one: ImageSet | None, place: Path, *, shown: bool) -> tuple[Listing, S
     with terminal.progress("reading", MofNCompleteColumn(), shown=shown) as bar:
         if one:
             return listing, one.read(place, one.size, one.recipe, bar)
-        return listing, stored(place, lambda _: listing, FOLDER, bar)
+        return listing, load_pictures(place, lambda _: listing, FOLDER, bar)
 
 
 def _division(one: ImageSet | None, found: Stored, place: Path) -> tuple[Indices, str]:
     """The splits that training uses when nothing is said: to look across for duplicates, and for classes too small."""
     try:
-        split = one.split if one else usual(found, len(found.classes))
-        splits, rule, _ = divided(found, split, one.name if one else place.name, 0, ())
+        split = one.split if one else default_split(found, len(found.classes))
+        splits, rule, _ = divide(found, split, one.name if one else place.name, 0, ())
         return splits, rule
     except InputError:  # data that stand in for the set may not have its classes
         return found.splits, "as laid out" if found.splits else "none: the layout has no division"
@@ -155,7 +164,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
 
 def _small(found: Stored, splits: Indices, most: int | None) -> dict[str, Any]:
     """Classes that leave a split without one picture to learn from and one to be asked about."""
-    few = scarce(found, splits, 2)
+    few = find_small_classes(found, splits, 2)
     first = [[found.classes[label], count, split] for label, (split, count) in few.items()]
     return {"count": len(few), "first": first[:most]}
 
@@ -251,7 +260,7 @@ def prepared(verb: verbs.DataPrepare) -> None:
     if name is None:
         raise InputError(f"Say which set: quickstudy data prepare NAME. Known: {', '.join(IMAGE_SETS)}.")
     if name not in IMAGE_SETS:
-        raise InputError(f"There is no image set {name!r}. {nearest(name, IMAGE_SETS)}")
+        raise InputError(f"There is no image set {name!r}. {suggest_nearest(name, IMAGE_SETS)}")
     one, root = IMAGE_SETS[name], data_root()
     place = one.held()
     if place is not None and not one.stands_in() and not empty(place):

@@ -5,11 +5,11 @@ from typing import Any
 
 from quickstudy.cli import terminal
 from quickstudy.errors import InputError
-from quickstudy.reports.report import report, score
-from quickstudy.storage.run import Run, free
+from quickstudy.reports.report import format_score, write_report
+from quickstudy.storage.run import Run, free_path
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
-from quickstudy.training.evaluate_run import judge
+from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.train import train
 
 ROWS = (
@@ -45,13 +45,13 @@ def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, a
     """
     if steps is not None and steps < 1:
         raise InputError(f"`--steps` was {steps}; give 1 or more.")
-    folder = Path(out) if out else free(Path("runs") / "demo")
+    folder = Path(out) if out else free_path(Path("runs") / "demo")
     drawings = OMNIGLOT if IMAGE_SETS["omniglot"].held() else ()
     shown = not (quiet or as_json)
     runs, summaries = [], []
     for title, name, overrides in ROWS:
         swapped = drawings if name != "digits-nearest" else drawings[:2]  # which has no net and no training
-        asked = config.load(name, [*swapped, *overrides, "--seed", str(seed)])
+        asked = config.load_config(name, [*swapped, *overrides, "--seed", str(seed)])
         if steps is not None:
             trained = asked.train.model_copy(update={"steps": min(steps, asked.train.steps)})
             judged = asked.evaluate.model_copy(update={"tasks": QUICK_TASKS})
@@ -63,12 +63,12 @@ def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, a
         )
         with terminal.TerminalWatcher(setup.config.train.steps, title, bar=shown, rows=False) as watcher:
             train(setup, run, watcher)
-        summary = judge(run)
+        summary = evaluate_run(run)
         runs.append(run)
         summaries.append((title, summary))
         if as_json:
             terminal.print_json({"row": title, **summary})
-    page = report(runs, folder / "report")
+    page = write_report(runs, folder / "report")
     if as_json:
         terminal.print_json({"report": str(page)})
         return
@@ -84,7 +84,7 @@ def print_table(summaries: list[tuple[str, dict[str, Any]]]) -> None:
         f"{data['ways']}-way {data['shots']}-shot {data['name']} ({data['split_rule']})",
         ("", "accuracy", "adapt ms", "train s"),
         [
-            (title, score(s), f"{s['adapt_ms']:.1f}", f"{s['train_seconds']:.0f}" if s["train_seconds"] else "-")
+            (title, format_score(s), f"{s['adapt_ms']:.1f}", f"{s['train_seconds']:.0f}" if s["train_seconds"] else "-")
             for title, s in summaries
         ],
         f"Accuracy on {first['tasks']} test tasks of {data['queries']} queries a class, ± 95% interval over tasks; "

@@ -13,13 +13,13 @@ import torch
 from quickstudy.cli import command as verbs
 from quickstudy.cli import terminal
 from quickstudy.engine import devices
-from quickstudy.engine.devices import sized
-from quickstudy.engine.engine import Engine, LoopFallback, threads
-from quickstudy.engine.memory import Need, measured
-from quickstudy.errors import InputError, RunError, nearest
-from quickstudy.evaluation.dry_run import first_tasks, rehearse, undone
+from quickstudy.engine.devices import format_bytes
+from quickstudy.engine.engine import Engine, LoopFallback, use_threads
+from quickstudy.engine.memory import Need, measure_memory
+from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.evaluation.dry_run import dry_run, first_tasks, restoring_buffers
 from quickstudy.evaluation.evaluate import BATCH
-from quickstudy.reports.report import score
+from quickstudy.reports.report import format_score
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Config, Setup
@@ -35,8 +35,8 @@ Rows = dict[str, Any]
 def info(verb: verbs.Info, rest: Sequence[str]) -> None:
     """Show versions and devices; of a run, where it stands; of a configuration, what it would take."""
     held = verb.run is not None and (Path(verb.run) / "config.yaml").is_file()
-    if verb.run is not None and not held and (rest or verb.run in config.shipped() or Path(verb.run).is_file()):
-        rows = of_config(config.load(verb.run, rest))
+    if verb.run is not None and not held and (rest or verb.run in config.shipped_configs() or Path(verb.run).is_file()):
+        rows = of_config(config.load_config(verb.run, rest))
     elif rest:
         raise InputError(f"`{' '.join(rest)}` changes a configuration, so give one: quickstudy info CONFIG.")
     elif verb.run is None:
@@ -47,7 +47,9 @@ def info(verb: verbs.Info, rest: Sequence[str]) -> None:
         except InputError as error:
             if held:  # a run, and a damaged one
                 raise
-            raise InputError(f"{error} Nor is it a configuration. {nearest(verb.run, config.shipped())}") from error
+            raise InputError(
+                f"{error} Nor is it a configuration. {suggest_nearest(verb.run, config.shipped_configs())}"
+            ) from error
     if verb.json:
         terminal.print_json(rows)
     else:
@@ -57,7 +59,7 @@ def info(verb: verbs.Info, rest: Sequence[str]) -> None:
 def _worded(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
-    return ", ".join(f"{name} {sized(part) if isinstance(part, int) else part}" for name, part in value.items())
+    return ", ".join(f"{name} {format_bytes(part) if isinstance(part, int) else part}" for name, part in value.items())
 
 
 def machine() -> Rows:
@@ -66,7 +68,7 @@ def machine() -> Rows:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "numpy": np.__version__,
-        **devices.listed(),
+        **devices.list_devices(),
         "extras": ", ".join(
             f"{extra} {'yes' if find_spec(module) else 'no'}"
             for extra, module in (
@@ -81,7 +83,7 @@ def machine() -> Rows:
 
 def of_run(run: Run) -> Rows:
     """Where a run stands."""
-    settings = config.parse(run.config)
+    settings = config.parse_config(run.config)
     rows = run.metrics()
     return {
         "run": str(run.path),
@@ -89,7 +91,7 @@ def of_run(run: Run) -> Rows:
         "tasks": settings.tasks.name,
         "steps": f"{max((row.get('step', 0) for row in rows), default=0)} of {settings.train.steps} logged",
         "checkpoints": ", ".join(f"{name} ({_state(run, name)})" for name in run.checkpoints()) or "none",
-        **{f"result {name}": score(result.summary) for name, result in run.results().items()},
+        **{f"result {name}": format_score(result.summary) for name, result in run.results().items()},
         "started with": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
     }
 
@@ -113,11 +115,11 @@ def of_config(asked: Config) -> Rows:
     }
     family, on = setup.family.of_split("train"), setup.config.evaluate
     batch = asked.train.meta_batch_size
-    with threads(asked.compute.threads), warnings.catch_warnings(record=True) as said:
+    with use_threads(asked.compute.threads), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", LoopFallback)
         tasks = first_tasks(setup.family, "train", seed=asked.seed, size=max(batch, 2))
         judged = first_tasks(setup.judged, on.split, seed=on.seed, size=BATCH)
-        rehearse(learner, family, tasks, training=bool(moved))
+        dry_run(learner, family, tasks, training=bool(moved))
         room, engine.room = engine.room, None  # what a batch takes is asked here, not how it is cut
         engine.chunk = None
         steps = _training(setup, tasks) if moved else None
@@ -132,18 +134,18 @@ def of_config(asked: Config) -> Rows:
         other = config.build(asked.model_copy(update={"method": config.Part.model_validate(longer)}))
         other.learner.engine = Engine(engine.backend)
         rows["an inner step more"] = {"for each task": max(_training(other, tasks).of(1) - steps.of(1), 0)}
-    rows["memory"] = {"compute.memory allows": "unknown" if room is None else room, **devices.listed()}
+    rows["memory"] = {"compute.memory allows": "unknown" if room is None else room, **devices.list_devices()}
     return rows
 
 
 def _training(setup: Setup, tasks: Task) -> Need:
-    with undone(setup.learner):
-        return measured(lambda n: setup.learner.meta_gradient(pick(tasks, slice(n))))
+    with restoring_buffers(setup.learner):
+        return measure_memory(lambda n: setup.learner.meta_gradient(pick(tasks, slice(n))))
 
 
 def _judging(setup: Setup, tasks: Task) -> Need:
-    with undone(setup.learner), torch.no_grad():
-        return measured(lambda n: setup.learner(pick(tasks, slice(n)), evaluating=True))
+    with restoring_buffers(setup.learner), torch.no_grad():
+        return measure_memory(lambda n: setup.learner(pick(tasks, slice(n)), evaluating=True))
 
 
 def _row(need: Need, size: int, engine: Engine, chunk: int | None, room: int | None) -> Rows:

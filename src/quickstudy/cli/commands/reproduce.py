@@ -8,7 +8,7 @@ from typing import Any
 from quickstudy.cli import command as verbs
 from quickstudy.cli import terminal
 from quickstudy.cli.side_by_side import side_by_side
-from quickstudy.errors import InputError, RunError, nearest
+from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.papers.catalog import item, items
 from quickstudy.papers.runner import page, tables
 from quickstudy.papers.runner.items import Found, Item, Missing
@@ -16,9 +16,9 @@ from quickstudy.papers.runner.results import result
 from quickstudy.papers.runner.rows import SCALES
 from quickstudy.papers.runner.store import Store, Unit
 from quickstudy.papers.runner.work import Plan, Tell, chosen, found, work
-from quickstudy.reports.canvas import png, svg
-from quickstudy.storage.files import pretty, write_atomic, writes
-from quickstudy.storage.versions import described
+from quickstudy.reports.canvas import to_png, to_svg
+from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
+from quickstudy.storage.versions import describe_machine
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training.train import Stopped
 from quickstudy.training.watcher import Watcher
@@ -60,7 +60,7 @@ def _with_data(known: Mapping[str, Item], *, loud: bool) -> list[Item]:
 
 def _plan(verb: verbs.Reproduce, one: Item, folder: Path) -> Plan:
     if verb.scale not in SCALES:
-        raise InputError(f"There is no scale {verb.scale!r}. {nearest(verb.scale, SCALES)}")
+        raise InputError(f"There is no scale {verb.scale!r}. {suggest_nearest(verb.scale, SCALES)}")
     for option, count in (("seeds", verb.seeds), ("workers", verb.workers)):
         if count is not None and count < 1:
             raise InputError(f"`--{option}` was {count}; give 1 or more.")
@@ -134,7 +134,7 @@ def _run(verb: verbs.Reproduce, plan: Plan) -> None:
     if any(not store.done(one) for one in units):
         terminal.note("some trainings are under way in another process; the same command shows them when they are done")
     here, about = found(plan)
-    made = result(plan, here, about, described())
+    made = result(plan, here, about, describe_machine())
     _keep(plan, made, here, loud)
     _show(verb, made)
 
@@ -161,7 +161,7 @@ def _interruptible() -> Iterator[Watcher]:
 
 def _keep(plan: Plan, made: dict[str, Any], here: Found, loud: bool) -> None:
     place = plan.folder / plan.item.paper
-    with writes(place, "Free some space and run the same command again; the trainings are intact."):
+    with explain_disk_errors(place, "Free some space and run the same command again; the trainings are intact."):
         place.mkdir(parents=True, exist_ok=True)
         drawn = []
         for name, draw in plan.item.figures.items():
@@ -172,11 +172,11 @@ def _keep(plan: Plan, made: dict[str, Any], here: Found, loud: bool) -> None:
                     terminal.note(f"figure {name} is left out: {missing}")
                 continue
             drawn.append(name)
-            write_atomic(place / f"{plan.item.name}-{name}.png", png(picture))
-            write_atomic(place / f"{plan.item.name}-{name}.svg", svg(picture))
+            write_atomic(place / f"{plan.item.name}-{name}.png", to_png(picture))
+            write_atomic(place / f"{plan.item.name}-{name}.svg", to_svg(picture))
         made["figures"] = sorted(drawn)
         write_atomic(place / f"{plan.item.name}.csv", tables.as_csv(made).encode())
-        write_atomic(place / f"{plan.item.name}.json", pretty(made))
+        write_atomic(place / f"{plan.item.name}.json", dump_pretty(made))
 
 
 def _show(verb: verbs.Reproduce, made: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ def _written(verb: verbs.Reproduce, folder: Path) -> None:
         )
     made = page.blocks(verb.paper, results)
     paths = [folder / f"{verb.paper}.md", folder / f"{verb.paper}.html"]
-    with writes(folder, "Free some space and run the same command again."):
+    with explain_disk_errors(folder, "Free some space and run the same command again."):
         write_atomic(paths[0], page.markdown(verb.paper, made).encode())
         write_atomic(paths[1], page.html(verb.paper, made, folder).encode())
     if verb.json:

@@ -13,14 +13,14 @@ from quickstudy.cli import command as verbs
 from quickstudy.cli import terminal
 from quickstudy.cli.side_by_side import side_by_side
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import plain, worded, write_atomic, writes
+from quickstudy.storage.files import explain_disk_errors, to_plain, to_plain_or_text, write_atomic
 from quickstudy.training import config
 from quickstudy.training.config import Setup
-from quickstudy.training.config.overrides import overlaid
+from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.sweep import figure as sweep_figures
-from quickstudy.training.sweep.plan import Plan, Tried, best, rehearse
-from quickstudy.training.sweep.space import space
-from quickstudy.training.sweep.study import Sweep
+from quickstudy.training.sweep.plan import SweepPlan, Trial, rank_trials, try_ends
+from quickstudy.training.sweep.space import parse_space
+from quickstudy.training.sweep.study import Study
 from quickstudy.training.train import Stopped
 from quickstudy.training.watcher import Watcher
 
@@ -31,7 +31,7 @@ SHOWN = 10
 def swept(verb: verbs.Sweep, rest: Sequence[str]) -> None:
     """Bring a study to its number of trials, and show them."""
     plan = _planned(verb, rest)
-    study = Sweep(plan)
+    study = Study(plan)
     loud = not (verb.quiet or verb.json)
     if loud:
         before = len(study.tried())
@@ -53,25 +53,27 @@ def swept(verb: verbs.Sweep, rest: Sequence[str]) -> None:
         raise RunError(
             f"Stopped: {ended} of {plan.trials} trials have ended, and nothing is lost. The same command goes on."
         )
-    if not best(tried, plan.larger_is_better) and not any(t.state == "running" for t in tried):
+    if not rank_trials(tried, plan.larger_is_better) and not any(t.state == "running" for t in tried):
         raise RunError(f"None of {len(tried)} trials came to its end. {_first_failure(tried)}")
 
 
-def _planned(verb: verbs.Sweep, rest: Sequence[str]) -> Plan:
+def _planned(verb: verbs.Sweep, rest: Sequence[str]) -> SweepPlan:
     if verb.config is None:
-        raise InputError(f"Give a configuration to vary. Configurations that ship: {', '.join(config.shipped())}.")
+        raise InputError(
+            f"Give a configuration to vary. Configurations that ship: {', '.join(config.shipped_configs())}."
+        )
     for option, count in (("trials", verb.trials), ("workers", verb.workers)):
         if count < 1:
             raise InputError(f"`--{option}` was {count}; give 1 or more.")
-    raw = config.read(verb.config)
+    raw = config.read_config(verb.config)
     searched, others = _parted(rest)
-    over = space(raw.pop("search", None), searched)
-    settings = overlaid(raw, others)
-    setup = rehearse(settings, over)
+    over = parse_space(raw.pop("search", None), searched)
+    settings = apply_overrides(raw, others)
+    setup = try_ends(settings, over)
     name = Path(verb.config).stem
-    return Plan(
+    return SweepPlan(
         name=verb.name or name,
-        settings=worded(plain(settings)),
+        settings=to_plain_or_text(to_plain(settings)),
         space=over,
         folder=Path(verb.out) if verb.out else Path("runs") / f"{name}-sweep",
         trials=verb.trials,
@@ -95,18 +97,18 @@ def _parted(rest: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def _watcher(number: int, setup: Setup, plan: Plan, loud: bool) -> Iterator[Watcher]:
+def _watcher(number: int, setup: Setup, plan: SweepPlan, loud: bool) -> Iterator[Watcher]:
     title = f"trial {number} of {plan.trials}"
     bar = loud and sys.stderr.isatty()  # in a file, a line for each trial is enough
     with terminal.TerminalWatcher(setup.config.train.steps, title, bar=bar, rows=False) as watcher:
         yield watcher
 
 
-def _teller(study: Sweep, loud: bool) -> Any:
-    def tell(ended: Tried) -> None:
+def _teller(study: Study, loud: bool) -> Any:
+    def tell(ended: Trial) -> None:
         if not loud:
             return
-        first = best(study.tried(), study.plan.larger_is_better)[:1]
+        first = rank_trials(study.tried(), study.plan.larger_is_better)[:1]
         lead = f"; best {first[0].value:.4g}, of trial {first[0].number}" if first else ""
         said = f"{study.plan.metric} {ended.value:.4g}" if ended.value is not None else ended.state
         terminal.note(f"trial {ended.number}: {said}{f': {ended.error}' if ended.error else lead}")
@@ -114,18 +116,18 @@ def _teller(study: Sweep, loud: bool) -> Any:
     return tell
 
 
-def _worker(watcher: Watcher, plan: Plan, loud: bool) -> None:
+def _worker(watcher: Watcher, plan: SweepPlan, loud: bool) -> None:
     @contextmanager
     def watching(number: int, setup: Setup) -> Iterator[Watcher]:
         del number, setup
         yield watcher
 
-    study = Sweep(plan)
+    study = Study(plan)
     study.work(watching, _teller(study, loud))
 
 
-def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried], *, stopped: bool) -> None:
-    ranked = best(tried, plan.larger_is_better)
+def _show(verb: verbs.Sweep, plan: SweepPlan, tried: Sequence[Trial], *, stopped: bool) -> None:
+    ranked = rank_trials(tried, plan.larger_is_better)
     counts = dict(Counter(t.state for t in tried))
     picture, why = _drawn(plan, tried)
     if verb.json:
@@ -155,16 +157,16 @@ def _show(verb: verbs.Sweep, plan: Plan, tried: Sequence[Tried], *, stopped: boo
         terminal.note(f"next: quickstudy evaluate {ranked[0].run}")
 
 
-def _drawn(plan: Plan, tried: Sequence[Tried]) -> tuple[Path | None, str]:
+def _drawn(plan: SweepPlan, tried: Sequence[Trial]) -> tuple[Path | None, str]:
     """Where the figure is, or why there is none."""
     try:
-        drawn = sweep_figures.values(tried, plan.space, plan.metric, plan.larger_is_better)
+        drawn = sweep_figures.draw_values(tried, plan.space, plan.metric, plan.larger_is_better)
     except InputError as missing:
         return None, str(missing)
     if drawn is None:
         return None, ""
     path = plan.folder / "values.png"
-    with writes(path, "Free some space and run the same command again; the trials are intact."):
+    with explain_disk_errors(path, "Free some space and run the same command again; the trials are intact."):
         write_atomic(path, drawn)
     return path, ""
 
@@ -173,5 +175,5 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _first_failure(tried: Sequence[Tried]) -> str:
+def _first_failure(tried: Sequence[Trial]) -> str:
     return next((f"Trial {t.number} failed: {t.error}" for t in tried if t.error), "")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.cells import cell_params, with_metric
@@ -62,7 +62,7 @@ def combined(
     """
     for part in parts:
         if part not in PARTS:
-            raise InputError(f"There is no part {part!r}. {nearest(part, PARTS)}")
+            raise InputError(f"There is no part {part!r}. {suggest_nearest(part, PARTS)}")
     if adapted not in ("all", "head"):
         raise InputError(f"`adapted` is 'all' or 'head', not {adapted!r}.")
     if "emission" in parts and adapted == "all":

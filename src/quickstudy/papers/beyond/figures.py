@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quickstudy.papers.runner.items import Found, Missing
-from quickstudy.reports.canvas import COLOURS, dress, figure
+from quickstudy.reports.canvas import COLOURS, label_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def against(
         x: The x axis, in words.
         y: The y axis, in words.
     """
-    sheet, (axes,) = figure(6.4, 4.2)
+    sheet, (axes,) = new_figure(6.4, 4.2)
     places = sorted({at for points in curves.values() for _, at in points})
     drawn = False
     for i, (label, points) in enumerate(curves.items()):
@@ -49,6 +49,6 @@ def against(
     axes.set_xticks(range(len(places)), [f"{place:g}" for place in places])
     if not found.item.larger_is_better and column != "ms":
         axes.set_yscale("log")
-    dress(axes, "", x, y)
+    label_axes(axes, "", x, y)
     axes.legend(fontsize=8, frameon=False)
     return sheet

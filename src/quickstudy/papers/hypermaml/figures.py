@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from quickstudy.papers.hypermaml.measures import KINDS
 from quickstudy.papers.hypermaml.quoted import Table
 from quickstudy.papers.runner.items import Found
-from quickstudy.reports.canvas import COLOURS, FAINT, INK, dress, figure
+from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,11 +58,11 @@ def accuracies(found: Found) -> "Figure":
     columns = list(dict.fromkeys(column for _, column in found.readings))
     most = max(len(_rows(found, column)) for column in columns)
     across = min(2, len(columns))
-    sheet, every = figure(
+    sheet, every = new_figure(
         5.2 * across, (0.8 + 0.3 * most) * -(-len(columns) // across), -(-len(columns) // across), across
     )
     for place, (axes, column) in enumerate(zip(every, columns, strict=False)):
-        dress(axes, column, "accuracy, %", "")
+        label_axes(axes, column, "accuracy, %", "")
         _dots(axes, found, column, label=place == 0)
     for spare in every[len(columns) :]:
         spare.set_visible(False)
@@ -79,8 +79,8 @@ def _tell(sheet: "Figure", found: Found) -> None:
 
 def ablation(found: Found) -> "Figure":
     """Table 5's cells, those at equal rates, and the variants."""
-    sheet, (axes,) = figure(7.0, 0.9 + 0.36 * len(_rows(found, "accuracy")))
-    dress(axes, "Switch and enhancement", "accuracy, %", "")
+    sheet, (axes,) = new_figure(7.0, 0.9 + 0.36 * len(_rows(found, "accuracy")))
+    label_axes(axes, "Switch and enhancement", "accuracy, %", "")
     _dots(axes, found, "accuracy", label=True)
     _legend(sheet, axes)
     _tell(sheet, found)
@@ -89,10 +89,10 @@ def ablation(found: Found) -> "Figure":
 
 def norms(found: Found) -> "Figure":
     """Norms of the classifier's update on a logarithmic axis."""
-    sheet, every = figure(10.0, 2.6, 1, 2)
+    sheet, every = new_figure(10.0, 2.6, 1, 2)
     by_name = {row.name: row for row in found.item.rows}
     for axes, part in zip(every, ("weight", "bias"), strict=True):
-        dress(axes, part, "norm of the update", "")
+        label_axes(axes, part, "norm of the update", "")
         names = _rows(found, part)[::-1]
         for place, name in enumerate(names):
             axes.plot(found.value(name, part), place, "o", color=OURS, label="here" if place == 0 else None)
@@ -110,13 +110,13 @@ def costs(panels: Mapping[str, tuple[str, str]], reported: Table) -> Draw:
     """Seconds and accuracy against steps; `panels` are titles and columns' first words by rows' first words."""
 
     def draw(found: Found) -> "Figure":
-        sheet, every = figure(9.0, 3.2 * len(panels), len(panels), 2)
+        sheet, every = new_figure(9.0, 3.2 * len(panels), len(panels), 2)
         for place, (prefix, (before, title)) in enumerate(panels.items()):
             for axes, what, unit in zip(
                 every[2 * place : 2 * place + 2], ("seconds", "accuracy"), ("seconds for 600 tasks", "accuracy, %"),
                 strict=True,
             ):  # fmt: skip
-                dress(axes, f"{title}: {what}", "steps", unit)
+                label_axes(axes, f"{title}: {what}", "steps", unit)
                 _curve(axes, found, f"{prefix}maml-", f"{before}{what}", ("o-", OURS, "MAML, by inner steps"))
                 style = ("s--", OTHER, "HyperMAML, by finetuning steps")
                 _curve(axes, found, f"{prefix}finetuned-", f"{before}{what}", style)
@@ -163,16 +163,16 @@ def plane(rows: Sequence[str]) -> Draw:
 
     def draw(found: Found) -> "Figure":
         labels = {row.name: row.label for row in found.item.rows}
-        sheet, every = figure(13.0, 2.8 * len(rows), len(rows), 5)
+        sheet, every = new_figure(13.0, 2.8 * len(rows), len(rows), 5)
         for place, name in enumerate(rows):
             arrays = found.first(name, "accuracy").arrays
             panels = every[5 * place : 5 * place + 5]
             data, queries = panels[0], arrays["query_x"].reshape(-1, 2)
-            dress(data, f"{labels[name]}: data", "", "")
+            label_axes(data, f"{labels[name]}: data", "", "")
             data.scatter(queries[:, 0], queries[:, 1], s=6, color=FAINT)
             _line(data, arrays["theta"], COLOURS[0], "universal")
             for kind, axes in enumerate(panels[1:]):
-                dress(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
+                label_axes(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
                 for label, colour, mark in ((0, COLOURS[2], "o"), (1, COLOURS[4], "^")):
                     points = arrays["query_x"][kind][arrays["query_y"][kind] == label]
                     axes.scatter(
@@ -211,9 +211,9 @@ def kinds(found: Found) -> "Figure":
     """The accuracy on each of the four tasks, for every seed."""
     names = _rows(found, "accuracy")
     labels = {row.name: row.label for row in found.item.rows}
-    sheet, every = figure(9.0, 2.8, 1, 4)
+    sheet, every = new_figure(9.0, 2.8, 1, 4)
     for kind, axes in enumerate(every):
-        dress(axes, KINDS[kind], "accuracy, %", "")
+        label_axes(axes, KINDS[kind], "accuracy, %", "")
         for place, name in enumerate(names[::-1]):
             values = [one.arrays["by_kind"][kind] for one in found.all(name, "accuracy")]
             axes.plot(values, [place] * len(values), "o", color=OURS, mfc="none", ms=6)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches, evaluate, task_hash
+from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
 from quickstudy.evaluation.metrics import spread
-from quickstudy.methods.learner import Learner, Noise, settled
+from quickstudy.methods.learner import Learner, Noise, evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Reading, Trained, measure
 from quickstudy.training.config import Setup
@@ -46,7 +46,7 @@ def rule_learner(setup: Setup) -> RuleLearner:
 @contextmanager
 def alone(learner: Learner) -> Iterator[None]:
     """As an evaluation runs a learner: no outer graph, dropout off."""
-    with torch.no_grad(), settled(learner), twice_differentiable():
+    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
         yield
 
 
@@ -74,8 +74,8 @@ def update_norm(
     learner = rule_learner(setup)
     family = setup.judged.of_split(split)
     drawn, norms = [], []
-    with settled(learner):
-        for batch in batches(family, split, tasks, seed):
+    with evaluation_mode(learner):
+        for batch in task_batches(family, split, tasks, seed):
             seen = learner.observe(batch, seed=seed)
             moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
             norms.append(classifier(moved)[of].cpu().double().numpy())
@@ -131,7 +131,7 @@ def finetuned(
     family = setup.judged.of_split(split)
     drawn, values = [], []
     with alone(learner):
-        for batch in batches(family, split, tasks, seed):
+        for batch in task_batches(family, split, tasks, seed):
             placed = learner.placed(batch)
             learner.engine.settle(learner, placed.support.x)
             noise = learner.draw(placed, seed)
@@ -175,7 +175,7 @@ def seconds(
     """
     setup = one.setup(settings)
     learner = setup.learner
-    (batch,) = batches(setup.judged.of_split(split), split, timed + 1, seed)
+    (batch,) = task_batches(setup.judged.of_split(split), split, timed + 1, seed)
     if finetuning:
         moved = rule_learner(setup)
 
@@ -215,7 +215,7 @@ def forward_passes(
     """
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    (batch,) = batches(setup.judged.of_split(split), split, timed + 1, seed)
+    (batch,) = task_batches(setup.judged.of_split(split), split, timed + 1, seed)
     placed = learner.placed(batch)
     noise = learner.draw(placed, seed)
     ratios, passes = [], []
@@ -260,7 +260,7 @@ def planar(one: Trained, *, tasks: int = 600, worst: bool = False, seed: int = 0
     setup = one.setup()
     learner = rule_learner(setup)
     summary = evaluate(learner, setup.judged, setup.metric, n=tasks, seed=seed)
-    drawn = list(batches(setup.judged, "test", tasks, seed))
+    drawn = list(task_batches(setup.judged, "test", tasks, seed))
     kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
     each = 100 * np.asarray(summary.values, dtype=np.float64)
     by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quickstudy.papers.runner.items import Found, Missing
-from quickstudy.reports.canvas import COLOURS, FAINT, INK, dress, figure
+from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure
 from quickstudy.storage.result import Array
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TASKS_SHOWN = 3
 
 def errors(found: Found) -> "matplotlib.figure.Figure":
     """Table 6.1 as points: each method's error by shots, ours with intervals beside the thesis's."""
-    sheet, axes = figure(10.0, 3.6, columns=3)
+    sheet, axes = new_figure(10.0, 3.6, columns=3)
     for panel, column in zip(axes, ("5-shot", "10-shot", "20-shot"), strict=True):
         rows = [row for row in found.item.rows if (row.name, column) in found.readings and row.name != "zero"]
         for place, row in enumerate(rows):
@@ -39,14 +39,14 @@ def errors(found: Found) -> "matplotlib.figure.Figure":
             )  # fmt: skip
         panel.set_yticks(range(len(rows)), [row.label for row in rows])
         panel.invert_yaxis()
-        dress(panel, column, "squared error", "")
+        label_axes(panel, column, "squared error", "")
     sheet.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return sheet
 
 
 def step_sizes(found: Found) -> "matplotlib.figure.Figure":
     """Table 6.2 as curves: error against the inner step size, both axes logarithmic, the thesis's numbers hollow."""
-    sheet, (panel,) = figure(6.5, 4.2)
+    sheet, (panel,) = new_figure(6.5, 4.2)
     methods = list(dict.fromkeys(row.name.partition("-")[0] for row in found.item.rows if row.name != "zero"))
     for method, colour, mark in zip(methods, COLOURS, MARKS, strict=False):
         rows = [row for row in found.item.rows if row.name.startswith(f"{method}-")]
@@ -66,7 +66,7 @@ def step_sizes(found: Found) -> "matplotlib.figure.Figure":
         panel.axhline(found.value("zero", "10-shot"), color=FAINT, lw=1, ls="--", label="always answering 0")
     panel.set_xscale("log")
     panel.set_yscale("log")
-    dress(
+    label_axes(
         panel,
         "10-shot sine regression; ticks: seeds, hollow: thesis",
         "inner step size alpha, in training and test",
@@ -80,14 +80,14 @@ def fractions(found: Found) -> "matplotlib.figure.Figure":
     """Figure 6.1 by both conventions, and by cell: means with 95% intervals over seeds, and every seed."""
     columns = [column for column in found.item.rows[0].cells if column != "error"]
     pooled, cells = columns[:2], columns[2:]
-    sheet, axes = figure(10.0, 3.4, columns=3)
+    sheet, axes = new_figure(10.0, 3.4, columns=3)
     for panel, column in zip(axes, pooled, strict=False):
         _by_order(panel, found, column, COLOURS[0], MARKS[0], seeds=True)
-        dress(panel, column, "order of the polynomials", "fraction of all rows")
+        label_axes(panel, column, "order of the polynomials", "fraction of all rows")
         panel.set_ylim(0, 1)
     for column, colour, mark in zip(cells, COLOURS, MARKS, strict=False):
         _by_order(axes[2], found, column, colour, mark)
-    dress(axes[2], "adapts, by cell", "order of the polynomials", "fraction of the cell's rows")
+    label_axes(axes[2], "adapts, by cell", "order of the polynomials", "fraction of the cell's rows")
     axes[2].set_ylim(0, 1)
     axes[2].legend(fontsize=8, frameon=False)
     return sheet
@@ -111,12 +111,12 @@ def _by_order(
 def fractions_in_training(found: Found) -> "matplotlib.figure.Figure":
     """How the fraction that adapts moves in training: a line a seed, and one panel an order."""
     rows = [row for row in found.item.rows if row.name in found.trained]
-    sheet, axes = figure(10.0, 3.2, columns=max(1, len(rows)))
+    sheet, axes = new_figure(10.0, 3.2, columns=max(1, len(rows)))
     for panel, row in zip(axes, rows, strict=False):
         for seed in range(len(found.trained[row.name])):
             steps, values = _probed(found.logged(row.name, seed))
             panel.plot(steps, values, "-", lw=1.2, color=COLOURS[seed % len(COLOURS)], label=f"seed {seed}")
-        dress(panel, row.label, "outer step", "adapts, all rows")
+        label_axes(panel, row.label, "outer step", "adapts, all rows")
         panel.set_ylim(0, 1)
     axes[0].legend(fontsize=8, frameon=False)
     return sheet
@@ -144,7 +144,7 @@ def adaptation_mtnet(found: Found) -> "matplotlib.figure.Figure":
 def _adaptation(found: Found, row: str, title: str) -> "matplotlib.figure.Figure":
     held = _cell(found, row)
     chosen = _different(held["mask"])
-    sheet, axes = figure(10.0, 3.4, rows=1, columns=2 + len(chosen))
+    sheet, axes = new_figure(10.0, 3.4, rows=1, columns=2 + len(chosen))
     limit = float(np.abs(held["weight"]).max()) or 1.0
     moved = float(np.abs(held["weight_change"][chosen]).max()) or 1.0
     _heat(axes[0], held["weight"].T, limit, "PuOr", "W, shared start", "input")
@@ -177,7 +177,7 @@ def _different(masks: Array) -> list[int]:
 
 def subspace(found: Found) -> "matplotlib.figure.Figure":
     """Figure 3.3 from trained cells: output changes of many tasks, and the plane of T's columns where the mask is 1."""
-    sheet, axes = figure(10.0, 4.4, columns=2)
+    sheet, axes = new_figure(10.0, 4.4, columns=2)
     for place, row in zip(axes, ("tnet", "mtnet"), strict=True):
         held = _cell(found, row)
         panel: Any = sheet.add_subplot(place.get_subplotspec(), projection="3d")

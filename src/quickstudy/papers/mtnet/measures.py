@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_map
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.evaluation.metrics import spread
-from quickstudy.methods.learner import settled
+from quickstudy.methods.learner import evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Array, Reading, Trained, measure
 from quickstudy.rules.descend import Constant, Descend
@@ -48,7 +48,7 @@ def predicting_zero(one: Trained, *, family: str = "sine", shots: int = 10, task
     """
     del one
     drawn_from = FAMILIES[family](shots=shots)
-    drawn = list(batches(drawn_from, "test", tasks, seed))
+    drawn = list(task_batches(drawn_from, "test", tasks, seed))
     values = np.concatenate([task.query.y.flatten(1).square().mean(1).numpy() for task in drawn]).astype(np.float64)
     over = spread(values)
     return Reading(over.mean, over.interval, values, task_hash(drawn_from, drawn))
@@ -187,10 +187,10 @@ def movements(one: Trained, tasks: int, seed: int) -> list[Movement]:
     learner = setup.learner.double()
     if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
         raise InputError("The closed form is that of one gradient step: a T-net or an MT-net with inner_steps 1.")
-    listed = list(batches(setup.judged, "test", tasks, seed))
+    listed = list(task_batches(setup.judged, "test", tasks, seed))
     drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
     noise = learner.draw(drawn, 0)
-    with settled(learner), twice_differentiable(), torch.no_grad():
+    with evaluation_mode(learner), twice_differentiable(), torch.no_grad():
         learner.engine.settle(learner, drawn.support.x)
         phi: Params = learner.engine.each(
             lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise

@@ -12,7 +12,7 @@ from quickstudy.papers.runner.items import Claim, Found, Missing, Verdict
 from quickstudy.papers.runner.measures import taken
 from quickstudy.papers.runner.rows import SCALES, Reported, Row
 from quickstudy.papers.runner.work import Plan
-from quickstudy.storage.files import FORMAT
+from quickstudy.storage.files import FILE_FORMAT
 
 Result = dict[str, Any]
 
@@ -28,7 +28,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
     """
     item = plan.item
     return {
-        "format": FORMAT,
+        "format": FILE_FORMAT,
         "paper": item.paper,
         "item": item.name,
         "title": item.title,

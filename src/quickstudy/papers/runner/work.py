@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.items import Found, Item
 from quickstudy.papers.runner.measures import MEASURES, Reading, Trained, overrides, taken
 from quickstudy.papers.runner.rows import Row
@@ -15,7 +15,7 @@ from quickstudy.storage.run import Run
 from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
-from quickstudy.training.config.overrides import overlaid
+from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.train import Diverged, Stopped, train
 from quickstudy.training.watcher import Watcher
 
@@ -49,7 +49,7 @@ class Plan:
             for column, cell in row.cells.items()
             if cell.measure is not None
         }
-        asked = None if row.config is None else overlaid(row.config, overrides(self.settings(row)))
+        asked = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
         return unit(row.name, seed, asked, cells)
 
     def settings(self, row: Row) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def chosen(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
     known = [row.name for row in item.rows if not row.quoted]
     for name in names:
         if name not in known:
-            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {nearest(name, known)}")
+            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {suggest_nearest(name, known)}")
     return tuple(row for row in item.rows if row.quoted or row.name in names)
 
 
@@ -121,11 +121,11 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
     path = store.path(one)
     if (path / "config.yaml").is_file():
         run = Run.open(path)
-        setup = config.build(config.parse(run.config))
+        setup = config.build(config.parse_config(run.config))
         if run.reached(setup.config.train.steps):
             return
     else:
-        setup = config.build(config.parse({**one.config, "seed": one.seed}))
+        setup = config.build(config.parse_config({**one.config, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))
     try:
         train(setup, run, watch)

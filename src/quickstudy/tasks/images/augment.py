@@ -20,7 +20,7 @@ Noise = Float[Tensor, "n numbers"]
 LUMA = (0.299, 0.587, 0.114)
 
 
-def resized(x: Batch, size: int, noise: Noise) -> Square:
+def resize(x: Batch, size: int, noise: Noise) -> Square:
     """A part of 8 to 100% of the area, 3/4 to 4/3 as wide as high, scaled to `size` (bilinear).
 
     Where such a part would be larger than the picture, its longer side is cut to the picture's.
@@ -35,7 +35,7 @@ def resized(x: Batch, size: int, noise: Noise) -> Square:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def padded(x: Batch, size: int, by: int, noise: Noise) -> Square:
+def pad(x: Batch, size: int, by: int, noise: Noise) -> Square:
     """A window of `size` at a random place of the picture with `by` black pixels around it.
 
     In single precision noise can be 1, hence the clamp.
@@ -50,12 +50,12 @@ def padded(x: Batch, size: int, by: int, noise: Noise) -> Square:
     return wide.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def flipped(x: Batch, noise: Noise) -> Batch:
+def flip(x: Batch, noise: Noise) -> Batch:
     """Left and right exchanged in half of the pictures."""
     return torch.where((noise[:, _FLIP] < 0.5)[:, None, None, None], x.flip(-1), x)
 
 
-def jittered(x: Batch, strength: float, noise: Noise) -> Batch:
+def jitter(x: Batch, strength: float, noise: Noise) -> Batch:
     """Brightness, contrast and saturation, in this order, each times 1 - strength to 1 + strength."""
     brightness, contrast, saturation = (
         (1 + strength * (2 * noise[:, i] - 1))[:, None, None, None] for i in (_BRIGHTNESS, _CONTRAST, _SATURATION)

@@ -38,7 +38,7 @@ class Identical:
         return sum(map(len, self.groups))
 
 
-def identical(found: Stored, splits: Indices) -> Identical:
+def find_identical(found: Stored, splits: Indices) -> Identical:
     """The pictures that are there more than once.
 
     Args:
@@ -61,7 +61,7 @@ def identical(found: Stored, splits: Indices) -> Identical:
     )
 
 
-def headers(listing: Listing, progress: Progress | None = None) -> tuple[Counter[tuple[int, int]], Counter[str]]:
+def read_headers(listing: Listing, progress: Progress | None = None) -> tuple[Counter[tuple[int, int]], Counter[str]]:
     """How many pictures there are of each (width, height) and of each of Pillow's modes, by their headers alone."""
     sizes, modes = Counter[tuple[int, int]](), Counter[str]()
     with warnings.catch_warnings():
@@ -79,7 +79,7 @@ def headers(listing: Listing, progress: Progress | None = None) -> tuple[Counter
     return sizes, modes
 
 
-def per_class(found: Stored) -> dict[str, Any]:
+def count_per_class(found: Stored) -> dict[str, Any]:
     """Pictures in the smallest, the median and the largest class, and how many classes are of use for learning."""
     counts = np.bincount(found.labels, minlength=len(found.classes))
     return {

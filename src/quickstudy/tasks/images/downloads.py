@@ -17,7 +17,7 @@ from zipfile import ZipFile
 from filelock import FileLock, Timeout
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import sync, writes
+from quickstudy.storage.files import explain_disk_errors, sync_folder
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many have come."""
@@ -85,7 +85,7 @@ def fetch(source: Source, root: Path, progress: Progress | None = None) -> Path:
     place = root / source.folder
     if not empty(place):
         return place
-    with writes(root, ROOM):
+    with explain_disk_errors(root, ROOM):
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root / f".{source.folder}.lock", place):
             if not empty(place):  # another process may have brought it meanwhile
@@ -104,7 +104,7 @@ def fetch(source: Source, root: Path, progress: Progress | None = None) -> Path:
             if place.exists():
                 place.rmdir()
             staged.rename(place)
-            sync(root)
+            sync_folder(root)
             for file in source.files:
                 if file.unpack is not None:
                     (place / file.name).unlink()

@@ -15,7 +15,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.draws import Draws
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.images.recipes import Recipe
+from quickstudy.tasks.images.recipes import Preparation
 from quickstudy.tasks.splits import Pool
 from quickstudy.types import Shape
 
@@ -39,7 +39,7 @@ class ImageEpisodes(Episodes):
     """
 
     names: Sequence[str] = field(repr=False)
-    recipe: Recipe
+    recipe: Preparation
     size: int
     drawing: bool = False
     rotations: str = "none"
@@ -72,9 +72,9 @@ class ImageEpisodes(Episodes):
     ) -> Float[Tensor, "T ways n *input"]:
         if self.rotations == "augment":
             turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)
-            pixels = turned(pixels, turns)
+            pixels = turn(pixels, turns)
         elif self.rotations == "classes":
-            pixels = turned(pixels, labels % 4)
+            pixels = turn(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and draws.augmented and numbers:
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
@@ -111,7 +111,7 @@ def _in_four(pool: Pool) -> Pool:
     return Pool(classes, pool.table.repeat(4, axis=0), pool.counts.repeat(4))
 
 
-def turned(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
+def turn(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
     """Pictures `[T, ways, n, channels, side, side]`, those of each class turned anticlockwise by so many quarters."""
     pixels = pixels.clone()
     for quarter in (1, 2, 3):

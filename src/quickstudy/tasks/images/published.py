@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from string import ascii_lowercase, ascii_uppercase, digits
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import Draws
 
 LISTS = files("quickstudy.tasks.images") / "lists"
@@ -135,7 +135,7 @@ def published(of: str, name: str) -> Published:
     """The split of a data set by name; an unknown name is an InputError that tells the known ones."""
     known = names(of)
     if name not in known:
-        raise InputError(f"There is no published split {name!r} of {of}. {nearest(name, known)}")
+        raise InputError(f"There is no published split {name!r} of {of}. {suggest_nearest(name, known)}")
     return RULES[of, name]() if (of, name) in RULES else _read(of, name)
 
 
@@ -145,7 +145,7 @@ def names(of: str) -> list[str]:
     known = [*RULES, *((data, name) for data, name, _ in lists)]
     found = sorted(name for data, name in known if data == of)
     if not found:
-        raise InputError(f"No split of {of!r} is published here. {nearest(of, {data for data, _ in known})}")
+        raise InputError(f"No split of {of!r} is published here. {suggest_nearest(of, {data for data, _ in known})}")
     return found
 
 

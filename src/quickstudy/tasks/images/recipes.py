@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images import augment
 from quickstudy.tasks.images.decode import Decoding
 
@@ -33,7 +33,7 @@ Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preparation:
     """See the module's table.
 
     Args:
@@ -73,8 +73,8 @@ class Recipe:
         """Stored bytes as a learner sees them. `noise` is given in training, where there is augmentation."""
         if noise is not None:
             x = pixels.to(torch.float32).div_(255)
-            x = augment.resized(x, size, noise) if self.crop == "resized" else augment.padded(x, size, 8, noise)
-            x = augment.jittered(augment.flipped(x, noise), self.jitter, noise)
+            x = augment.resize(x, size, noise) if self.crop == "resized" else augment.pad(x, size, 8, noise)
+            x = augment.jitter(augment.flip(x, noise), self.jitter, noise)
         else:
             edge = (pixels.shape[-1] - size) // 2
             x = pixels[..., edge : edge + size, edge : edge + size].to(torch.float32).div_(255)
@@ -84,12 +84,12 @@ class Recipe:
         return (x - x.new_tensor(self.mean).reshape(shape)) / x.new_tensor(self.std).reshape(shape)
 
 
-RECIPES = {
+PREPARATIONS = {
     recipe.name: recipe
     for recipe in (
-        Recipe("none"),
-        Recipe("finn", resample="lanczos", ink="light"),
-        Recipe(
+        Preparation("none"),
+        Preparation("finn", resample="lanczos", ink="light"),
+        Preparation(
             "closerlook",
             margin=1.15,
             colour=True,
@@ -99,7 +99,7 @@ RECIPES = {
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
         ),
-        Recipe(
+        Preparation(
             "metaoptnet",
             colour=True,
             crop="padded",
@@ -111,8 +111,8 @@ RECIPES = {
 }
 
 
-def recipe_named(name: str) -> Recipe:
+def preparation_named(name: str) -> Preparation:
     """A recipe by name."""
-    if name not in RECIPES:
-        raise InputError(f"There is no recipe {name!r}. {nearest(name, RECIPES)}")
-    return RECIPES[name]
+    if name not in PREPARATIONS:
+        raise InputError(f"There is no recipe {name!r}. {suggest_nearest(name, PREPARATIONS)}")
+    return PREPARATIONS[name]

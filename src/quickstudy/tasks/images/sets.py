@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.published import names as published_names
 from quickstudy.tasks.images.published import published
 from quickstudy.tasks.images.readers import recognise
-from quickstudy.tasks.images.recipes import recipe_named
-from quickstudy.tasks.images.store import Progress, Stored, stored
+from quickstudy.tasks.images.recipes import preparation_named
+from quickstudy.tasks.images.store import Progress, Stored, load_pictures
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
 from quickstudy.tasks.synthetic.options import check_counts
 
 FRACTIONS = (0.6, 0.2, 0.2)
-FOLDER = recipe_named("none").decoding(84, 3, None)
+FOLDER = preparation_named("none").decoding(84, 3, None)
 """How one's own pictures are stored when nothing else is asked for."""
 GENERAL = ("layout", "class", "image")
 """Splits that any set has: as its files are laid out, seeded by class, seeded by image."""
@@ -114,7 +114,7 @@ class ImageSet:
         """
         place = Path(path).expanduser().absolute() if path else self.where()
         found = self.read(place, size or self.size, recipe or self.recipe, progress)
-        splits, rule, missing = divided(found, split or self.split, self.name, seed, tuple(only))
+        splits, rule, missing = divide(found, split or self.split, self.name, seed, tuple(only))
         return ImageEpisodes(
             found.pixels,
             found.labels,
@@ -125,11 +125,11 @@ class ImageSet:
             self.title(place, found),
             rule,
             names=found.classes,
-            recipe=recipe_named(recipe or self.recipe),
+            recipe=preparation_named(recipe or self.recipe),
             size=size or self.size,
             drawing=self.ink is not None,
             rotations=rotations,
-            notes=(*told(found, place), *missing),
+            notes=(*describe_decoding(found, place), *missing),
             digest=found.digest,
         )
 
@@ -158,8 +158,8 @@ class ImageSet:
         """Its pictures, stored for a size and a recipe."""
         if not place.exists():
             raise InputError(f"There is no {place}, where the files of {self.name!r} were to be.")
-        how = recipe_named(recipe).decoding(size, self.channels, self.inks.get(place.name, self.ink))
-        return stored(place, recognise, how, progress)
+        how = preparation_named(recipe).decoding(size, self.channels, self.inks.get(place.name, self.ink))
+        return load_pictures(place, recognise, how, progress)
 
     def title(self, place: Path, found: Stored) -> str:
         """The set's name, or what stands in for it: this is printed beside every number."""
@@ -173,9 +173,9 @@ class ImageSet:
         return f"{place.name} in place of {self.name}"
 
 
-def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
+def divide(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
     """The pictures of each split, the rule in words, and what a published list names that the data lack."""
-    keep, labels = kept(found, only), found.labels
+    keep, labels = select_classes(found, only), found.labels
     inside: Mapping[str, Any]
     among = f", of {len(only)} classes" if only else ""
     cut = f"train/val/test {'/'.join(map(str, FRACTIONS))}, seed {seed}{among}"
@@ -198,7 +198,7 @@ def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]
     except InputError:
         known = []
     if split not in known:
-        raise InputError(f"{of!r} has no split {split!r}. {nearest(split, [*known, *GENERAL])}")
+        raise InputError(f"{of!r} has no split {split!r}. {suggest_nearest(split, [*known, *GENERAL])}")
     division = published(of, split).divide(found.classes, partial=True)
     present = set(labels[keep].tolist())
     inside = {name: [c for c in members if c in present] for name, members in division.splits.items()}
@@ -206,17 +206,17 @@ def divided(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]
     return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", notes
 
 
-def kept(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
+def select_classes(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
     """The pictures of the classes that are named; all, where none is."""
     if not only:
         return np.arange(len(found.labels))
     for name in only:
         if name not in found.classes:
-            raise InputError(f"`only` names class {name!r}. {nearest(name, found.classes)}")
+            raise InputError(f"`only` names class {name!r}. {suggest_nearest(name, found.classes)}")
     return np.flatnonzero(np.isin(found.labels, [found.classes.index(name) for name in only]))
 
 
-def told(found: Stored, place: Path) -> list[str]:
+def describe_decoding(found: Stored, place: Path) -> list[str]:
     """The layout, what was changed and what was left out, in words; the last is also a warning."""
     notes = [f"layout: {found.layout}"]
     notes += [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
@@ -269,11 +269,11 @@ def folder(
         )
     if ink not in (None, "dark", "light"):
         raise InputError(f"ink={ink!r} cannot be used: 'dark' or 'light' for drawings, nothing for photographs.")
-    how = recipe_named(recipe)
-    found = stored(place, recognise, how.decoding(size, channels, ink), progress)
+    how = preparation_named(recipe)
+    found = load_pictures(place, recognise, how.decoding(size, channels, ink), progress)
     if split == "auto":
-        split = usual(found, len(set(only) or found.classes), ways or 5)
-    splits, rule, missing = divided(found, split, place.name, seed, tuple(only))
+        split = default_split(found, len(set(only) or found.classes), ways or 5)
+    splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
     if ways is None or queries is None:
         check_counts(shots=shots)
         most_ways, most_queries = _room(found, splits, split, shots)
@@ -293,17 +293,17 @@ def folder(
         size=size,
         drawing=ink is not None,
         rotations=rotations,
-        notes=(*told(found, place), *missing),
+        notes=(*describe_decoding(found, place), *missing),
         digest=found.digest,
     )
 
 
-def usual(found: Stored, classes: int, ways: int = 5) -> str:
+def default_split(found: Stored, classes: int, ways: int = 5) -> str:
     """How one's own pictures are divided when nothing is said, by how many of their classes are used."""
     return "layout" if found.splits else "class" if classes >= 5 * ways else "image"
 
 
-def scarce(found: Stored, splits: Mapping[str, NDArray[Any]], least: int) -> dict[int, tuple[str, int]]:
+def find_small_classes(found: Stored, splits: Mapping[str, NDArray[Any]], least: int) -> dict[int, tuple[str, int]]:
     """Classes with fewer than `least` pictures in a split that has some of theirs: that split, and how many."""
     few: dict[int, tuple[str, int]] = {}
     for name, images in splits.items():

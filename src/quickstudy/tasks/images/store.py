@@ -20,11 +20,11 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import dumps, sync, write_atomic, writes
+from quickstudy.storage.files import dumps, explain_disk_errors, sync_folder, write_atomic
 from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
 from quickstudy.tasks.images.listing import Listing
 
-FORMAT = 1
+CACHE_FORMAT = 1
 TABLES = (".csv", ".parquet", ".json")
 """Files that name pictures beside them."""
 IDX = "ubyte"
@@ -104,7 +104,9 @@ def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iter
                 yield f"{prefix}{entry.name}", entry.stat()
 
 
-def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progress: Progress | None = None) -> Stored:
+def load_pictures(
+    source: Path, read: Callable[[Path], Listing], how: Decoding, progress: Progress | None = None
+) -> Stored:
     """The source's pictures under this decoding: from the cache, or decoded now.
 
     Args:
@@ -118,24 +120,24 @@ def stored(source: Path, read: Callable[[Path], Listing], how: Decoding, progres
     key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     root = cache_root()
     entry = root / key
-    found = _opened(entry, _mark(source))
+    found = _open_entry(entry, _mark(source))
     if found is not None:
         return found
-    with _locked(root, key):
+    with _lock_entry(root, key):
         mark = _mark(source)  # again: waiting for the lock may have taken long
-        found = _opened(entry, mark)  # another process may have built it meanwhile
+        found = _open_entry(entry, mark)  # another process may have built it meanwhile
         if found is None:
             listing = read(source)
-            with writes(root, ADVICE):
+            with explain_disk_errors(root, ADVICE):
                 _build(entry, mark, listing, how, progress, lambda: _check_unchanged(source, mark))
-            found = _opened(entry, mark)
+            found = _open_entry(entry, mark)
     if found is None:
         raise RunError(f"The cache entry {entry} was changed while it was being read. Try again.")
     return found
 
 
 def _mark(source: Path) -> dict[str, Any]:
-    return {"format": FORMAT, "stamp": stamp(source)}
+    return {"format": CACHE_FORMAT, "stamp": stamp(source)}
 
 
 def _check_unchanged(source: Path, mark: dict[str, Any]) -> None:
@@ -148,9 +150,9 @@ def _check_unchanged(source: Path, mark: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _locked(root: Path, key: str) -> Iterator[None]:
+def _lock_entry(root: Path, key: str) -> Iterator[None]:
     lock = FileLock(root / f"{key}.lock")
-    with writes(root, ADVICE):
+    with explain_disk_errors(root, ADVICE):
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
@@ -159,7 +161,7 @@ def _locked(root: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
-def _opened(entry: Path, mark: dict[str, Any]) -> Stored | None:
+def _open_entry(entry: Path, mark: dict[str, Any]) -> Stored | None:
     """The entry, or None when there is none, or it is of another source, version or length, or was just replaced."""
     try:
         text = (entry / "index.json").read_bytes()
@@ -197,7 +199,7 @@ def _build(
     check: Callable[[], None],
 ) -> None:
     """Decode into the entry, if `check`, which comes last, does not object."""
-    with _beside(entry) as place:
+    with _build_beside(entry) as place:
         digest = hashlib.sha256()
         kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
         with (place / "pixels.bin").open("wb") as file:
@@ -220,7 +222,7 @@ def _build(
         if not kept:
             first = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise InputError(f"No picture could be read ({len(skipped)} were tried{first}). Is this the right folder?")
-        labels, classes = _relabelled(listing, kept)
+        labels, classes = _relabel(listing, kept)
         digest.update(labels.tobytes())
         place_of = np.full(len(listing.pictures), -1)
         place_of[kept] = np.arange(len(kept))
@@ -239,14 +241,14 @@ def _build(
         check()
 
 
-def _relabelled(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
+def _relabel(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
     """Labels and classes of what is left: a class that lost all of its pictures is gone."""
     present, labels = np.unique(listing.labels[kept], return_inverse=True)
     return labels.astype(np.int64), [listing.classes[number] for number in present]
 
 
 @contextmanager
-def _beside(entry: Path) -> Iterator[Path]:
+def _build_beside(entry: Path) -> Iterator[Path]:
     """A folder to build in, which takes the entry's place when all went well and is gone when not."""
     place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
     for old in entry.parent.glob(f".{entry.name}.*"):  # the lock is held: whoever left these is dead
@@ -256,6 +258,6 @@ def _beside(entry: Path) -> Iterator[Path]:
         yield place
         shutil.rmtree(entry, ignore_errors=True)  # out of date, and where it is in use its map outlives the name
         place.rename(entry)
-        sync(entry.parent)
+        sync_folder(entry.parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
 from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import check_counts, signs
+from quickstudy.tasks.synthetic.options import check_counts, draw_signs
 from quickstudy.types import Examples, Shape
 
 
@@ -65,7 +65,7 @@ class Gaussians(TaskFamily):
         def examples(half: str, n: int) -> Examples:
             label = np.repeat([0, 1], n)
             side = first_side * np.where(label == 0, 1.0, -1.0)
-            other = signs(draws.uniform(f"{half} cluster", size, 2 * n)[part])
+            other = draw_signs(draws.uniform(f"{half} cluster", size, 2 * n)[part])
             centre = np.stack([np.where(by_height, other, side), np.where(by_height, side, other)], axis=-1)
             x = centre + self.sd * draws.normal(half, size, 2 * n, 2)[part]
             return Examples(float_tensor(x), torch.from_numpy(label).repeat(len(kind), 1))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
 
-Range = tuple[float, float]
+Interval = tuple[float, float]
 """Lowest and highest value of a uniform draw; equal ends fix the quantity."""
 
 
@@ -26,7 +26,7 @@ def check_counts(least: int = 1, **counts: int) -> None:
             )
 
 
-def check_ranges(**ranges: Range) -> None:
+def check_ranges(**ranges: Interval) -> None:
     """Refuse ranges that are not two finite numbers in rising order."""
     for name, limits in ranges.items():
         if len(limits) != 2 or not all(map(isfinite, limits)) or limits[0] > limits[1]:
@@ -36,12 +36,12 @@ def check_ranges(**ranges: Range) -> None:
             )
 
 
-def within(uniform: NDArray[np.float64], limits: Range) -> NDArray[np.float64]:
+def draw_within(uniform: NDArray[np.float64], limits: Interval) -> NDArray[np.float64]:
     """Draws in (0, 1), moved to a range."""
     low, high = limits
     return low + (high - low) * uniform
 
 
-def signs(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+def draw_signs(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     """Draws in (0, 1), as -1 or +1 with equal chance."""
     return np.where(uniform < 0.5, -1.0, 1.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
 from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, within
+from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
 from quickstudy.types import Examples, Shape
 
 
@@ -42,7 +42,7 @@ class Polynomial(TaskFamily):
     shots: int = 10
     queries: int = 10
     divisor: float = 2.0
-    x: Range = (-2.0, 2.0)
+    x: Interval = (-2.0, 2.0)
 
     loss: ClassVar[str] = "mse"
 
@@ -66,10 +66,10 @@ class Polynomial(TaskFamily):
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         powers = np.arange(self.order + 1)
         drawn = draws.uniform("coefficients", size, self.order + 1)[part]
-        coefficients = within(drawn, (-1.0, 1.0)) / self.divisor**powers
+        coefficients = draw_within(drawn, (-1.0, 1.0)) / self.divisor**powers
 
         def examples(half: str, n: int) -> Examples:
-            x = within(draws.uniform(half, size, n, 1)[part], self.x)
+            x = draw_within(draws.uniform(half, size, n, 1)[part], self.x)
             return Examples(float_tensor(x), float_tensor(x**powers @ coefficients[:, :, None]))
 
         about = {"coefficients": float_tensor(coefficients)}

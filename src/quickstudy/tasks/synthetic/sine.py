@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quickstudy.tasks.base import TaskFamily, float_tensor
 from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, within
+from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
 from quickstudy.types import Examples, Shape
 
 
@@ -37,10 +37,10 @@ class Sine(TaskFamily):
 
     shots: int = 10
     queries: int = 10
-    amplitude: Range = (0.1, 5.0)
-    frequency: Range = (0.8, 1.2)
-    phase: Range = (0.0, 3.141592653589793)
-    x: Range = (-5.0, 5.0)
+    amplitude: Interval = (0.1, 5.0)
+    frequency: Interval = (0.8, 1.2)
+    phase: Interval = (0.0, 3.141592653589793)
+    x: Interval = (-5.0, 5.0)
 
     loss: ClassVar[str] = "mse"
 
@@ -57,12 +57,12 @@ class Sine(TaskFamily):
         return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        amplitude = within(draws.uniform("amplitude", size, 1, 1)[part], self.amplitude)
-        frequency = within(draws.uniform("frequency", size, 1, 1)[part], self.frequency)
-        phase = within(draws.uniform("phase", size, 1, 1)[part], self.phase)
+        amplitude = draw_within(draws.uniform("amplitude", size, 1, 1)[part], self.amplitude)
+        frequency = draw_within(draws.uniform("frequency", size, 1, 1)[part], self.frequency)
+        phase = draw_within(draws.uniform("phase", size, 1, 1)[part], self.phase)
 
         def examples(half: str, n: int) -> Examples:
-            x = within(draws.uniform(half, size, n, 1)[part], self.x)
+            x = draw_within(draws.uniform(half, size, n, 1)[part], self.x)
             return Examples(float_tensor(x), float_tensor(amplitude * np.sin(frequency * x + phase)))
 
         wave = {"amplitude": amplitude, "frequency": frequency, "phase": phase}

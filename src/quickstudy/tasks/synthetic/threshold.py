@@ -17,7 +17,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
 from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, signs, within
+from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
 from quickstudy.types import Examples, Shape
 
 
@@ -38,7 +38,7 @@ class AverageThreshold(TaskFamily):
     shots: int = 10
     queries: int = 10
     dimension: int = 5
-    tau_range: Range = (0.4, 0.6)
+    tau_range: Interval = (0.4, 0.6)
 
     loss: ClassVar[str] = "binary_cross_entropy"
 
@@ -60,8 +60,8 @@ class AverageThreshold(TaskFamily):
         return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        threshold = within(draws.uniform("threshold", size, 1, 1)[part], self.tau_range)
-        sign = signs(draws.uniform("sign", size, 1, 1)[part])
+        threshold = draw_within(draws.uniform("threshold", size, 1, 1)[part], self.tau_range)
+        sign = draw_signs(draws.uniform("sign", size, 1, 1)[part])
 
         def examples(half: str, n: int) -> Examples:
             x = draws.uniform(half, size, n, self.dimension)[part]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from quickstudy.tasks.base import TaskFamily, float_tensor
 from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Range, check_counts, check_ranges, signs, within
+from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
 from quickstudy.types import Examples, Shape
 
 
@@ -48,8 +48,8 @@ class Wavelet(TaskFamily):
     points: int = 50
     shots: int = 10
     queries: int = 10
-    translation: Range = (-2.0, 2.0)
-    grid: Range = (-5.0, 5.0)
+    translation: Interval = (-2.0, 2.0)
+    grid: Interval = (-5.0, 5.0)
 
     loss: ClassVar[str] = "mse"
 
@@ -66,8 +66,8 @@ class Wavelet(TaskFamily):
         return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        translation = within(draws.uniform("translation", size)[part], self.translation)
-        sign = signs(draws.uniform("sign", size)[part])
+        translation = draw_within(draws.uniform("translation", size)[part], self.translation)
+        sign = draw_signs(draws.uniform("sign", size)[part])
         weights = sign[:, None] * mexican_hat(np.linspace(*self.grid, self.points) - translation[:, None])
 
         def examples(half: str, n: int) -> Examples:

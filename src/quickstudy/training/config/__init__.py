@@ -1,21 +1,21 @@
-"""A run as data: `schema` says what can be set, `load` reads it, `build` makes tasks, model and method of it."""
+"""A run as data: `schema` says what can be set, `load_config` reads it, `build` makes tasks, model and method of it."""
 
-from quickstudy.training.config.build import Setup, build, make, tasks_of
-from quickstudy.training.config.load import load, parse, read, shipped
-from quickstudy.training.config.schema import Compute, Config, Evaluate, Part, Train
+from quickstudy.training.config.build import Setup, build, build_part, build_tasks
+from quickstudy.training.config.load import load_config, parse_config, read_config, shipped_configs
+from quickstudy.training.config.schema import ComputeSettings, Config, EvaluateSettings, Part, TrainSettings
 
 __all__ = [
-    "Compute",
+    "ComputeSettings",
     "Config",
-    "Evaluate",
+    "EvaluateSettings",
     "Part",
     "Setup",
-    "Train",
+    "TrainSettings",
     "build",
-    "load",
-    "make",
-    "parse",
-    "read",
-    "shipped",
-    "tasks_of",
+    "load_config",
+    "build_part",
+    "parse_config",
+    "read_config",
+    "shipped_configs",
+    "build_tasks",
 ]

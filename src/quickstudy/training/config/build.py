@@ -11,7 +11,7 @@ from torch import nn
 
 from quickstudy.engine import devices
 from quickstudy.engine.engine import Engine
-from quickstudy.errors import InputError, RunError, nearest, told
+from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
 from quickstudy.evaluation import metrics
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.registry import METHODS
@@ -19,8 +19,8 @@ from quickstudy.models import nets
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.images.store import Progress
-from quickstudy.training.config.factories import fitted, imported, options_of, plain
-from quickstudy.training.config.messages import explain
+from quickstudy.training.config.factories import fit_value, import_factory, is_plain, options_of
+from quickstudy.training.config.messages import explain_validation
 from quickstudy.training.config.schema import Config, Part
 from quickstudy.training.init_from import freeze
 
@@ -58,10 +58,10 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
 
     `progress` is told how many of how many pictures are decoded, where tasks of images are built for the first time.
     """
-    family, tasks = tasks_of(config.tasks, progress=progress)
+    family, tasks = build_tasks(config.tasks, progress=progress)
     judged = family
     if config.evaluate.options:
-        judged, _ = tasks_of(
+        judged, _ = build_tasks(
             Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}), progress=progress
         )
     torch.manual_seed(config.seed)
@@ -73,7 +73,7 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
     net = None
     named: dict[str, torch.Size] = {}
     if config.model is not None:
-        model, net = make(config.model, nets.NETS, "model", **context)
+        model, net = build_part(config.model, nets.NETS, "model", **context)
         if not isinstance(model, nn.Module):
             raise InputError(f"`model` {config.model.name!r} gave a {type(model).__name__}; an nn.Module is needed.")
         context["model"] = model
@@ -85,24 +85,26 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
         )
     for option in ("loss", "inner_loss"):
         _check_suits(f"method.{option}", config.method.options.get(option), family.loss, TARGETS)
-    learner, way = make(config.method, METHODS, "method", {"loss": family.loss}, **context)
+    learner, way = build_part(config.method, METHODS, "method", {"loss": family.loss}, **context)
     if not isinstance(learner, Learner):
         raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
     metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS[family.loss])
     _check_suits("evaluate.metric", metric.name, family.loss, {m.name: m.suits for m in metrics.METRICS.values()})
-    device = devices.chosen(config.compute.device)
+    device = devices.choose_device(config.compute.device)
     learner.to(device)
     shared = judged is family
     if device.type != "cpu":
-        family = family.on(device, (devices.room(device, config.compute.memory) or 0) // 2)
-        judged = family if shared else judged.on(device, (devices.room(device, config.compute.memory) or 0) // 2)
+        family = family.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
+        judged = (
+            family if shared else judged.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
+        )
     learner.engine = Engine(
         config.compute.backend,
         config.compute.chunk,
         compile=config.compute.compile,
         recompute=config.compute.recompute,
         autocast=config.compute.autocast,
-        room=devices.room(device, config.compute.memory),
+        room=devices.memory_budget(device, config.compute.memory),
     )
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way, "compute": compute})
@@ -116,23 +118,25 @@ def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[st
         raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
 
 
-def tasks_of(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
+def build_tasks(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
     """The family that a part names, and the part with nothing left unsaid."""
-    family, resolved = make(part, FAMILIES, what, progress=progress)
+    family, resolved = build_part(part, FAMILIES, what, progress=progress)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
         loss, described, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
     except Exception as error:  # the user's family may fail in any way
-        raise InputError(f"`{what}` {part.name!r} does not say what its tasks are: {told(error)}.") from error
+        raise InputError(f"`{what}` {part.name!r} does not say what its tasks are: {describe_error(error)}.") from error
     if loss not in metrics.FOR_LOSS:
-        raise InputError(f"`{what}` {part.name!r} has the loss {loss!r}. {nearest(str(loss), metrics.FOR_LOSS)}")
+        raise InputError(
+            f"`{what}` {part.name!r} has the loss {loss!r}. {suggest_nearest(str(loss), metrics.FOR_LOSS)}"
+        )
     if not isinstance(described, dict):
         raise InputError(f"`{what}` {part.name!r} describes itself by a {type(described).__name__}; give a dictionary.")
     return family, resolved
 
 
-def make(
+def build_part(
     part: Part,
     known: Mapping[str, Callable[..., Any]],
     what: str,
@@ -144,18 +148,20 @@ def make(
     `context` is passed to a factory that asks for it by name (a model may want `inputs` and `outputs`), and so are
     `defaults`, which the part's own options override.
     """
-    factory = imported(part.name, what) if ":" in part.name else known.get(part.name)
+    factory = import_factory(part.name, what) if ":" in part.name else known.get(part.name)
     if factory is None:
         raise InputError(
-            f"There is no {what} {part.name!r}. {nearest(part.name, known)} "
+            f"There is no {what} {part.name!r}. {suggest_nearest(part.name, known)} "
             "Your own is given as package.module:factory."
         )
     signature = options_of(factory, part.name, what)
     if what == "method" and "model" in signature and "model" not in context:
-        raise InputError(f"`method` {part.name!r} adapts a model, and no `model` is given. {nearest('', nets.NETS)}")
+        raise InputError(
+            f"`method` {part.name!r} adapts a model, and no `model` is given. {suggest_nearest('', nets.NETS)}"
+        )
     said = {name: value for name, value in (defaults or {}).items() if name in signature}
     options = _checked(Part.model_validate({**said, **part.model_dump()}), signature, what, context)
-    kept = {name: value for name, value in options.items() if plain(value)}
+    kept = {name: value for name, value in options.items() if is_plain(value)}
     for name in [n for n in kept if n in signature and _takes_tasks(signature[n].annotation)]:
         if kept[name] is not None:
             options[name], kept[name] = _nested(kept[name], f"{what}.{name}", context.get("progress"))
@@ -165,7 +171,7 @@ def make(
     except (InputError, RunError):
         raise
     except Exception as error:  # the user's factory may fail in any way, and torch has its own words for a size of -1
-        raise InputError(f"`{what}` {part.name!r} could not be built: {told(error)}.") from error
+        raise InputError(f"`{what}` {part.name!r} could not be built: {describe_error(error)}.") from error
     return made, Part.model_validate({"name": part.name, **kept})
 
 
@@ -176,9 +182,9 @@ def _takes_tasks(annotation: Any) -> bool:
 
 def _nested(value: Any, place: str, progress: Progress | None) -> tuple[TaskFamily, dict[str, Any]]:
     try:
-        family, part = tasks_of(Part.model_validate(value), place, progress)
+        family, part = build_tasks(Part.model_validate(value), place, progress)
     except ValidationError as error:
-        raise InputError(explain(error, place)) from None
+        raise InputError(explain_validation(error, place)) from None
     return family, part.model_dump()
 
 
@@ -192,7 +198,7 @@ def _checked(
         if name in context:
             raise InputError(f"`{what}.{name}` comes from the tasks and the model; it cannot be set.")
         if name not in takes and not free:
-            raise InputError(f"`{what}.{name}` is no option of {part.name!r}. {nearest(name, takes)}")
+            raise InputError(f"`{what}.{name}` is no option of {part.name!r}. {suggest_nearest(name, takes)}")
     missing = [n for n, p in takes.items() if p.default is p.empty and n not in part.options]
     if missing:
         raise InputError(
@@ -202,7 +208,7 @@ def _checked(
     for name, value in part.options.items():
         try:
             fits = name not in takes or _takes_tasks(takes[name].annotation)
-            checked[name] = value if fits else fitted(value, takes[name].annotation)
+            checked[name] = value if fits else fit_value(value, takes[name].annotation)
         except ValidationError as error:
-            raise InputError(explain(error, place=f"{what}.{name}")) from None
+            raise InputError(explain_validation(error, place=f"{what}.{name}")) from None
     return checked

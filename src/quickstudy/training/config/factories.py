@@ -8,12 +8,12 @@ from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from quickstudy.errors import InputError, nearest, told
+from quickstudy.errors import InputError, describe_error, suggest_nearest
 from quickstudy.methods.options import Default
-from quickstudy.training.config.overrides import pairs
+from quickstudy.training.config.overrides import parse_overrides
 
 
-def imported(path: str, what: str) -> Callable[..., Any]:
+def import_factory(path: str, what: str) -> Callable[..., Any]:
     """`package.module:factory`, imported; errors in the user's module are shown as one line with their place."""
     module_name, _, name = path.partition(":")
     module_name = module_name.replace("quickstudy.reproduce.", "quickstudy.papers.")  # its name in older runs
@@ -21,14 +21,14 @@ def imported(path: str, what: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's module may fail in any way while it is imported
         raise InputError(
-            f"`{what}` is {path!r}, but importing {module_name!r} failed: {told(error)}. "
+            f"`{what}` is {path!r}, but importing {module_name!r} failed: {describe_error(error)}. "
             "It must be importable from the current directory or installed."
         ) from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(
             f"`{what}` is {path!r}, but {module_name!r} has no callable {name!r}. "
-            f"{nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
+            f"{suggest_nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
         )
     chosen: Callable[..., Any] = factory
     return chosen
@@ -60,10 +60,10 @@ def _listed_one_by_one(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     return listed
 
 
-def fitted(value: Any, annotation: Any) -> Any:
+def fit_value(value: Any, annotation: Any) -> Any:
     """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic.
 
-    >>> fitted("cats, dogs", tuple[str, ...]), fitted("cats", tuple[str, ...]), fitted("8,16", list[int])
+    >>> fit_value("cats, dogs", tuple[str, ...]), fit_value("cats", tuple[str, ...]), fit_value("8,16", list[int])
     (('cats', 'dogs'), ('cats',), [8, 16])
     """
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
@@ -92,12 +92,12 @@ def _listed(value: Any, validated: Callable[[Any], Any]) -> Any:
     return items if isinstance(items, list | tuple) else None
 
 
-def plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a value can stand in a configuration file as it is."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and plain(item) for key, item in value.items())
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return all(map(plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float | bool)
 
 
@@ -109,17 +109,17 @@ class Dropped(UserWarning):
     """Options that went with the part they belonged to."""
 
 
-def without_strangers(raw: Mapping[Any, Any], overrides: Sequence[str], known: Known) -> dict[Any, Any]:
+def drop_foreign_options(raw: Mapping[Any, Any], overrides: Sequence[str], known: Known) -> dict[Any, Any]:
     """The data without those options of a part that the one put in its place by `--method protonet` does not know.
 
     What the overrides themselves give is not touched, and is refused later where it does not fit.
     """
     data = dict(raw)
-    for (what, *below), name in pairs(overrides):
+    for (what, *below), name in parse_overrides(overrides):
         part = data.get(what)
         if below or what not in known or not isinstance(name, str) or not isinstance(part, dict):
             continue
-        factory = imported(name, what) if ":" in name else known[what].get(name)
+        factory = import_factory(name, what) if ":" in name else known[what].get(name)
         if factory is None or name == part.get("name"):
             continue
         takes = options_of(factory, name, what)

@@ -8,45 +8,48 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.training.config.build import KNOWN
-from quickstudy.training.config.factories import without_strangers
-from quickstudy.training.config.messages import explain, mistaken
-from quickstudy.training.config.overrides import overlaid, read_file
-from quickstudy.training.config.schema import FORMAT, Config
+from quickstudy.training.config.factories import drop_foreign_options
+from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
+from quickstudy.training.config.overrides import apply_overrides, read_file
+from quickstudy.training.config.schema import CONFIG_FORMAT, Config
 
 
-def shipped() -> dict[str, Path]:
+def shipped_configs() -> dict[str, Path]:
     """The configurations that come with the package, by name."""
     folder = Path(str(files("quickstudy"))) / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides."""
-    return parse(read(source), overrides)
+    return parse_config(read_config(source), overrides)
 
 
-def read(source: str | Path) -> dict[Any, Any]:
+def read_config(source: str | Path) -> dict[Any, Any]:
     """What a file says, or a shipped configuration by name; not yet looked at."""
-    path = shipped().get(str(source), Path(source))
+    path = shipped_configs().get(str(source), Path(source))
     if not os.path.exists(path):  # unlike Path.exists, False also for a name too long to be one
         raise InputError(
-            mistaken(str(source), {name: read_file(path) for name, path in shipped().items()}, KNOWN)
+            explain_mistaken_name(
+                str(source), {name: read_file(path) for name, path in shipped_configs().items()}, KNOWN
+            )
             or f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
-            f"{nearest(str(source), shipped())}"
+            f"{suggest_nearest(str(source), shipped_configs())}"
         )
     return read_file(path)
 
 
-def parse(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
+def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
     """A configuration from plain data and overrides."""
-    data = overlaid(without_strangers(raw, overrides, KNOWN), overrides)
-    if isinstance(data.get("format"), int) and data["format"] > FORMAT:
+    data = apply_overrides(drop_foreign_options(raw, overrides, KNOWN), overrides)
+    if isinstance(data.get("format"), int) and data["format"] > CONFIG_FORMAT:
         raise InputError(
-            f"The configuration has format {data['format']}; this version reads up to {FORMAT}. Upgrade quickstudy."
+            f"The configuration has format {data['format']}; this version reads up to {CONFIG_FORMAT}. "
+            "Upgrade quickstudy."
         )
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise InputError(explain(error)) from None
+        raise InputError(explain_validation(error)) from None

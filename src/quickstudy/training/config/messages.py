@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from quickstudy.errors import nearest
+from quickstudy.errors import suggest_nearest
 from quickstudy.training.config.factories import Known
 from quickstudy.training.config.schedule import SCHEDULES
-from quickstudy.training.config.schema import Config, Evaluate, Train
+from quickstudy.training.config.schema import Config, EvaluateSettings, TrainSettings
 
 
-def explain(error: ValidationError, place: str = "") -> str:
+def explain_validation(error: ValidationError, place: str = "") -> str:
     """A validation error as one sentence per mistake, unknown keys with the nearest known one.
 
     Args:
@@ -26,7 +26,7 @@ def explain(error: ValidationError, place: str = "") -> str:
         given = " ".join(repr(item["input"]).split())
         given = given if len(given) <= 80 else given[:77] + "..."
         if item["type"] == "extra_forbidden":
-            sentences.append(f"`{where}` is no setting. {near(steps[-1], _siblings(item['loc'][:-1]))}")
+            sentences.append(f"`{where}` is no setting. {suggest_setting(steps[-1], _siblings(item['loc'][:-1]))}")
         elif item["type"] == "missing":
             sentences.append(f"`{where}` is missing.")
         else:
@@ -37,15 +37,19 @@ def explain(error: ValidationError, place: str = "") -> str:
     return " ".join(dict.fromkeys(sentences))
 
 
-def near(key: str, known: Sequence[str]) -> str:
+def suggest_setting(key: str, known: Sequence[str]) -> str:
     """The nearest of the known settings, or where a setting of that name is to be found: `--steps` is `train.steps`."""
     if key.lstrip("-").partition(".")[0] == "search":
         return "`quickstudy sweep` takes it, with the same configuration; to train once, leave it out."
-    homes = {n: f"{part}.{n}" for part, sub in (("evaluate", Evaluate), ("train", Train)) for n in sub.model_fields}
+    homes = {
+        n: f"{part}.{n}"
+        for part, sub in (("evaluate", EvaluateSettings), ("train", TrainSettings))
+        for n in sub.model_fields
+    }
     close = get_close_matches(key.lstrip("-").replace("-", "_"), homes, n=1, cutoff=0.8)
     if close and homes[close[0]].partition(".")[2] not in known:
         return f"Did you mean `{homes[close[0]]}`? Known here: {', '.join(sorted(known))}."
-    return nearest(key, known)
+    return suggest_nearest(key, known)
 
 
 def _siblings(path: Sequence[Any]) -> list[str]:
@@ -60,7 +64,7 @@ def _siblings(path: Sequence[Any]) -> list[str]:
     return sorted(getattr(model, "model_fields", {}))
 
 
-def mistaken(name: str, configurations: Mapping[str, Mapping[Any, Any]], known: Known) -> str | None:
+def explain_mistaken_name(name: str, configurations: Mapping[str, Mapping[Any, Any]], known: Known) -> str | None:
     """What to say of a name that is a part's, where a configuration's was wanted; None where it is no part's either."""
     for what, makers in known.items():
         if name not in makers:

@@ -61,10 +61,10 @@ def _place(error: Exception) -> str:
     return " ".join(str(error).replace(' in "<unicode string>",', " in").split())
 
 
-def pairs(words: Sequence[str]) -> list[tuple[list[str], Any]]:
+def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
     """`--key.sub value` and `--key.sub=value` as paths and values.
 
-    >>> pairs(["--train.meta-lr", "1e-3", "--model.hidden=[8]"])
+    >>> parse_overrides(["--train.meta-lr", "1e-3", "--model.hidden=[8]"])
     [(['train', 'meta_lr'], 0.001), (['model', 'hidden'], [8])]
     """
     found = []
@@ -90,10 +90,10 @@ def pairs(words: Sequence[str]) -> list[tuple[list[str], Any]]:
     return found
 
 
-def overlaid(raw: Mapping[Any, Any], overrides: Sequence[str]) -> dict[Any, Any]:
+def apply_overrides(raw: Mapping[Any, Any], overrides: Sequence[str]) -> dict[Any, Any]:
     """The data with overrides put in; `raw` is left as it is."""
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
-    for keys, value in pairs(overrides):
+    for keys, value in parse_overrides(overrides):
         _set(data, keys, value)
     return data
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 
 Value = float | tuple[float, ...]
 
@@ -61,7 +61,7 @@ class Multistep(BaseModel, frozen=True, extra="forbid"):
 
     def at(self, step: int) -> list[float]:
         """The value at a step."""
-        return [multistep(step, self.value, self.milestones, self.gamma)]
+        return [decay(step, self.value, self.milestones, self.gamma)]
 
     @property
     def over(self) -> int:
@@ -73,10 +73,10 @@ Schedule = Annotated[Ramp | Multistep, Field(discriminator="kind")]
 SCHEDULES: dict[str, type[BaseModel]] = {"ramp": Ramp, "multistep": Multistep}
 
 
-def multistep(step: int, value: float, milestones: tuple[int, ...], gamma: float) -> float:
+def decay(step: int, value: float, milestones: tuple[int, ...], gamma: float) -> float:
     """`value` times `gamma` for each milestone that has been reached.
 
-    >>> multistep(10, 1.0, (10, 20), 0.5)
+    >>> decay(10, 1.0, (10, 20), 0.5)
     0.5
     """
     return value * gamma ** sum(step >= milestone for milestone in milestones)
@@ -86,18 +86,20 @@ def _numbers(value: Value) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def check(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> None:
+def check_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> None:
     """Refuse a path that is no buffer, or a value of another size."""
     buffers = dict(learner.named_buffers())
     for path, schedule in schedules.items():
         if path not in buffers:
-            raise InputError(f"A schedule moves {path!r}, which is no buffer of this learner. {nearest(path, buffers)}")
+            raise InputError(
+                f"A schedule moves {path!r}, which is no buffer of this learner. {suggest_nearest(path, buffers)}"
+            )
         given, wanted = len(schedule.at(0)), buffers[path].numel()
         if given != wanted:
             raise InputError(f"The schedule of {path!r} gives {given} values; the buffer holds {wanted}.")
 
 
-def apply(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep], step: int) -> None:
+def apply_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep], step: int) -> None:
     """Set every scheduled buffer to its value at `step`."""
     buffers = dict(learner.named_buffers()) if schedules else {}
     with torch.no_grad():
@@ -105,17 +107,17 @@ def apply(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep], step: i
             buffers[path].copy_(torch.tensor(schedule.at(step)).reshape(buffers[path].shape))
 
 
-def over(schedules: Mapping[str, Ramp | Multistep]) -> int:
+def last_step(schedules: Mapping[str, Ramp | Multistep]) -> int:
     """The first step at which every schedule has reached its final value."""
     return max((schedule.over for schedule in schedules.values()), default=0)
 
 
 @contextmanager
-def final(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> Iterator[None]:
+def final_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> Iterator[None]:
     """The learner as it will be when every schedule is over: HyperMAML's pure emission, say."""
     buffers = dict(learner.named_buffers())
     kept = {path: buffers[path].clone() for path in schedules}
-    apply(learner, schedules, over(schedules))
+    apply_schedules(learner, schedules, last_step(schedules))
     try:
         yield
     finally:

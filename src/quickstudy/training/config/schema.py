@@ -13,7 +13,7 @@ from quickstudy.engine import devices
 from quickstudy.training.config.schedule import Schedule
 from quickstudy.training.init_from import InitFrom
 
-FORMAT = 1
+CONFIG_FORMAT = 1
 
 
 class Part(BaseModel, frozen=True, extra="allow"):
@@ -32,7 +32,7 @@ class Part(BaseModel, frozen=True, extra="allow"):
         return dict(self.model_extra or {})
 
 
-class Train(BaseModel, frozen=True, extra="forbid"):
+class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     """How a learner is meta-trained."""
 
     steps: int = Field(1000, ge=0, description="outer steps")
@@ -63,7 +63,7 @@ class Train(BaseModel, frozen=True, extra="forbid"):
         return given if given is not None else max(1, self.steps // times)
 
 
-class Evaluate(BaseModel, frozen=True, extra="forbid"):
+class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     """How a learner is judged."""
 
     tasks: int = Field(600, ge=1)
@@ -73,7 +73,7 @@ class Evaluate(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, Any] = Field({}, description="of the tasks, where evaluation differs: {queries: 15}")
 
 
-class Compute(BaseModel, frozen=True, extra="forbid"):
+class ComputeSettings(BaseModel, frozen=True, extra="forbid"):
     """How the machine is used. A run keeps its number of threads, which its exact numbers depend on."""
 
     threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
@@ -88,7 +88,7 @@ class Compute(BaseModel, frozen=True, extra="forbid"):
     @field_validator("memory")
     @classmethod
     def _is_amount(cls, value: float | str) -> float | str:
-        devices.amount(value)
+        devices.parse_amount(value)
         return value
 
 
@@ -103,6 +103,6 @@ class Config(BaseModel):
     model: Part | None = Field(None, description="none for methods that have no model")
     method: Part
     init_from: InitFrom | None = Field(None, description="a run whose model this one starts from")
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
-    compute: Compute = Compute()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    compute: ComputeSettings = ComputeSettings()

@@ -10,7 +10,7 @@ import numpy as np
 from quickstudy.reports import canvas
 from quickstudy.reports.canvas import COLOURS, INK, WRONG
 from quickstudy.storage.result import Array
-from quickstudy.training.sweep.plan import Tried
+from quickstudy.training.sweep.plan import Trial
 from quickstudy.training.sweep.space import Choice, Range, Space
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ CUT_SHORT = {"pruned": ("|", INK), "failed": ("x", WRONG)}
 """Trials without a final value stand on the upper edge."""
 
 
-def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: bool) -> bytes | None:
+def draw_values(tried: Sequence[Trial], over: Space, metric: str, larger_is_better: bool) -> bytes | None:
     """Value against trial with the best so far, then against each searched setting; None when no trial ended well."""
     done = [t for t in tried if t.state == "complete"]
     if not done:
@@ -29,7 +29,7 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
     panels = 1 + len(over)
     columns = 2 if panels == 4 else min(3, panels)
     rows = math.ceil(panels / columns)
-    figure, grid = canvas.figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows, rows, columns)
+    figure, grid = canvas.new_figure((5.5, 9.2, 11.2)[columns - 1], 0.5 + 3 * rows, rows, columns)
     for axes in grid[panels:]:
         axes.set_axis_off()
     number = [t.number for t in done]
@@ -52,13 +52,13 @@ def values(tried: Sequence[Tried], over: Space, metric: str, larger_is_better: b
         _points(axes, [place[t.number] for t in done], measured)
         _edge(axes, tried, place)
     for axes, title in zip(grid, ["trial", *over], strict=False):
-        canvas.dress(axes, "", title, f"validation {metric}")
+        canvas.label_axes(axes, "", title, f"validation {metric}")
         canvas.percent_if(axes, metric)
         if metric != "accuracy":
             canvas.log_if_wide(axes, [measured])
     handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return canvas.png(figure)
+    return canvas.to_png(figure)
 
 
 def _whole(axes: "matplotlib.axes.Axes") -> None:
@@ -85,7 +85,7 @@ def _points(axes: "matplotlib.axes.Axes", x: Sequence[Any], y: Array) -> None:
     axes.plot(x, y, "o", color=COLOURS[0], ms=5, alpha=0.75, mec="white", mew=0.5, label="complete")
 
 
-def _edge(axes: "matplotlib.axes.Axes", tried: Sequence[Tried], place: dict[int, Any]) -> None:
+def _edge(axes: "matplotlib.axes.Axes", tried: Sequence[Trial], place: dict[int, Any]) -> None:
     for state, (mark, colour) in CUT_SHORT.items():
         x = [place[t.number] for t in tried if t.state == state and t.number in place]
         if x:

@@ -9,13 +9,13 @@ from quickstudy.errors import InputError
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.training import config
 from quickstudy.training.config import Setup
-from quickstudy.training.init_from import start
-from quickstudy.training.sweep.space import Space, words
-from quickstudy.training.train import VALIDATIONS, check
+from quickstudy.training.init_from import find_start
+from quickstudy.training.sweep.space import Space, as_overrides
+from quickstudy.training.train import VALIDATIONS, check_training
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep is to do.
 
     `settings` is the configuration that the samples are put into, as it was given. `metric` and `steps` are those of
@@ -46,7 +46,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """One trial: `value` is its validation metric, where it came to the end; `error` says why it failed."""
 
     number: int
@@ -57,22 +57,22 @@ class Tried:
     run: str
 
 
-def best(tried: Sequence[Tried], larger_is_better: bool) -> list[Tried]:
+def rank_trials(tried: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
     """The trials that came to the end, the best first."""
     done = [(t.value, t) for t in tried if t.state == "complete" and t.value is not None]
     return [t for _, t in sorted(done, key=lambda pair: (-pair[0] if larger_is_better else pair[0], pair[1].number))]
 
 
-def rehearse(settings: Mapping[Any, Any], over: Space) -> Setup:
+def try_ends(settings: Mapping[Any, Any], over: Space) -> Setup:
     """Refuse a space that cannot be searched, before anything is written; the setup at its lower end.
 
     Each setting is tried at its ends, or at each of its values, with the others at their first.
     """
     first = {key: dimension.probes[0] for key, dimension in over.items()}
     setup = _validated(settings, first)
-    check(setup)
+    check_training(setup)
     if setup.config.init_from:
-        start(setup.config.init_from, setup.learner, setup.named)
+        find_start(setup.config.init_from, setup.learner, setup.named)
     for key, dimension in over.items():
         for value in dimension.probes[1:]:
             try:
@@ -88,7 +88,7 @@ def rehearse(settings: Mapping[Any, Any], over: Space) -> Setup:
 
 
 def _validated(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
-    setup = config.build(config.parse(settings, words(sample)))
+    setup = config.build(config.parse_config(settings, as_overrides(sample)))
     asked = setup.config.train
     if not asked.steps or not asked.often(asked.validate_every, VALIDATIONS):
         raise InputError(

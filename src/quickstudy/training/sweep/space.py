@@ -19,9 +19,9 @@ import yaml
 
 from quickstudy.errors import InputError
 from quickstudy.storage.files import dumps
-from quickstudy.training.config.overrides import pairs, read_text
+from quickstudy.training.config.overrides import parse_overrides, read_text
 
-KINDS = ("float", "int", "log", "logint")
+SCALES = ("float", "int", "log", "logint")
 EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
 
 
@@ -70,24 +70,24 @@ Dimension = Range | Choice
 Space = Mapping[str, Dimension]
 
 
-def space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]:
+def parse_space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]:
     """The search space that a file's `search` and `--search.key.sub RANGE` describe together; the latter win.
 
     Settings above come before those below them: a sampled `method` must not wipe out a sampled `method.inner_lr`.
 
-    >>> found = space({"method": {"inner_lr": "log:1e-3..0.5"}}, ["--search.method", "maml,mtnet"])
+    >>> found = parse_space({"method": {"inner_lr": "log:1e-3..0.5"}}, ["--search.method", "maml,mtnet"])
     >>> [f"{key} {over}" for key, over in found.items()]
     ['method maml,mtnet', 'method.inner_lr log:0.001..0.5']
     """
     given = _flat({} if raw is None else raw)
-    for keys, value in pairs(overrides):
+    for keys, value in parse_overrides(overrides):
         given[".".join(keys[1:])] = value
     if not given:
         raise InputError(
             "Nothing is searched. Give the settings to vary, each with its range, for example "
             "--search.method.inner_lr log:0.001..0.5, or under `search` in the file."
         )
-    found = {key: dimension(key, value) for key, value in given.items()}
+    found = {key: parse_dimension(key, value) for key, value in given.items()}
     return dict(sorted(found.items(), key=lambda item: item[0].count(".")))
 
 
@@ -100,7 +100,7 @@ def _flat(raw: Any, above: str = "") -> dict[str, Any]:
     return flat
 
 
-def dimension(key: str, value: Any) -> Dimension:
+def parse_dimension(key: str, value: Any) -> Dimension:
     """What one setting is searched over."""
     if not key:
         raise InputError("`--search` names no setting; write --search.method.inner_lr log:0.001..0.5.")
@@ -130,7 +130,7 @@ def _said(value: Any) -> str:
 def _range(key: str, text: str) -> Range:
     match = re.fullmatch(r"\s*(?:(\w*):)?\s*(\S+?)\s*\.\.\s*(\S+?)\s*", text)
     kind, *ends = match.groups() if match else ("", "", "")
-    if match is None or (kind is not None and kind not in KINDS):
+    if match is None or (kind is not None and kind not in SCALES):
         raise InputError(f"`search.{key}` is {text!r}, which is no range. Write it like these: {EXAMPLES}.")
     low, high = (_number(key, text, end) for end in ends)
     if low >= high:
@@ -160,10 +160,10 @@ def _number(key: str, text: str, end: str) -> int | float:
     return value
 
 
-def words(sample: Mapping[str, Any]) -> list[str]:
+def as_overrides(sample: Mapping[str, Any]) -> list[str]:
     """Sampled values as overrides of a configuration.
 
-    >>> words({"method.inner_lr": 0.01, "model.hidden": [40, 40]})
+    >>> as_overrides({"method.inner_lr": 0.01, "model.hidden": [40, 40]})
     ['--method.inner_lr=0.01', '--model.hidden=[40, 40]']
     """
     return [f"--{key}={dumps(value)}" for key, value in sample.items()]

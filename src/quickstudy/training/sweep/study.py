@@ -23,12 +23,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import worded, writes
+from quickstudy.storage.files import explain_disk_errors, to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
-from quickstudy.training.sweep.plan import Plan, Tried
-from quickstudy.training.sweep.space import Range, words
+from quickstudy.training.sweep.plan import SweepPlan, Trial
+from quickstudy.training.sweep.space import Range, as_overrides
 from quickstudy.training.train import Stopped, train
 from quickstudy.training.watcher import Watcher
 
@@ -44,16 +44,16 @@ class _StorageError(RunError):
     """The study could not be read or written, which is no trial's fault."""
 
 
-class Sweep:
+class Study:
     """The study of a plan, made or opened."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SweepPlan) -> None:
         self.plan = plan
         self.optuna = _optuna()
         self.home = f"{platform.node()}:{plan.folder.resolve()}"
         if (plan.folder / "config.yaml").is_file():
             raise InputError(f"{plan.folder} is a run, and a sweep holds many. Give another directory by --out.")
-        with writes(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
+        with explain_disk_errors(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
         with self._alone():
@@ -101,7 +101,7 @@ class Sweep:
     def _recognise(self) -> None:
         """Sign a new study; refuse one that was begun with other settings, whose values mean something else."""
         asked = {
-            "settings": worded(self.plan.settings),
+            "settings": to_plain_or_text(self.plan.settings),
             "search": {key: str(over) for key, over in self.plan.space.items()},
         }
         held = self.study.user_attrs.get("asked")
@@ -114,12 +114,12 @@ class Sweep:
                 "--name."
             )
 
-    def tried(self) -> list[Tried]:
+    def tried(self) -> list[Trial]:
         """Every trial so far, by number."""
         with self._alone():
             return [self._told(frozen) for frozen in self.study.get_trials(deepcopy=False)]
 
-    def _told(self, frozen: "optuna.trial.FrozenTrial") -> Tried:
+    def _told(self, frozen: "optuna.trial.FrozenTrial") -> Trial:
         state = STATES[frozen.state.name]
         params = {
             key: over.labels[frozen.params[key]] if not isinstance(over, Range) else frozen.params[key]
@@ -129,13 +129,13 @@ class Sweep:
         value = frozen.value if state == "complete" else None
         home = self.plan.folder if self._begun_here(frozen) else frozen.user_attrs.get("home", "elsewhere")
         run = f"{home}/trials/{frozen.number:04d}"
-        return Tried(frozen.number, state, value, params, frozen.user_attrs.get("error"), run)
+        return Trial(frozen.number, state, value, params, frozen.user_attrs.get("error"), run)
 
     def _path(self, number: int) -> Path:
         return self.plan.folder / "trials" / f"{number:04d}"
 
     def work(
-        self, watching: Callable[[int, Setup], AbstractContextManager[Watcher]], tell: Callable[[Tried], None]
+        self, watching: Callable[[int, Setup], AbstractContextManager[Watcher]], tell: Callable[[Trial], None]
     ) -> None:
         """Do trials until the study has as many as planned; those that other processes are at count too.
 
@@ -238,8 +238,8 @@ class Sweep:
     def _begun(self, path: Path, sample: Mapping[str, Any]) -> tuple[Run, Setup]:
         if (path / "config.yaml").is_file():
             run = Run.open(path)
-            return run, config.build(config.parse(run.config))
-        asked = config.parse(self.plan.settings, words(sample))
+            return run, config.build(config.parse_config(run.config))
+        asked = config.parse_config(self.plan.settings, as_overrides(sample))
         if asked.compute.threads is None and self.plan.threads is not None:
             asked = asked.model_copy(
                 update={"compute": asked.compute.model_copy(update={"threads": self.plan.threads})}

@@ -22,7 +22,7 @@ from quickstudy.tasks.images.listing import Listing, Pictures
 from quickstudy.tasks.images.readers.arrays import Encoded, Part, as_labels, as_pictures, joined
 from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, scan, split_of
 from quickstudy.tasks.images.readers.npz import load_npz
-from quickstudy.tasks.images.readers.unpickle import load
+from quickstudy.tasks.images.readers.unpickle import load_pickle
 
 _SPLITS = "|".join(SPLIT_NAMES)
 NAME = re.compile(rf"(?P<set>.*?)[_-]?(?P<split>{_SPLITS})\.(?:pkl|pickle)", re.IGNORECASE)
@@ -67,8 +67,8 @@ def tiered(path: Path) -> Listing | None:
         if match["form"].lower() == ".npz":
             pictures = as_pictures(_get(load_npz(file), file, "images", "data"), file.name)
         else:
-            pictures = Encoded(_encoded(load(file), file))
-        content = _mapping(load(labels), labels)
+            pictures = Encoded(_encoded(load_pickle(file), file))
+        content = _mapping(load_pickle(labels), labels)
         values = _get(content, labels, "label_specific", "labels")
         numbers = as_labels(values, labels.name, len(pictures))
         if "label_specific_str" in content:
@@ -82,11 +82,11 @@ def cifar100(path: Path) -> Listing | None:
     for folder in (path, path / "cifar-100-python"):
         if not all((folder / name).is_file() for name in ("train", "test", "meta")):
             continue
-        names = _get(_mapping(load(folder / "meta"), folder / "meta"), folder / "meta", "fine_label_names")
+        names = _get(_mapping(load_pickle(folder / "meta"), folder / "meta"), folder / "meta", "fine_label_names")
         parts = []
         for split in ("train", "test"):
             file = folder / split
-            content = _mapping(load(file), file)
+            content = _mapping(load_pickle(file), file)
             rows = np.asarray(_get(content, file, "data"))
             if rows.ndim != 2 or rows.shape[1] != 3072:
                 raise InputError(f"{file} has data of the shape {list(rows.shape)}; CIFAR's is [N, 3072].")
@@ -104,7 +104,7 @@ def _put(found: dict[str, dict[str, str]], prefix: str, split: str, name: str, f
 
 
 def _part(file: Path, split: str) -> Part:
-    content = _mapping(load(file), file)
+    content = _mapping(load_pickle(file), file)
     if "class_dict" in content:
         pictures = as_pictures(_get(content, file, "image_data"), str(file))
         return Part(file.name, pictures, _from_classes(content["class_dict"], len(pictures), file), split)

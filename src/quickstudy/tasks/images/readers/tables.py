@@ -14,7 +14,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, scan, split_of
 from quickstudy.tasks.images.readers.lists import Entry, listed
@@ -144,7 +144,7 @@ def _entries(file: Path, root: Path, found: _Found) -> Iterator[Entry]:
         if at_split is not None:
             split = split_of(fields[at_split].strip())
             if split is None:
-                known = nearest(fields[at_split], SPLIT_NAMES)
+                known = suggest_nearest(fields[at_split], SPLIT_NAMES)
                 raise InputError(f"There is no split {fields[at_split]!r} ({where}, {file}). {known}")
         if not written or not label:
             raise InputError(f"{file}: {where} has no {'class' if written else 'path'}: complete it.")

@@ -15,7 +15,7 @@ import numpy as np
 from quickstudy.errors import InputError
 
 
-def load(path: Path) -> Any:
+def load_pickle(path: Path) -> Any:
     """The containers, numbers, strings and arrays in a pickle.
 
     Raises:
