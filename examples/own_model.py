@@ -2,7 +2,7 @@
 
     python examples/own_model.py
 
-Trains an MT-net made from a module that the library has never seen, for a few seconds, and adapts it to one new task.
+This trains an MT-net, made from a module of your own, for a few seconds, and adapts it to one new task.
 """
 
 import torch
@@ -14,7 +14,7 @@ from quickstudy.evaluation.metrics import METRICS
 from quickstudy.types import pick
 
 
-class Mine(nn.Module):
+class SmallNet(nn.Module):
     """A small net with a forward of its own."""
 
     def __init__(self) -> None:
@@ -31,23 +31,23 @@ class Mine(nn.Module):
 
 
 def main() -> None:
-    """Train, judge, adapt."""
+    """Train, evaluate, adapt."""
     digits = load_digits()
     images = (digits.images[:, None] / 16).astype("float32")
     family = qs.Episodes.by_image(images, digits.target, ways=3, shots=1, queries=5)
 
     torch.manual_seed(0)
-    learner = qs.mtnet(Mine(), inner_lr=0.2, inner_steps=2)
+    learner = qs.mtnet(SmallNet(), inner_lr=0.2, inner_steps=2)
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
     source = family.source("train", size=8)
-    for step in range(300):  # your loop stays yours
+    for step in range(300):  # the training loop is your own
         optimizer.zero_grad()
         learner(source(step)).loss.mean().backward()
         optimizer.step()
 
     print("accuracy on 200 new tasks:", qs.evaluate(learner, family, METRICS["accuracy"], n=200).spread)
     task = pick(family.source("test", size=1)(0), 0)
-    classifier = learner.adapt(task.support)  # a plain module: call it, save it, export it
+    classifier = learner.adapt(task.support)  # a plain module, to be called, saved or exported
     print("one task:", (classifier(task.query.x).argmax(-1) == task.query.y).float().mean().item())
 
 

@@ -1,10 +1,10 @@
-"""The table that the laws run over: every method and some combinations that no paper has, on small nets.
+"""The table for the laws: every method, and some combinations that are in no paper, on small nets.
 
-A new recipe enters by itself: the table reads `RECIPES`. What differs between methods stands in `EXACT` and `STILL`.
+The table reads `RECIPES`, so a new recipe is in it at once. `EXACT` and `STILL` hold what differs between methods.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from quickstudy import (
     Learner,
     Masked,
     Mix,
+    PerStep,
     Rescale,
     RuleLearner,
     Scalar,
@@ -31,7 +32,7 @@ from quickstudy import (
     with_metric,
 )
 from quickstudy.methods.wormhole import CHARTS
-from quickstudy.models.cells import cell_params
+from quickstudy.models.cells import cell_param_names
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import cross_entropy
@@ -41,7 +42,7 @@ WAYS, SHOTS, QUERIES, TASKS = 3, 2, 3, 3
 
 
 class Tied(nn.Module):
-    """A user's module: two layers share a weight, one is frozen, the forward is its own."""
+    """A user's module: two layers share a weight, one layer is frozen, and the forward is its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,8 +80,6 @@ NETS = [
     Net("conv_group_norm", lambda: conv_net((1, 4, 4), WAYS, filters=3, blocks=2, norm="group"), (1, 4, 4)),
     Net("tied_and_frozen", Tied, (4,)),
 ]
-NETS_AND_SLOW_NETS = [*NETS[:2], *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[2:])]
-"""For what hardly depends on the net: two in the quick suite, the others in the slow one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ EXACT: dict[str, dict[str, Any] | None] = {
     "hypermaml": {"enhance": False},
 }
 STILL: dict[str, dict[str, Any]] = {"wormhole": {"chart": "scalar"}}
-"""What the laws need to know of single recipes: see `Method`. All others obey them with no options at all."""
+"""What the laws need to know about single recipes: see `Method`. The others obey them without options."""
 
 
 def _method(name: str, label: str = "", **options: Any) -> Method:
@@ -126,7 +125,7 @@ def _method(name: str, label: str = "", **options: Any) -> Method:
 def masked_under_gain(model: nn.Module, draw: str = "hard", gain: str = "tanh") -> Learner:
     """MT-net's cells and masks under Wormhole's gain."""
     cells = with_metric(model)
-    names = cell_params(cells)
+    names = cell_param_names(cells)
     params = adaptable(cells, names)
     found = Rescale(Descend(Constant(0.5), 2), Tanh() if gain == "tanh" else Scalar(), names[-2:])
     rule = Chain([found, Descend(Masked(Constant(0.2), params, draw=draw), 2)])
@@ -137,7 +136,7 @@ def emission_then_masked(model: nn.Module, draw: str = "hard", enhance: bool = T
     """HyperMAML's emission followed by MT-net's masked descent on a T W cell."""
     body, head = split_head(model)
     cell = with_metric(head)
-    names = cell_params(cell)
+    names = cell_param_names(cell)
     params = adaptable(cell, names)
     emit = Emit(ClassHypernet(params, width=8, hidden_layers=1, enhance=enhance))
     rule = Chain([emit, Descend(Masked(Constant(0.2), params, draw=draw), 1)])
@@ -145,12 +144,19 @@ def emission_then_masked(model: nn.Module, draw: str = "hard", enhance: bool = T
 
 
 def emission_beside_gain(model: nn.Module, enhance: bool = True) -> Learner:
-    """A third of an emission, a third of a gain, and the rest at home."""
+    """0.3 of an emission, 0.3 of a gain, and 0.4 of the parameters as they were."""
     body, head = split_head(model)
     params = adaptable(head, "*")
     emit = Emit(ClassHypernet(params, width=8, hidden_layers=1, enhance=enhance))
     gain = Rescale(Descend(Constant(0.5), 2), Scalar(), list(params))
     return RuleLearner(head, Mix([emit, gain], weights=[0.3, 0.3]), cross_entropy, body=body)
+
+
+def biases_per_step(model: nn.Module, steps: int = 3) -> Learner:
+    """Gradient steps on the weights, with a bias of every layer for each step."""
+    params = adaptable(model, "*")
+    biases = {name: p for name, p in params.items() if name.endswith("bias")}
+    return RuleLearner(model, PerStep(Descend(Constant(0.2), steps), biases), cross_entropy)
 
 
 METHODS = [
@@ -165,12 +171,48 @@ METHODS = [
     _method("hypermaml", "appendix_b", emission=0.5, mixing="loss"),
     Method("masked_under_gain", masked_under_gain, {"draw": "expected"}, {"gain": "scalar"}),
     Method("emission_then_masked", emission_then_masked, {"draw": "expected", "enhance": False}, {}),
+    Method("biases_per_step", biases_per_step, {}, {"steps": 1}),
     Method("emission_beside_gain", emission_beside_gain, {"enhance": False}, {}),
 ]
 
 
+MLP, CONV_BATCH_NORM = NETS[:2]
+ONE_OF_EACH_KIND = ("maml", "mtnet", "wormhole", "hypermaml")
+"""Methods that use a net in different ways: steps on the whole model, masked cells, a gain on the head, and an emission
+behind a body. Every other method uses it in one of these ways."""
+
+
+def each_method_and_net(every_method_on: Net, of: Sequence[Method] = METHODS) -> Any:
+    """A law over every method and every net; in the quick suite, over the pairs that run different code.
+
+    These are all methods on one net, and one method of each kind on all nets. A rule works on named tensors and does
+    not know the net, and a net is called by the same function whatever the rule is. So the other pairs run no further
+    line of code; they are in the slow suite.
+
+    Args:
+        every_method_on: The net that all methods run on; its layers are those that matter most for the law.
+        of: The methods.
+    """
+    return pytest.mark.parametrize(
+        ("method", "net"),
+        [
+            pytest.param(
+                method,
+                net,
+                id=f"{method.name}-{net.name}",
+                marks=() if net is every_method_on or method.name in ONE_OF_EACH_KIND else pytest.mark.slow,
+            )
+            for method in of
+            for net in NETS
+        ],
+    )
+
+
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
 def learner(method: Method, net: Net, **options: Any) -> Learner:
-    """A learner with a seeded start; inner steps of a size that moves something."""
+    """A learner with seeded initial values."""
     torch.manual_seed(0)
     return method.build(net.build(), **options)
 

@@ -1,6 +1,6 @@
-"""Compares compiled meta-gradients with the loop's and prints the relative errors: run as a program.
+"""Compares compiled meta-gradients with those of the loop and prints the relative errors: run as a program.
 
-A process of its own, because the suite checks every call's shapes at run time and the compiler cannot see through that.
+It has a process of its own, because the tests check the shapes of every call at run time, which cannot be compiled.
 """
 
 import json
@@ -28,7 +28,7 @@ class Printing(nn.Module):
 
 
 def errors(model, batch):
-    """Compiled against the loop: the relative error, whether it was compiled at all, and why not."""
+    """Compiled against the loop: the relative error, whether the compiler refused, and whether the model branches."""
     found = []
     for engine in (Engine("loop"), Engine("vmap", compile=True)):
         model.engine = engine
@@ -38,7 +38,7 @@ def errors(model, batch):
         found.append(torch.cat([part.flatten() for part in (outcome.loss, outcome.output, *filled)]))
     loop, compiled = found
     refused = not model.engine.compile or model.engine._compiler.refused
-    chosen = any(isinstance(part, Mix | MultiStep) for part in model.modules())  # branches of weight 0 are not run
+    chosen = any(isinstance(part, Mix | MultiStep) for part in model.modules())  # branches of weight 0 do not run
     error = float((compiled - loop).norm() / loop.norm())
     return {"error": error, "refused": refused, "chosen": chosen, "backend": model.engine.backend}
 

@@ -6,7 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,9 @@ import torch
 import yaml
 
 from quickstudy.cli.main import main
+from quickstudy.tasks.images.downloads import SOURCES
+from quickstudy.tasks.images.listing import Listing
+from quickstudy.tasks.images.readers import recognise
 from quickstudy.tasks.images.sets import IMAGE_SETS
 
 # One thread, here and in the processes started from here: with more, threads that wait for a busy core take a hundred
@@ -24,8 +31,9 @@ torch.set_num_threads(1)
 # What a shell starts in the background ignores Ctrl-C, and so would every process started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Real pictures, where they are: beside the checkout, or where the environment says. Tests that want them ask for them.
-# The cache is the whole session's, so that every set is decoded once; never the user's own. Workers inherit both.
+# Real pictures: QUICKSTUDY_DATA is their folder; without it, tests look beside this checkout. A test that needs a set
+# which is not there is skipped, and the reason says how to get the set. The whole session has one cache, so that a set
+# is decoded once. It is never the user's own cache. The workers of xdist inherit both.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory()
     os.environ["QUICKSTUDY_CACHE"] = _CACHE.name
@@ -34,16 +42,19 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 DATA = Path(os.environ["QUICKSTUDY_TEST_DATA"])
 SESSION_CACHE = os.environ["QUICKSTUDY_CACHE"]
 
-# What tests look at of real sets: name, size, recipe. Smaller than the papers' sizes where that is quicker.
-DECODED = (
-    ("omniglot", 28, None), ("omniglot", 28, "closerlook"), ("mnist", 28, None), ("emnist", 28, None),
-    ("emnist", 28, "closerlook"), ("cub", 16, None), ("cub", 32, "closerlook"), ("mini_imagenet", 16, None),
-)  # fmt: skip
+# How tests use real sets: sizes and recipes by name. The sizes are smaller than the papers' where that is faster.
+DECODED = {
+    "omniglot": ((28, None), (28, "closerlook")),
+    "mnist": ((28, None),),
+    "emnist": ((28, None), (28, "closerlook")),
+    "cub": ((16, None), (32, "closerlook")),
+    "mini_imagenet": ((16, None),),
+}
 DECODE = """
 import json, sys
 from quickstudy.tasks.images.sets import IMAGE_SETS
-for name, size, recipe in json.loads(sys.argv[1]):
-    IMAGE_SETS[name](size=size, recipe=recipe)
+for size, recipe in json.loads(sys.argv[2]):
+    IMAGE_SETS[sys.argv[1]](size=size, recipe=recipe)
 """
 
 COMMAND = Path(sys.executable).with_name("quickstudy")
@@ -67,38 +78,73 @@ def double():
     torch.set_default_dtype(before)
 
 
-def held(name: str) -> Path:
-    """Where a real set is, by its name or a path under the root; a skip that says how to get it where it is not."""
+def find_real_set(name: str) -> Path:
+    """The folder of a real set, by the name of the set or a path under the root. If it is missing, skip the test."""
     folders = IMAGE_SETS[name].folders if name in IMAGE_SETS else (name,)
     there = [DATA / folder for folder in folders if (DATA / folder).exists()]
     if not there:
-        known = name if name in IMAGE_SETS else "NAME"
-        pytest.skip(f"{name} is not in {DATA}: `quickstudy data prepare {known}`, or set QUICKSTUDY_DATA")
+        whole = name.partition("/")[0]
+        way = f"get it with `quickstudy data prepare {whole}`" if whole in SOURCES else "docs/data.md says what it is"
+        pytest.skip(f"{name} is not in {DATA}: {way}, and set QUICKSTUDY_DATA to the data root")
     return there[0]
 
 
+@cache
+def listing_of(folder: Path) -> Listing:
+    """The listing of a real set, made once a session: checking types makes it slow."""
+    return recognise(folder)
+
+
 @pytest.fixture(scope="session")
-def decoded():
-    """All real sets that are there, in the session's cache. Decoded by a process of its own: checking types as tests do
-    takes three times as long over 100 000 pictures.
+def decode_real_set():
+    """`decode_real_set("omniglot")` decodes a real set into the cache of the session, as `DECODED` says, once.
+
+    A process of its own does it, because checking types as tests do takes three times as long over 100 000 pictures.
     """
-    there = [one for one in DECODED if any((DATA / folder).exists() for folder in IMAGE_SETS[one[0]].folders)]
-    own = os.environ | {"QUICKSTUDY_DATA": str(DATA), "QUICKSTUDY_CACHE": SESSION_CACHE}
-    subprocess.run([sys.executable, "-W", "error", "-c", DECODE, json.dumps(there)], env=own, check=True)
+
+    def decode(name: str) -> None:
+        done = Path(SESSION_CACHE) / f"{name}.decoded"
+        if not done.exists():
+            environment = os.environ | {"QUICKSTUDY_DATA": str(DATA), "QUICKSTUDY_CACHE": SESSION_CACHE}
+            command = [sys.executable, "-W", "error", "-c", DECODE, name, json.dumps(DECODED[name])]
+            subprocess.run(command, env=environment, check=True)
+            done.touch()
+
+    return decode
 
 
 @pytest.fixture
-def real(request, monkeypatch):
-    """`real("omniglot")` is `held`, and makes the folder that holds the set the data root; all are decoded by then."""
+def real(decode_real_set, monkeypatch):
+    """`real("omniglot")` is `find_real_set("omniglot")`, makes its folder the data root, and has the set decoded."""
 
     def rooted(name: str) -> Path:
-        place = held(name)
+        place = find_real_set(name)
         monkeypatch.setenv("QUICKSTUDY_DATA", str(DATA))
-        if name in IMAGE_SETS:
-            request.getfixturevalue("decoded")
+        if name in DECODED:
+            decode_real_set(name)
         return place
 
     return rooted
+
+
+def copy_of_this_process(work: Callable[[], object]) -> int:
+    """Start a copy of this process, which does the work and ends, and return its id. It need not import torch again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads in the copy, which uses none
+        child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def wait_for(child: int) -> int:
+    """How a process ended: 0, or minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @dataclass
@@ -144,8 +190,9 @@ def shell(place):
     def run(*words, **options):
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR")}
         command = [str(COMMAND), *map(str, words)]
+        environment |= options.pop("env", {})
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=place, env=environment | options.pop("env", {}), **options
+            command, capture_output=True, text=True, cwd=place, env=environment, check=False, **options
         )
         return Done(done.returncode, done.stdout, done.stderr)
 

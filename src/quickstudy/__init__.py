@@ -2,35 +2,42 @@
 
 An adaptation rule is a map from parameters to parameters, given one task; rules compose. Start from a recipe
 (`quickstudy.mtnet(model, inner_lr=0.4)`), or put rules together yourself and hand them to a `RuleLearner`.
+
+Names are imported when they are first used (PEP 562): `import quickstudy` alone does not import torch.
 """
 
-from quickstudy.engine.engine import Engine
-from quickstudy.errors import InputError, RunError
-from quickstudy.evaluation.evaluate import compare, evaluate
-from quickstudy.methods.hypermaml import hypermaml
-from quickstudy.methods.learner import Learner
-from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
-from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
-from quickstudy.methods.registry import RECIPES
-from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.methods.wormhole import wormhole
-from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
-from quickstudy.models.hypernet import ClassHypernet
-from quickstudy.rules.base import Rate, Rule
-from quickstudy.rules.combine import Chain, Mix, MixLosses
-from quickstudy.rules.descend import ByName, Constant, Descend, Learned
-from quickstudy.rules.emit import Emit
-from quickstudy.rules.mask import Masked
-from quickstudy.rules.objective import Objective
-from quickstudy.rules.per_step import PerStep
-from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
-from quickstudy.storage.run import Run
-from quickstudy.tasks import Episodes, TaskFamily
-from quickstudy.training.restore import load
-from quickstudy.training.train import train
-from quickstudy.types import Examples, Outcome, Params, Task
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quickstudy.engine.engine import Engine
+    from quickstudy.errors import InputError, RunError
+    from quickstudy.evaluation.evaluate import compare, evaluate
+    from quickstudy.methods.hypermaml import hypermaml
+    from quickstudy.methods.learner import Learner
+    from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
+    from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
+    from quickstudy.methods.registry import METHODS, RECIPES
+    from quickstudy.methods.rule_learner import RuleLearner
+    from quickstudy.methods.wormhole import wormhole
+    from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
+    from quickstudy.models.hypernet import ClassHypernet
+    from quickstudy.rules.base import Rate, Rule
+    from quickstudy.rules.combine import Chain, Mix, MixLosses
+    from quickstudy.rules.descend import ByName, Constant, Descend, Learned
+    from quickstudy.rules.emit import Emit
+    from quickstudy.rules.mask import Masked
+    from quickstudy.rules.objective import Objective
+    from quickstudy.rules.per_step import PerStep
+    from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+    from quickstudy.storage.run import Run
+    from quickstudy.tasks import Episodes, TaskFamily
+    from quickstudy.training.restore import load
+    from quickstudy.training.train import train
+    from quickstudy.types import Examples, Outcome, Params, Task
 
 __all__ = [
+    "METHODS",
     "RECIPES",
     "ByName",
     "Chain",
@@ -85,3 +92,58 @@ __all__ = [
     "with_metric",
     "wormhole",
 ]
+
+_NAMES = {
+    "engine.engine": "Engine",
+    "errors": "InputError RunError",
+    "evaluation.evaluate": "compare evaluate",
+    "methods.hypermaml": "hypermaml",
+    "methods.learner": "Learner",
+    "methods.maml": "anil fomaml maml meta_sgd",
+    "methods.mtnet": "mnet mnet_full mtnet mtnet_full tnet",
+    "methods.registry": "METHODS RECIPES",
+    "methods.rule_learner": "RuleLearner",
+    "methods.wormhole": "wormhole",
+    "models.cells": "MetricConv2d MetricLinear with_metric",
+    "models.hypernet": "ClassHypernet",
+    "rules.base": "Rate Rule",
+    "rules.combine": "Chain Mix MixLosses",
+    "rules.descend": "ByName Constant Descend Learned",
+    "rules.emit": "Emit",
+    "rules.mask": "Masked",
+    "rules.objective": "Objective",
+    "rules.per_step": "PerStep",
+    "rules.rescale": "Chart Coadapt Diagonal LowRank PerLayer Rescale Scalar Tanh",
+    "storage.run": "Run",
+    "tasks": "Episodes TaskFamily",
+    "training.restore": "load",
+    "training.train": "train",
+    "types": "Examples Outcome Params Task",
+}
+"""The public names by the module that defines them. Type checkers and editors read the imports above instead."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def _import_name(name: str) -> Any:
+    """A public name, or a room of the package (`quickstudy.tasks`), imported at its first use."""
+    try:
+        if name in _MODULES:
+            value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+            globals()[name] = value  # found without this function from now on
+            return value
+        if not name.startswith("_"):
+            return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":  # the room is there, and a library that it needs is missing
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # type checkers read the imports above, and so find a misspelled name
+    __getattr__ = _import_name
+
+
+def __dir__() -> list[str]:
+    """What the module holds by now, and every public name."""
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ A message says what was given, what would have worked, and the next move.
 
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -33,8 +33,31 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {', '.join(names)}."
 
 
+def suggest_setting(key: str, known: Iterable[str], paths: Mapping[str, str]) -> str:
+    """The nearest known setting, or the full path of a setting that has this name elsewhere.
+
+    Args:
+        key: What was given, with or without dashes in front.
+        known: The names that are allowed here.
+        paths: Full paths of settings by their last name, such as `train.steps` by `steps`.
+
+    >>> suggest_setting("--steps", ["--train", "--out"], {"steps": "train.steps"})
+    'Did you mean `train.steps`? Known here: --out, --train.'
+    """
+    if key.lstrip("-").partition(".")[0] == "search":
+        return "`quickstudy sweep` takes it, with the same configuration; to train once, leave it out."
+    names = sorted(known)
+    close = get_close_matches(key.lstrip("-").replace("-", "_"), paths, n=1, cutoff=0.8)
+    if close and close[0] not in names:
+        return f"Did you mean `{paths[close[0]]}`? Known here: {', '.join(names)}."
+    return suggest_nearest(key, names)
+
+
 def describe_error(error: BaseException) -> str:
-    """An error that the user's own code raised, on one line and with its place there (else the place below ours)."""
+    """An error that the user's own code raised, on one line, with the file and line in that code.
+
+    Where no frame is in the user's code, the deepest frame of this package below the caller's is named.
+    """
     ours = Path(__file__).parent
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]

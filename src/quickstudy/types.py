@@ -1,7 +1,7 @@
-"""The nouns: parameters, examples, tasks, outcomes.
+"""The types of the data: parameters, examples, tasks, outcomes.
 
-All are NamedTuples or dictionaries of tensors, hence pytrees: `vmap`, slicing and moving to a device need no code of
-their own. Types are written for one task; a batch of tasks is the same type with a leading axis T.
+All are NamedTuples or dictionaries of tensors, hence pytrees: `vmap`, slicing and moving to a device work on them
+without more code. The shapes are those of one task; a batch of tasks is the same type with a leading axis T.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.utils._pytree import tree_map
+
+from quickstudy.torch_private import tree_map
 
 T = TypeVar("T")
 
@@ -20,21 +21,21 @@ Params = dict[str, Tensor]
 Shape = tuple[int, ...]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""`criterion(output, target) -> loss`, a scalar for one set of examples."""
+"""`criterion(output, target) -> loss`: a scalar for one set of examples."""
 
 
 class Examples(NamedTuple):
-    """Inputs with their targets: `x [n, *input]`, `y [n, *target]` (class numbers 0..ways-1 when classifying)."""
+    """Inputs with their targets: `x [n, *input]`, `y [n, *target]` (in classification, class numbers 0..ways-1)."""
 
     x: Shaped[Tensor, "..."]
     y: Shaped[Tensor, "..."]
 
 
 class Task(NamedTuple):
-    """One problem: a support set to adapt on and a query set to be judged on.
+    """One task: a support set to adapt on, and a query set to evaluate on.
 
-    `key` names the task: everything random about its adaptation is a function of (seed, key).
-    `about` is what generated it (class ids, or amplitude and phase, ...), for figures and for the hash of a task list.
+    `key` identifies the task: all randomness of its adaptation is a function of (seed, key).
+    `about` holds what generated it (class ids, amplitude and phase, ...), for figures and for the hash of a task list.
     """
 
     support: Examples
@@ -44,14 +45,14 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a learner made of a task's query set: `loss []` and `output [n_q, *out]`, with a leading T for a batch."""
+    """A learner's result on a task's query set: `loss []` and `output [n_q, *out]`, with a leading T for a batch."""
 
     loss: Float[Tensor, "..."]
     output: Float[Tensor, "..."]
 
 
 def pick(tree: T, index: int | slice) -> T:
-    """Task number `index`, or a slice of tasks, out of a batch.
+    """One task of a batch by its index, or several by a slice.
 
     >>> batch = Examples(torch.zeros(4, 2, 3), torch.zeros(4, 2))
     >>> pick(batch, 0).x.shape, pick(batch, slice(0, 2)).x.shape
@@ -62,13 +63,13 @@ def pick(tree: T, index: int | slice) -> T:
 
 
 def stack(trees: list[T]) -> T:
-    """Tasks of equal sizes as one batch; the inverse of picking each."""
+    """Tasks of equal sizes as one batch."""
     stacked: T = tree_map(lambda *leaves: torch.stack(leaves), *trees)
     return stacked
 
 
 def move(tree: T, *args: Any, **kwargs: Any) -> T:
-    """`Tensor.to` on every floating-point leaf; integers (labels, keys) change device but never type."""
+    """`Tensor.to` on every tensor; integers (labels, keys) change their device but not their type."""
 
     def to(leaf: Tensor) -> Tensor:
         moved = leaf.to(*args, **kwargs)

@@ -1,23 +1,24 @@
-"""The benchmark: whatever is timed computes the same thing, and what is measured is told. No test looks at a time."""
+"""The benchmark: all that is timed computes the same thing, and what was measured is reported. No test reads a time."""
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import torch
 
+from processes import PATIENCE, Command, run_code
 from quickstudy.bench import agreement, contenders, suites
-from quickstudy.bench.contenders import CONTENDERS, PEERS, Contender, chosen_peers
+from quickstudy.bench.contenders import CONTENDERS, PEERS, Contender, choose_peers
 from quickstudy.bench.goals import GOALS, BenchResult, Goal
+from quickstudy.bench.implementations import ByHand, Library
 from quickstudy.bench.machine import count_flops
-from quickstudy.bench.makers import ByHand, Library
-from quickstudy.bench.measure import Fault, Measured, Processes
+from quickstudy.bench.measure import ContenderError, Processes, Timing
 from quickstudy.bench.plots import draw_plots
-from quickstudy.bench.workloads import METHODS, WORKLOADS, Case
+from quickstudy.bench.workloads import BENCH_METHODS, WORKLOADS, Case
 from quickstudy.errors import InputError
 
 EXACT = 1e-8
@@ -27,7 +28,7 @@ CASES = [
     *(
         Case(workload, method, tasks=2, steps=2, queries=1)
         for workload in ("sine", "omniglot")
-        for method in METHODS[:3]
+        for method in BENCH_METHODS[:3]
     ),
     Case("omniglot", "hypermaml", tasks=2, queries=1),
     Case("omniglot20", "hypermaml", tasks=2, queries=1),
@@ -74,9 +75,9 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
         def gradients(self):
             return [g * (1 + 1e-4) for g in super().gradients()]
 
-    monkeypatch.setitem(contenders.MAKERS, "plain", Wrong)
+    monkeypatch.setitem(contenders.IMPLEMENTATIONS, "plain", Wrong)
     found = agreement.check_agreement(Case("sine", tasks=2), ["plain"])["plain"]
-    assert "meta-gradient is wrong: relative error 1.0e-04" in agreement.explain_fault(found)
+    assert "meta-gradient is wrong: relative error 1.0e-04" in agreement.explain_disagreement(found)
 
 
 def test_steps_are_the_same_step_by_hand_and_here():
@@ -97,22 +98,22 @@ def test_operations_are_counted():
 
 HOLDS = """
 import torch
-from quickstudy.bench.makers import ByHand
-from quickstudy.bench.memory import peak_above
+from quickstudy.bench.implementations import ByHand
+from quickstudy.bench.memory import measure_peak_above
 from quickstudy.bench.workloads import Case
 
 class Holds(ByHand):
     def train(self):
         torch.ones(10_000_000)
 
-print(peak_above(Holds(Case("sine", tasks=1), torch.float32, slice(None), {}), "train"))
+print(measure_peak_above(Holds(Case("sine", tasks=1), torch.float32, slice(None), {}), "train"))
 """
 
 
-def test_peak_memory_sees_what_a_step_held_for_a_moment():
-    """In a process of its own: where much was freed before, forty megabytes more need nothing from the system."""
-    done = subprocess.run([sys.executable, "-c", HOLDS], capture_output=True, text=True, check=True)
-    assert 39e6 < int(done.stdout) < 60e6
+def test_peak_memory_sees_what_a_step_held_for_a_moment(tmp_path):
+    """In a process of its own: one that has freed much memory takes forty megabytes of that instead of new ones."""
+    done = Command(HOLDS, cwd=tmp_path, target=run_code).wait()
+    assert done.code == 0 and 39e6 < int(done.out) < 60e6, done
 
 
 def test_the_smoke_suite_from_the_command_line(cli, place):
@@ -131,16 +132,16 @@ def test_the_smoke_suite_from_the_command_line(cli, place):
 
 
 def test_a_contender_that_cannot_take_part_says_why():
-    with Processes("two workers") as both:
-        with pytest.raises(Fault, match="1 tasks do not divide among 2 processes"):
+    with closing(Processes("two workers")) as both:
+        with pytest.raises(ContenderError, match="1 tasks do not divide among 2 processes"):
             both.ask("build", case={"workload": "sine", "tasks": 1})
         both.ask("build", case={"workload": "sine", "tasks": 2})
-        both.ask("go", times=1)  # they average their gradients
+        both.ask("repeat", times=1)  # they average their gradients
         both.children[1].kill()
-        with pytest.raises(Fault, match="its process ended|Connection"):  # whichever of the two is heard first
-            both.ask("go", times=1)
-        with pytest.raises(Fault, match="its process has ended"):
-            both.ask("go", times=1)
+        with pytest.raises(ContenderError, match="its process ended|Connection"):  # of which process is read first
+            both.ask("repeat", times=1)
+        with pytest.raises(ContenderError, match="its process has ended"):
+            both.ask("repeat", times=1)
 
 
 def test_curves_are_drawn_where_one_thing_varies(tmp_path):
@@ -148,7 +149,7 @@ def test_curves_are_drawn_where_one_thing_varies(tmp_path):
     found = BenchResult()
     for count in (1, 4):
         case = Case("sine", tasks=count)
-        found.measured[case] = Measured(case, "plain", {"plain": [0.2, 0.1]}, {}, {"plain": 0.0}, 1)
+        found.timings[case] = Timing(case, "plain", {"plain": [0.2, 0.1]}, {}, {"plain": 0.0}, 1)
     for steps in (1, 5):
         found.memory[Case("omniglot", steps=steps)] = {"eager": 10**8, "recompute": "this engine has no `recompute`"}
     names = sorted(path.name for path in draw_plots(found, tmp_path))
@@ -161,24 +162,24 @@ def test_curves_are_drawn_where_one_thing_varies(tmp_path):
 
 def test_goals_are_read_off():
     case = Case("sine", "maml", 25, 5)
-    found = BenchResult({case: Measured(case, "plain", {"plain": [6.0, 7.0], "eager": [1.0, 1.0]}, {}, {}, 1)})
-    first, second, *rest = [goal.judged(found) for goal in GOALS]
+    found = BenchResult({case: Timing(case, "plain", {"plain": [6.0, 7.0], "eager": [1.0, 1.0]}, {}, {}, 1)})
+    first, second, *rest = [goal.check(found) for goal in GOALS]
     assert (first["value"], first["met"]) == (6.5, True)
     assert (second["value"], second["met"]) == (None, None)  # nobody was compiled
     assert all(goal["met"] is None for goal in rest)
-    assert Goal("", "<=", 1.5, lambda found: 2.0).judged(found)["met"] is False
+    assert Goal("", "<=", 1.5, lambda found: 2.0).check(found)["met"] is False
     memory = {Case("omniglot", "maml", 4, k): {"recompute": 10 * k} for k in (5, 100)}
     assert BenchResult(memory=memory).growth("recompute", *memory) == 20
 
 
 @pytest.mark.parametrize("name", suites.SUITES)
 def test_suites_are_of_known_cases_and_contenders(name):
-    suite = suites.suite(name)
-    assert suite.cells or suite.memory
-    for cell in (*suite.cells, *suite.memory):
+    suite = suites.get_suite(name)
+    assert suite.speed or suite.memory
+    for cell in (*suite.speed, *suite.memory):
         assert cell.case.workload in WORKLOADS and set(cell.names) <= set(CONTENDERS)
         assert cell.case.method == "maml" or not set(cell.names) & set(PEERS)
-    assert len({cell.case for cell in suite.cells}) == len(suite.cells)
+    assert len({cell.case for cell in suite.speed}) == len(suite.speed)
 
 
 def test_the_baseline_has_the_defaults(monkeypatch):
@@ -220,19 +221,13 @@ def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(
 def test_a_polite_kill_ends_the_contenders_and_leaves_no_folder(place):
     (place / "tmp").mkdir()
     words = ["bench", "smoke", "--rounds", "1", "--seconds", "60", "--peers", "none", "--quiet"]
-    bench = subprocess.Popen(
-        [sys.executable, "-m", "quickstudy", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TMPDIR": str(place / "tmp")},
-    )
-    end = time.monotonic() + 120
+    bench = Command(*words, cwd=place, env={"TMPDIR": str(place / "tmp")})
+    end = time.monotonic() + PATIENCE
     while not list((place / "tmp").glob("*/errors")) and time.monotonic() < end:  # a contender's process has started
         time.sleep(0.05)
-    bench.terminate()
-    _, said = bench.communicate(timeout=60)
-    assert (bench.returncode, said) == (1, "error: Interrupted.\n")
+    bench.send_signal(signal.SIGTERM)
+    done = bench.wait()
+    assert (done.code, done.err) == (1, "error: Interrupted.\n")
     assert not list((place / "tmp").iterdir())
 
 
@@ -241,15 +236,15 @@ def test_wrong_cases_are_refused():
         Case("omniglots")
     with pytest.raises(InputError, match="none on sine"):
         Case("sine", "hypermaml")
-    assert chosen_peers(None) == list(PEERS) and chosen_peers(["none"]) == []
+    assert choose_peers(None) == list(PEERS) and choose_peers(["none"]) == []
 
 
 def test_cases_are_chosen_by_their_printed_name():
-    part = suites.suite("mini").only(["maml", "hypermaml"], [], "mini64*5-shot*train")
-    assert [str(cell.case) for cell in part.cells] == [
+    part = suites.get_suite("mini").only(["maml", "hypermaml"], [], "mini64*5-shot*train")
+    assert [str(cell.case) for cell in part.speed] == [
         "mini64 maml K5 5-shot T2 train",
         "mini64 hypermaml 5-shot T2 train",
     ]
-    assert suites.suite("targets").goals and not suites.suite("targets").only(None, [], "sine*").goals
+    assert suites.get_suite("targets").goals and not suites.get_suite("targets").only(None, [], "sine*").goals
     with pytest.raises(InputError, match=r"the cases 'mini46\*'\. Its cases are: mini32 maml K5 1-shot T2 train, "):
-        suites.suite("mini").only(None, [], "mini46*")
+        suites.get_suite("mini").only(None, [], "mini46*")

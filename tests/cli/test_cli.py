@@ -1,5 +1,7 @@
 """The command line as people meet it: what it prints and where, what it refuses, and with which exit code."""
 
+import ast
+import io
 import json
 import os
 import pty
@@ -15,11 +17,20 @@ import pytest
 import yaml
 
 from conftest import COMMAND, SINE
-from quickstudy.cli.command import VERBS
-from quickstudy.cli.commands import demo
-from quickstudy.cli.terminal import described
+from quickstudy.bench.suites import SUITES
+from quickstudy.cli import sources
+from quickstudy.cli.commands import VERBS, demo
+from quickstudy.cli.commands.data import Data
+from quickstudy.cli.commands.list import read_lists
+from quickstudy.cli.terminal import describe_values
+from quickstudy.evaluation.evaluate import PROTOCOLS
+from quickstudy.evaluation.metrics import METRICS
 from quickstudy.methods.registry import METHODS
+from quickstudy.methods.wormhole import CHARTS
+from quickstudy.models.nets import NETS
+from quickstudy.rules.criteria import CRITERIA
 from quickstudy.storage.run import Run
+from quickstudy.tasks import FAMILIES
 from quickstudy.training import config
 
 
@@ -27,6 +38,11 @@ from quickstudy.training import config
 def run(cli, place):
     assert cli("train", "sine.yaml", "--out", "run", "--quiet", "--no-tensorboard").code == 0
     return Run.open("run")
+
+
+def finish(command, **options):
+    """A command run to its end in a process of its own."""
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **options)
 
 
 # -- words --
@@ -52,6 +68,12 @@ def run(cli, place):
         (["train", "sine.yaml", "--out"], "--out has no value; write --out VALUE"),
         (["train", "--resume", "--quiet"], "--resume has no value"),
         (["train", "sine.yaml", "-x"], "`-x` is no option"),
+        (["train", "--train.steps", "--quiet", "sine.yaml"], "--train.steps has no value"),
+        (["train", "--out", "--train.steps", "5", "sine.yaml"], "--out has no value; write --out VALUE"),
+        (["demo", "--seed", "x"], "--seed: invalid literal for int.* 'x'. For more: quickstudy demo --help"),
+        (["evaluate", "run", "--workers", "2.5"], "--workers: invalid literal for int"),
+        (["reproduce", "mtnet", "table-6.1", "x"], "takes one paper and one item; given: mtnet table-6.1 x"),
+        (["train", "sine.yaml", "--train.meta-lr", "x"], "`train.meta_lr`: input should be a valid number"),
         (["list", "tsks"], "nothing called 'tsks' to list. Did you mean `tasks`"),
         (["list", "--train.steps", "5"], "`--train.steps` is no option of `quickstudy list`"),
         (["evaluate"], "Give one or more run directories"),
@@ -92,6 +114,10 @@ def test_words_may_stand_in_any_order(cli, run):
         ("one", ["--train.steps", "6", "sine.yaml", "--out", "one", "--no-tensorboard"]),
         ("two", ["--no-tensorboard", "--out=two", "--train.steps=6", "sine.yaml"]),
         ("three", ["sine.yaml", "--no_tensorboard", "--train.steps", "9", "--out", "three", "--train.steps", "6"]),
+        (
+            "four",
+            ["--no_tensorboard", "--no-tensorboard", "--train.steps", "6", "--out", "four", "--quiet", "sine.yaml"],
+        ),
     ):
         assert cli("train", *words).code == 0
         assert Run.open(name).load("last").state["step"] == 6
@@ -102,12 +128,99 @@ def test_words_may_stand_in_any_order(cli, run):
     assert json.loads(one.out)["mean"] == json.loads(other.out)["mean"] and json.loads(one.out)["tasks"] == 9
 
 
-def test_exit_codes_and_streams_are_those_of_a_good_citizen(shell):
-    done = shell("info")
+def test_exit_codes_and_streams_are_those_of_a_good_citizen(cli, shell):
+    done = shell("list", "charts")
+    assert (done.code, done.err) == (0, "") and "tanh" in done.out
+    done = shell("list", "charst")
+    assert (done.code, done.out) == (2, "") and done.err.startswith("error: There is nothing called 'charst'")
+    done = cli("info")
     assert (done.code, done.err) == (0, "") and "torch" in done.out
-    done = shell("train", "sine.yaml", "--train.optimizer", "sgd", "--train.meta_lr", "1e30", "--quiet", "--out", "run")
+    done = cli("train", "sine.yaml", "--train.optimizer", "sgd", "--train.meta_lr", "1e30", "--quiet", "--out", "run")
     assert (done.code, done.out) == (1, "") and done.err.startswith("error: ")
     assert len(done.err.splitlines()) == 1
+
+
+# What the package's source says is read and not imported: these words are answered before torch could be imported.
+TORCH_FREE = [
+    [],
+    ["--help"],
+    ["-h"],
+    ["trian"],
+    ["--quiet", "train"],
+    *([verb, "--help"] for verb in VERBS),
+    *(["data", verb, "--help"] for verb in Data.verbs),
+    ["data", "chekc"],
+    ["list", "--jsn"],
+    ["train", "sine.yaml", "--quite"],
+    ["train", "sine.yaml", "--steps", "5"],
+    ["train", "sine.yaml", "again.yaml"],
+    ["evaluate", "run", "--workers", "x"],
+    ["list"],
+    ["list", "methods", "--json"],
+]
+HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "optuna", "pydantic")
+
+
+def test_help_lists_and_typing_errors_import_no_torch(place):
+    """In one process: what is not imported after the last of these word lines was imported by none of them."""
+    script = (
+        "import sys\nfrom quickstudy.__main__ import main\n"
+        f"for words in {TORCH_FREE!r}:\n"
+        "    sys.argv = ['quickstudy', *words]\n"
+        "    code = main()\n"
+        f"    print([code, words, [name for name in {HEAVY!r} if name in sys.modules]], file=sys.stderr)\n"
+    )
+    done = finish([sys.executable, "-c", script], cwd=place)
+    assert done.returncode == 0, done.stderr
+    lines = [ast.literal_eval(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [words for _, words, _ in lines] == TORCH_FREE
+    for code, words, imported in lines:
+        wanted = 0 if "--help" in words or "-h" in words or words in (["list"], ["list", "methods", "--json"]) else 2
+        assert (code, imported) == (wanted, []), words
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("list >&-", 1, "error: Standard output is closed"),
+        ("list --json >&-", 1, "error: Standard output is closed"),
+        ("list >/dev/full", 1, "error: Output cannot be written: No space left on device."),
+        ("list --json >/dev/full", 1, "error: Output cannot be written: No space left on device."),
+        ("list --help >/dev/full", 1, "error: Output cannot be written: No space left on device."),
+        ("trian --json >/dev/full", 2, "error: There is no verb 'trian'"),
+        ("list charts 2>&-", 0, ""),
+        ("list charts 2>/dev/full", 0, ""),
+        ("trian 2>&-", 2, ""),
+        ("trian 2>/dev/full", 2, ""),
+        ("trian >&- 2>&-", 1, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full_end_in_a_line(place, line, code, said):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = finish(["bash", "-c", f"{COMMAND} {line}"], cwd=place, env=buffered)
+    assert done.returncode == code and len(done.stderr.splitlines()) == bool(said) and done.stderr.startswith(said), (
+        done
+    )
+
+
+def test_files_in_the_current_directory_replace_no_library(place, shell):
+    """They are found as parts of a configuration, and only then."""
+    for name in ("matplotlib", "yaml", "tyro", "rich"):
+        (place / f"{name}.py").write_text(f"print('{name}.py was run')\nraise SystemExit(7)\n")
+    (place / "mine.py").write_text(
+        "from torch import nn\ndef net(inputs, outputs):\n    return nn.Linear(inputs[0], outputs)\n"
+    )
+    for command in ([COMMAND], [sys.executable, "-m", "quickstudy"]):
+        done = finish([*command, "list", "charts"], cwd=place)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("charts\n"), done
+    words = "train sine.yaml --model mine:net --train.steps 1 --out run --no-tensorboard --quiet"
+    begin = (
+        "from quickstudy.cli.main import main\n"
+        f"print([main(words.split()) for words in ({words!r}, 'report run', 'info run')])"
+    )
+    done = finish([sys.executable, "-P", "-c", begin], cwd=place)  # as in the command, the directory is not on sys.path
+    assert done.stdout.startswith("run/report/index.html\n") and done.stdout.endswith("[0, 0, 0]\n"), done
+    assert "was run" not in done.stdout
 
 
 # -- what is printed --
@@ -181,16 +294,18 @@ def test_tables_fit_the_terminal(cli, run, monkeypatch, columns, boxed):
         assert ("┃" in done.out) == boxed and ("  method: maml\n" in done.out) != boxed
 
 
-def test_a_terminal_without_the_signs_gets_others(shell, run):
-    done = shell("evaluate", "run", env={"PYTHONIOENCODING": "ascii"})
-    assert done.code == 0 and "maml" in done.out and "?" in done.out
+def test_a_terminal_without_the_signs_gets_others(cli, run, monkeypatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert cli("evaluate", "run").code == 0
+    assert b"maml" in out.getvalue() and b"?" in out.getvalue()
 
 
 @pytest.mark.parametrize("reader", ["head -1", "true"])  # one leaves after a line, one before the first
 def test_a_reader_that_leaves_early_is_no_error(place, reader):
     line = f"{COMMAND} list charts | {reader}"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=place, env=buffered)
+    done = finish(["bash", "-c", line], cwd=place, env=buffered)
     assert done.stdout == ("charts\n" if reader == "head -1" else "") and done.stderr == ""
 
 
@@ -200,11 +315,45 @@ def test_signs_that_mean_something_to_the_printer_are_printed(cli):
 
 
 def test_what_a_family_says_reads_well():
-    assert described({"name": "digits", "split_rule": "by image", "classes": {"train": 10, "test": 4}, "ways": 5}) == (
-        "digits: split rule by image, classes (train 10, test 4), ways 5"
-    )
-    assert described({"x": (-5.0, 5.0), "sizes": [1, 2, 3]}) == "x -5 to 5, sizes 1, 2, 3"
-    assert described({}) == ""
+    assert describe_values(
+        {"name": "digits", "split_rule": "by image", "classes": {"train": 10, "test": 4}, "ways": 5}
+    ) == ("digits: split rule by image, classes (train 10, test 4), ways 5")
+    assert describe_values({"x": (-5.0, 5.0), "sizes": [1, 2, 3]}) == "x -5 to 5, sizes 1, 2, 3"
+    assert describe_values({}) == ""
+
+
+def test_lists_say_what_the_objects_say(cli):
+    """They are read from the source; importing the objects gives the same."""
+
+    def first_lines(registry):
+        return {name: (thing.__doc__ or "").strip().partition("\n")[0] for name, thing in registry.items()}
+
+    assert read_lists() == {
+        "methods": first_lines(METHODS),
+        "models": first_lines(NETS),
+        "tasks": first_lines(FAMILIES),
+        "configurations": {
+            name: path.read_text().partition("\n")[0].lstrip("# ") for name, path in config.shipped_configs().items()
+        },
+        "protocols": {
+            name: f"{p.tasks} tasks" + (f", {p.repeats} times over" if p.repeats > 1 else "")
+            for name, p in PROTOCOLS.items()
+        },
+        "charts": CHARTS,
+        "losses": first_lines(CRITERIA),
+        "metrics": first_lines({name: metric.measure for name, metric in METRICS.items()}),
+        "suites": {name: make().about for name, make in SUITES.items()},
+    }
+    assert sources.read_fields("training.config.schema", "Config") == list(config.Config.model_fields)
+    for part, settings in (("Train", config.TrainSettings), ("Evaluate", config.EvaluateSettings)):
+        assert sources.read_fields("training.config.schema", f"{part}Settings") == list(settings.model_fields)
+
+
+def test_every_file_of_a_verb_is_in_the_table():
+    folder = sources.ROOT / "cli" / "commands"
+    files = {path.stem for path in folder.iterdir() if not path.stem.startswith("__")}
+    assert files == {path.partition(":")[0] for path in VERBS.values()} == set(VERBS)
+    assert {path.stem for path in (folder / "data").glob("[!_]*.py")} == set(Data.verbs)
 
 
 def test_lists_name_everything_there_is(cli):
@@ -347,7 +496,7 @@ def parts(place):
     return place
 
 
-def test_a_users_tasks_model_and_method_are_trained_stopped_resumed_and_evaluated(parts, shell):
+def test_a_users_tasks_model_and_method_are_trained_stopped_resumed_and_evaluated(parts, cli):
     settings = {
         "tasks": {"name": "parts0:Waves", "shift": 2.5},
         "model": {"name": "parts0:net", "width": 5},
@@ -366,8 +515,8 @@ def test_a_users_tasks_model_and_method_are_trained_stopped_resumed_and_evaluate
     text = path.read_text()
     assert "steps: 50000" in text and "shift: 2.5" in text
     path.write_text(text.replace("steps: 50000", f"steps: {step + 10}"))  # training longer, or less long, is editing it
-    assert shell("train", "--resume", "run", "--quiet").code == 0
-    done = shell("evaluate", "run", "--evaluate.tasks", 20)
+    assert cli("train", "--resume", "run", "--quiet").code == 0
+    done = cli("evaluate", "run", "--evaluate.tasks", 20)
     assert done.code == 0 and "parts0:method" in done.out and "waves: shots 10" in done.err
     assert Run.open("run").results()["test"].summary["step"] in range(10, step + 11)
 
@@ -422,16 +571,15 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(cli, run, place
 # -- one part in place of another --
 
 
-def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so(shell):
-    done = shell(
+@pytest.mark.filterwarnings("always::quickstudy.training.config.factories.Dropped")
+def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so(cli):
+    done = cli(
         "train", "sine.yaml", "--method", "reptile", "--tasks", "gaussians", "--model.std", "0.1", "--print-config"
     )
     assert done.code == 0
     assert yaml.safe_load(done.out)["method"]["inner_lr"] == 0.01  # which reptile has as well
     assert done.err == ""
-    done = shell(
-        "train", "digits-maml", "--method", "protonet", "--model", "mlp", "--model.std", "0.1", "--print-config"
-    )
+    done = cli("train", "digits-maml", "--method", "protonet", "--model", "mlp", "--model.std", "0.1", "--print-config")
     assert done.code == 0
     assert {"inner_lr", "inner_steps"}.isdisjoint(yaml.safe_load(done.out)["method"])
     assert yaml.safe_load(done.out)["model"] == {"name": "mlp", "hidden": [40, 40], "std": 0.1}
@@ -466,16 +614,19 @@ def test_ctrl_c_while_torch_is_imported_is_quiet(place):
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    raise ImportError('torch is broken') from None\n"
     )
-    begin = "import sys; from quickstudy_entry import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", begin, "list"], capture_output=True, text=True, cwd=place, timeout=60)
+    begin = "import sys; from quickstudy.__main__ import main; sys.exit(main())"
+    done = finish([sys.executable, "-c", begin, "info"], cwd=place)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: Interrupted.\n")
 
 
-def test_the_command_begins_outside_the_package(place):
-    begin = "import sys; from quickstudy_entry import main; print('torch' in sys.modules); sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", begin, "lisst"], capture_output=True, text=True, cwd=place, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "False\n")
-    assert "There is no verb 'lisst'" in done.stderr
+def test_ctrl_c_outside_an_import_is_an_interruption(place):
+    begin = (
+        "import os, signal, sys; from quickstudy.__main__ import main; from quickstudy.cli.commands.list import List\n"
+        "List.run = lambda *words: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import atexit; atexit.register(print, 'put away'); sys.exit(main())"
+    )
+    done = finish([sys.executable, "-c", begin, "list"], cwd=place)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "put away\n", "error: Interrupted.\n")
 
 
 def test_an_interrupted_evaluation_leaves_no_result(cli, run):

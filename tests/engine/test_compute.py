@@ -1,4 +1,4 @@
-"""How the machine is used: threads are kept with the run, and a model that vmap gets wrong is trained on the loop."""
+"""Compute settings: threads are saved with the run, and a model that vmap gets wrong is trained on the loop."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ DIGITS = {
 
 
 class Own(nn.BatchNorm2d):
-    """A norm with a forward of its own, so that no pass makes it safe."""
+    """A norm with a forward of its own, which `with_safe_norms` does not change."""
 
     def forward(self, input):
         return super().forward(input)
@@ -31,7 +31,7 @@ def own_norm():
     )
 
 
-def test_training_distrusts_a_model_that_vmap_gets_wrong(tmp_path):
+def test_a_model_that_vmap_gets_wrong_is_trained_on_the_loop(tmp_path):
     setup = build(parse_config(DIGITS))
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
     with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
@@ -47,7 +47,7 @@ def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
     assert (setup.learner.engine.backend, setup.learner.engine.compile) == ("loop", False)
 
 
-def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
+def test_threads_are_saved_with_the_run_and_restored_after_it(tmp_path):
     before = torch.get_num_threads()
     setup = build(parse_config(DIGITS, ["--compute.threads", "2", "--compute.backend", "loop"]))
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
@@ -65,10 +65,10 @@ def test_threads_are_kept_with_the_run_and_given_back(tmp_path):
 
 def test_chunks_and_backends_can_be_chosen():
     setup = build(parse_config(DIGITS, ["--compute.backend", "vmap", "--compute.chunk", "1"]))
-    assert (setup.learner.engine.backend, setup.learner.engine.chunk) == ("vmap", 1)
+    assert (setup.learner.engine.backend, setup.learner.engine.settings.chunk) == ("vmap", 1)
 
 
-def test_evaluation_switches_dropout_off_and_gives_the_modes_back():
+def test_evaluation_switches_dropout_off_and_restores_the_modes():
     setup = build(parse_config(DIGITS))
     setup.learner.head.append(nn.Dropout(0.5))
     setup.learner.train()

@@ -1,13 +1,13 @@
-"""Devices and precision, as far as a CPU can tell.
+"""Devices and precision, as far as a CPU can test them.
 
-Torch's `meta` device holds no numbers, but like a GPU it refuses to be mixed with the CPU.
+Torch's `meta` device stores no values, but like a GPU it refuses operations with tensors of the CPU.
 """
 
 import numpy as np
 import pytest
 import torch
 
-from cases import METHODS, NETS, learner, tasks
+from cases import CONV_BATCH_NORM, METHODS, MLP, NETS, ONE_OF_EACH_KIND, learner, tasks
 from quickstudy import Engine, Episodes, InputError
 from quickstudy.engine.devices import choose_device, list_devices
 from quickstudy.engine.precision import autocast_products, scaled_gradient
@@ -20,10 +20,10 @@ from quickstudy.types import pick
 
 META = torch.device("meta")
 READS = ("hypermaml", "hypermaml_eq7", "hypermaml_appendix_b", "mamlpp", "wormhole_literal", "emission_beside_gain")
-"""Methods that look at a scheduled number, or at one of the data, to skip what would be for nothing."""
+"""Methods that read a value on the CPU, to skip work that would have no effect: the meta device has no values."""
 
 
-def test_meta_refuses_to_mix():
+def test_the_meta_device_refuses_tensors_of_another():
     with pytest.raises(RuntimeError):
         torch.zeros(3, device=META) + torch.zeros(3)
 
@@ -31,15 +31,16 @@ def test_meta_refuses_to_mix():
 @pytest.mark.parametrize("backend", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 @pytest.mark.parametrize("method", [m for m in METHODS if m.name not in READS], ids=lambda m: m.name)
 def test_everything_happens_on_the_learners_device(method, backend):
-    one = learner(method, NETS[1]).to(META)
+    net = CONV_BATCH_NORM if method.name in ONE_OF_EACH_KIND else MLP  # rules make tensors; nets hardly do
+    one = learner(method, net).to(META)
     one.engine = Engine(backend)
-    batch = tasks(NETS[1])  # on the CPU, as all tasks are drawn
+    batch = tasks(net)  # on the CPU, where all tasks are drawn
     outcome, gradients = one.meta_gradient(batch)
     with torch.no_grad():
         judged = one(batch, evaluating=True)
     found = [outcome.output, outcome.loss, judged.output, *one.observe(batch).values()]
     assert {t.device for t in [*found, *(g for g in gradients if g is not None)]} == {META}
-    assert one.engine.backend == backend  # a device in the wrong place would look like a refusal
+    assert one.engine.backend == backend  # an error of two devices would look like a refusal of vmap
 
 
 def pictures():
@@ -54,7 +55,7 @@ def image_tasks(recipe, rotations):
 
 @pytest.mark.parametrize("rotations", ["none", "classes", "augment"])
 @pytest.mark.parametrize("recipe", list(PREPARATIONS))
-def test_held_pictures_are_prepared_where_they_are(recipe, rotations):
+def test_pictures_on_a_device_are_prepared_there(recipe, rotations):
     family = image_tasks(recipe, rotations)
     task = family.on(META, most=10**6).source("train", size=2)(0)
     assert task.support.x.device == task.query.x.device == META
@@ -63,8 +64,8 @@ def test_held_pictures_are_prepared_where_they_are(recipe, rotations):
     assert all(torch.equal(task.about[name], here.about[name]) for name in here.about)
 
 
-def test_held_pictures_are_the_same_tasks():
-    """On the CPU as a device of its own: the gather differs, the tasks do not."""
+def test_pictures_on_a_device_give_the_same_tasks():
+    """With the CPU as the device: the code path is that of a device, the tasks are the same."""
     images, labels = pictures()
     plain = Episodes.by_class(images, labels, ways=2, shots=1, queries=2)
     crossed = Cross(train=plain, test=plain)
@@ -74,7 +75,7 @@ def test_held_pictures_are_the_same_tasks():
         assert family.describe() == family.on(torch.device("cpu"), most=10**6).describe()
 
 
-def test_what_is_too_large_stays():
+def test_pictures_that_are_too_large_stay_on_the_cpu():
     family = image_tasks("none", "none")
     assert family.on(META, most=100) is family
 
@@ -100,7 +101,7 @@ def test_devices_that_are_not_there_are_refused(monkeypatch):
         choose_device("auto")
 
 
-def test_a_config_keeps_auto():
+def test_a_configuration_keeps_auto_as_its_device():
     setup = build(
         parse_config(
             {"tasks": "sine", "model": "mlp", "method": "maml"} | {"method": {"name": "maml", "inner_lr": 0.1}}
@@ -113,7 +114,7 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients if g is not None])
 
 
-@pytest.mark.parametrize("kind, bound", [("bf16", 2**-4), ("fp16", 2**-7)])
+@pytest.mark.parametrize(("kind", "bound"), [("bf16", 2**-4), ("fp16", 2**-7)])
 @pytest.mark.parametrize(
     "method", [m for m in METHODS if m.name in ("maml", "anil", "hypermaml")], ids=lambda m: m.name
 )
@@ -130,13 +131,13 @@ def test_autocast_rounds_the_same_factors_on_the_loop_and_under_vmap(method, kin
     exact = found["loop", None]
     for backend in ("loop", "vmap"):
         error = (found[backend, kind] - exact).norm() / exact.norm()
-        # Rounded at all, and by no more than some roundings (2^-9, 2^-12) amplified by a net of five layers.
+        # There is a rounding error, of no more than some roundings (2^-9, 2^-12) amplified by five layers.
         assert 2**-16 < error < 4 * bound
     gap = (found["loop", kind] - found["vmap", kind]).norm() / exact.norm()
     assert gap < bound
 
 
-def test_adapting_rounds_as_an_evaluation_does():
+def test_adapt_rounds_as_evaluation_does():
     method = next(m for m in METHODS if m.name == "maml")
     one, batch = learner(method, NETS[1]), tasks(NETS[1])
     support = pick(batch.support, 0)
@@ -152,7 +153,7 @@ def test_adapting_rounds_as_an_evaluation_does():
 
 
 def test_double_precision_is_left_alone():
-    """So that `learner.check`, which compares to the last digits, compares the same function."""
+    """So `learner.check`, which compares in float64, compares unrounded functions."""
     a, b = torch.randn(3, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
     with autocast_products("bf16"):
         torch.testing.assert_close(a @ b, (a[:, :, None] * b).sum(1), rtol=1e-12, atol=1e-14)

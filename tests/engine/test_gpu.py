@@ -8,7 +8,7 @@ import torch
 from cases import METHODS, NETS, learner, tasks
 from quickstudy import Engine, maml
 from quickstudy.engine.devices import free_bytes, list_devices
-from quickstudy.engine.engine import Chunked
+from quickstudy.engine.engine import SplitBatchWarning
 from quickstudy.engine.memory import measure_memory
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.models.nets import mlp
@@ -43,7 +43,7 @@ def test_loop_and_vmap_are_the_cpu_in_double_precision(double, method, net):
         one.engine = Engine(backend)
         there, gradients = one.meta_gradient(batch)
         assert there.output.device == CUDA
-        # Other kernels add up in another order; second order amplifies it as on the CPU, where 1e-12 is seen.
+        # Other kernels add in another order, and second order amplifies the rounding; on the CPU it is 1e-12.
         torch.testing.assert_close(move(there, "cpu"), here, rtol=1e-8, atol=1e-10)
         torch.testing.assert_close([g if g is None else g.cpu() for g in gradients], expected, rtol=1e-8, atol=1e-10)
 
@@ -55,7 +55,7 @@ def test_the_task_list_and_the_metric_are_those_of_the_cpu(name):
         setup = build(load_config(name, ["--compute.device", device]))
         found[device] = evaluate(setup.learner, setup.judged, setup.metric, n=60)
     assert found["cpu"].hash == found["cuda"].hash
-    # Single precision: a query near the boundary may change sides, one in 60 tasks of 10 queries and more.
+    # In single precision a query near the boundary may change its class: one in 60 tasks of 10 queries or more.
     close = torch.isclose(*(torch.from_numpy(found[device].values) for device in ("cpu", "cuda")), rtol=1e-2, atol=1e-3)
     assert close.double().mean() > 0.9
     assert found["cpu"].spread.mean == pytest.approx(found["cuda"].spread.mean, rel=1e-2)
@@ -101,7 +101,7 @@ def test_autocast_moves_the_gradient_by_no_more_than_its_rounding(kind):
     assert 0 < error < {"bf16": 0.25, "fp16": 0.05}[kind]
 
 
-def test_pictures_are_held_on_the_device():
+def test_pictures_are_stored_on_the_device():
     setup = build(load_config("digits-maml", ["--compute.device", "cuda"]))
     there = setup.family.source("train", size=3)(7)
     assert there.support.x.device == CUDA
@@ -110,20 +110,20 @@ def test_pictures_are_held_on_the_device():
     assert torch.equal(there.key, here.key)
 
 
-def test_chunks_fit_what_may_be_used():
+def test_chunks_fit_the_memory_that_may_be_used():
     one = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=5, loss="mse").to(CUDA)
     batch = Sine().source("train", size=512)(0)
     one.engine = Engine("vmap")
-    outcome, gradients = one.meta_gradient(batch)
+    outcome, _gradients = one.meta_gradient(batch)
     torch.cuda.reset_peak_memory_stats(CUDA)
     before = torch.cuda.memory_allocated(CUDA)
     one.meta_gradient(batch)
     whole = torch.cuda.max_memory_allocated(CUDA) - before
-    # What is foretold from two tasks is what the device's own counter says, which rounds each tensor up to 512 bytes.
+    # The prediction from two tasks agrees with the device's own counter, which rounds each tensor up to 512 bytes.
     assert measure_memory(lambda n: one.meta_gradient(pick(batch, slice(n)))).of(512) == pytest.approx(whole, rel=0.2)
-    one.engine = Engine("vmap", room=whole // 4)
-    with pytest.warns(Chunked):
-        parts, cut = one.meta_gradient(batch)
+    one.engine = Engine("vmap", memory=whole // 4)
+    with pytest.warns(SplitBatchWarning):
+        parts, _cut = one.meta_gradient(batch)
     torch.cuda.reset_peak_memory_stats(CUDA)
     one.meta_gradient(batch)
     assert torch.cuda.max_memory_allocated(CUDA) - before < whole // 2

@@ -1,7 +1,10 @@
-"""Memory: what a batch takes is measured, cut to fit, said before a run, and never grows from step to step."""
+"""Memory: the need of a batch is measured and shown, a batch is split to fit, and steps leak nothing."""
 
+import _thread
 import gc
 import warnings
+import weakref
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,8 @@ import yaml
 from conftest import SINE
 from quickstudy import Engine, InputError, RunError, maml
 from quickstudy.engine.devices import _free_on_machine, format_bytes, parse_amount
-from quickstudy.engine.engine import Chunked
-from quickstudy.engine.memory import Need, explain_out_of_memory, is_out_of_memory, measure_memory, peak_bytes
+from quickstudy.engine.engine import SplitBatchWarning
+from quickstudy.engine.memory import MemoryNeed, explain_out_of_memory, is_out_of_memory, measure_memory, peak_bytes
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.models.nets import mlp
 from quickstudy.storage.run import Run
@@ -22,7 +25,7 @@ from quickstudy.training.train import train
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import move, pick
 
-TOO_MUCH = 2**60  # bytes: beyond any address space, so that every allocator refuses at once
+TOO_MUCH = 2**60  # bytes, more than any address space: every allocator refuses
 
 
 def sine(*overrides):
@@ -31,7 +34,7 @@ def sine(*overrides):
 
 def test_the_peak_counts_what_is_alive_at_once():
     def chain():
-        x = torch.zeros(1000)  # 4 kB, and each next one beside the last
+        x = torch.zeros(1000)  # 4 kB, and each new one while the last is alive
         for _ in range(5):
             x = x + 1
         return x
@@ -42,8 +45,27 @@ def test_the_peak_counts_what_is_alive_at_once():
     assert peak_bytes(lambda: given.add_(1)) == 0 and peak_bytes(lambda: given.view(10, 100)) == 0
 
 
+def test_a_ctrl_c_that_comes_while_a_counted_storage_is_freed_is_raised():
+    """Python drops an exception that is raised in the callback of a weak reference, so no signal may be handled there.
+
+    The test's own callback sends the signal. It is a function in C, which does not handle the signal itself. It runs
+    first: the callbacks of an object are called from the newest to the oldest.
+    """
+    send = defaultdict(_thread.interrupt_main).__getitem__  # calls `interrupt_main` for a missing key
+
+    def run():
+        x = torch.zeros(1000)
+        reference = weakref.ref(x.untyped_storage(), send)
+        hash(reference)  # a key needs a hash, and a dead reference has one only if it was computed before
+        del x
+        return torch.zeros(1000)
+
+    with pytest.raises(KeyboardInterrupt):
+        peak_bytes(run)
+
+
 @pytest.mark.parametrize("evaluating", [False, True], ids=["training", "evaluation"])
-def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
+def test_the_need_of_two_tasks_predicts_that_of_many(evaluating):
     learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3, loss="mse")
     tasks = Sine().source("train", size=16)(0)
 
@@ -54,12 +76,12 @@ def test_the_need_of_two_tasks_foretells_that_of_many(evaluating):
             return learner(pick(tasks, slice(n)), evaluating=True)
 
     need = measure_memory(run)
-    # Not equal: the sums over tasks and the parameters' own gradients are alive at other moments.
+    # Not equal: the sums over tasks and the gradients of the parameters are alive at other moments.
     assert need.of(16) == pytest.approx(peak_bytes(lambda: run(16)), rel=0.02)
 
 
 @pytest.mark.slow
-def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
+def test_memory_does_not_grow_with_tasks_in_chunks_or_on_the_loop():
     learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=3, loss="mse")
     tasks = Sine().source("train", size=32)(0)
 
@@ -69,58 +91,60 @@ def test_memory_is_flat_in_tasks_with_chunks_and_on_the_loop():
 
     assert takes(Engine("vmap"), 32) > 7 * takes(Engine("vmap"), 4)
     for engine in (Engine("vmap", chunk=8), Engine("loop")):
-        # What grows is the outcome that is handed back: a loss and ten outputs for each task.
+        # The outcome that is returned does grow: a loss and ten outputs for each task.
         assert takes(engine, 32) < 1.1 * takes(engine, 16)
 
 
-def test_what_does_not_fit_is_run_in_parts_that_do_with_the_same_result():
+def test_a_batch_that_does_not_fit_runs_in_parts_with_the_same_result():
     learner = maml(mlp(1, 1, hidden=(40, 40)), inner_lr=0.01, inner_steps=2, loss="mse").double()
     tasks = move(Sine().source("train", size=32)(0), torch.float64)
     learner.engine = Engine("vmap")
     whole = peak_bytes(lambda: learner.meta_gradient(tasks))
     outcome, gradients = learner.meta_gradient(tasks)
-    learner.engine = Engine("vmap", room=whole // 4)
-    with pytest.warns(Chunked, match=r"32 tasks at once would take .* `compute.chunk` \d keeps it so"):
+    learner.engine = Engine("vmap", memory=whole // 4)
+    with pytest.warns(
+        SplitBatchWarning, match=r"32 tasks at once would take .* Set `compute.chunk` to \d to keep it so"
+    ):
         parts, cut = learner.meta_gradient(tasks)
-    assert peak_bytes(lambda: learner.meta_gradient(tasks)) < whole // 3  # the outcomes of all parts come on top
+    assert peak_bytes(lambda: learner.meta_gradient(tasks)) < whole // 3  # and the outcomes of all parts
     torch.testing.assert_close(parts, outcome)
     torch.testing.assert_close(cut, gradients)
 
 
-def test_what_fits_is_left_whole_and_a_chunk_that_was_asked_for_stays():
+def test_a_batch_that_fits_is_not_split_and_a_given_chunk_is_used():
     learner = maml(mlp(1, 1, hidden=(8,)), inner_lr=0.01, loss="mse")
     tasks = Sine().source("train", size=8)(0)
     seen = []
     one = learner.solve
     learner.solve = lambda *args: seen.append(1) or one(*args)
-    for engine, calls in ((Engine("vmap", room=10**9), 3), (Engine("vmap", chunk=2, room=1), 4)):
+    for engine, calls in ((Engine("vmap", memory=10**9), 3), (Engine("vmap", chunk=2, memory=1), 4)):
         learner.engine, seen[:] = engine, []
         learner.meta_gradient(tasks)
-        assert len(seen) == calls  # measured on one and on two, then all at once; or four chunks of two
+        assert len(seen) == calls  # one task, two tasks, then all at once; or four chunks of two
 
 
-def test_evaluation_is_cut_by_its_own_need(tmp_path):
+def test_evaluation_is_split_by_its_own_need(tmp_path):
     setup = sine("--compute.backend", "vmap")
     together = evaluate(setup.learner, setup.family, setup.metric, n=50)
     with torch.no_grad():
         tasks = setup.family.source("test", size=50)(0)
         whole = peak_bytes(lambda: setup.learner(tasks, evaluating=True))
-    setup.learner.engine = Engine("vmap", room=whole // 5)
-    with pytest.warns(Chunked, match="50 tasks at once"):
+    setup.learner.engine = Engine("vmap", memory=whole // 5)
+    with pytest.warns(SplitBatchWarning, match="50 tasks at once"):
         cut = evaluate(setup.learner, setup.family, setup.metric, n=50)
     assert cut.hash == together.hash
     torch.testing.assert_close(torch.from_numpy(cut.values), torch.from_numpy(together.values))
 
 
-def test_measuring_leaves_the_generator_as_it_was():
+def test_measuring_does_not_change_the_random_state():
     state = torch.get_rng_state()
-    measure_memory(lambda n: torch.rand(n))
+    measure_memory(torch.rand)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_one_task_is_the_least():
-    assert Need(fixed=10, task=5).fitting(room=3) == 1
-    assert Need(fixed=0, task=0).fitting(room=7) == 7
+def test_at_least_one_task_fits():
+    assert MemoryNeed(fixed=10, task=5).tasks_in(3) == 1
+    assert MemoryNeed(fixed=0, task=0).tasks_in(7) == 7
 
 
 @pytest.mark.parametrize(
@@ -136,9 +160,9 @@ def test_an_allocator_that_refuses_is_recognised(make):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         make()
     assert is_out_of_memory(caught.value)
-    with pytest.raises(RunError, match="Step 3: out of memory.*compute.chunk.*meta_batch_size.*compute.recompute"):
-        with explain_out_of_memory("Step 3"):
-            make()
+    names = "Step 3: out of memory.*compute.chunk.*meta_batch_size.*compute.recompute"
+    with pytest.raises(RunError, match=names), explain_out_of_memory("Step 3"):
+        make()
 
 
 def test_other_errors_pass_unchanged():
@@ -177,11 +201,11 @@ def net():
 """
 
 
-def test_a_run_that_runs_out_says_what_to_set_and_where_it_stood(shell, place):
+def test_a_run_that_runs_out_of_memory_names_settings_and_its_checkpoint(cli, place):
     (place / "hungry.py").write_text(HUNGRY)
     (place / "hungry.yaml").write_text(yaml.safe_dump(SINE | {"model": "hungry:net"}))
     words = ("--train.checkpoint_every", "1", "--train.validate_every", "0", "--train.steps", "50")
-    done = shell("train", "hungry.yaml", *words, "--compute.backend", "loop", "--out", "run")
+    done = cli("train", "hungry.yaml", *words, "--compute.backend", "loop", "--out", "run")
     assert done.code == 1 and "out of memory" in done.err
     for word in ("compute.chunk", "train.meta_batch_size", "compute.recompute", "last good checkpoint"):
         assert word in done.err
@@ -194,8 +218,8 @@ def test_one_task_that_is_too_large_is_refused_before_a_run_is_made(cli, place):
 
 
 @pytest.mark.parametrize("method", [pytest.param("maml", marks=pytest.mark.slow), "mtnet"])
-def test_five_hundred_steps_leak_nothing(tmp_path, method):
-    """Live tensors are the same at every step; resident memory settles."""
+def test_five_hundred_steps_leak_no_memory(tmp_path, method):
+    """The number of live tensors is the same at every step; resident memory stops growing."""
     setup = sine("--method", method, "--train.steps", "600", "--train.validate_every", "0", "--train.log_every", "600")
     run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
     alive, resident = [], []
@@ -209,7 +233,7 @@ def test_five_hundred_steps_leak_nothing(tmp_path, method):
 
     train(setup, run, Count())
     assert len(alive) == 6 and len(set(alive)) == 1
-    # 4 MB: an allocator may still take a few pages. A leak of one task's graph (19 kB) a step would be 10 MB.
+    # 4 MB: an allocator may still take some pages. A leak of one task's graph (19 kB) in each step would be 10 MB.
     assert resident[-1] - resident[0] < 4e6
 
 
@@ -248,7 +272,7 @@ def test_info_tells_what_a_configuration_takes(cli):
     assert "Did you mean `sine-maml`" in cli("info", "sine-mamml", "--train.steps", "4").err
 
 
-def test_info_on_a_damaged_run_speaks_of_the_run_alone(cli, place):
+def test_info_on_a_damaged_run_reports_the_run_only(cli, place):
     (place / "run").mkdir()
     (place / "run" / "config.yaml").write_text("garbage")
     done = cli("info", "run")

@@ -1,27 +1,31 @@
-"""Several workers: the results of one up to rounding, one writer, and an end that loses nothing."""
+"""Several workers give the results of one up to rounding, one of them writes, and no end loses saved work."""
 
+import functools
 import json
+import operator
 import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import Done
 from quickstudy.engine import launch as launching
-from quickstudy.engine.distributed import ALONE, Sums, World, join_world
-from quickstudy.engine.launch import _code, _wait, launch
+from quickstudy.engine.distributed import SINGLE_WORKER, StepSums, World, join_world
+from quickstudy.engine.launch import _exit_code, _wait_for, launch_workers
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.run import Run
 
-# float32: the sum over tasks is taken in another order, and Adam divides by its size a gradient that may have
+# float32: the sum over tasks has another order, and Adam divides a gradient by its size even where terms have
 # cancelled. 20 steps of 1e-3 move a weight by up to 2e-2.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 TIMELESS = ("seconds", "adapt_ms", "train_seconds")
 
-# Tasks whose drawing ends the worker that the environment names, in a step that it names: END="12 1 SIGKILL".
+# Tasks that end a worker while they are drawn. END="12 1 SIGKILL" names the step, the worker and the signal.
 MINE = """
 import os, signal
 from dataclasses import dataclass
@@ -44,6 +48,32 @@ class Ending(Sine):
 """
 
 ENDING = ["train", "sine.yaml", "--tasks", "of_world:Ending", "--train.steps", 24, "--train.checkpoint_every", 5]
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """A function that runs a command in `fork_server.py`."""
+    script = Path(__file__).with_name("fork_server.py")
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def ask(request):
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield ask
+        server.stdin.close()
+
+
+@pytest.fixture
+def forked(place, fork_server):
+    """As `shell`, in a fork of a process that has imported the package: see `fork_server.py`."""
+
+    def run(*words, env=None):
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR")} | (env or {})
+        return Done(**fork_server({"words": [str(word) for word in words], "cwd": str(place), "env": environment}))
+
+    return run
 
 
 @pytest.fixture
@@ -77,12 +107,12 @@ def assert_same_run(one, other):
 @pytest.mark.parametrize(("size", "tasks"), [(1, 4), (2, 5), (3, 3), (4, 2), (5, 0)])
 def test_shares_are_disjoint_cover_the_batch_and_differ_by_one(size, tasks):
     parts = [list(range(tasks))[World(rank, size).share(tasks)] for rank in range(size)]
-    assert sum(parts, []) == list(range(tasks))
+    assert functools.reduce(operator.iadd, parts, []) == list(range(tasks))
     lengths = [len(part) for part in parts]
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_turns_deal_out_a_list_in_order():
+def test_turns_divide_a_list_item_by_item():
     hands = [list(range(7))[World(rank, 3).turns()] for rank in range(3)]
     assert [hands[i % 3][i // 3] for i in range(7)] == list(range(7))
 
@@ -92,11 +122,15 @@ def test_threads_of_a_machine_are_shared_by_its_workers():
 
 
 def test_a_world_of_one_returns_what_it_is_given_and_raises_what_is_raised():
-    sums = Sums([None], 1.0, 2.0, 0.0)
-    assert ALONE.sum(lambda: sums, [torch.zeros(1)]) is sums
-    assert ALONE.gather(3) == [3] and ALONE.agree(lambda: 4) == 4 and ALONE.from_first(lambda: 5) == 5
+    sums = StepSums([None], 1.0, 2.0, 0.0)
+    assert SINGLE_WORKER.sum(lambda: sums, [torch.zeros(1)]) is sums
+    assert (
+        SINGLE_WORKER.gather(3) == [3]
+        and SINGLE_WORKER.agree(lambda: 4) == 4
+        and SINGLE_WORKER.from_first(lambda: 5) == 5
+    )
     with pytest.raises(ZeroDivisionError):
-        ALONE.agree(lambda: 1 / 0)
+        SINGLE_WORKER.agree(lambda: 1 / 0)
 
 
 # -- the same results --
@@ -110,22 +144,22 @@ def test_a_world_of_one_returns_what_it_is_given_and_raises_what_is_raised():
     ],
     ids=["five_tasks", "one_task"],
 )
-def test_two_workers_train_what_one_does(cli, shell, options):
+def test_two_workers_train_what_one_does(cli, forked, options):
     words = ["train", "sine.yaml", "--method", "mtnet", *options, "--train.validate_tasks", 120, "--train.clip_norm", 5]
     assert cli(*words, "--out", "one", "--quiet").code == 0
-    done = shell(*words, "--out", "two", "--workers", 2)
+    done = forked(*words, "--out", "two", "--workers", 2)
     assert done.code == 0, done.err
-    assert done.err.count("note: run: two") == 1, "one worker speaks"
+    assert done.err.count("note: run: two") == 1, "one worker writes"
     assert_same_run("two", "one")
 
 
-def test_two_workers_judge_as_one_does(cli, shell):
+def test_two_workers_evaluate_as_one_does(cli, forked):
     assert cli("train", "sine.yaml", "--out", "run", "--quiet").code == 0
     words = ["evaluate", "run", "--evaluate.tasks", 120, "--json"]  # batches of 50, 50 and 20
     alone = json.loads(cli(*words, "--name", "alone").out)
-    done = shell(*words, "--name", "shared", "--workers", 2)
+    done = forked(*words, "--name", "shared", "--workers", 2)
     assert done.code == 0, done.err
-    shared = json.loads(done.out)  # one line: one worker speaks
+    shared = json.loads(done.out)  # one line: one worker writes
     same = set(alone) - {"name", *TIMELESS}
     assert {k: shared[k] for k in same} == {k: alone[k] for k in same}
     results = Run.open("run").results()
@@ -133,35 +167,35 @@ def test_two_workers_judge_as_one_does(cli, shell):
         assert (results["shared"].arrays[name] == array).all(), name
 
 
-# -- ends, and what goes on after them --
+# -- ends, and resuming after them --
 
 
-def test_a_stopped_run_goes_on_with_another_number_of_workers(ending, cli, shell):
+def test_a_stopped_run_resumes_with_another_number_of_workers(ending, cli, forked):
     assert cli(*ending, "--out", "whole", "--quiet").code == 0
-    done = shell(*ending, "--out", "run", "--workers", 2, env={"END": "9 1 SIGINT"})  # one is asked, both stop
+    done = forked(*ending, "--out", "run", "--workers", 2, env={"END": "9 1 SIGINT"})  # one is asked, both stop
     assert done.code == 1 and done.err.count("error: Stopped at step 10 of 24") == 1, done.err
-    assert shell("train", "--resume", "run", env={"END": "15 0 SIGTERM"}).code == 1
+    assert forked("train", "--resume", "run", env={"END": "15 0 SIGTERM"}).code == 1
     assert Run.open("run").load("last").state["step"] == 16
-    done = shell("train", "--resume", "run", "--workers", 2)
+    done = forked("train", "--resume", "run", "--workers", 2)
     assert done.code == 0, done.err
     assert_same_run("run", "whole")
 
 
 @pytest.mark.slow
-def test_a_lost_worker_ends_the_job_and_a_resumed_one_has_the_bits_of_the_whole(ending, shell):
-    """With as many workers as before, dropout too."""
+def test_a_lost_worker_ends_the_job_and_the_resumed_run_equals_the_whole_one(ending, forked):
+    """With as many workers as before; also with dropout."""
     words = [*ending, "--model", "{name: of_world:dropping}", "--workers", 2]
-    assert shell(*words, "--out", "whole").code == 0
+    assert forked(*words, "--out", "whole").code == 0
     for victim in (0, 1):
         run = f"lost{victim}"
         began = time.monotonic()
-        done = shell(*words, "--out", run, env={"END": f"12 {victim} SIGKILL"})
-        assert time.monotonic() - began < 60  # far from the minutes that a silent worker is waited for
+        done = forked(*words, "--out", run, env={"END": f"12 {victim} SIGKILL"})
+        assert time.monotonic() - began < 60  # far below the timeout of a step
         assert done.code == 1 and done.err.count("error:") == 1, done.err
         for said in ("A worker was lost", "`last` of step 10", f"quickstudy train --resume {run}"):
             assert said in done.err, done.err
         assert Run.open(run).load("last").state["step"] == 10
-    assert shell("train", "--resume", "lost0", "--workers", 2).code == 0
+    assert forked("train", "--resume", "lost0", "--workers", 2).code == 0
     whole, again = (Run.open(name).load("last").tensors for name in ("whole", "lost0"))
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     assert rows("lost0") == rows("whole")
@@ -174,50 +208,52 @@ def test_workers_whose_launcher_was_killed_save_and_stop(ending, shell):
     assert 13 <= step < 24 and f"Stopped at step {step} of 24" in done.err, done.err
 
 
-def test_workers_that_were_all_killed_leave_a_message(ending, shell):
-    done = shell(*ending, "--out", "run", "--workers", 2, env={"END": "12 all SIGKILL"})
+def test_workers_that_are_all_killed_leave_a_message(ending, forked):
+    done = forked(*ending, "--out", "run", "--workers", 2, env={"END": "12 all SIGKILL"})
     assert done.code == 1 and done.err.count("error:") == 1, done.err
-    # One may have noticed the other's end before its own.
+    # One worker may notice the end of the other before it is killed.
     assert re.search("Workers were killed: 0 by signal 9, 1 by signal 9|A worker was lost", done.err), done.err
 
 
-def test_a_worker_that_dies_alone_is_noticed_whichever_it_is(monkeypatch):
-    """Where it never joined, as when memory runs out while it starts, the first would wait for it for minutes."""
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+def test_a_worker_that_dies_before_it_joins_is_noticed(monkeypatch):
+    """If memory runs out while it starts, say. Otherwise the first worker would wait for it for minutes."""
+    monkeypatch.setattr(launching, "GRACE_SECONDS", 0.2)
     first, second = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
     try:
         second.kill()
-        codes = _wait([first, second])
+        codes = _wait_for([first, second])
         assert codes == [0, -9] and first.poll() is None
     finally:
         first.kill()
         first.communicate()
         second.communicate()
     with pytest.raises(RunError, match="Workers were killed: 1 by signal 9"):
-        _code(codes)
+        _exit_code(codes)
 
 
-def test_an_error_on_one_worker_ends_all_with_one_message(ending, shell):
-    done = shell(*ending, "--out", "run", "--workers", 2, env={"END": "6 1 error"})
+def test_an_error_on_one_worker_ends_all_with_one_message(ending, forked):
+    done = forked(*ending, "--out", "run", "--workers", 2, env={"END": "6 1 error"})
     assert done.code == 1 and done.err.count("error:") == 1, done.err
     for said in ("Step 7 failed on Worker 1", "the disk of a worker is gone", "`last` of step 5"):
         assert said in done.err, done.err
 
 
-def test_a_loss_that_is_no_number_ends_all_with_one_message(shell):
-    done = shell("train", "sine.yaml", "--method.inner_lr", 1e30, "--workers", 2, "--out", "run")
+def test_a_loss_that_is_no_number_ends_all_with_one_message(forked):
+    done = forked("train", "sine.yaml", "--method.inner_lr", 1e30, "--workers", 2, "--out", "run")
     assert done.code == 1 and done.err.count("error:") == 1 and "The loss became nan at step" in done.err, done.err
 
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_that_lost_a_worker(ending, shell):
-    """torchrun tells of the lost worker by a traceback of its own, so not through `shell`."""
+    """Without `shell`, which allows no traceback: torchrun prints one for the lost worker."""
     assert shell(*ending, "--out", "whole").code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "--max-restarts", "1", "-m", "quickstudy", *map(str, ending), "--out", "run"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"END": "12 0 SIGKILL"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"END": "12 0 SIGKILL"}, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("error: A worker was lost") == 1, done.stderr  # said by the other
+    assert done.stderr.count("error: A worker was lost") == 1, done.stderr  # by the other worker
     assert_same_run("run", "whole")
 
 
@@ -232,8 +268,8 @@ def test_torchrun_restarts_a_run_that_lost_a_worker(ending, shell):
     ],
     ids=["setting", "run"],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(shell, words, said):
-    done = shell(*words, "--workers", 2)
+def test_a_mistake_is_one_line_and_exit_code_2(forked, words, said):
+    done = forked(*words, "--workers", 2)
     assert done.code == 2 and done.err.count("\n") == 1 and said in done.err, done.err
 
 
@@ -247,7 +283,7 @@ def test_workers_do_not_start_workers(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="already worker 1 of 2"):
-        launch(2, ["list"])
+        launch_workers(2, ["list"])
 
 
 def test_a_rank_without_an_address_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ import quickstudy
 from conftest import SINE
 from quickstudy.errors import InputError
 from quickstudy.evaluation import metrics
-from quickstudy.evaluation.evaluate import BATCH, PROTOCOLS, Summary, compare, evaluate, protocol, task_batches
+from quickstudy.evaluation.evaluate import BATCH, PROTOCOLS, Summary, compare, evaluate, get_protocol, task_batches
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.criteria import mse
 from quickstudy.storage.run import Run
@@ -49,8 +50,8 @@ class Answers(Learner):
         raise NotImplementedError
 
 
-def judged(learner, family=SMALL, metric="mse", **options):
-    return evaluate(learner, family, metrics.metric(metric), **{"n": 60} | options)
+def evaluate_on(learner, family=SMALL, metric="mse", **options):
+    return evaluate(learner, family, metrics.get_metric(metric), **{"n": 60} | options)
 
 
 # -- the list of tasks --
@@ -58,7 +59,7 @@ def judged(learner, family=SMALL, metric="mse", **options):
 
 def test_the_list_is_the_same_today_and_for_every_method():
     """A changed digit means changed tasks or a changed description: earlier numbers are then not comparable."""
-    one, other = judged(quickstudy.maml(net(), loss="mse")), judged(quickstudy.mtnet(net(), loss="mse"))
+    one, other = evaluate_on(quickstudy.maml(net(), loss="mse")), evaluate_on(quickstudy.mtnet(net(), loss="mse"))
     assert one.hash == other.hash == "a49e8472606c"
     assert not np.array_equal(one.values, other.values)
 
@@ -69,7 +70,7 @@ def test_the_list_is_the_same_today_and_for_every_method():
     ids=str,
 )
 def test_another_list_has_another_name(change):
-    assert judged(Answers(), **change).hash != judged(Answers()).hash
+    assert evaluate_on(Answers(), **change).hash != evaluate_on(Answers()).hash
 
 
 def test_a_family_that_says_too_little_still_has_its_sizes_in_the_hash():
@@ -82,18 +83,18 @@ def test_a_family_that_says_too_little_still_has_its_sizes_in_the_hash():
             support, query, _ = super().sample(draws, size, part)
             return support, query, {}
 
-    assert judged(Answers(), Terse(queries=5)).hash != judged(Answers(), Terse(queries=6)).hash
+    assert evaluate_on(Answers(), Terse(queries=5)).hash != evaluate_on(Answers(), Terse(queries=6)).hash
 
 
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():
-    short, long = judged(Answers(), n=BATCH + 7), judged(Answers(), n=2 * BATCH + 1)
+    short, long = evaluate_on(Answers(), n=BATCH + 7), evaluate_on(Answers(), n=2 * BATCH + 1)
     assert np.array_equal(short.values, long.values[: BATCH + 7])
     assert [len(part.key) for part in task_batches(SMALL, "test", 2 * BATCH + 1, 0)] == [BATCH, BATCH, 1]
 
 
 def test_a_task_counts_the_same_wherever_it_stands():
     learner = quickstudy.mtnet(net(), loss="mse")
-    together = judged(learner, n=BATCH).values
+    together = evaluate_on(learner, n=BATCH).values
     source = SMALL.source("test", seed=0, size=BATCH)
     with torch.no_grad():
         alone = [float(learner(source(0, slice(i, i + 1)), evaluating=True).loss[0]) for i in range(5)]
@@ -107,7 +108,7 @@ def test_diverged_tasks_are_counted_and_not_averaged():
     tasks = SMALL.source("test", seed=0, size=BATCH)(0)
     bad = (tasks.support.y[:, 0, 0] > 1.0).numpy()
     assert 0 < bad.sum() < BATCH
-    summary = judged(Answers(diverges_beyond=1.0), n=BATCH)
+    summary = evaluate_on(Answers(diverges_beyond=1.0), n=BATCH)
     mean_square = tasks.query.y.square().mean((1, 2)).numpy()[~bad].astype(np.float64)
     assert np.array_equal(np.isnan(summary.values), bad)
     assert (summary.spread.finite, summary.spread.tasks) == (BATCH - bad.sum(), BATCH)
@@ -116,7 +117,7 @@ def test_diverged_tasks_are_counted_and_not_averaged():
 
 
 def test_no_finite_task_has_no_mean():
-    spread = judged(Answers(diverges_beyond=-math.inf)).spread
+    spread = evaluate_on(Answers(diverges_beyond=-math.inf)).spread
     assert math.isnan(spread.mean) and math.isnan(spread.interval) and spread.finite == 0
 
 
@@ -130,7 +131,7 @@ def test_no_outer_graph_is_built():
 
     learner = quickstudy.maml(net(), loss=spy, inner_loss="mse", inner_steps=3)
     learner.engine = quickstudy.Engine("loop")  # under vmap a tensor does not tell whether it carries a graph
-    summary = judged(learner)
+    summary = evaluate_on(learner)
     assert seen and not any(any(flags) for flags in seen)
     assert all(p.grad is None for p in learner.parameters())
     assert isinstance(summary.values, np.ndarray)
@@ -142,9 +143,9 @@ def test_no_outer_graph_is_built():
 # -- comparing --
 
 
-def summary(values, name="mse", hash="same"):
-    metric = metrics.metric(name)
-    return Summary(metric, np.asarray(values, dtype=np.float32), np.asarray(values, dtype=np.float32), hash, {})
+def summary(values, name="mse", tasks="same"):
+    metric = metrics.get_metric(name)
+    return Summary(metric, np.asarray(values, dtype=np.float32), np.asarray(values, dtype=np.float32), tasks, {})
 
 
 def test_a_paired_difference_is_what_the_hand_finds():
@@ -172,8 +173,8 @@ def test_tasks_that_one_of_two_failed_are_not_left_out_in_silence():
 
 def test_only_like_is_compared_with_like():
     with pytest.raises(InputError, match="different tasks .lists same and other.*same tasks, split, seed"):
-        compare(summary([1]), summary([1], hash="other"))
-    with pytest.raises(InputError, match="judged by mse, the other by mae"):
+        compare(summary([1]), summary([1], tasks="other"))
+    with pytest.raises(InputError, match="The metrics differ: mse and mae"):
         compare(summary([1]), summary([1], name="mae"))
 
 
@@ -193,7 +194,7 @@ def test_only_like_is_compared_with_like():
     ],
 )
 def test_metrics_are_what_the_hand_finds_with_and_without_a_task_axis(name, output, y, value):
-    measure = metrics.metric(name).measure
+    measure = metrics.get_metric(name).measure
     output, y = torch.tensor(output), torch.tensor(y)
     assert float(measure(output, y)) == pytest.approx(value, nan_ok=True)
     assert measure(output.expand(3, *output.shape), y.expand(3, *y.shape)).tolist() == pytest.approx(
@@ -202,14 +203,14 @@ def test_metrics_are_what_the_hand_finds_with_and_without_a_task_axis(name, outp
 
 
 def test_an_interval_is_196_standard_deviations_of_the_mean():
-    spread = metrics.spread(np.array([0.0, 0.0, 1.0, 1.0]))
+    spread = metrics.compute_spread(np.array([0.0, 0.0, 1.0, 1.0]))
     assert (spread.mean, spread.interval) == (0.5, pytest.approx(1.96 * 0.5 / 2))
-    assert metrics.spread(np.array([3.0])).interval == 0
+    assert metrics.compute_spread(np.array([3.0])).interval == 0
 
 
 def test_a_wide_interval_covers_the_mean_as_often_as_it_says():
     draws = np.random.default_rng(0).exponential(size=(2000, 400))
-    covered = np.mean([abs(s.mean - 1) <= s.interval for s in map(metrics.spread, draws)])
+    covered = np.mean([abs(s.mean - 1) <= s.interval for s in map(metrics.compute_spread, draws)])
     # Skewed data at 400 tasks: a little under 95%; the standard error of the share is .5%.
     assert 0.93 < covered < 0.965
 
@@ -217,12 +218,18 @@ def test_a_wide_interval_covers_the_mean_as_often_as_it_says():
 # -- runs --
 
 
-@pytest.fixture
-def run(place):
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
     setup = config.build(config.parse_config(SINE))
-    run = Run.create("run", setup.config.model_dump(mode="json"))
+    run = Run.create(tmp_path_factory.mktemp("once") / "run", setup.config.model_dump(mode="json"))
     train(setup, run)
-    return run
+    return run.path
+
+
+@pytest.fixture
+def run(place, trained_once):
+    shutil.copytree(trained_once, "run")
+    return Run.open("run")
 
 
 def test_a_result_is_kept_and_printed_with_its_list(cli, run):
@@ -256,8 +263,8 @@ def test_more_steps_and_other_options_can_be_asked_for(run):
 
 
 def test_repeats_are_summed_up_by_the_deviation_of_their_means(run, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "few", type(protocol("finn"))("few", 30, 3))
-    summary = evaluate_run(run, named="few")
+    monkeypatch.setitem(PROTOCOLS, "few", type(get_protocol("finn"))("few", 30, 3))
+    summary = evaluate_run(run, protocol="few")
     parts = [evaluate_run(run, overrides=["--evaluate.tasks", "30", "--evaluate.seed", str(seed)]) for seed in range(3)]
     means = [part["mean"] for part in parts]
     assert summary["mean"] == pytest.approx(np.mean(means), rel=1e-12)
@@ -283,7 +290,7 @@ def test_the_published_protocols_are_those():
         (["--protocol", "finn", "--evaluate.tasks", "5"], "Give one of them"),
         (["--name", "a/b"], "'a/b' cannot name a file"),
         (["--evaluate.split", "tset"], "no split 'tset'. Did you mean `test`"),
-        (["--evaluate.metric", "accuracy"], "cannot judge these tasks"),
+        (["--evaluate.metric", "accuracy"], "does not fit these tasks"),
         (["--evaluate.tasks", "0"], "greater than or equal to 1"),
         (["--method", "tnet"], "another method or model"),
         (["--model.hidden", "[9]"], "has shape [8, 1], not [9, 1]"),
@@ -297,7 +304,7 @@ def test_an_evaluation_that_cannot_be_is_refused(cli, run, words, message):
     assert done.code == 2 and message in done.err and run.results() == {}
 
 
-def test_a_model_of_fewer_ways_is_not_judged_on_more(cli, place):
+def test_a_model_of_fewer_ways_is_not_evaluated_on_more(cli, place):
     settings = ["--model.filters", 4, "--train.steps", 1, "--train.meta_batch_size", 1, "--train.validate_every", 0]
     assert cli("train", "digits-maml", *settings, "--out", "run", "--no-tensorboard").code == 0
     for ways in (3, 7):
@@ -341,6 +348,6 @@ def test_comparing_runs_pairs_their_tasks(cli, run):
 
 
 def test_losses_are_summed_up_beside_the_metric():
-    summary = judged(quickstudy.maml(nn.Linear(2, 2), loss="cross_entropy"), Gaussians(), "accuracy")
+    summary = evaluate_on(quickstudy.maml(nn.Linear(2, 2), loss="cross_entropy"), Gaussians(), "accuracy")
     assert 0 < summary.loss.mean != summary.spread.mean
     assert all(low <= high for low, high in pairwise([0.0, summary.spread.mean, 1.0]))

@@ -1,7 +1,7 @@
-"""Laws of the baselines that are learners of their own, over one table, and their formulas written out by hand.
+"""The laws for methods that are learners of their own, and their formulas written out by hand.
 
-A baseline joins by one line in `BASELINES` here. Float64; the tolerances and the step of the central difference are
-those of test_laws.py, for the reasons given there.
+A method is added by one line in `BASELINES`. Float64; tolerances and the step of the central difference are those of
+test_laws.py, for the reasons given there.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from quickstudy.methods.nearest_neighbour import nearest_neighbour
 from quickstudy.methods.protonet import protonet
 from quickstudy.methods.relationnet import relationnet
 from quickstudy.models.nets import conv_net, linear
-from quickstudy.models.norms import OneAtATime
+from quickstudy.models.norms import SingleExampleWarning
 from quickstudy.training.config import Config, build
 from quickstudy.training.restore import restore
 from quickstudy.training.train import train
@@ -31,7 +31,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method by name, with what the laws need to know of it.
+    """A method, with what the laws need to know about it.
 
     Args:
         name: As on the command line.
@@ -58,7 +58,7 @@ BASELINES = [
         lambda model, **more: relationnet(model, WAYS, width=6, loss="one_hot_mse", **more),
         options=(("width", 6),),
     ),
-    # Its hypernetwork reads the kernel matrix by position: renamed classes are another input, and another classifier.
+    # Its hypernetwork reads the kernel matrix by position, so renamed classes give another classifier.
     Baseline(
         "hypershot", lambda model, **more: hypershot(model, WAYS, hidden=(7,), target=(5,), **more), equivariant=False
     ),
@@ -83,7 +83,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 @pytest.fixture
 def single(double: None) -> None:
-    """Real runs are in single precision, as the digits are. `double` puts back what was before."""
+    """Runs are in single precision, as the digits are. The fixture `double` restores the precision afterwards."""
     torch.set_default_dtype(torch.float32)
 
 
@@ -133,7 +133,7 @@ def test_outer_gradient_is_the_central_difference(baseline: Baseline, net: Net) 
 @over_nets
 @over_baselines
 def test_every_parameter_that_trains_has_a_gradient(baseline: Baseline, net: Net) -> None:
-    """So the head of the model, which these methods do not use, is not among them."""
+    """The head of the model, which these methods do not use, is not among their parameters."""
     model, batch = learner(baseline, net), tasks(net)
     _, gradients = model.meta_gradient(batch)
     assert all(g is not None for g in gradients)
@@ -177,7 +177,7 @@ def test_adapt_returns_a_module_of_its_own_that_predicts_the_same(baseline: Base
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(1.0)  # what the learner learns later is not the module's affair
+            p.add_(1.0)  # later training of the learner does not change the module
     torch.testing.assert_close(adapted(batch.query.x[0]), outputs, **CLOSE)
     assert not any(p.requires_grad for p in adapted.parameters())
 
@@ -230,20 +230,20 @@ def check_each_query_stands_alone(model: Learner) -> None:
 
 
 @over_baselines
-def test_norms_by_the_support_set_make_each_query_a_question_of_its_own(baseline: Baseline) -> None:
+def test_under_support_statistics_a_query_does_not_depend_on_the_others(baseline: Baseline) -> None:
     torch.manual_seed(0)
     check_each_query_stands_alone(baseline.build(MAPS.build(), norms="support"))
 
 
-def test_norms_in_a_relation_module_take_the_support_sets_statistics_too() -> None:
+def test_norms_in_a_relation_module_use_the_support_sets_statistics_too() -> None:
     check_each_query_stands_alone(relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4), norms="support"))
 
 
 @over_baselines
-def test_a_module_that_normalises_one_example_by_itself_says_so(baseline: Baseline) -> None:
+def test_a_module_that_normalises_one_example_by_itself_warns(baseline: Baseline) -> None:
     batch = tasks(MAPS)
     adapted = baseline.build(MAPS.build()).adapt(pick(batch.support, 0))
-    with pytest.warns(OneAtATime):
+    with pytest.warns(SingleExampleWarning):
         adapted(batch.query.x[0, :1])
 
 
@@ -259,7 +259,7 @@ DIGITS = {
 
 
 @over_baselines
-def test_a_run_gives_back_its_learner(baseline: Baseline, place: object, single: None) -> None:
+def test_a_learner_is_restored_from_its_run(baseline: Baseline, place: object, single: None) -> None:
     config = Config.model_validate({**DIGITS, "method": {"name": baseline.name, **dict(baseline.options)}})
     setup = build(config)
     before = [p.clone() for p in setup.learner.parameters()]
@@ -271,7 +271,7 @@ def test_a_run_gives_back_its_learner(baseline: Baseline, place: object, single:
     torch.testing.assert_close(again.learner(batch, evaluating=True), setup.learner(batch, evaluating=True))
 
 
-def test_the_command_line_trains_and_judges_a_baseline(cli, single) -> None:
+def test_the_command_line_trains_and_evaluates_a_baseline(cli, single) -> None:
     model = ("--model", "{name: conv_net, filters: 4, blocks: 2}")
     trained = cli(
         "train", "digits-maml", "--method", "{name: hypershot}", *model, "--train.steps", 3, "--train.milestones", "[]",
@@ -299,12 +299,12 @@ def untouched(inputs: int = 4) -> nn.Module:
 
 def test_protonet_on_the_inputs_is_the_nearest_mean() -> None:
     batch = tasks(NETS[0])
-    S, y, Q = rows(batch)
-    means = [S[y == k].mean(0) for k in range(WAYS)]
-    by_hand = torch.tensor([[-sum(float(q[j] - c[j]) ** 2 for j in range(4)) for c in means] for q in Q])
+    support, y, query = rows(batch)
+    means = [support[y == k].mean(0) for k in range(WAYS)]
+    by_hand = torch.tensor([[-sum(float(q[j] - c[j]) ** 2 for j in range(4)) for c in means] for q in query])
     model = protonet(untouched(), WAYS)
     torch.testing.assert_close(model(batch).output[0], by_hand, **CLOSE)
-    torch.testing.assert_close(model.adapt(pick(batch.support, 0))(Q), by_hand, **CLOSE)
+    torch.testing.assert_close(model.adapt(pick(batch.support, 0))(query), by_hand, **CLOSE)
 
 
 def test_protonet_of_one_shot_is_the_nearest_neighbour() -> None:
@@ -314,8 +314,8 @@ def test_protonet_of_one_shot_is_the_nearest_neighbour() -> None:
 
 def test_matchingnet_of_one_shot_is_a_softmax_of_cosines() -> None:
     batch = tasks(NETS[0], shots=1)
-    S, _, Q = rows(batch)
-    cosines = torch.stack([F.cosine_similarity(Q, s[None]) for s in S], dim=1)
+    support, _, query = rows(batch)
+    cosines = torch.stack([F.cosine_similarity(query, s[None]) for s in support], dim=1)
     for scale in (1.0, 10.0):
         output = matchingnet(untouched(), WAYS, scale=scale)(batch).output[0]
         torch.testing.assert_close(output.exp(), (scale * cosines).softmax(-1), **CLOSE)
@@ -323,28 +323,30 @@ def test_matchingnet_of_one_shot_is_a_softmax_of_cosines() -> None:
 
 def test_matchingnet_adds_up_the_attention_of_a_class() -> None:
     batch = tasks(NETS[0], shots=3)
-    S, y, Q = rows(batch)
-    attention = torch.stack([F.cosine_similarity(Q, s[None]) for s in S], dim=1).softmax(-1)
+    support, y, query = rows(batch)
+    attention = torch.stack([F.cosine_similarity(query, s[None]) for s in support], dim=1).softmax(-1)
     by_hand = torch.stack([attention[:, y == k].sum(1) for k in range(WAYS)], dim=1)
     outcome = matchingnet(untouched(), WAYS)(batch)
     torch.testing.assert_close(outcome.output[0].exp(), by_hand, **CLOSE)
-    paper = -by_hand[torch.arange(len(Q)), batch.query.y[0]].log().mean()
+    paper = -by_hand[torch.arange(len(query)), batch.query.y[0]].log().mean()
     torch.testing.assert_close(outcome.loss[0], paper, **CLOSE)
 
 
 def test_relationnet_scores_each_class_mean_with_each_query() -> None:
     batch = tasks(NETS[0])
-    S, y, Q = rows(batch)
+    support, y, query = rows(batch)
     model = relationnet(untouched(), WAYS, loss="one_hot_mse")
     score = model.get_submodule("relation")
-    by_hand = torch.stack([score(torch.cat([S[y == k].mean(0).expand_as(Q), Q], dim=1))[:, 0] for k in range(WAYS)], 1)
+    by_hand = torch.stack(
+        [score(torch.cat([support[y == k].mean(0).expand_as(query), query], dim=1))[:, 0] for k in range(WAYS)], 1
+    )
     outcome = model(batch)
     torch.testing.assert_close(outcome.output[0], by_hand, **CLOSE)
     right = (batch.query.y[0][:, None] == torch.arange(WAYS)).double()
     torch.testing.assert_close(outcome.loss[0], (1 / (1 + (-by_hand).exp()) - right).square().mean(), **CLOSE)
 
 
-def test_relationnet_on_maps_sees_the_channels_of_class_and_query_side_by_side() -> None:
+def test_relationnet_on_maps_concatenates_the_channels_of_class_and_query() -> None:
     batch = tasks(MAPS)
     model = relationnet(MAPS.build(), WAYS, width=4, maps=(4, 4))
     seen: list[Tensor] = []
@@ -361,15 +363,15 @@ def test_relationnet_on_maps_sees_the_channels_of_class_and_query_side_by_side()
 
 def test_hypershot_classifies_kernels_by_weights_that_the_kernel_emits() -> None:
     batch = tasks(NETS[0])
-    S, y, Q = rows(batch)
+    support, y, query = rows(batch)
     model = hypershot(untouched(), WAYS, hidden=(7,), target=(5,))
-    means = torch.stack([S[y == k].mean(0) for k in range(WAYS)])
-    K = F.cosine_similarity(means[:, None], means[None], dim=-1)
-    numbers = model.get_submodule("network")(K.reshape(-1))
+    means = torch.stack([support[y == k].mean(0) for k in range(WAYS)])
+    kernel = F.cosine_similarity(means[:, None], means[None], dim=-1)
+    numbers = model.get_submodule("network")(kernel.reshape(-1))
     assert len(numbers) == (WAYS * 5 + 5) + (5 * WAYS + WAYS)
-    W0, b0, W1, b1 = numbers.split([WAYS * 5, 5, 5 * WAYS, WAYS])
-    k = F.cosine_similarity(Q[:, None], means[None], dim=-1)
-    by_hand = (k @ W0.reshape(5, WAYS).T + b0).relu() @ W1.reshape(WAYS, 5).T + b1
+    w0, b0, w1, b1 = numbers.split([WAYS * 5, 5, 5 * WAYS, WAYS])
+    k = F.cosine_similarity(query[:, None], means[None], dim=-1)
+    by_hand = (k @ w0.reshape(5, WAYS).T + b0).relu() @ w1.reshape(WAYS, 5).T + b1
     torch.testing.assert_close(model(batch).output[0], by_hand, **CLOSE)
 
 
@@ -407,7 +409,7 @@ def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Ba
         baseline.build(MAPS.build(), norms="per_step")
 
 
-def test_options_that_mean_nothing_are_refused() -> None:
+def test_options_without_a_meaning_are_refused() -> None:
     with pytest.raises(InputError, match="`scale` was 0"):
         matchingnet(untouched(), WAYS, scale=0.0)
     with pytest.raises(InputError, match="`maps` is 3x3, which does not divide the model's 4 features"):
@@ -415,7 +417,7 @@ def test_options_that_mean_nothing_are_refused() -> None:
 
 
 @pytest.mark.parametrize("method", [protonet, matchingnet])
-def test_a_class_without_examples_is_refused_rather_than_answered(method):
+def test_a_class_without_examples_is_refused(method):
     learner = method(linear(4, 3), 3)
     with pytest.raises(InputError, match="no example of class 2 of 3"):
         learner.adapt(Examples(torch.randn(2, 4), torch.arange(2)))

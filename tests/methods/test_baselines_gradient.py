@@ -1,4 +1,4 @@
-"""Gradient-based baselines beside their formulas by hand. Float64; equal up to rounding unless said otherwise."""
+"""Gradient-based methods against their formulas by hand. Float64; equal up to rounding unless a test says otherwise."""
 
 from itertools import permutations
 
@@ -38,7 +38,7 @@ def bowl(evaluating: bool = False) -> Objective:
 
 
 def leaf(params: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same numbers as parameters of their own."""
+    """The same values in new parameters."""
     return {name: p.detach().clone().requires_grad_() for name, p in params.items()}
 
 
@@ -76,7 +76,7 @@ def test_the_outer_gradient_of_sign_maml_is_the_query_gradient_at_phi(steps: int
     torch.testing.assert_close(gradients, query_gradient(model, theta, pick(batch.query, 0)), **CLOSE)
 
 
-def test_holding_the_gradient_loses_nothing_under_a_sign() -> None:
+def test_the_sign_of_a_gradient_has_no_derivative_to_lose() -> None:
     net = NETS[0]
     plain, batch = net.build(), tasks(net)
     whole = RuleLearner(plain, Descend(Constant(0.02), 2, direction=torch.sign), cross_entropy)
@@ -89,7 +89,7 @@ def test_holding_the_gradient_loses_nothing_under_a_sign() -> None:
 
 
 def relabelled(batch: Task, order: Tensor) -> Task:
-    """The same tasks with class c called order[c]."""
+    """The same tasks, in which class c is called order[c]."""
     halves = (Examples(half.x, order[half.y]) for half in (batch.support, batch.query))
     return Task(*halves, batch.key, batch.about)
 
@@ -110,7 +110,7 @@ def test_relabelling_the_classes_permutes_the_outputs_and_nothing_else(net: Net)
 
 def test_shared_rows_are_the_mean_and_equal_rows_stay_as_they_are() -> None:
     share, rows, kept = ShareRows(["w"]), torch.randn(5, 4), torch.randn(2, 3)
-    seven = torch.randn(1, 4).repeat(7, 1).requires_grad_()  # a third taken thrice is exact in binary, a seventh is not
+    seven = torch.randn(1, 4).repeat(7, 1).requires_grad_()  # 3 * (1/3) is exact in floating point, 7 * (1/7) is not
     shared = share({"w": rows, "body": kept}, bowl())
     torch.testing.assert_close(shared["w"], rows.mean(0).expand(5, 4), **CLOSE)
     assert shared["body"] is kept
@@ -120,7 +120,7 @@ def test_shared_rows_are_the_mean_and_equal_rows_stay_as_they_are() -> None:
     assert torch.equal(pull, pull[:1].expand_as(pull)), "an optimizer would pull the rows apart"
 
 
-def test_every_row_receives_its_share_of_the_gradient_of_the_one_row() -> None:
+def test_each_row_has_an_equal_part_of_the_shared_rows_gradient() -> None:
     net = NETS[0]
     model, batch = unicorn_maml(net.build(), inner_steps=2), tasks(net, count=1)
     support, query = pick((batch.support, batch.query), 0)
@@ -156,7 +156,7 @@ def test_a_head_that_does_not_adapt_or_is_not_last_is_refused() -> None:
     net = NETS[0].build()
     with pytest.raises(InputError, match="head.weight, head.bias, which does not adapt"):
         unicorn_maml(net, adapts="layer0.*")
-    with pytest.raises(InputError, match="does more after it"):
+    with pytest.raises(InputError, match="computes more after it"):
         unicorn_maml(net, head="layer0")
 
 
@@ -176,7 +176,7 @@ def test_the_loss_is_the_weighted_sum_over_steps_at_their_own_rates() -> None:
 
 
 @over_nets
-def test_equal_shares_are_the_mean_of_mamls_of_each_length(net: Net) -> None:
+def test_equal_weights_are_the_mean_of_maml_over_all_numbers_of_steps(net: Net) -> None:
     plain, batch = net.build(), tasks(net)
     every = [maml(plain, inner_lr=0.2, inner_steps=k)(batch) for k in (1, 2, 3)]
     outcome = mamlpp(plain, inner_lr=0.2, inner_steps=3)(batch)
@@ -206,7 +206,7 @@ def test_half_of_the_second_order_is_half_way_between_the_two() -> None:
     assert not torch.allclose(found[0][0], found[2][0])
 
 
-def test_steps_without_weight_are_left_out_but_never_the_last() -> None:
+def test_steps_without_weight_are_skipped_but_never_the_last() -> None:
     theta = {"w": torch.tensor([3.0])}
     rate = Constant(0.5)
     assert [float(w) for w, _ in MultiStep(rate, [0.0, 1.0]).endpoints(theta, bowl())] == [1]
@@ -214,7 +214,7 @@ def test_steps_without_weight_are_left_out_but_never_the_last() -> None:
     assert [(float(w), float(end["w"])) for w, end in ends] == [(1, 2), (0, 1.5)]
 
 
-def test_schedules_move_the_weights_and_the_order() -> None:
+def test_schedules_change_the_weights_and_the_order() -> None:
     model = mamlpp(NETS[0].build(), inner_steps=2)
     plan = {
         "rule.weights": Ramp(start=0, end=300, before=(0.5, 0.5), after=(0, 1)),
@@ -247,8 +247,8 @@ def test_weights_that_do_not_fit_the_steps_are_refused(options: dict[str, object
 
 @over_nets
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_step_of_sgd_goes_a_share_of_the_way_to_the_mean_of_phi(net: Net, count: int) -> None:
-    r"""theta + eps mean(phi_i - theta); to 1e-15, which is the rounding of numbers of size 1."""
+def test_a_step_of_sgd_moves_towards_the_mean_of_phi_by_its_rate(net: Net, count: int) -> None:
+    r"""theta + eps mean(phi_i - theta), up to 1e-15: the rounding of values of size 1."""
     eps = 0.25
     model, batch = reptile(net.build(), inner_lr=0.2, inner_steps=3), tasks(net, count=count)
     theta = {name: p.detach().clone() for name, p in model.params().items()}
@@ -278,7 +278,7 @@ def test_the_reported_loss_is_the_query_loss() -> None:
     assert torch.equal(trained.loss, judged.loss) and torch.equal(trained.output, judged.output)
 
 
-def test_with_one_step_it_is_training_on_all_supports_together() -> None:
+def test_with_one_step_it_is_joint_training_on_all_support_sets() -> None:
     net = NETS[0]
     model, batch = reptile(net.build(), inner_lr=0.2, inner_steps=1), tasks(net)
     every = [support_gradient(model, model.params(), pick(batch.support, i)) for i in range(len(batch.key))]

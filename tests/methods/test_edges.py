@@ -1,4 +1,4 @@
-"""Models and combinations at the edge: what must be refused, warned of, or simply work."""
+"""Unusual models and combinations: which are refused, which give a warning, and which work."""
 
 import copy
 import warnings
@@ -36,7 +36,7 @@ from quickstudy import (
     with_metric,
     wormhole,
 )
-from quickstudy.methods.mtnet import SharedLayers
+from quickstudy.methods.mtnet import SharedLayersWarning
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import cross_entropy
@@ -50,11 +50,11 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 pytestmark = pytest.mark.usefixtures("double")
 
 
-# What matches nothing, or does not fit, is refused when the learner is built
+# Wrong options are refused when the learner is built
 
 
 @pytest.mark.parametrize(
-    "build, said",
+    ("build", "said"),
     [
         (lambda: maml(mlp(4, 3), adapts="encoder.*"), "matched none"),
         (lambda: maml(mlp(4, 3).requires_grad_(False)), "matched none"),
@@ -65,7 +65,7 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: wormhole(mlp(4, 3), reading="liberal"), "'recommended', 'literal' or 'coadapt'"),
         (lambda: anil(mlp(4, 3), head="fc"), "no module 'fc'"),
         (lambda: anil(nn.Sequential(nn.Flatten())), "no Linear layer"),
-        (lambda: anil(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(-1))), "does more after it"),
+        (lambda: anil(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(-1))), "computes more after it"),
         (lambda: hypermaml(nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 3)), head="1"), "one linear head"),
         (lambda: hypermaml(mlp(4, 3), hidden_layers=4), "1 to 3"),
         (lambda: hypermaml(mlp(4, 3), mixing="both"), r"'update' \(eq. 7\) or 'loss'"),
@@ -85,7 +85,7 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: Learned({"w": torch.zeros(2)}, 0.1, per="epoch"), "per 'parameter', 'layer' or 'layer_step'"),
     ],
 )
-def test_refused_when_built(build: object, said: str) -> None:
+def test_wrong_options_are_refused_when_built(build: object, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build()  # type: ignore[operator]
 
@@ -105,8 +105,8 @@ def test_a_rate_built_for_other_parameters_is_refused_when_built() -> None:
 # Heads
 
 
-class Undecided(nn.Module):
-    """A forward that cannot be traced, because it looks at its input."""
+class Untraceable(nn.Module):
+    """A forward that cannot be traced, because it depends on the values of its input."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Undecided(nn.Module):
         return self.fc(h) * self.scale if self.scale != 1 else self.fc(h)
 
 
-class Peeking(Undecided):
+class BranchingOnValues(Untraceable):
     """As above, with a Python branch on the values themselves."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,16 +128,16 @@ class Peeking(Undecided):
 
 def test_a_head_that_is_not_last_is_refused_at_the_first_run_where_it_cannot_be_traced() -> None:
     batch = tasks(NETS[0])
-    body, head = split_head(Peeking(1.0))
+    body, head = split_head(BranchingOnValues(1.0))
     x = batch.support.x[0]
     torch.testing.assert_close(head(body(x)), head(body(x)), rtol=0, atol=0)
-    learner = anil(Peeking(2.0))
+    learner = anil(BranchingOnValues(2.0))
     learner.engine = Engine("loop")
-    with pytest.raises(InputError, match="does more after it"):
+    with pytest.raises(InputError, match="computes more after it"):
         learner(batch)
 
 
-def test_splitting_leaves_the_users_model_alone() -> None:
+def test_splitting_does_not_change_the_users_model() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -158,8 +158,8 @@ def test_splitting_leaves_the_users_model_alone() -> None:
 
 def test_a_learner_from_a_split_model_can_be_copied_and_adapted_twice() -> None:
     learner, batch = anil(NETS[1].build()), tasks(NETS[1])
-    twin = copy.deepcopy(learner)
-    torch.testing.assert_close(twin(batch), learner(batch), rtol=0, atol=0)
+    copied = copy.deepcopy(learner)
+    torch.testing.assert_close(copied(batch), learner(batch), rtol=0, atol=0)
     adapted = copy.deepcopy(learner.adapt(pick(batch.support, 0)))
     torch.testing.assert_close(adapted(batch.query.x[0]), learner(batch, evaluating=True).output[0], **CLOSE)
 
@@ -176,14 +176,14 @@ def test_a_frozen_layer_has_no_metric_and_no_mask() -> None:
     assert [n for n, _ in learner.named_parameters() if n.endswith("metric")] == ["head.head.metric"]
 
 
-def test_a_subclass_that_leaves_the_forward_alone_is_a_cell_and_others_are_named() -> None:
+def test_a_subclass_with_the_same_forward_is_a_cell_and_other_layers_are_named() -> None:
     class Mine(nn.Linear):
         pass
 
     cells = with_metric(nn.Sequential(Mine(4, 4), Mine(4, 3)))
     assert all(isinstance(module, MetricLinear) for module in cells)
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 3))
-    with pytest.warns(SharedLayers, match="share 0.parametrizations"):
+    with pytest.warns(SharedLayersWarning, match="share 0.parametrizations"):
         learner = mnet(normed)
     assert isinstance(learner, RuleLearner) and learner.adapts == ("1.weight", "1.bias")
 
@@ -197,7 +197,7 @@ def test_a_layer_used_twice_in_one_parent_is_one_cell_in_both_places() -> None:
 def test_the_metric_is_not_bypassed_in_a_transformer() -> None:
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
     model = nn.Sequential(nn.Unflatten(1, (1, 4)), layer, nn.Flatten(), nn.Linear(4, WAYS))
-    with pytest.warns(SharedLayers, match="self_attn"):
+    with pytest.warns(SharedLayersWarning, match="self_attn"):
         learner = tnet(model)
     with torch.no_grad():
         for name, p in learner.named_parameters():
@@ -227,7 +227,7 @@ def test_rates_by_name_compose_with_masks_and_learned_rates() -> None:
         RuleLearner(net, Descend(ByName({"layer0.": Constant(0.1)}), 1), cross_entropy)
 
 
-def test_coadaptation_logs_its_gain_and_spares_a_layer_called_gain() -> None:
+def test_coadaptation_observes_its_gain_beside_a_layer_called_gain() -> None:
     net = nn.Sequential()
     net.add_module("gain", nn.Linear(4, 4))
     net.add_module("head", nn.Linear(4, WAYS))
@@ -239,7 +239,7 @@ def test_coadaptation_logs_its_gain_and_spares_a_layer_called_gain() -> None:
     assert learner.observe(batch)["gain.c"].shape == (3,)
 
 
-def test_a_gain_that_can_turn_a_layer_may_stand_before_a_norm() -> None:
+def test_a_gain_that_can_rotate_a_layer_is_allowed_before_a_norm() -> None:
     wormhole(NETS[1].build(), scope="block0.conv.*", chart="diagonal")
     wormhole(NETS[1].build(), scope="block0.conv.*", chart="low_rank")
     with pytest.raises(InputError, match="straight into a norm"):
@@ -248,7 +248,7 @@ def test_a_gain_that_can_turn_a_layer_may_stand_before_a_norm() -> None:
     wormhole(running, scope="0.*", norms="running")
 
 
-def test_mixed_losses_without_weight_stay_at_home() -> None:
+def test_mixed_losses_without_weight_change_nothing() -> None:
     nothing = MixLosses([Descend(Constant(0.1), 1)], [0.0])
     learner = RuleLearner(nn.Linear(4, WAYS), nothing, cross_entropy)
     batch = tasks(NETS[0])
@@ -265,7 +265,7 @@ def test_a_class_without_support_gives_a_number() -> None:
     assert learner(batch._replace(support=batch.support._replace(y=y))).loss.isfinite().all()
 
 
-def test_adapting_is_without_dropout_and_leaves_the_modes_alone() -> None:
+def test_adapt_switches_dropout_off_and_restores_the_modes() -> None:
     model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, WAYS))
     learner, support = maml(model), pick(tasks(NETS[0]).support, 0)
     x = torch.randn(6, 4)
@@ -275,7 +275,7 @@ def test_adapting_is_without_dropout_and_leaves_the_modes_alone() -> None:
     assert [module.training for module in learner.modules()] == modes
 
 
-def test_ragged_tasks_have_a_meta_gradient() -> None:
+def test_tasks_of_unequal_sizes_have_a_meta_gradient() -> None:
     learner = maml(NETS[0].build())
     small, large = tasks(NETS[0], count=1, shots=1), tasks(NETS[0], count=1, shots=SHOTS + 1, seed=4)
     _, together = learner.meta_gradient([pick(small, 0), pick(large, 0)])
@@ -295,12 +295,12 @@ def test_check_finds_a_kernel_that_is_wrong_on_the_loop_too() -> None:
 
 
 def test_draws_are_those_of_a_new_generator_whatever_was_drawn_before() -> None:
-    """Also in a thread of its own, in the middle of another's draws."""
+    """Also in several threads at once."""
 
-    def drawn(step: int) -> list[float]:
+    def draw(step: int) -> list[float]:
         return Draws(3, "val", step).uniform("phase", 5).tolist()
 
-    def right(step: int) -> list[float]:
+    def draw_anew(step: int) -> list[float]:
         place = {
             "key": np.array([3, crc32(b"phase")], dtype=np.uint64),
             "counter": np.array([0, step, 1, 0], np.uint64),
@@ -309,9 +309,9 @@ def test_draws_are_those_of_a_new_generator_whatever_was_drawn_before() -> None:
         return (((bits >> np.uint64(11)).astype(float) + 0.5) / 2**53).tolist()
 
     steps = [7, 2**63, 0, 7, 12]
-    assert [drawn(step) for step in steps] == [right(step) for step in steps]
+    assert [draw(step) for step in steps] == [draw_anew(step) for step in steps]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(drawn, range(500))) == [right(step) for step in range(500)]
+        assert list(pool.map(draw, range(500))) == [draw_anew(step) for step in range(500)]
 
 
 def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_seeds() -> None:
@@ -326,7 +326,7 @@ def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_s
 # Names
 
 
-def test_names_that_a_module_dictionary_keeps_for_itself_survive() -> None:
+def test_parameter_names_that_a_module_dictionary_reserves_are_kept() -> None:
     params = {name: torch.zeros(2) for name in ("values", "keys", "a.values", "weight", "")}
     assert set(dotted_params(parameter_dict(params))) == set(params)
 
@@ -338,7 +338,7 @@ def test_select_takes_patterns_lists_and_predicates() -> None:
     assert select(names, lambda n: n.endswith("weight"), "x") == [names[0], names[2]]
 
 
-def test_nothing_is_said_of_plain_nets() -> None:
+def test_plain_nets_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mtnet(NETS[1].build())

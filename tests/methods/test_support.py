@@ -1,4 +1,4 @@
-"""A trained learner in a user's hands: a run is loaded from Python, and a support set that does not fit is refused."""
+"""A user's Python code with a trained learner: loading a run, and support sets that do not fit."""
 
 import pytest
 import torch
@@ -34,14 +34,14 @@ LEARNERS = {
     ],
     ids=["empty", "lengths", "no axis", "array", "list", "negative", "out of range", "float labels"],
 )
-def test_a_support_set_that_does_not_fit_is_refused_in_our_words(name, x, y, said):
+def test_a_support_set_that_does_not_fit_is_refused_with_advice(name, x, y, said):
     with pytest.raises(qs.InputError, match=said) as refused:
         LEARNERS[name]().adapt(qs.Examples(x, y))
     assert "class numbers from 0" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "nearest"])  # which takes inputs of any shape
-def test_inputs_of_another_shape_are_refused_in_our_words(name):
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "nearest"])  # it takes inputs of any shape
+def test_inputs_of_another_shape_are_refused_with_advice(name):
     with pytest.raises(qs.InputError, match="does not fit: x .6, 5. of float32, y .6. of int64"):
         LEARNERS[name]().adapt(qs.Examples(torch.randn(6, 5), Y))
 
@@ -52,7 +52,7 @@ def test_targets_that_would_broadcast_are_refused():
         learner.adapt(qs.Examples(X, torch.randn(6)))
 
 
-def test_a_failure_of_memory_stays_one():
+def test_running_out_of_memory_is_no_misfit_of_the_support_set():
     class Full(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -72,7 +72,7 @@ def test_a_run_is_loaded_with_the_parameters_it_was_saved_with(cli, place):
     saved = qs.Run.open("run").load("last").tensors
     for name, value in learner.state_dict().items():
         assert torch.equal(value, saved[f"model.{name}"]), name
-    setup, _ = restore(qs.Run.open("run"))  # the best, where there is one
+    setup, _ = restore(qs.Run.open("run"))  # the best checkpoint if there is one
     task = setup.judged.source("test", seed=0, size=1)(0)
     support = qs.Examples(task.support.x[0], task.support.y[0])
     chosen = qs.load("run").adapt(support)(task.query.x[0])

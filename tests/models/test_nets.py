@@ -1,4 +1,4 @@
-"""The shipped nets: sizes and parameter counts of the papers, where T sits, and the laws on small ones."""
+"""The shipped nets: the papers' sizes and numbers of parameters, the position of T, and the laws on small nets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cases import METHODS, WAYS, Net
+from cases import METHODS, ONE_OF_EACH_KIND, WAYS, Net
 from quickstudy import InputError, MetricConv2d, with_metric
 from quickstudy.models.nets import NETS, conv4, conv4_mini, conv4_omniglot, conv4_pool, conv_net, lenet, resnet12
 from quickstudy.models.split import split_head
@@ -41,11 +41,11 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize("build, inputs, ways, features, count", PUBLISHED)
+@pytest.mark.parametrize(("build", "inputs", "ways", "features", "count"), PUBLISHED)
 def test_features_and_parameters_are_the_published_ones(
     build: Callable[..., nn.Module], inputs: tuple[int, ...], ways: int, features: int, count: int
 ) -> None:
-    with torch.device("meta"):  # sizes without numbers: nothing is computed
+    with torch.device("meta"):  # shapes only: nothing is computed
         net = build(inputs, ways)
         body, head = split_head(net)
         assert body(torch.empty(2, *inputs)).shape == (2, features)
@@ -55,7 +55,7 @@ def test_features_and_parameters_are_the_published_ones(
 
 
 def sizes(net: nn.Module, inputs: tuple[int, ...]) -> list[int]:
-    """The heights of a net's maps, from the image to the last block."""
+    """The heights of a net's feature maps, from the image to the last block."""
     seen = [inputs[1]]
     for name, block in net.named_children():
         if name.startswith("block"):
@@ -74,13 +74,13 @@ def test_the_maps_of_the_papers_have_their_sizes() -> None:
 
 
 def same(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """TensorFlow's SAME convolution with a stride of 2: as much padding as needed, the odd pixel right and below."""
+    """TensorFlow's SAME convolution with a stride of 2: as much padding as needed, an odd pixel right and below."""
     pads = [max(2 * (-(-size // 2) - 1) + 3 - size, 0) for size in x.shape[-2:]]
     rows, columns = ((pad // 2, pad - pad // 2) for pad in pads)
     return F.conv2d(F.pad(x, (*columns, *rows)), conv.weight, conv.bias, stride=2)
 
 
-def test_strides_are_tensorflows_in_a_mirror() -> None:
+def test_strided_convolutions_are_tensorflows_on_turned_images() -> None:
     net = conv4_omniglot((1, 28, 28), 3, filters=3)
     x = torch.randn(4, 1, 28, 28)
     h = x
@@ -96,7 +96,7 @@ def test_strides_are_tensorflows_in_a_mirror() -> None:
     assert not torch.allclose(net(x), expected), "the two paddings agree, so the comment on them is wrong"
 
 
-def test_starts_are_those_of_the_released_code() -> None:
+def test_initial_values_are_those_of_the_released_code() -> None:
     omniglot, mini, plain = conv4_omniglot((1, 28, 28), 20), conv4_mini((3, 84, 84), 5), conv4((1, 28, 28), 5)
     for net in (omniglot, mini, plain):
         net.requires_grad_(False)
@@ -113,7 +113,7 @@ def test_starts_are_those_of_the_released_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "build, said",
+    ("build", "said"),
     [
         (lambda: conv4((1, 8, 8), 5), "works from 16x16 on, or with at most 3 blocks"),
         (lambda: conv4_mini((3, 84, 15), 5), "image of 84x15 to nothing. It works from 16x16 on"),
@@ -128,13 +128,13 @@ def test_starts_are_those_of_the_released_code() -> None:
         (lambda: conv_net((1, 8, 8), 3, blocks=2, init="he"), "no init 'he'.*fan_out, xavier"),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_would(build: Callable[[], nn.Module], said: str) -> None:
+def test_sizes_that_cannot_work_are_refused_with_sizes_that_do(build: Callable[[], nn.Module], said: str) -> None:
     with pytest.raises(InputError, match=said):
         build()
 
 
 @pytest.mark.parametrize(
-    "build, inputs",
+    ("build", "inputs"),
     [(conv4, (1, 16, 16)), (conv4_omniglot, (1, 1, 1)), (resnet12, (1, 16, 16)), (lenet, (1, 16, 16))],
 )
 def test_the_smallest_size_that_is_promised_works(build: Callable[..., nn.Module], inputs: tuple[int, ...]) -> None:
@@ -175,7 +175,7 @@ def test_a_cell_is_convolution_bias_metric_norm_relu() -> None:
 
 
 @pytest.mark.parametrize("build", [conv4_pool, resnet12, lenet])
-def test_a_metric_of_ones_on_the_diagonal_changes_no_net(build: Callable[..., nn.Module]) -> None:
+def test_the_identity_as_metric_changes_no_net(build: Callable[..., nn.Module]) -> None:
     options = {"widths": (3, 4)} if build is resnet12 else {}
     net = build((1, 16, 16), WAYS, **options)
     layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -185,7 +185,7 @@ def test_a_metric_of_ones_on_the_diagonal_changes_no_net(build: Callable[..., nn
     torch.testing.assert_close(cells(x), net(x), **EXACT)
 
 
-# The laws, on one method of each kind: the whole table stands on the nets of cases.py
+# The laws, on one method of each kind; all methods run on the nets of cases.py
 
 SMALL = [
     Net("strided_mean", lambda: conv4_omniglot((1, 8, 8), WAYS, filters=2), (1, 8, 8)),
@@ -193,7 +193,7 @@ SMALL = [
     Net("residual", lambda: resnet12((1, 8, 8), WAYS, widths=(2, 3)), (1, 8, 8)),
     Net("lenet", lambda: lenet((1, 8, 8), WAYS, channels=(2, 3), hidden=4, padding=2), (1, 8, 8)),
 ]
-KINDS = [method for method in METHODS if method.name in ("maml", "mtnet", "wormhole", "hypermaml")]
+KINDS = [method for method in METHODS if method.name in ONE_OF_EACH_KIND]
 
 
 @pytest.mark.parametrize(
@@ -212,5 +212,5 @@ def test_laws(law: Callable[..., None], method: object, net: Net) -> None:
 
 
 @pytest.mark.parametrize("net", SMALL, ids=lambda net: net.name)
-def test_a_learner_checks_itself(net: Net) -> None:
-    laws.test_a_learner_checks_itself(KINDS[0], net)
+def test_a_learner_passes_its_own_check(net: Net) -> None:
+    laws.test_a_learner_passes_its_own_check(KINDS[0], net)

@@ -1,4 +1,4 @@
-"""Normalisations under vmap: right second-order gradients, the same names, support and query apart."""
+"""Norms under vmap: right second-order gradients, unchanged names, and separate statistics of support and query."""
 
 import copy
 from collections import OrderedDict
@@ -25,12 +25,12 @@ from quickstudy import (
     mtnet,
     wormhole,
 )
-from quickstudy.engine.engine import LoopFallback
+from quickstudy.engine.engine import LoopFallbackWarning
 from quickstudy.methods.cavia import cavia
 from quickstudy.methods.mamlpp import mamlpp
 from quickstudy.methods.sign_maml import sign_maml
-from quickstudy.models.norms import OneAtATime, describe_norms, with_safe_norms
-from quickstudy.models.trace import feeds_norm
+from quickstudy.models.norms import SingleExampleWarning, describe_norms, with_safe_norms
+from quickstudy.models.trace import layers_before_norm
 from quickstudy.rules.criteria import cross_entropy
 from quickstudy.rules.params import dotted_params
 from quickstudy.types import pick
@@ -60,14 +60,14 @@ NATIVE = [
 
 
 def scrambled(module: nn.Module) -> nn.Module:
-    """Scales and biases away from 1 and 0."""
+    """A copy whose scales and biases are not 1 and 0."""
     with torch.no_grad():
         for p in module.parameters():
             p.normal_(1.0, 0.5)
     return module
 
 
-@pytest.mark.parametrize("build, shape", NATIVE)
+@pytest.mark.parametrize(("build", "shape"), NATIVE)
 def test_a_safe_norm_is_the_native_one(build: object, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     native = scrambled(build())  # type: ignore[operator]
@@ -79,7 +79,7 @@ def test_a_safe_norm_is_the_native_one(build: object, shape: tuple[int, ...]) ->
     assert type(native).__module__.startswith("torch"), "the user's own model was changed"
 
 
-@pytest.mark.parametrize("build, shape", NATIVE)
+@pytest.mark.parametrize(("build", "shape"), NATIVE)
 def test_second_order_under_vmap_is_the_loop_and_the_central_difference(build: object, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     kind = {2: nn.Linear(4, 4), 3: nn.Linear(shape[-1], shape[-1])}.get(len(shape), nn.Identity())
@@ -109,7 +109,7 @@ def test_second_order_under_vmap_is_the_loop_and_the_central_difference(build: o
 
 
 class Own(nn.BatchNorm2d):
-    """A user's subclass with a forward of its own, which no pass can know to be harmless."""
+    """A user's subclass with a forward of its own, which `with_safe_norms` does not change."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input)
@@ -130,7 +130,7 @@ def test_check_names_the_module_that_vmap_gets_wrong() -> None:
     assert maml(nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS))).check(tasks(NETS[1])).ok
 
 
-def test_a_gradient_that_is_not_finite_convicts_nobody() -> None:
+def test_no_module_is_blamed_for_a_gradient_that_is_not_finite() -> None:
     found = maml(nn.Sequential(nn.Flatten(), nn.Linear(16, WAYS)), inner_lr=float("inf")).check(tasks(NETS[1]))
     assert found.ok and not found.errors
     assert "not finite" in str(found) and "wrong" not in str(found)
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_not_finite_convicts_nobody() -> None:
 @pytest.mark.parametrize("engine", [Engine("loop"), Engine("vmap"), Engine("vmap", chunk=1)], ids=str)
 @pytest.mark.parametrize("build", [maml, anil], ids=["head", "body"])
 def test_support_and_query_are_normalised_apart(build: object, engine: Engine) -> None:
-    """With no inner step the output is the plain net's on the query alone, by the query's own statistics."""
+    """Without inner steps the output is that of the plain net on the query set, by the query set's statistics."""
     torch.manual_seed(0)
     net = NETS[1]
     plain, batch = net.build(), tasks(net)
@@ -236,7 +236,7 @@ def test_under_support_statistics_vmap_is_the_loop_and_the_central_difference(bu
 
 
 def test_on_the_support_set_itself_both_policies_are_one_function() -> None:
-    """The biased variance is recorded, as the batch norm divides by it; and the statistics are those under phi."""
+    """The recorded variance is the biased one, which a batch norm uses; the statistics are those after adaptation."""
     torch.manual_seed(0)
     plain, batch = scrambled(NETS[1].build()), tasks(NETS[1])
     own = batch._replace(query=batch.support)
@@ -318,7 +318,7 @@ def test_per_step_norms_obey_the_laws(build: Build) -> None:
 
 
 def by_hand(learner: RuleLearner, support: Examples, steps: int) -> list[dict[str, Tensor]]:
-    """theta_1, theta_2, ... with the scales and biases of the step that led to each, at one rate of .3."""
+    """theta_1, theta_2, ... with the scales and biases of the step that led to each, at a rate of 0.3."""
     plain, theta = NETS[1].build(), learner.params()
     later = dotted_params(learner.rule.get_submodule("per_step.later"))
     assert set(later) == {f"block{i}.norm.{what}" for i in (0, 1) for what in ("weight", "bias")}
@@ -357,11 +357,11 @@ def test_maml_plus_plus_weighs_the_query_losses_under_the_norms_of_their_steps()
     _, found = learner.meta_gradient(pick(batch, slice(0, 1)))
     rates = [name.startswith("rule.rate") for name in learner.meta_params()]
     for rate, ours, theirs in zip(rates, found, held, strict=True):
-        if not rate:  # by hand they are a number
+        if not rate:  # by hand, the rates are one number
             torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-def test_per_step_norms_leave_every_path_of_a_rule_where_it_was() -> None:
+def test_per_step_norms_change_no_path_of_a_rule() -> None:
     for build in (maml, meta_sgd, mamlpp, sign_maml):
         plain, own = (build(NETS[1].build(), norms=norms, inner_steps=2) for norms in ("batch", "per_step"))
         buffers = {name for name, _ in plain.named_buffers() if name.startswith("rule.")}
@@ -369,17 +369,22 @@ def test_per_step_norms_leave_every_path_of_a_rule_where_it_was() -> None:
         rates = {
             name for name in own.state_dict() if name.startswith("rule.") and not name.startswith("rule.per_step.")
         }
-        assert rates <= {name for name in plain.state_dict()}
+        assert rates <= set(plain.state_dict())
 
 
-def test_a_rule_that_is_given_to_two_learners_is_neithers_own() -> None:
+def test_a_buffer_of_the_rule_is_one_with_and_without_the_path_through_per_step() -> None:
+    for learner in (per_step(mamlpp).float(), copy.deepcopy(per_step(mamlpp)), copy.deepcopy(per_step(mamlpp)).float()):
+        assert learner.rule.weights is learner.rule.rule.weights
+
+
+def test_two_learners_can_share_a_rule_and_only_one_has_values_per_step() -> None:
     rule = Descend(Constant(0.1), 2)
     own = RuleLearner(NETS[1].build(), rule, cross_entropy, norms="per_step")
     plain = RuleLearner(NETS[1].build(), rule, cross_entropy)
     assert "every inner step" in own.norms and not dict(plain.rule.named_parameters())
 
 
-def test_one_step_has_nothing_to_differ_in() -> None:
+def test_with_one_step_the_norms_are_the_models_own() -> None:
     plain, batch = scrambled(NETS[1].build()), tasks(NETS[1])
     own = maml(plain, norms="per_step", inner_lr=0.3)
     shared = maml(plain, inner_lr=0.3, adapts=lambda name: ".norm." not in name)
@@ -403,7 +408,7 @@ def test_a_norm_that_runs_twice_has_no_support_statistics() -> None:
         maml(model, norms="support")(tasks(NETS[0]))
 
 
-def test_one_example_under_batch_statistics_is_warned_of_once_and_only_after_adapting() -> None:
+def test_an_adapted_module_warns_once_of_a_batch_of_one() -> None:
     torch.manual_seed(0)
     batch = tasks(NETS[1], queries=1)
     single = batch._replace(query=Examples(batch.query.x[:, :1], batch.query.y[:, :1]))
@@ -417,14 +422,14 @@ def test_one_example_under_batch_statistics_is_warned_of_once_and_only_after_ada
         adapted(batch.query.x[0])
         twin = copy.deepcopy(adapted)
         for module in (adapted, twin):
-            with pytest.warns(OneAtATime, match="norms='support'"):
+            with pytest.warns(SingleExampleWarning, match="norms='support'"):
                 module(batch.query.x[0, :1])
             module(batch.query.x[0, :1])
     for quiet in (maml(NETS[1].build(), norms="support"), maml(NETS[3].build())):
         quiet.adapt(pick(batch.support, 0))(batch.query.x[0, :1])
 
 
-def test_the_policy_is_said_in_words() -> None:
+def test_the_norm_policy_is_described() -> None:
     assert "transductive" in describe_norms(with_safe_norms(NETS[1].build()).modules())
     assert "of the support set" in maml(NETS[1].build(), norms="support").norms
     assert describe_norms(with_safe_norms(NETS[3].build()).modules()) == "no batch statistics"
@@ -437,8 +442,8 @@ def test_a_norm_used_twice_is_replaced_in_both_places() -> None:
     assert type(model["b"]) is not nn.LayerNorm  # type: ignore[index]
 
 
-def test_scale_blind_layers_are_found() -> None:
-    assert feeds_norm(NETS[1].build(), ["block0.conv", "block1.conv", "head"]) == ["block0.conv", "block1.conv"]
+def test_layers_before_a_norm_are_found() -> None:
+    assert layers_before_norm(NETS[1].build(), ["block0.conv", "block1.conv", "head"]) == ["block0.conv", "block1.conv"]
 
 
 class Recurrent(nn.Module):
@@ -453,13 +458,12 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x[:, :, None])[0][:, -1])
 
 
-def test_what_vmap_refuses_falls_back_to_the_loop_and_says_so_once() -> None:
+def test_a_model_that_vmap_refuses_runs_on_the_loop_with_one_warning() -> None:
     torch.manual_seed(0)
     learner, batch = maml(Recurrent()), tasks(NETS[0])
-    with pytest.warns(LoopFallback, match="one after the other") as said:
+    with pytest.warns(LoopFallbackWarning, match="one after the other"):
         first = learner(batch)
-        learner.meta_gradient(batch)
-    assert len(said) == 1
+    learner.meta_gradient(batch)  # a second warning would be an error
     learner.engine = Engine("loop")
     torch.testing.assert_close(first, learner(batch), **CLOSE)
     assert "refuses" in str(learner.check(batch))
@@ -468,7 +472,7 @@ def test_what_vmap_refuses_falls_back_to_the_loop_and_says_so_once() -> None:
 def test_a_refusal_in_the_backward_pass_falls_back_too() -> None:
     torch.manual_seed(0)
     learner, batch = maml(Recurrent()), tasks(NETS[0])
-    with pytest.warns(LoopFallback):
+    with pytest.warns(LoopFallbackWarning):
         _, gradients = learner.meta_gradient(batch)
     again = maml(Recurrent())
     again.load_state_dict(learner.state_dict())
@@ -489,7 +493,7 @@ def test_attention_runs_in_second_order() -> None:
     torch.testing.assert_close(adapted(batch.query.x[0]), together.output[0], **CLOSE)
 
 
-def test_dropout_is_the_users_own_and_runs_under_vmap() -> None:
+def test_dropout_follows_the_mode_of_the_module_and_runs_under_vmap() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5), nn.Linear(50, WAYS))
     learner, batch = maml(model), tasks(NETS[0])
@@ -499,7 +503,7 @@ def test_dropout_is_the_users_own_and_runs_under_vmap() -> None:
     assert learner.check(batch).ok
 
 
-def test_an_error_in_the_users_model_is_the_users_error() -> None:
+def test_an_error_in_the_users_model_is_raised_as_it_is() -> None:
     learner = maml(nn.Linear(5, WAYS))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         learner(tasks(NETS[0]))

@@ -3,13 +3,12 @@
 import base64
 import math
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from processes import Command, run_code
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures
 from quickstudy.reports.report import format_amount, format_score, write_report
@@ -155,12 +154,15 @@ def test_a_summary_without_most_of_its_entries_still_makes_a_page(tmp_path):
 
 def test_everything_is_escaped(tmp_path):
     bad = "<script>alert('&')</script>"
-    run = invent(tmp_path / "a&<i>b", method=bad, norms=bad, hash=bad, data={bad: bad}, protocol=bad, metric=bad)
+    place = tmp_path / 'a&<i>b" onerror="c'
+    run = invent(place, method=bad, norms=bad, hash=bad, data={bad: bad}, protocol=bad, metric=bad)
     (run.path / "config.yaml").write_text(f'format: 1\nnote: "{bad}"\n')
     path = write_report([Run.open(run.path)], tmp_path / "out")
     page = read(path)
     assert "script" not in page.tags and "i" not in page.tags and "b" not in page.tags
     assert page.text.count(bad) >= 6
+    assert all(image.keys() == {"width", "height", "src", "alt"} for image in page.images)
+    assert sum('run a&<i>b" onerror="c' in image["alt"] for image in page.images) == 2
     assert all(re.fullmatch(r"[\w-]+\.(png|html)", file.name) for file in path.parent.iterdir())
 
 
@@ -214,7 +216,7 @@ def test_a_score_says_how_many_tasks_diverged():
     summary = {"metric": "mse", "mean": 0.61, "interval": 0.05, "tasks": 600, "finite": 597}
     assert format_score(summary) == "0.610 ± 0.050 (3 of 600 diverged)"
     assert format_score(summary | {"finite": 0, "mean": math.nan}) == "all 600 tasks diverged"
-    assert format_score({}) == "–"
+    assert format_score({}) == "\N{EN DASH}"
 
 
 @pytest.mark.parametrize(
@@ -264,15 +266,17 @@ def test_diverged_tasks_and_predictions_do_not_break_a_figure():
 def test_without_matplotlib_the_install_line_is_given(tmp_path):
     run = invent(tmp_path / "run", logs=False)
     code = (
-        "import sys; sys.modules['matplotlib'] = None\n"
+        "import sys\n"
         "from quickstudy.errors import InputError\n"
         "from quickstudy.reports import figures\n"
         "from quickstudy.storage.run import Run\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "sys.modules['matplotlib'] = None\n"
         "try: figures.draw_example_task(Run.open(sys.argv[1]).results()['test'])\n"
         "except InputError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
-    assert 'pip install "quickstudy[plot]"' in done.stdout, done.stderr
+    done = Command(code, run.path, cwd=tmp_path, target=run_code).wait()
+    assert 'pip install "quickstudy[plot]"' in done.out, done.err
 
 
 # -- axes --

@@ -1,4 +1,4 @@
-"""Formulas written out by hand, beside what the rules give. Float64; equal up to rounding unless said otherwise."""
+"""The rules against formulas written out by hand. Float64; equal up to rounding unless a test says otherwise."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ from quickstudy import (
     wormhole,
 )
 from quickstudy.methods.wormhole import CHARTS, make_chart
-from quickstudy.models.cells import cell_params
+from quickstudy.models.cells import cell_param_names
 from quickstudy.models.nets import linear, mlp
 from quickstudy.rules.criteria import class_sum_cross_entropy, cross_entropy, mse
 from quickstudy.rules.params import adaptable, dotted_params
@@ -72,14 +72,14 @@ def point(**values: Tensor) -> Params:
 # Descent
 
 
-def test_steps_on_a_bowl_shrink_the_distance_by_one_minus_the_rate() -> None:
+def test_a_step_on_a_quadratic_multiplies_the_distance_by_one_minus_the_rate() -> None:
     theta = point(w=torch.tensor([3.0, -1.0]))
     for steps in range(4):
         phi = Descend(Constant(0.25), steps)(theta, bowl(theta))
         torch.testing.assert_close(phi["w"] - 1, 0.75**steps * (theta["w"] - 1), **CLOSE)
 
 
-def test_evaluation_steps_default_to_the_trained_ones_and_iterates_can_be_read() -> None:
+def test_evaluation_takes_as_many_steps_as_training_by_default() -> None:
     theta = point(w=torch.tensor([3.0]))
     rule = Descend(Constant(0.5), 2, eval_steps=4)
     assert len(list(rule.iterates(theta, bowl(theta)))) == 3
@@ -93,7 +93,7 @@ def test_the_direction_is_applied_to_the_gradient() -> None:
     torch.testing.assert_close(phi["w"], torch.tensor([2.5, -0.5]), **CLOSE)
 
 
-def test_annealed_steps_shrink_by_the_decay() -> None:
+def test_rates_with_decay_shrink_from_step_to_step() -> None:
     rates = Constant(0.8, decay=0.5)({"w": torch.zeros(1)}, 3, {})
     assert [float(rate["w"]) for rate in rates] == [0.8, 0.4, 0.2]
 
@@ -144,7 +144,7 @@ def test_identity_metric_and_open_masks_are_maml_on_the_same_parameters(net: Net
     with torch.no_grad():
         for logit in masked.rule.rate.logits.values():  # type: ignore[union-attr]
             logit.fill_(1000.0)
-    plain = maml(model, inner_steps=2, adapts=cell_params(model))
+    plain = maml(model, inner_steps=2, adapts=cell_param_names(model))
     torch.testing.assert_close(masked(batch), plain(batch), **CLOSE)
     torch.testing.assert_close(tnet(model, inner_steps=2)(batch), plain(batch), **CLOSE)
     with torch.no_grad():
@@ -177,12 +177,12 @@ def test_a_metric_convolution_is_a_convolution_and_a_one_by_one(conv: dict[str, 
 
 
 def one_cell(metric: Tensor, *, bias: bool, logits: Tensor | None, rate: float = 0.3) -> RuleLearner:
-    """A single cell under squared error of one sample; masks as given by extreme logits."""
+    """One cell and the squared error of one example; the masks are set by extreme logits."""
     n = len(metric)
     cell = with_metric(nn.Sequential(nn.Linear(4, n, bias=bias)))
     with torch.no_grad():
         cell[0].metric.copy_(metric)  # type: ignore[index]
-    names = cell_params(cell)
+    names = cell_param_names(cell)
     steps: Constant | Masked = Constant(rate)
     if logits is not None:
         steps = Masked(steps, adaptable(cell, names))
@@ -193,7 +193,7 @@ def one_cell(metric: Tensor, *, bias: bool, logits: Tensor | None, rate: float =
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_step_moves_the_output_by_the_masked_metric(bias: bool) -> None:
-    """Eq. 4.3 with masks: Delta y = -alpha (|x|^2 + 1) T diag(m) T^T grad_y, and it spans T's columns with m = 1."""
+    """Eq. 4.3 with masks: Delta y = -alpha (|x|^2 + 1) T diag(m) T^T grad_y; with m = 1 it spans T's columns."""
     torch.manual_seed(0)
     n, open_rows = 5, torch.tensor([True, False, True, True, False])
     T = torch.randn(n, n)
@@ -209,7 +209,7 @@ def test_a_step_moves_the_output_by_the_masked_metric(bias: bool) -> None:
         grad_y = 2 * (before - y[0]) / n
         expected = -0.3 * (x.square().sum() + bias) * T @ torch.diag(open_rows.double()) @ T.T @ grad_y
         torch.testing.assert_close(moved, expected, **CLOSE)
-        for name, value in phi.items():  # rows that are masked do not move, weight and bias alike
+        for name, value in phi.items():  # masked rows do not move, in the weight and in the bias
             held = model.params()[name]
             assert torch.equal(value[~open_rows], held[~open_rows])
             assert not torch.equal(value[open_rows], held[open_rows])
@@ -223,9 +223,9 @@ def test_a_metric_on_a_subspace_can_be_built() -> None:
     """Proposition 2: from a basis V of a subspace and a metric G, T makes the step -alpha |x|^2 V G^-1 V^T grad_y."""
     torch.manual_seed(1)
     n, d = 5, 2
-    V, A = torch.randn(n, d), torch.randn(d, d)
-    G = A @ A.T + torch.eye(d)
-    root = torch.linalg.cholesky(torch.linalg.inv(G))  # G^-1 = root root^T
+    V, factor = torch.randn(n, d), torch.randn(d, d)
+    metric = factor @ factor.T + torch.eye(d)
+    root = torch.linalg.cholesky(torch.linalg.inv(metric))  # G^-1 = root root^T
     T = torch.cat([V @ root, torch.randn(n, n - d)], 1)
     model = one_cell(T, bias=False, logits=torch.tensor([1e3] * d + [-1e3] * (n - d)))
     x, y = torch.randn(1, 4), torch.randn(1, n)
@@ -233,7 +233,7 @@ def test_a_metric_on_a_subspace_can_be_built() -> None:
     before = model.predict(model.params(), x)[0].detach()
     moved = model.predict(model.update(Examples(x, y), noise), x)[0].detach() - before
     grad_y = 2 * (before - y[0]) / n
-    expected = -0.3 * x.square().sum() * V @ torch.linalg.inv(G) @ V.T @ grad_y
+    expected = -0.3 * x.square().sum() * V @ torch.linalg.inv(metric) @ V.T @ grad_y
     torch.testing.assert_close(moved, expected, **CLOSE)
 
 
@@ -254,9 +254,9 @@ def test_the_hard_mask_has_the_straight_through_gradient() -> None:
     by_hand = {}
     for name, p in params.items():
         gate = m[:, None] if p.ndim == 2 else m
-        for _ in range(2):
-            p = p - 0.2 * gate * (p - 1)
         by_hand[name] = p
+        for _ in range(2):
+            by_hand[name] = by_hand[name] - 0.2 * gate * (by_hand[name] - 1)
     torch.testing.assert_close(phi, by_hand, **CLOSE)
     (slope,) = torch.autograd.grad(sum((p * p).sum() for p in by_hand.values()), m)
     torch.testing.assert_close(given, slope * s * (1 - s) / c, **CLOSE)
@@ -274,7 +274,7 @@ def test_masks_are_bernoulli_and_a_row_shares_its_bias() -> None:
     share, sd = torch.tensor(1.0).sigmoid(), (0.7311 * 0.2689 / 8000) ** 0.5
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert abs(drawn.mean() - share) < 4 * sd  # one in 16 000 seeds would fail; this seed is fixed
-    rates = masked({n: p for n, p in model.params().items()}, 3, pick(noise, 0))  # type: ignore[operator]
+    rates = masked(dict(model.params().items()), 3, pick(noise, 0))  # type: ignore[operator]
     gate = drawn[0] * 0.1
     for rate in rates:  # the same mask for every step, shared by the row and its bias
         torch.testing.assert_close(rate["layer0.weight"], gate[:, None], **CLOSE)
@@ -332,7 +332,7 @@ def slope_task(sign: float) -> Examples:
 
 
 def test_a_gain_finds_the_sign_of_a_task() -> None:
-    """y = +-x with theta = 1: C must become +-1, which a tanh nears as its steps shrink."""
+    """y = +-x with theta = 1: C must become +-1, which tanh approaches."""
     model = RuleLearner(nn.Linear(1, 1, bias=False), Rescale(Descend(Constant(5.0), 100), Tanh(), ["weight"]), mse)
     with torch.no_grad():
         model.head.weight.fill_(1.0)  # type: ignore[union-attr, operator]
@@ -340,8 +340,8 @@ def test_a_gain_finds_the_sign_of_a_task() -> None:
         assert float(model.update(slope_task(sign), {})["weight"].detach()) == pytest.approx(sign, abs=0.02)
 
 
-def test_opposite_tasks_pull_apart_without_a_gain_and_together_with_it() -> None:
-    """Why Wormhole works: the outer gradients of +-x tasks cancel for MAML, and agree once C has found the sign."""
+def test_gradients_of_opposite_tasks_cancel_without_a_gain_and_agree_with_it() -> None:
+    """Why Wormhole works: the outer gradients of the tasks +-x cancel in MAML, and agree after C has found the sign."""
     half = [slope_task(1.0), slope_task(-1.0)]
     both = Examples(torch.stack([h.x for h in half]), torch.stack([h.y for h in half]))
     batch = Task(both, both, torch.arange(2), {})
@@ -367,7 +367,7 @@ def test_the_literal_reading_is_c_theta_plus_delta_of_theta() -> None:
 
 
 def test_the_gain_by_hand() -> None:
-    """One number c on the bowl: dL/dc = theta . (c theta - 1)."""
+    """One number c on the quadratic: dL/dc = theta . (c theta - 1)."""
     theta = torch.tensor([3.0, -1.0])
     c = torch.tensor(1.0)
     for _ in range(3):
@@ -385,7 +385,7 @@ def test_first_order_gain_keeps_only_the_product() -> None:
         assert torch.allclose(g, torch.full((2,), c)) == first_order
 
 
-def test_scope_defaults_to_the_last_linear_layer_and_blind_scopes_are_refused() -> None:
+def test_the_default_scope_is_the_last_linear_layer_and_a_scope_before_norms_is_refused() -> None:
     net = NETS[1]
     model = wormhole(net.build())
     assert model.rule.rules[0].scope == ("head.weight", "head.bias")  # type: ignore[index, union-attr]
@@ -438,7 +438,7 @@ def test_appendix_b_adds_up_two_losses() -> None:
     torch.testing.assert_close(together(batch).loss, by_hand, **CLOSE)
 
 
-def test_the_guesses_carry_no_gradient_and_theta_has_its_own() -> None:
+def test_the_gradient_of_theta_does_not_pass_through_the_guesses() -> None:
     """The outer gradient is that of theta + H(features, fixed guesses, labels)."""
     model, batch = hyper([1.0, 0.0])
     _, given = model.meta_gradient(batch)
@@ -454,7 +454,7 @@ def test_the_guesses_carry_no_gradient_and_theta_has_its_own() -> None:
     torch.testing.assert_close(given, list(by_hand), **CLOSE)
 
 
-@pytest.mark.parametrize("labels, columns", [("one_hot", 4 + 3 + 3), ("index", 4 + 3 + 1)])
+@pytest.mark.parametrize(("labels", "columns"), [("one_hot", 4 + 3 + 3), ("index", 4 + 3 + 1)])
 def test_the_hypernetwork_reads_the_mean_of_each_class(labels: str, columns: int) -> None:
     torch.manual_seed(0)
     network = ClassHypernet({"weight": torch.zeros(3, 4), "bias": torch.zeros(3)}, width=8, labels=labels)
@@ -475,7 +475,7 @@ def test_enhancement_and_depth(layers: int) -> None:
     assert sum(isinstance(m, nn.Linear) for m in network.layers) == layers + 1
 
 
-def test_the_body_runs_apart_from_the_rule_and_is_trained() -> None:
+def test_the_body_runs_outside_the_rule_and_is_trained() -> None:
     net = NETS[1]
     for build in (anil, hypermaml):
         torch.manual_seed(0)
@@ -484,7 +484,7 @@ def test_the_body_runs_apart_from_the_rule_and_is_trained() -> None:
         assert set(model.adapts) == {"weight", "bias"}
         _, gradients = model.meta_gradient(tasks(net))
         body = [g for g, n in zip(gradients, model.meta_params(), strict=True) if n.startswith("body.")]
-        # A convolution's bias before a batch norm has no effect: its gradient is zero, not missing.
+        # The bias of a convolution before a batch norm has no effect: its gradient is zero, but it exists.
         assert body and all(g is not None for g in body)
 
 
@@ -501,7 +501,7 @@ def test_chains_are_associative_and_mixes_are_linear(a: float, b: float, steps: 
     mixed = Mix([f, g], weights=[a, b])(theta, bowl(theta))["w"]
     ends = [r(theta, bowl(theta))["w"] for r in (f, g)]
     by_hand = a * ends[0] + b * ends[1] + (1 - a - b) * theta["w"]
-    torch.testing.assert_close(mixed, by_hand, rtol=1e-6, atol=1e-6)  # weights are held in single precision
+    torch.testing.assert_close(mixed, by_hand, rtol=1e-6, atol=1e-6)  # the weights are in single precision
 
 
 def test_noise_of_parts_does_not_mix() -> None:

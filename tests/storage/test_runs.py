@@ -1,11 +1,11 @@
-"""Run directories: what is read back is what was written, through kills, full disks and damage."""
+"""Run directories: they give back what was written, also after kills, on full disks and with damaged files."""
 
+import itertools
 import json
 import math
+import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import copy_of_this_process, wait_for
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage import files
-from quickstudy.storage.checkpoints import check_matches
+from quickstudy.storage.checkpoints import check_matches, read_checkpoint
 from quickstudy.storage.run import Run
 
 
@@ -41,19 +42,6 @@ TENSORS = {
     "none": torch.zeros(0, 2),
     "mask": torch.tensor([True, False]),
 }
-
-# What the child processes below begin with. They say a line when they are ready, and are then killed or waited for.
-CHILD = """
-import itertools, sys, torch
-from quickstudy.storage.run import Run
-run = Run.open(sys.argv[1])
-"""
-
-
-def child(code: str, *arguments: object, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
 
 # -- creating and opening --
 
@@ -130,15 +118,23 @@ def test_writing_needs_the_lock(run):
 
 
 def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_leaves_no_lock(run):
-    first = child("with run.writing():\n    print('ready', flush=True)\n    sys.stdin.read()", run.path, stdin=-1)
-    with first:
-        assert first.stdout.readline() == "ready\n"
-        with pytest.raises(InputError, match=f"in use by process {first.pid}"), run.writing():
+    ready, say = os.pipe()
+
+    def hold() -> None:
+        with Run.open(run.path).writing():
+            os.write(say, b"!")
+            signal.pause()
+
+    first = copy_of_this_process(hold)
+    try:
+        assert os.read(ready, 1) == b"!"
+        with pytest.raises(InputError, match=f"in use by process {first}"), run.writing():
             pass
         (run.path / "checkpoints").mkdir()
-        (run.path / "checkpoints" / f".last.safetensors.{first.pid}.tmp").write_bytes(b"half")
-        first.kill()
-        first.wait()
+        (run.path / "checkpoints" / f".last.safetensors.{first}.tmp").write_bytes(b"half")
+    finally:
+        os.kill(first, signal.SIGKILL)
+        assert wait_for(first) == -signal.SIGKILL
     with run.writing():
         assert list((run.path / "checkpoints").iterdir()) == []
     with run.writing():
@@ -147,14 +143,22 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_killed_one_leaves_no_loc
 
 # -- metrics --
 
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    """One run for all drawn rows: making a run takes longer than logging to it."""
+    return Run.create(tmp_path_factory.mktemp("runs") / "run", {})
+
+
 numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.sampled_from([math.inf, -math.inf]))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.one_of(numbers, st.lists(numbers, max_size=3), st.booleans())))
-def test_rows_are_read_as_logged(tmp_path_factory, row):
-    run = Run.create(tmp_path_factory.mktemp("runs") / "run", {})
+def test_rows_are_read_as_logged(one_run, row):
+    run = one_run
     with run.writing():
+        (run.path / "metrics.jsonl").unlink(missing_ok=True)
         run.log(row)
     assert run.metrics() == [row]
     json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -238,7 +242,7 @@ def test_any_flipped_byte_is_noticed(saved):
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises((RunError, InputError), match="last.safetensors"):
-            saved.load("last")
+            read_checkpoint(path)
 
 
 def test_a_file_of_somebody_else_is_refused(saved):
@@ -250,58 +254,69 @@ def test_a_file_of_somebody_else_is_refused(saved):
         saved.load("last")
 
 
-KILLED = """
-with run.writing():
-    for step in itertools.count(1):
-        run.log({"step": step})
-        run.save("last", {"w": torch.full((200_000,), float(step))}, {"step": step})
-        print(step, flush=True)
-"""
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.011, 0.019])
+def test_a_kill_at_any_instant_leaves_a_checkpoint_that_loads(run, delay):
+    ready, say = os.pipe()
+
+    def write() -> None:
+        own = Run.open(run.path)
+        with own.writing():
+            for step in itertools.count(1):
+                own.log({"step": step})
+                own.save("last", {"w": torch.full((200_000,), float(step))}, {"step": step})
+                os.write(say, b"!")
+
+    writer = copy_of_this_process(write)
+    assert os.read(ready, 1) == b"!"
+    time.sleep(delay)
+    os.kill(writer, signal.SIGKILL)
+    assert wait_for(writer) == -signal.SIGKILL
+    tensors, state = run.load("last")
+    assert tensors["w"].unique().tolist() == [state["step"]]
+    assert run.metrics()[-1]["step"] >= state["step"]
+    with run.writing():
+        run.rewind(0)
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["last.safetensors"]
 
 
-def test_a_kill_at_any_instant_leaves_a_checkpoint_that_loads(run):
-    for delay in (0.0, 0.004, 0.011, 0.019):
-        with child(KILLED, run.path) as writer:
-            assert writer.stdout.readline()
-            time.sleep(delay)
-            writer.send_signal(signal.SIGKILL)
-        tensors, state = run.load("last")
-        assert tensors["w"].unique().tolist() == [state["step"]]
-        assert run.metrics()[-1]["step"] >= state["step"]
-        with run.writing():
-            run.rewind(0)
-        assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["last.safetensors"]
+FULL = {
+    "checkpoint": (
+        lambda run: run.save("last", {"w": torch.zeros(50_000)}, {"step": 400}),
+        "previous checkpoint (step 300) is intact",
+    ),
+    "first checkpoint": (
+        lambda run: run.save("new", {"w": torch.zeros(50_000)}, {"step": 400}),
+        "no earlier one under that name",
+    ),
+    "metrics": (
+        lambda run: [run.log({"step": i, "note": "x" * 1000}) for i in range(40)],
+        "rows before it are intact",
+    ),
+    "result": (lambda run: run.write_result("test", {}, {"x": torch.rand(50_000).numpy()}), "evaluate again"),
+}
 
 
-# The limit on file sizes stands in for a disk with this much room: the system refuses to write the rest.
-FULL = """
-import resource
-from quickstudy.errors import RunError
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-with run.writing():
-    try:
-        {write}
-    except RunError as error:
-        print(error)
-"""
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_disk_loses_nothing_that_was_there(saved, name):
+    """A limit on the size of files replaces a full disk: the system refuses to write more."""
+    write, message = FULL[name]
+    said = os.memfd_create("said")
 
+    def work() -> None:
+        own, hard = Run.open(saved.path), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        with own.writing():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+            try:
+                write(own)
+            except RunError as error:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+                os.write(said, str(error).encode())
 
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        ("run.save('last', {'w': torch.zeros(50_000)}, {'step': 400})", "previous checkpoint (step 300) is intact"),
-        ("run.save('new', {'w': torch.zeros(50_000)}, {'step': 400})", "no earlier one under that name"),
-        ("[run.log({'step': i, 'note': 'x' * 1000}) for i in range(40)]", "rows before it are intact"),
-        ("run.write_result('test', {}, {'x': torch.rand(50_000).numpy()})", "evaluate again"),
-    ],
-    ids=["checkpoint", "first checkpoint", "metrics", "result"],
-)
-def test_a_full_disk_loses_nothing_that_was_there(saved, write, message):
     before = {path: path.read_bytes() for path in saved.path.rglob("*.*") if path.is_file()}
-    with child(FULL.replace("{write}", write), saved.path) as writer:
-        said, faults = writer.communicate()
-    assert writer.returncode == 0, faults
-    assert message in said and "File too large" in said and "Free some space" in said
+    assert wait_for(copy_of_this_process(work)) == 0
+    words = os.pread(said, 2000, 0).decode()
+    os.close(said)
+    assert message in words and "File too large" in words and "Free some space" in words
     after = {path: path.read_bytes() for path in saved.path.rglob("*.*") if path.is_file()}
     after.pop(saved.path / "metrics.jsonl", None)
     after.pop(saved.path / "results" / ".lock", None)
@@ -350,19 +365,25 @@ def test_objects_are_never_pickled(run):
     assert run.results() == {}
 
 
+def read_or_refuse(run):
+    """The arrays of the result, or the message of the error."""
+    try:
+        return run.results()["test"].arrays, ""
+    except RunError as error:
+        return {}, str(error)
+
+
 def test_a_damaged_result_is_named(run):
     run.write_result("test", {"mean": 0.5}, {"metric": np.arange(3.0)})
     table, data = (run.path / "results" / f"test.{kind}" for kind in ("json", "npz"))
     whole = data.read_bytes()
-    read = 0
     for at in range(len(whole)):
         data.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        try:  # some bytes of a zip file (dates, sizes kept twice) carry nothing
-            arrays = run.results()["test"].arrays
-            read += arrays.keys() != {"metric"} or arrays["metric"].tolist() != [0, 1, 2]
-        except RunError as error:
-            assert "test.npz" in str(error)
-    assert read == 0
+        arrays, message = read_or_refuse(run)
+        # Some bytes of a zip file (dates, sizes that are there twice) have no effect.
+        assert "test.npz" in message or {name: array.tolist() for name, array in arrays.items()} == {
+            "metric": [0, 1, 2]
+        }
     data.unlink()
     with pytest.raises(RunError, match="test.npz is missing"):
         run.results()
@@ -375,7 +396,7 @@ def test_a_damaged_result_is_named(run):
 def test_an_atomic_write_replaces_all_or_nothing(tmp_path):
     path = tmp_path / "file"
     files.write_atomic(path, b"old")
+    (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
-        (tmp_path / "folder").mkdir()
         files.write_atomic(tmp_path / "folder", b"new")
     assert Path(path).read_bytes() == b"old"

@@ -1,4 +1,4 @@
-"""Every refusal of the task families and of the check on a source's first batch."""
+"""The errors of the task families, and of the check of the first batch of a source."""
 
 import math
 import sys
@@ -140,7 +140,7 @@ def test_a_users_own_batch_passes():
         (lambda: AverageThreshold(dimension=0), "dimension=0"),
         (lambda: Wavelet(points=0), "points=0"),
         (lambda: Wavelet(translation=(math.nan, 1.0)), "translation=.* finite"),
-        (lambda: Gaussians(sd=-1.0), "sd=-1.0 is no standard deviation"),
+        (lambda: Gaussians(sd=-1.0), "sd=-1.0 is not a standard deviation"),
         (lambda: Sine().source("training", size=4), "no split 'training'"),
         (lambda: digits("colour"), "'colour': choose 'image' or 'class'"),
         (lambda: digits("class"), "5-way tasks need 5 classes.* choose ways=3"),

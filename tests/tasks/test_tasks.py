@@ -28,9 +28,9 @@ from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.tasks.synthetic.wavelet import mexican_hat
 from quickstudy.types import pick
 
-# name -> SHA-256 (first 16 digits) of the keys and `about` of two drawn steps. A changed digit means changed tasks:
-# old results are then no longer comparable, which is an entry in the changelog. y and the wavelet's weights are left
-# out: the last bit of a sine or an exponential is the machine's.
+# The first 16 digits of the SHA-256 of the keys and `about` of two steps. Another hash means other tasks. Then old
+# results are not comparable, which needs an entry in the changelog. y and the weights of the wavelet are left out,
+# because the last bit of a sine or an exponential depends on the machine.
 PINNED = {
     "sine": "81edfd6304363ba9",
     "polynomial": "3030b57d04c626c2",
@@ -39,7 +39,7 @@ PINNED = {
     "gaussians": "9bc803f4730c1ff3",
     "digits": "6a00d8f2027c47ed",
 }
-# Those that are made of others are in test_transfer.py, pictures from files in test_images.py.
+# Families that join others are tested in test_transfer.py, pictures from files in test_images.py.
 PLAIN = [name for name in FAMILIES if name not in ("batches", "cross", "folder", *IMAGE_SETS)]
 DIGITS = digits()
 IMAGES = np.arange(60 * 4, dtype=np.float32).reshape(60, 2, 2)
@@ -108,12 +108,12 @@ class TestEveryFamily:
 def test_sine_is_its_formula_and_answering_zero_costs_half_the_mean_square_amplitude():
     task = Sine().source("train", seed=0, size=4000)(0)
     a, w, b = (task.about[name][:, None, None] for name in ("amplitude", "frequency", "phase"))
-    # 1e-5: x, w and b are rounded to float32 here, and the wave's argument goes up to 9.
+    # 1e-5: x, w and b are rounded to float32 here, and the argument of the sine is up to 9.
     torch.testing.assert_close(task.query.y, a * torch.sin(w * task.query.x + b), atol=1e-5, rtol=1e-5)
     for value, (low, high) in ((a, (0.1, 5)), (w, (0.8, 1.2)), (b, (0, math.pi)), (task.query.x, (-5, 5))):
         assert low <= value.min() and value.max() <= high
         assert value.mean() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
-    # A task's mean square has a standard deviation of about 4; over 4000 tasks that is .06, of which .25 is four.
+    # The mean square of a task has a standard deviation of about 4. Over 4000 tasks that is .06; .25 is four of it.
     assert task.query.y.square().mean() == pytest.approx((5**3 - 0.1**3) / (3 * 4.9) / 2, abs=0.25)
 
 
@@ -122,7 +122,7 @@ def test_polynomial_is_its_formula(divisor, bounds):
     task = Polynomial(order=2, divisor=divisor).source("train", seed=0, size=1000)(0)
     c, x = task.about["coefficients"][:, :, None, None], task.support.x
     torch.testing.assert_close(task.support.y, c[:, 0] + c[:, 1] * x + c[:, 2] * x**2, atol=1e-5, rtol=1e-5)
-    # The largest of 1000 draws misses its bound by more than 2% with a chance of 4e-5 (.99**1000).
+    # The largest of 1000 draws is more than 2% below its bound with a probability of 4e-5 (.99**1000).
     torch.testing.assert_close(c.abs().amax((0, 2, 3)), torch.tensor(bounds), atol=0, rtol=0.02, check_dtype=False)
 
 
@@ -140,7 +140,7 @@ def test_threshold_is_its_formula_with_either_sign_and_balanced_labels():
     # 2000 fair signs and 20 000 labels (in groups of 10 that share a threshold): four standard errors are .05 and .02.
     assert (s > 0).float().mean() == pytest.approx(0.5, abs=0.05)
     assert task.query.y.mean() == pytest.approx(0.5, abs=0.02)
-    assert 0.4 <= tau.min() and tau.max() <= 0.6
+    assert tau.min() >= 0.4 and tau.max() <= 0.6
 
 
 def test_threshold_over_the_unit_interval_is_nearly_constant():

@@ -1,17 +1,15 @@
 """Sweeps as people run them: what is refused, what is found, and what survives a kill."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import pytest
 import yaml
 
-from conftest import COMMAND, SINE
+from conftest import SINE
+from processes import MORTAL, Command, doom
 from quickstudy.errors import InputError
 from quickstudy.reports import canvas
 from quickstudy.storage.run import Run
@@ -29,7 +27,7 @@ def rows(text):
 
 @pytest.fixture
 def sweep(cli):
-    """`sweep(*words)` in this process: the trials and the last line."""
+    """`sweep(*words)` in this process, which has imported matplotlib once: the trials and the last line."""
 
     def run(*words):
         done = cli("sweep", "sine.yaml", *words, "--json")
@@ -65,7 +63,7 @@ def test_ranges_are_read(given, meant):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("1..5", r"whole numbers, or all between\? Write int:1..5 or float:1..5"),
+        ("1..5", r"Are only whole numbers meant\? Write int:1..5 or float:1..5"),
         ("0.5..0.1", "does not go up"),
         ("5..1", "does not go up"),
         ("0.1..0.1", "does not go up"),
@@ -100,9 +98,9 @@ def test_other_ranges_are_refused_with_one_that_would_do(given, message):
         (["--search.method", "maml,mtnt"], "With `method` at 'mtnt'.* Did you mean `mtnet`"),
         (["--search.train.momentum", "float:0..1"], "With `train.momentum` at 1.0"),
         (["--search.method.inner_steps", "1.0..3.0"], "With `method.inner_steps`"),
-        (["--search.evaluate.metric", "mse,mae"], "judged by mae, at 'mse' by mse, which cannot be compared"),
-        ([*RATES, "--train.validate_every", "0"], "A sweep is judged by validation"),
-        ([*RATES, "--train.steps", "0"], "A sweep is judged by validation"),
+        (["--search.evaluate.metric", "mse,mae"], "is mae, at 'mse' it is mse. These cannot be compared"),
+        ([*RATES, "--train.validate_every", "0"], "A sweep compares trials by their validation"),
+        ([*RATES, "--train.steps", "0"], "A sweep compares trials by their validation"),
         ([*RATES, "--trials", "0"], "`--trials` was 0"),
         ([*RATES, "--workers", "0"], "`--workers` was 0"),
         ([*RATES, "--sarch.train.meta_lr", "0.1..0.2"], "is no option of `quickstudy sweep` and no setting"),
@@ -152,8 +150,9 @@ def test_a_directory_that_holds_something_else_is_refused(cli, sweep, place):
 # -- what is found --
 
 
-def test_a_sweep_as_a_user_sees_it(shell, place):
-    done = shell("sweep", "sine.yaml", *RATES, "--search.train.optimizer", "adam,sgd", "--trials", "3", "--out", "out")
+def test_a_sweep_as_a_user_sees_it(place):
+    words = ("sweep", "sine.yaml", *RATES, "--search.train.optimizer", "adam,sgd", "--trials", "3", "--out", "out")
+    done = Command(*words, cwd=place).wait()
     assert done.code == 0, done.err
     assert "validation mse" in done.out and "train.optimizer" in done.out
     assert "3 trials: 3 complete" in done.out
@@ -257,47 +256,68 @@ def test_settings_that_do_not_go_together_fail_their_trials_only(sweep, place):
 
 # -- several processes, and kills --
 
-LONG = ("--train.steps", "150", "--train.checkpoint_every", "10", "--train.validate_every", "75", "--trials", "3")
 
-
-def begin(place, *words):
-    command = [str(COMMAND), "sweep", "sine.yaml", *RATES, *words]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=place, env=dict(os.environ), **streams)
-
-
-def wait_for(path, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"no {path}"
-        time.sleep(0.01)
-
-
-def test_a_sweep_that_is_cut_short_ends_as_one_that_was_not(sweep, place):
-    for number, kind in enumerate((signal.SIGINT, signal.SIGKILL)):
-        process = begin(place, *LONG, "--out", "out")
-        wait_for(place / f"out/trials/000{number}/checkpoints/last.safetensors", process)
-        process.send_signal(kind)
-        out, err = process.communicate()
-        assert 0 < Run.open(place / f"out/trials/000{number}").load("last").state["step"] < 150
-        if kind == signal.SIGINT:
-            assert process.returncode == 1
-            assert "error: Stopped: 0 of 3 trials have ended, and nothing is lost. The same command goes on." in err
-    cut, last = sweep(*RATES, *LONG, "--out", "out")
-    whole, _ = sweep(*RATES, *LONG, "--out", "other")
+@pytest.mark.parametrize(
+    "storage",
+    [
+        pytest.param((), id="journal"),
+        pytest.param(("--storage", "sqlite:///study.db"), id="database", marks=pytest.mark.slow),
+    ],
+)
+def test_a_sweep_that_is_cut_short_ends_as_one_that_was_not(sweep, place, storage):
+    (place / "mortal.py").write_text(MORTAL)
+    words = (*RATES, "--tasks", "mortal:Mortal", "--train.checkpoint_every", "5", "--trials", "3")
+    cut_short = (*words, "--out", "out", *storage)
+    # The first process ends in trial 0, the second takes that up from step 13 and ends in trial 1.
+    for trial, (number, code) in enumerate(((signal.SIGINT, 1), (signal.SIGKILL, -signal.SIGKILL))):
+        doom(place, 12, number)
+        done = Command("sweep", "sine.yaml", *cut_short, cwd=place).wait()
+        assert done.code == code, done.err
+        assert 0 < Run.open(place / f"out/trials/000{trial}").load("last").state["step"] < 20
+        if number == signal.SIGINT:
+            said = "error: Stopped: 0 of 3 trials have ended, and nothing is lost. The same command goes on."
+            assert said in done.err
+    cut, last = sweep(*cut_short)
+    whole, _ = sweep(*words, "--out", "other")
     assert last["states"] == {"complete": 3}
     assert [(t["params"], t["value"]) for t in cut] == [(t["params"], t["value"]) for t in whole]
 
 
+def test_half_a_line_of_a_full_disk_does_not_lose_the_study(sweep, place):
+    one, _ = sweep(*RATES, "--trials", "1", "--out", "out")
+    with (place / "out" / "journal.log").open("a") as journal:
+        journal.write('{"op_code":5,"worker_')
+    two, last = sweep(*RATES, "--trials", "2", "--out", "out")
+    assert two[:1] == one and last["states"] == {"complete": 2}
+
+
+def test_a_sweep_of_an_earlier_version_goes_on_in_its_database(sweep, place):
+    (place / "out").mkdir()
+    one, _ = sweep(*RATES, "--trials", "1", "--out", "out", "--storage", "sqlite:///out/study.db")
+    two, last = sweep(*RATES, "--trials", "2", "--out", "out")
+    assert two[:1] == one and last["states"] == {"complete": 2}
+    assert not (place / "out" / "journal.log").exists()
+
+
+def test_a_study_that_cannot_be_read_says_so(cli, sweep, place):
+    sweep(*RATES, "--trials", "1", "--out", "out")
+    journal = place / "out" / "journal.log"
+    journal.write_text("no study\n" + journal.read_text())
+    done = cli("sweep", "sine.yaml", *RATES, "--trials", "2", "--out", "out")
+    assert done.code == 1
+    assert (
+        "The study at out/journal.log could not be read or written" in done.err and "run the same command" in done.err
+    )
+
+
 @pytest.mark.slow
 def test_processes_share_a_study(sweep, place):
-    words = ("--trials", "6", "--no-prune", "--out", "out", "--json")
-    together = [begin(place, *words), begin(place, *words, "--workers", "2")]
+    words = (*RATES, "--trials", "6", "--no-prune", "--out", "out", "--json")
+    together = [Command("sweep", "sine.yaml", *words, *more, cwd=place) for more in ((), ("--workers", "2"))]
     for process in together:
-        out, err = process.communicate()
-        assert process.returncode == 0, out + err
-    trials, last = sweep(*RATES, *words)
+        done = process.wait()
+        assert done.code == 0, done.out + done.err
+    trials, last = sweep(*words)
     assert [t["trial"] for t in trials] == list(range(6))
     assert last["states"] == {"complete": 6}
     assert sorted(path.name for path in (place / "out/trials").glob("[0-9]*")) == [f"{n:04d}" for n in range(6)]
@@ -308,7 +328,7 @@ def test_the_labels_of_a_logarithmic_range_do_not_run_into_each_other(over):
     pytest.importorskip("matplotlib")
     figure, grid = canvas.new_figure(11.2, 3.5, 1, 3)  # a figure of three panels, the narrowest
     searched = parse_dimension("key", f"log:{over}")
-    sweep_figures._log(grid[0], searched)
+    sweep_figures._log_axis(grid[0], searched)
     canvas.label_axes(grid[0], "", "key", "value")
     figure.canvas.draw()
     low, high = grid[0].get_xlim()

@@ -1,22 +1,21 @@
-"""Training: what survives a kill, what is logged and kept, when it stops, and the schedules it follows."""
+"""Training: what survives a kill, what is logged and saved, when it stops, and its schedules."""
 
 import json
 import os
 import random
 import re
-import resource
+import shutil
 import signal
-import subprocess
-import time
 
 import pytest
 import torch
 from torch import nn
 
 import quickstudy
-from conftest import COMMAND, SINE, Done
+from conftest import SINE
+from processes import MORTAL, Command, doom
 from quickstudy.errors import InputError, RunError
-from quickstudy.evaluation.dry_run import dry_run, first_tasks
+from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Sine
@@ -24,7 +23,7 @@ from quickstudy.training import config
 from quickstudy.training.config import schedule
 from quickstudy.training.config.schedule import Multistep, Ramp
 from quickstudy.training.restore import load_model, restore
-from quickstudy.training.train import Stopped, train
+from quickstudy.training.train import StoppedError, train
 from quickstudy.training.watcher import Watcher
 
 MINE = """
@@ -53,13 +52,13 @@ def rows(run, kind=None):
 
 
 def same_checkpoint(one, other, name="last", prefix="", state=True):
-    (tensors, stood), (expected, told) = one.load(name), other.load(name)
+    (tensors, own), (expected, wanted) = one.load(name), other.load(name)
     assert tensors.keys() == expected.keys()
     for key in expected:
         if key.startswith(prefix):
             assert torch.equal(tensors[key], expected[key]), f"{name}: {key}"
     if state:
-        assert {k: v for k, v in stood.items() if k != "seconds"} == {k: v for k, v in told.items() if k != "seconds"}
+        assert {k: v for k, v in own.items() if k != "seconds"} == {k: v for k, v in wanted.items() if k != "seconds"}
 
 
 class StopAt(Watcher):
@@ -75,22 +74,6 @@ class StopAt(Watcher):
 # -- kills --
 
 
-def start(*words, **options):
-    return subprocess.Popen(
-        [str(COMMAND), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
-def wait_for_step(process, run, step):
-    """Until the metrics have it. A line may be half written: what ends in a line break is whole."""
-    path, logged = run / "metrics.jsonl", 0
-    while logged < step:
-        assert process.poll() is None, f"it ended before step {step}: {process.communicate()}"
-        time.sleep(0.001)
-        *_, last, _ = ["", *path.read_text().split("\n")] if path.exists() else ["", ""]
-        logged = json.loads(last)["step"] if last else 0
-
-
 KINDS = {
     "maml": ["--train.optimizer", "sgd", "--train.momentum", "0.9", "--train.meta_lr", "0.01"],
     "mtnet": ["--method", "mtnet", "--train.probes", "[rule.*, update.*]", "--train.probe_every", "7"],
@@ -101,55 +84,52 @@ KINDS = {
 @pytest.mark.parametrize(
     "kind", [pytest.param("maml", marks=pytest.mark.slow), "mtnet", pytest.param("dropout", marks=pytest.mark.slow)]
 )
-def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(place, cli, shell, kind):
+def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(place, kind):
     (place / "mine.py").write_text(MINE)
-    words = ["train", "sine.yaml", "--quiet", "--no-tensorboard", "--train.steps", 240, "--train.log_every", 4]
-    words += ["--train.validate_every", 50, "--train.checkpoint_every", 40, *KINDS[kind]]
-    assert cli(*words, "--out", "whole").code == 0
+    (place / "mortal.py").write_text(MORTAL)
+    words = ["train", "sine.yaml", "--tasks", "mortal:Mortal", "--quiet", "--no-tensorboard", "--train.steps", 80]
+    words += ["--train.log_every", 4, "--train.validate_every", 25, "--train.checkpoint_every", 20, *KINDS[kind]]
+    assert Command(*words, "--out", "whole", cwd=place).wait().code == 0
     chance = random.Random(kind)
     again = [*words, "--out", "killed"]
-    # The first kill comes before the first checkpoint, the others anywhere up to the last few steps.
-    for step in (chance.randrange(4, 12), chance.randrange(50, 120), chance.randrange(130, 200)):
-        with start(*again) as process:
-            wait_for_step(process, place / "killed", step)
-            time.sleep(chance.uniform(0, 0.01))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-        assert step >= 50 or Run.open("killed").checkpoints() == []
+    # The first kill comes before the first checkpoint, the others at any moment of some steps, also while saving.
+    for step in (chance.randrange(2, 10), chance.randrange(21, 45), chance.randrange(45, 60)):
+        doom(place, step, signal.SIGKILL, delay=chance.uniform(1e-4, 0.01))
+        assert Command(*again, cwd=place).wait().code == -signal.SIGKILL
+        assert step >= 20 or Run.open("killed").checkpoints() == []
         again = ["train", "--resume", "killed", "--quiet", "--no-tensorboard"]
-    assert Run.open("killed").load("last").state["step"] < 240
-    assert shell(*again).code == 0
+    assert Run.open("killed").load("last").state["step"] < 80
+    assert Command(*again, cwd=place).wait().code == 0
     whole, killed = Run.open("whole"), Run.open("killed")
     assert killed.config == whole.config
     same_checkpoint(killed, whole)
     same_checkpoint(killed, whole, "best")
     assert rows(killed) == rows(whole)
-    assert {row["step"] for row in rows(whole, "train")} == set(range(4, 241, 4))
+    assert {row["step"] for row in rows(whole, "train")} == set(range(4, 81, 4))
     if kind == "mtnet":
         assert rows(whole, "probe")
     if kind == "dropout":  # with a model that only the current directory knows
-        told = [json.loads(run("evaluate", name, "--json").out) for run, name in ((cli, "whole"), (shell, "killed"))]
-        assert told[0]["mean"] == told[1]["mean"] and told[0]["hash"] == told[1]["hash"]
+        one, other = (
+            json.loads(Command("evaluate", name, "--json", cwd=place).wait().out) for name in ("whole", "killed")
+        )
+        assert one["mean"] == other["mean"] and one["hash"] == other["hash"]
 
 
 def test_polite_signals_stop_at_a_step_and_the_printed_command_goes_on_exactly(place):
-    words = ["train", "sine.yaml", "--no-tensorboard", "--out", "run", "--train.steps", "50000"]
-    words += ["--train.validate_every", "0", "--train.checkpoint_every", "20000"]
-    stopped = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with start(*words) as process:
-            wait_for_step(process, place / "run", sum(stopped) + 8)
-            process.send_signal(number)
-            done = Done(process.wait(), *process.communicate())
+    (place / "mortal.py").write_text(MORTAL)
+    tasks = "{name: mortal:Mortal, shots: 5, queries: 5}"
+    words = ["train", "sine.yaml", "--tasks", tasks, "--no-tensorboard", "--out", "run", "--train.steps", "60"]
+    words += ["--train.validate_every", "0", "--train.checkpoint_every", "50"]
+    for step, number in ((8, signal.SIGINT), (20, signal.SIGTERM)):
+        doom(place, step, number)
+        done = Command(*words, cwd=place).wait()
         assert done.code == 1
         assert "nothing is lost" in done.err
         run = Run.open("run")
-        stopped.append(run.load("last").state["step"])
-        assert rows(run)[-1]["step"] == stopped[-1], "it stopped after a step that was not saved"
-        assert f"Stopped at step {stopped[-1]} of 50000" in done.err
+        assert run.load("last").state["step"] == rows(run)[-1]["step"] == step + 1, "it finished the step, and stopped"
+        assert f"Stopped at step {step + 1} of 60" in done.err
         words = done.err.split("Continue with: quickstudy ")[1].split()
-    assert stopped[1] > stopped[0]
-    whole = trained("whole", steps=stopped[1], validate_every=0)
+    whole = trained("whole", steps=21, validate_every=0)
     tensors, expected = run.load("last").tensors, whole.load("last").tensors
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert rows(run) == rows(whole)
@@ -162,12 +142,12 @@ def test_a_signal_that_comes_after_the_saving_is_obeyed_one_step_later(place):
         def step(self, step, loss):  # called when a checkpoint of this step was, or was not, written
             self.stopping = step >= self.last
 
-    with pytest.raises(Stopped, match="Stopped at step 8 of 20"):
+    with pytest.raises(StoppedError, match="Stopped at step 8 of 20"):
         trained("run", watch=Late(7), checkpoint_every=20)
     assert Run.open("run").load("last").state["step"] == 8
 
 
-def test_a_rehearsal_changes_nothing(place):
+def test_a_dry_run_changes_nothing(place):
     """A run started by hand, without the command line's checks before it, is the same run."""
     (place / "mine.py").write_text(MINE)
     model = ["--model", "{name: mine:dropping}"]
@@ -179,7 +159,7 @@ def test_a_rehearsal_changes_nothing(place):
     same_checkpoint(run, one)
 
 
-def test_a_rehearsal_leaves_buffers_and_chance_as_they_were():
+def test_a_dry_run_leaves_buffers_and_the_generator_as_they_were():
     class Counts(nn.Linear):
         def __init__(self):
             super().__init__(1, 1)
@@ -192,9 +172,9 @@ def test_a_rehearsal_leaves_buffers_and_chance_as_they_were():
     learner = quickstudy.anil(nn.Sequential(Counts(), nn.Linear(1, 1)), loss="mse")
     learner.engine = quickstudy.Engine("loop")  # a buffer that is changed in place is beyond vmap
     family, chance = Sine(), torch.get_rng_state()
-    dry_run(learner, family, first_tasks(family, "train"), training=True)
+    dry_run(learner, family, draw_first_tasks(family, "train"), training=True)
     assert float(learner.body[0].calls) == 0 and torch.equal(torch.get_rng_state(), chance)
-    learner(first_tasks(family, "train"))
+    learner(draw_first_tasks(family, "train"))
     assert float(learner.body[0].calls) > 0 and not torch.equal(torch.get_rng_state(), chance)
 
 
@@ -210,9 +190,17 @@ def test_two_trainers_do_not_share_a_run(place, cli):
 
 
 def stopped_run(*overrides, at=7, **train_settings):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         trained("run", *overrides, watch=StopAt(at), **train_settings)
     return Run.open("run")
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory):
+    path = tmp_path_factory.mktemp("once") / "run"
+    with pytest.raises(StoppedError):
+        trained(path, watch=StopAt(7), validate_every=5)
+    return path
 
 
 def test_a_finished_run_says_so(cli):
@@ -223,8 +211,8 @@ def test_a_finished_run_says_so(cli):
     assert Run.open("run").metrics() == before
 
 
-def test_resuming_takes_no_other_settings(cli):
-    stopped_run()
+def test_resuming_takes_no_other_settings(cli, stopped_once):
+    shutil.copytree(stopped_once, "run")
     for words in (["--train.steps", "9"], ["--out", "else"]):
         done = cli("train", "--resume", "run", *words)
         assert done.code == 2 and "does not go with --resume" in done.err
@@ -268,8 +256,8 @@ def copy_best(place):
     ],
     ids=["cut", "flipped", "best copied over it", "optimizer", "method", "shapes", "empty", "metrics", "config"],
 )
-def test_a_run_that_was_damaged_is_not_gone_on_with(cli, place, damage, code, words):
-    stopped_run(validate_every=5)
+def test_a_run_that_was_damaged_is_not_gone_on_with(cli, place, stopped_once, damage, code, words):
+    shutil.copytree(stopped_once, "run")
     damage(place)
     before = {path: path.read_bytes() for path in (place / "run").rglob("*.safetensors")}
     done = cli("train", "--resume", "run", "--no-tensorboard", "--json")
@@ -279,13 +267,10 @@ def test_a_run_that_was_damaged_is_not_gone_on_with(cli, place, damage, code, wo
     assert {path: path.read_bytes() for path in (place / "run").rglob("*.safetensors")} == before
 
 
-def test_a_full_disk_ends_training_and_keeps_the_checkpoint(place, shell):
+def test_a_full_disk_ends_training_and_keeps_the_checkpoint(place):
     run = stopped_run("--model.hidden", "[64, 64]", at=6)
-
-    def full():  # as much room as the metrics need, and not enough for a checkpoint of 50 kB
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
-    done = shell("train", "--resume", "run", "--quiet", preexec_fn=full)
+    # As much room as the metrics need, and not enough for a checkpoint of 50 kB.
+    done = Command("train", "--resume", "run", "--quiet", cwd=place, file_size=20_000).wait()
     assert done.code == 1
     assert "could not be written: File too large. The previous checkpoint (step 6) is intact." in done.err
     assert run.load("last").state["step"] == 6
@@ -293,11 +278,8 @@ def test_a_full_disk_ends_training_and_keeps_the_checkpoint(place, shell):
     same_checkpoint(run, trained("whole", "--model.hidden", "[64, 64]"))
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_no_half_run(place, cli, shell):
-    def full():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-
-    done = shell("train", "sine.yaml", "--out", "run", preexec_fn=full)
+def test_a_disk_that_is_full_from_the_start_leaves_no_half_run(place, cli):
+    done = Command("train", "sine.yaml", "--out", "run", cwd=place, file_size=100).wait()
     assert done.code == 1 and "File too large" in done.err
     assert not (place / "run" / "config.yaml").exists()
     assert cli("train", "sine.yaml", "--out", "run", "--quiet").code == 0
@@ -360,7 +342,7 @@ class Failing(Sine):
         ("at: 0, split: val", 2, "Drawing the val tasks of step 0 failed: OSError"),
     ],
 )  # fmt: skip
-def test_tasks_that_fail_are_told_on_a_line(cli, place, options, code, words):
+def test_tasks_that_fail_are_one_line(cli, place, options, code, words):
     (place / "failing0.py").write_text(FAILING)
     tasks = f"{{name: failing0:Failing, {options}}}"
     done = cli("train", "sine.yaml", "--tasks", tasks, "--out", "run", "--train.checkpoint_every", "1")
@@ -466,13 +448,13 @@ def test_a_ramp_is_hypermamls_switch():
             p = 1.0 if t < warm else (warm + switch - t) / (switch + 1) if t < warm + switch else 0.0
             for step in {t * epoch, t * epoch + epoch - 1}:
                 assert ramp.at(step) == pytest.approx([1 - p, p], abs=1e-12), (t, step)
-        assert ramp.at(ramp.over) == [1, 0] and ramp.at(ramp.over - 1) != [1, 0]
+        assert ramp.at(ramp.last_step) == [1, 0] and ramp.at(ramp.last_step - 1) != [1, 0]
 
 
 def test_multistep_multiplies_at_its_milestones():
     steps = Multistep(kind="multistep", value=2.0, milestones=(3, 5), gamma=0.5)
     assert [steps.at(t)[0] for t in range(7)] == [2, 2, 2, 1, 1, 0.5, 0.5]
-    assert steps.over == 5
+    assert steps.last_step == 5
 
 
 @pytest.mark.parametrize(
@@ -503,7 +485,7 @@ HYPER = {
 
 
 @pytest.mark.parametrize(("select", "rule"), [("final", [1, 0]), ("current", Ramp(**RAMP["rule.weights"]).at(3))])
-def test_validation_judges_the_rule_that_is_asked_for_and_no_warm_up_is_the_best(place, select, rule):
+def test_validation_uses_the_rule_that_is_asked_for_and_no_warm_up_is_the_best(place, select, rule):
     run = trained("four", base=HYPER, steps=4, select_with=select)
     assert ("best" in run.checkpoints()) == (select == "current")
     setup = setup_of(base=HYPER)
@@ -520,19 +502,23 @@ def test_validation_judges_the_rule_that_is_asked_for_and_no_warm_up_is_the_best
     assert whole.load("best").state["step"] == max(scores, key=scores.get)
 
 
-def test_a_run_stopped_in_its_warm_up_is_judged_as_what_it_was_to_become(place):
+def test_a_run_stopped_in_its_warm_up_is_evaluated_at_its_final_schedules(place):
     run = trained("run", base=HYPER, steps=4)
     setup, _ = restore(run)
     assert setup.learner.rule.weights.tolist() == [1, 0] and not setup.learner.training
     assert setup_of(base=HYPER).learner.rule.weights.tolist() == [0, 1]
 
 
-def test_the_final_rule_is_put_back_even_after_an_error():
+def test_the_schedules_are_put_back_even_after_an_error():
     setup = setup_of(base=HYPER)
-    ramp = setup.config.train.schedules
-    with pytest.raises(KeyError), schedule.final_schedules(setup.learner, ramp):
-        assert setup.learner.rule.weights.tolist() == [1, 0]
-        raise KeyError
+
+    def fail():
+        with schedule.final_schedules(setup.learner, setup.config.train.schedules):
+            assert setup.learner.rule.weights.tolist() == [1, 0]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert setup.learner.rule.weights.tolist() == [0, 1]
 
 
@@ -547,4 +533,4 @@ def test_a_little_training_helps(place):
 
 
 def test_errors_are_of_two_kinds():
-    assert issubclass(Stopped, RunError) and not issubclass(RunError, InputError)
+    assert issubclass(StoppedError, RunError) and not issubclass(RunError, InputError)

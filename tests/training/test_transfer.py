@@ -12,9 +12,10 @@ import yaml
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from processes import Command
 from quickstudy import Engine
 from quickstudy.errors import InputError
-from quickstudy.evaluation.dry_run import first_tasks
+from quickstudy.evaluation.dry_run import draw_first_tasks
 from quickstudy.methods.baseline_pp import Cosine
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.nets import conv_net, mlp
@@ -28,7 +29,7 @@ from quickstudy.tasks.splits import split_by_class
 from quickstudy.training import config
 from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.init_from import InitFrom, apply_start, find_start, match_names
-from quickstudy.training.train import Stopped, check_training, train
+from quickstudy.training.train import StoppedError, check_training, train
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import move, pick
 
@@ -79,7 +80,7 @@ class TestBatches:
 
     def test_labels_are_places_among_the_sorted_training_classes(self, of, split):
         family = Batches(of, size=40)
-        task = first_tasks(family, split, size=3)
+        task = draw_first_tasks(family, split, size=3)
         classes = np.unique(of.labels[of.splits["train"]])
         assert family.outputs == len(classes)
         for half, numbers in ((task.support, "images_support"), (task.query, "images_query")):
@@ -398,7 +399,7 @@ def test_a_transfer_needs_a_linear_layer_to_replace():
 
 
 def test_other_classes_in_training_are_for_transfer_only():
-    with pytest.raises(InputError, match="want 10 outputs"):
+    with pytest.raises(InputError, match="need 10 outputs"):
         check_training(config.build(config.parse_config({**PRETRAIN, "method": {"name": "maml"}})))
 
 
@@ -421,14 +422,20 @@ def test_baselines_learn_digits_and_are_compared_on_the_tasks_of_others(tmp_path
 # -- starting from a run --
 
 
+@pytest.fixture(scope="module")
+def pretrained_once(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("once") / "pre", PRETRAIN).path
+
+
 @pytest.fixture
-def pretrained(place):
-    return trained("pre", PRETRAIN)
+def pretrained(place, pretrained_once):
+    shutil.copytree(pretrained_once, "pre")
+    return Run.open("pre")
 
 
 def begun(*overrides, data=FINE, **asked):
     setup = config.build(config.parse_config({**data, "init_from": {"run": "pre", **asked}}, overrides))
-    found = find_start(setup.config.init_from, setup.learner, setup.named)
+    found = find_start(setup.config.init_from, setup.learner, setup.model_shapes)
     apply_start(found, setup.learner)
     return found, setup.learner
 
@@ -492,7 +499,11 @@ def test_places_of_a_model_are_found_in_every_learner(name):
         ([], {"freeze": "blok*"}, "`init_from.freeze` has 'blok\\*', which matches no parameter.*block0"),
         ([], {"run": "per"}, "no run at per .*Did you mean `pre`"),
         ([], {"only": "head.*"}, "head.weight is missing there; head.bias is missing there"),
-        (["--method", "{name: nearest_neighbour}", "--model", "null"], {}, "`init_from` starts a model.*Leave it out"),
+        (
+            ["--method", "{name: nearest_neighbour}", "--model", "null"],
+            {},
+            "`init_from` loads a model.*Leave `init_from` out",
+        ),
         (["--init_from.fraeze", "x"], {}, "`init_from.fraeze` is no setting. Did you mean `freeze`"),
     ],
 )
@@ -522,7 +533,7 @@ def test_the_source_is_needed_once(pretrained):
 
     data = {**FINE, "init_from": "pre"}
     whole = trained("whole", data)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         trained("stopped", data, watch=Stops())
     shutil.rmtree("pre")
     resumed = Run.open("stopped")
@@ -536,11 +547,12 @@ def test_overrides_after_a_bare_run_keep_it():
     assert config.parse_config(FINE, words).init_from == InitFrom(run="runs/pre", freeze=("block*",))
 
 
-def test_pretrain_then_meta_train_from_a_terminal(cli, shell, place):
+def test_pretrain_then_meta_train_from_a_terminal(cli, place):
     (place / "pre.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (place / "fine.yaml").write_text(yaml.safe_dump(FINE))
     assert cli("train", "pre.yaml", "--out", "pre").code == 0
-    done = shell("train", "fine.yaml", "--init-from", "pre", "--init-from.freeze", "block0.*", "--out", "fine")
+    words = ("train", "fine.yaml", "--init-from", "pre", "--init-from.freeze", "block0.*", "--out", "fine")
+    done = Command(*words, cwd=place).wait()
     assert done.code == 0 and "start: 8 tensors from pre, `best` of step" in done.err
     shutil.move("pre", "elsewhere")
     told = json.loads(cli("evaluate", "fine", "--json").out)

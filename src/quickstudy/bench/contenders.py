@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from quickstudy.bench.implementations import ByHand, Forward, Implementation, Library
 from quickstudy.bench.jax_peer import Jax
-from quickstudy.bench.makers import ByHand, Forward, Library, Maker
 from quickstudy.bench.peers import Higher, Learn2Learn, TorchOpt
 from quickstudy.bench.workloads import Case
 from quickstudy.errors import InputError, suggest_nearest
 
-MAKERS: dict[str, type[Maker]] = {
+IMPLEMENTATIONS: dict[str, type[Implementation]] = {
     "library": Library,
     "plain": ByHand,
     "forward": Forward,
@@ -24,15 +24,15 @@ MAKERS: dict[str, type[Maker]] = {
     "jax": Jax,
 }
 
-SETTINGS = ("OMP_", "MKL_", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "XLA_FLAGS")
-"""What a shell may have set that changes threads or the allocator: a process that is to have the defaults has none."""
+CLEARED_VARIABLES = ("OMP_", "MKL_", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "XLA_FLAGS")
+"""The beginnings of variables that change threads or the allocator. A contender's process has none of them."""
 
 
-def defaults() -> dict[str, str]:
-    """The environment without such settings; processes import the very package that starts them, installed or not."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    places = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
-    return kept | {"PYTHONPATH": os.pathsep.join(places)}
+def clean_environment() -> dict[str, str]:
+    """The environment without these variables. Its processes import this very package, installed or not."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEARED_VARIABLES)}
+    folders = [str(Path(__file__).parents[2]), *filter(None, [environment.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": os.pathsep.join(folders)}
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Contender:
     """One way of computing cases.
 
     Args:
-        maker: Whose code, of `MAKERS`.
-        about: In words.
+        implementation: Its name in `IMPLEMENTATIONS`.
+        about: A description for people.
         engine: Options of the library's engine.
-        threads: Of each process; None is torch's own default.
-        tuned: Whether the C allocator is told to keep what it has, as `quickstudy.engine.allocator` does.
-        processes: They share the tasks of a step and average their gradients.
+        threads: Threads of each process; None for torch's own default.
+        tuned: Whether the C allocator keeps freed memory, as `quickstudy.engine.allocator` makes it do.
+        processes: The number of processes. They share the tasks of a step and average their gradients.
     """
 
-    maker: str
+    implementation: str
     about: str
     engine: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
@@ -56,37 +56,37 @@ class Contender:
     processes: int = 1
 
     def environment(self) -> dict[str, str]:
-        """Of the contender's processes."""
-        kept = defaults()
+        """The environment of the contender's processes."""
+        environment = clean_environment()
         if self.threads is None:
-            return kept
-        return kept | {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+            return environment
+        return environment | {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
 
     def part(self, case: Case, rank: int) -> slice:
-        """Which tasks a process computes."""
+        """The tasks that a process computes."""
         if case.tasks % self.processes:
             raise InputError(f"{case.tasks} tasks do not divide among {self.processes} processes")
         share = case.tasks // self.processes
         return slice(rank * share, (rank + 1) * share)
 
-    def make(self, case: Case, rank: int = 0, dtype: torch.dtype = torch.float32) -> Maker:
+    def make(self, case: Case, rank: int = 0, dtype: torch.dtype = torch.float32) -> Implementation:
         """The implementation, ready to be timed."""
         if self.engine.get("compile"):
-            torch._dynamo.reset()  # graphs of the case before count towards the number that it compiles
-        return MAKERS[self.maker](case, dtype, self.part(case, rank), self.engine)
+            torch._dynamo.reset()  # torch.compile stops after a number of graphs, and those of earlier cases count
+        return IMPLEMENTATIONS[self.implementation](case, dtype, self.part(case, rank), self.engine)
 
 
-def _ours(about: str, processes: int = 1, **engine: Any) -> Contender:
+def _library_contender(about: str, processes: int = 1, **engine: Any) -> Contender:
     return Contender("library", about, engine, threads=1, tuned=True, processes=processes)
 
 
 CONTENDERS = {
     "plain": Contender("plain", "torch.autograd.grad by hand, torch's own threads and allocator"),
     "plain tuned": Contender("plain", "the same loop, one thread, allocator tuned", threads=1, tuned=True),
-    "eager": _ours("quickstudy, one thread, allocator tuned"),
-    "compiled": _ours("quickstudy, compiled, one thread, allocator tuned", compile=True),
+    "eager": _library_contender("quickstudy, one thread, allocator tuned"),
+    "compiled": _library_contender("quickstudy, compiled, one thread, allocator tuned", compile=True),
     "recompute": Contender("library", "quickstudy, inner steps recomputed, one thread", {"recompute": True}, threads=1),
-    "two workers": _ours("quickstudy, two processes of one thread, allocator tuned", 2),
+    "two workers": _library_contender("quickstudy, two processes of one thread, allocator tuned", 2),
     "forward": Contender("forward", "the same images through the model, no adaptation", threads=1, tuned=True),
     "higher": Contender("higher", "higher, torch's own threads and allocator"),
     "torchopt": Contender("torchopt", "TorchOpt, torch's own threads and allocator"),
@@ -97,15 +97,15 @@ CONTENDERS = {
 PEERS = ("higher", "torchopt", "learn2learn", "jax")
 
 
-def contender(name: str) -> Contender:
-    """A contender by name."""
+def get_contender(name: str) -> Contender:
+    """The contender of a name."""
     if name not in CONTENDERS:
         raise InputError(f"There is no contender {name!r}. {suggest_nearest(name, CONTENDERS)}")
     return CONTENDERS[name]
 
 
-def chosen_peers(names: Sequence[str] | None) -> list[str]:
-    """The peers to be measured: all of them, unless they are named; "none" names none."""
+def choose_peers(names: Sequence[str] | None) -> list[str]:
+    """The peers to measure: those that are named, or all. The name "none" stands for no peer."""
     if names is None:
         return list(PEERS)
     for name in names:

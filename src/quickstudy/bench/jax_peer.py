@@ -1,4 +1,4 @@
-"""MAML in JAX, as its users write it: a task's loss as a pure function, `vmap`, `grad` and `jit`, Adam inside."""
+"""MAML in JAX, as its users write it: the loss of a task is a pure function; `vmap`, `grad` and `jit` do the rest."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.bench.makers import STILL, Maker
+from quickstudy.bench.implementations import TINY_LR, Implementation
 from quickstudy.errors import InputError
 
 
-class Jax(Maker):
-    """The whole step is one compiled function."""
+class Jax(Implementation):
+    """The whole training step, with Adam, is one compiled function."""
+
+    methods = ("maml",)
 
     def prepare(self) -> None:
         if find_spec("jax") is None:
@@ -52,7 +54,7 @@ class Jax(Maker):
             m = {n: 0.9 * state["m"][n] + 0.1 * g for n, g in grads.items()}
             v = {n: 0.999 * state["v"][n] + 0.001 * g * g for n, g in grads.items()}
             scale = jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-            w = {n: w[n] - STILL * scale * m[n] / (jnp.sqrt(v[n]) + 1e-8) for n in w}
+            w = {n: w[n] - TINY_LR * scale * m[n] / (jnp.sqrt(v[n]) + 1e-8) for n in w}
             return w, {"t": t, "m": m, "v": v}
 
         zeros = {n: jnp.zeros_like(p) for n, p in self.weights.items()}

@@ -1,4 +1,4 @@
-"""The machine under the numbers: what it is, what it can do at most, and how much a case asks of it."""
+"""The peak speed of the machine, and the number of operations of a case."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,36 +9,41 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from quickstudy.bench.makers import ByHand
+from quickstudy.bench.implementations import ByHand
 from quickstudy.bench.workloads import Case
 
-SIDE = 1536
-"""Of the square matrices that are multiplied."""
+MATRIX_SIDE = 1536
+"""Rows and columns of the matrices that are multiplied."""
 
-IMAGES, CHANNELS, PIXELS = 64, 64, 28
-"""Of the 3x3 convolution: a layer of Conv4-64 over some of a task's images."""
+CONV_IMAGES, CONV_CHANNELS, CONV_PIXELS = 64, 64, 28
+"""The 3x3 convolution that is timed: a layer of Conv4-64 over some images of a task."""
 
-SPENT = 1.0
-"""Seconds for each of the two peaks."""
+SECONDS_PER_PEAK = 1.0
+"""How long each of the two is repeated."""
 
 
 def measure_peaks() -> dict[str, float]:
-    """GFLOP/s of a large single-precision product and of a 3x3 convolution, with this process's threads."""
-    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
-    x, kernel = torch.randn(IMAGES, CHANNELS, PIXELS, PIXELS), torch.randn(CHANNELS, CHANNELS, 3, 3)
+    """GFLOP/s of a large matrix product and of a 3x3 convolution in single precision, with this process's threads."""
+    a, b = torch.randn(MATRIX_SIDE, MATRIX_SIDE), torch.randn(MATRIX_SIDE, MATRIX_SIDE)
+    x, kernel = (
+        torch.randn(CONV_IMAGES, CONV_CHANNELS, CONV_PIXELS, CONV_PIXELS),
+        torch.randn(CONV_CHANNELS, CONV_CHANNELS, 3, 3),
+    )
     with torch.no_grad():
         return {
             "threads": float(torch.get_num_threads()),
-            "matmul": _rate(lambda: a @ b, 2 * SIDE**3),
-            "conv": _rate(lambda: F.conv2d(x, kernel, padding=1), 2 * IMAGES * CHANNELS**2 * 9 * PIXELS**2),
+            "matmul": _measure_gflops(lambda: a @ b, 2 * MATRIX_SIDE**3),
+            "conv": _measure_gflops(
+                lambda: F.conv2d(x, kernel, padding=1), 2 * CONV_IMAGES * CONV_CHANNELS**2 * 9 * CONV_PIXELS**2
+            ),
         }
 
 
-def _rate(work: Callable[[], object], flops: int) -> float:
+def _measure_gflops(work: Callable[[], object], flops: int) -> float:
     work()
     times = []
     began = perf_counter()
-    while perf_counter() - began < SPENT:
+    while perf_counter() - began < SECONDS_PER_PEAK:
         start = perf_counter()
         work()
         times.append(perf_counter() - start)
@@ -46,9 +51,9 @@ def _rate(work: Callable[[], object], flops: int) -> float:
 
 
 def count_flops(case: Case) -> int:
-    """Of one go of the case, counted on the loop by hand: multiplications and additions of products and convolutions.
+    """The multiplications and additions of a case, counted for the loop by hand (matrix products and convolutions).
 
-    A contender that does with fewer has them counted all the same, so rates compare as times do.
+    The same number stands for every contender, also for one that needs fewer: so rates compare as times do.
     """
     one = ByHand(replace(case, tasks=1), torch.float32, slice(None), {})
     with FlopCounterMode(display=False) as counter:

@@ -1,7 +1,8 @@
-"""Timing that is fair: every contender in its own process, and all of them in every round, one after the other.
+"""Fair timing: each contender has its own processes, and in every round all contenders have a turn.
 
-A slow minute of the machine then falls on all alike. What is reported is the ratio of two contenders in the same round:
-its median, its lowest and its highest.
+So a slow minute of the machine slows down all of them. Reported is the ratio of two contenders in the same round: its
+median, lowest and highest value. This is written here because timing libraries measure one piece of code at a time, in
+one process: there the first contender's threads, allocator and caches would change the next one's times.
 """
 
 import json
@@ -15,32 +16,31 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
-from quickstudy.bench.contenders import contender
+from quickstudy.bench.contenders import get_contender
 from quickstudy.bench.workloads import Case
 
-MOST = 10_000
-"""Goes of one round."""
+MAX_REPEATS = 10_000
+"""The most steps or evaluations in one turn."""
 
-FEWEST = 3
-"""Rounds that are run even when they take longer than was allowed, if so many were asked for."""
+MIN_ROUNDS = 3
+"""So many rounds are run (if asked for) even when they take longer than they should."""
 
 
-class Fault(Exception):
+class ContenderError(Exception):
     """Why a contender has no time."""
 
 
 class Processes:
-    """The processes of one contender, told and timed as one.
+    """The processes of one contender, used as one. `close` ends them.
 
     Args:
-        name: Of the contender.
+        name: The contender's name.
     """
 
     def __init__(self, name: str) -> None:
-        who = contender(name)
+        contender = get_contender(name)
         self.folder = TemporaryDirectory()
         self.errors = Path(self.folder.name) / "errors"
         with self.errors.open("w") as errors:
@@ -51,21 +51,13 @@ class Processes:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    env=who.environment(),
+                    env=contender.environment(),
                 )
-                for rank in range(who.processes)
+                for rank in range(contender.processes)
             ]
 
-    def __enter__(self) -> "Processes":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """End them."""
+        """End the processes."""
         for child in self.children:
             child.kill()
             child.wait()
@@ -77,9 +69,9 @@ class Processes:
         self.folder.cleanup()
 
     def ask(self, do: str, **what: Any) -> Any:
-        """Tell all of them, and wait for all answers; the first process's answer."""
+        """Send a command to all processes, and wait for all answers. Returned is the first process's answer."""
         if not self.children:
-            raise Fault("its process has ended")
+            raise ContenderError("its process has ended")
         pipes: dict[Any, int] = {}
         for rank, child in enumerate(self.children):
             assert child.stdin is not None and child.stdout is not None
@@ -88,27 +80,27 @@ class Processes:
                 child.stdin.flush()
             pipes[child.stdout] = rank
         value: Any = None
+        first_error: ContenderError | None = None
         while pipes:
             for pipe in wait(list(pipes)):
                 rank = pipes.pop(pipe)
                 line = pipe.readline()  # type: ignore[union-attr]
                 answer = json.loads(line) if line else {"error": self._last_words()}
                 if "error" in answer:
-                    if not line or pipes and do != "build":
-                        self.close()  # it has ended, or the others may wait for it for ever
-                        raise Fault(answer["error"])
-                    fault = Fault(answer["error"])
-                    value = value if isinstance(value, Fault) else fault
-                elif rank == 0 and not isinstance(value, Fault):
+                    first_error = first_error or ContenderError(answer["error"])
+                    if not line or (pipes and do != "build"):
+                        self.close()  # the process has ended, or the others would wait for it for ever
+                        raise first_error
+                elif rank == 0:
                     value = answer["value"]
-        if isinstance(value, Fault):
-            raise value
+        if first_error:
+            raise first_error
         return value
 
-    def timed(self, times: int) -> float:
-        """Seconds of one go, over so many."""
+    def time(self, times: int) -> float:
+        """Seconds of one step or evaluation: the mean over so many."""
         start = perf_counter()
-        self.ask("go", times=times)
+        self.ask("repeat", times=times)
         return (perf_counter() - start) / times
 
     def _last_words(self) -> str:
@@ -116,30 +108,23 @@ class Processes:
         return "its process ended" + (f": {lines[-1].strip()}" if lines else "")
 
 
-class ProcessPool:
-    """Processes by contender, started when first needed and kept from case to case."""
+class ProcessPool(ExitStack):
+    """The processes of contenders by name. They are started when first needed, and end with the pool."""
 
     def __init__(self) -> None:
-        self.stack = ExitStack()
-        self.held: dict[str, Processes] = {}
-
-    def __enter__(self) -> "ProcessPool":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stack.close()
+        super().__init__()
+        self.running: dict[str, Processes] = {}
 
     def __getitem__(self, name: str) -> Processes:
-        if name not in self.held or not self.held[name].children:
-            self.held[name] = self.stack.enter_context(Processes(name))
-        return self.held[name]
+        if name not in self.running or not self.running[name].children:
+            self.running[name] = Processes(name)
+            self.callback(self.running[name].close)
+        return self.running[name]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one contender was than another: over rounds."""
+    """How many times faster one contender was than another: median, lowest and highest over rounds."""
 
     median: float
     low: float
@@ -149,10 +134,10 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def ratio(slow: list[float], fast: list[float]) -> Ratio:
-    """Of the same rounds.
+def compute_ratio(slow: list[float], fast: list[float]) -> Ratio:
+    """The ratio of two contenders' times in the same rounds.
 
-    >>> ratio([2.0, 6.0, 4.0], [1.0, 2.0, 2.0])
+    >>> compute_ratio([2.0, 6.0, 4.0], [1.0, 2.0, 2.0])
     Ratio(median=2.0, low=2.0, high=3.0)
     """
     each = [s / f for s, f in zip(slow, fast, strict=False)]
@@ -160,8 +145,17 @@ def ratio(slow: list[float], fast: list[float]) -> Ratio:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A case, the seconds of one go in every round by contender, and who was left out and why."""
+class Timing:
+    """The times of one case.
+
+    Args:
+        case: The case.
+        baseline: The contender that the others are compared with.
+        rounds: For each contender the seconds of one step or evaluation in every round.
+        left_out: Contenders without a time, and the reasons.
+        errors: The relative errors of the contenders' gradients.
+        flops: The operations of the case.
+    """
 
     case: Case
     baseline: str
@@ -170,19 +164,19 @@ class Measured:
     errors: Mapping[str, float]
     flops: int
 
-    def faster(self, name: str, baseline: str | None = None) -> Ratio | None:
-        """How many times faster than the baseline; None where one of the two has no time."""
+    def speedup(self, name: str, baseline: str | None = None) -> Ratio | None:
+        """How many times faster a contender is than the baseline; None if one of the two has no time."""
         base = baseline or self.baseline
-        return ratio(self.rounds[base], self.rounds[name]) if {base, name} <= set(self.rounds) else None
+        return compute_ratio(self.rounds[base], self.rounds[name]) if {base, name} <= set(self.rounds) else None
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Everything by contender, in plain values."""
+        """All results of each contender as plain values."""
         rows: dict[str, dict[str, Any]] = {}
         for name, times in self.rounds.items():
-            seconds, gain = median(times), self.faster(name)
+            seconds, speedup = median(times), self.speedup(name)
             rows[name] = {
                 "seconds": seconds,
-                "ratio": None if gain is None else asdict(gain),
+                "ratio": None if speedup is None else asdict(speedup),
                 "gflops": self.flops / seconds / 1e9,
                 "error": self.errors.get(name),
                 "rounds": times,
@@ -193,13 +187,13 @@ class Measured:
 def measure_in_turns(
     running: Mapping[str, Processes], case: Case, *, rounds: int, seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of one go by contender and round, and who failed.
+    """Time all contenders in turns. Returned are the seconds of each round by contender, and the errors of the others.
 
     Args:
-        running: The contenders.
+        running: The processes of the contenders.
         case: What they compute.
-        rounds: In each of which every contender has a turn.
-        seconds: For all rounds together, warming up (and compiling) apart; a turn is at least one go.
+        rounds: The number of rounds. In each of them every contender has a turn.
+        seconds: For all rounds together, without warming up and compiling. A turn is at least one step or evaluation.
     """
     times: dict[str, int] = {}
     taken: dict[str, list[float]] = {}
@@ -207,20 +201,20 @@ def measure_in_turns(
     for name, processes in running.items():
         try:
             processes.ask("build", case=asdict(case))
-            processes.timed(1)  # compiles, and fills caches
-            once = processes.timed(1)
-            times[name] = min(MOST, max(1, int(seconds / rounds / len(running) / once)))
+            processes.time(1)  # compiles, and fills caches
+            once = processes.time(1)
+            times[name] = min(MAX_REPEATS, max(1, int(seconds / rounds / len(running) / once)))
             taken[name] = []
-        except Fault as fault:
-            failed[name] = str(fault)
+        except ContenderError as error:
+            failed[name] = str(error)
     began = perf_counter()
     for done in range(rounds):
-        if done >= FEWEST and perf_counter() - began > 1.5 * seconds:
+        if done >= MIN_ROUNDS and perf_counter() - began > 1.5 * seconds:
             break
         for name in list(taken):
             try:
-                taken[name].append(running[name].timed(times[name]))
-            except Fault as fault:
-                failed[name] = str(fault)
+                taken[name].append(running[name].time(times[name]))
+            except ContenderError as error:
+                failed[name] = str(error)
                 del taken[name]
     return taken, failed

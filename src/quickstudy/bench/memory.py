@@ -1,38 +1,38 @@
-"""How much a step needs above what was there before it: the peak of the process's resident memory."""
+"""The memory that a step needs: how far the process's resident memory rises above its level before the step."""
 
 import sys
 from pathlib import Path
 
-from quickstudy.bench.makers import Maker
+from quickstudy.bench.implementations import Implementation
 from quickstudy.errors import InputError
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_above(maker: Maker, phase: str) -> int:
-    """Bytes by which the process grew at most during two goes, from the level before the first.
+def measure_peak_above(implementation: Implementation, phase: str) -> int:
+    """The peak of resident memory during two steps or evaluations, in bytes above the level before them.
 
-    The second go is there for what the first leaves behind. A process's first measurement only: later ones find
-    memory that the allocator has kept.
+    The second one also has what the first one left behind. Measure once in a process: later, the allocator has memory
+    that it kept.
     """
-    go = maker.train if phase == "train" else maker.evaluate
-    before = _level()
+    run_once = implementation.train if phase == "train" else implementation.evaluate
+    before = _reset_peak()
     for _ in range(2):
-        go()
-    return max(0, _highest() - before)
+        run_once()
+    return max(0, _read_peak() - before)
 
 
-def _level() -> int:
-    """Resident memory now, and from now on the mark of the highest."""
-    if RESET.exists():
-        RESET.write_text("5")
-        return _status("VmRSS")
-    return _highest()  # the mark cannot be set back; what importing needed is below what is there now
+def _reset_peak() -> int:
+    """Set the peak back to the present level, and return this level."""
+    if PROC_CLEAR_REFS.exists():
+        PROC_CLEAR_REFS.write_text("5")
+        return _read_status("VmRSS")
+    return _read_peak()  # elsewhere the peak cannot be set back; imports alone stay below the present level
 
 
-def _highest() -> int:
-    if STATUS.exists():
-        return _status("VmHWM")
+def _read_peak() -> int:
+    if PROC_STATUS.exists():
+        return _read_status("VmHWM")
     if sys.platform == "win32":
         raise InputError("peak memory is not measured on Windows")
     import resource  # Windows has none
@@ -41,9 +41,9 @@ def _highest() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _status(name: str) -> int:
-    for line in STATUS.read_text().splitlines():
+def _read_status(name: str) -> int:
+    for line in PROC_STATUS.read_text().splitlines():
         key, _, rest = line.partition(":")
         if key == name:
             return int(rest.split()[0]) * 1024
-    raise InputError(f"{STATUS} has no {name}, so peak memory is not measured here")
+    raise InputError(f"{PROC_STATUS} has no {name}, so peak memory is not measured here")

@@ -1,33 +1,33 @@
-"""The same methods by hand: `torch.autograd.grad` in a Python loop over tasks, with a backward for each.
+"""The same methods by hand: `torch.autograd.grad` in a Python loop over tasks, with a backward pass for each.
 
-This is what one writes without a library, and what every ratio is measured against. Nothing of quickstudy's rules,
-cells or engine is used, so it is also an independent check of them: `agreement` holds the two together.
-Parameters are dictionaries of leaves by short names; networks are functions of them.
+This is what one writes without a library; every speed-up is measured against it. It uses none of quickstudy's rules,
+cells or engine, so it also checks them: `agreement` compares the two. Parameters are dictionaries of leaf tensors by
+short names; networks are functions of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.types import Examples, Params
+from quickstudy.types import Examples, Params, pick
 
-Net = Callable[[Params, Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
-Uniform = Mapping[str, Tensor]
+PlainNet = Callable[[Params, Tensor], Tensor]
+PlainLoss = Callable[[Tensor, Tensor], Tensor]
+UniformDraws = Mapping[str, Tensor]
 
 GAIN_STEPS, GAIN_LR, GAIN_START = 5, 1.0, 1.0
 
 
-def mlp(w: Params, x: Tensor) -> Tensor:
+def plain_mlp(w: Params, x: Tensor) -> Tensor:
     """1-40-40-1 with ReLU."""
     x = F.relu(F.linear(x, w["layer0.weight"], w["layer0.bias"]))
     x = F.relu(F.linear(x, w["layer1.weight"], w["layer1.bias"]))
     return F.linear(x, w["head.weight"], w["head.bias"])
 
 
-def conv4_features(w: Params, x: Tensor) -> Tensor:
+def plain_conv4_features(w: Params, x: Tensor) -> Tensor:
     """Four blocks of 3x3 convolution, batch norm by the batch's statistics, ReLU and 2x2 max-pooling."""
     for i in range(4):
         x = F.conv2d(x, w[f"block{i}.conv.weight"], w[f"block{i}.conv.bias"], padding=1)
@@ -36,15 +36,15 @@ def conv4_features(w: Params, x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def conv4(w: Params, x: Tensor) -> Tensor:
+def plain_conv4(w: Params, x: Tensor) -> Tensor:
     """Conv4 with its linear head."""
-    return F.linear(conv4_features(w, x), w["head.weight"], w["head.bias"])
+    return F.linear(plain_conv4_features(w, x), w["head.weight"], w["head.bias"])
 
 
-def descend(
+def plain_descent(
     loss: Callable[[Params], Tensor], w: Params, names: Iterable[str], lr: float, steps: int, create_graph: bool
 ) -> Params:
-    """Gradient steps on some of the parameters."""
+    """Gradient steps on the parameters of these names."""
     names = list(names)
     for _ in range(steps):
         grads = torch.autograd.grad(loss(w), [w[n] for n in names], create_graph=create_graph)
@@ -53,58 +53,59 @@ def descend(
 
 
 class Plain:
-    """A method by hand: its leaves, and what one task makes of them.
+    """A method by hand.
 
     Args:
-        leaves: Every parameter that meta-training moves, by short name.
+        leaves: Every parameter that meta-training changes, by short name.
         net: The network.
-        loss: Inner and outer.
+        loss: The inner and the outer loss.
         lr: The inner step size.
         steps: Inner steps.
     """
 
-    def __init__(self, leaves: Params, net: Net, loss: Loss, lr: float, steps: int) -> None:
+    def __init__(self, leaves: Params, net: PlainNet, loss: PlainLoss, lr: float, steps: int) -> None:
         self.leaves, self.net, self.loss, self.lr, self.steps = leaves, net, loss, lr, steps
 
-    def uniform(self) -> Uniform:
-        """The uniform draws of one task; none unless overridden."""
+    def uniform(self) -> UniformDraws:
+        """The random draws of one task; none unless a method overrides this."""
         return {}
 
-    def output(self, support: Examples, x: Tensor, u: Uniform, create_graph: bool) -> Tensor:
-        """One task: adapt to the support set, and predict for `x`."""
+    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
+        """Adapt to the support set of one task, and predict for `x`."""
         raise NotImplementedError
 
-    def gradients(self, support: Examples, query: Examples, noise: Sequence[Uniform] | None = None) -> list[Tensor]:
+    def gradients(
+        self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None = None
+    ) -> list[Tensor]:
         """The gradient of the mean query loss over a batch of tasks."""
-        size = len(support.x)
         for leaf in self.leaves.values():
             leaf.grad = None
-        for i in range(size):
-            u = self.uniform() if noise is None else noise[i]
-            out = self.output(Examples(support.x[i], support.y[i]), query.x[i], u, create_graph=True)
-            (self.loss(out, query.y[i]) / size).backward()  # type: ignore[no-untyped-call]
+        for loss in self._query_losses(support, query, noise, create_graph=True):
+            (loss / len(support.x)).backward()  # type: ignore[no-untyped-call]
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves.values()]
 
-    def evaluate(self, support: Examples, query: Examples, noise: Sequence[Uniform] | None = None) -> Tensor:
+    def evaluate(self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None = None) -> Tensor:
         """The query loss of each task."""
-        losses = []
+        return torch.stack([loss.detach() for loss in self._query_losses(support, query, noise, create_graph=False)])
+
+    def _query_losses(
+        self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None, create_graph: bool
+    ) -> Iterator[Tensor]:
         for i in range(len(support.x)):
             u = self.uniform() if noise is None else noise[i]
-            out = self.output(Examples(support.x[i], support.y[i]), query.x[i], u, create_graph=False)
-            losses.append(self.loss(out, query.y[i]).detach())
-        return torch.stack(losses)
+            yield self.loss(self.output(pick(support, i), query.x[i], u, create_graph), query.y[i])
 
 
 class Maml(Plain):
     """Finn, Abbeel & Levine, 2017: gradient steps on everything."""
 
-    def output(self, support: Examples, x: Tensor, u: Uniform, create_graph: bool) -> Tensor:
+    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
         del u
 
         def loss(w: Params) -> Tensor:
             return self.loss(self.net(w, support.x), support.y)
 
-        w = descend(loss, self.leaves, self.leaves, self.lr, self.steps, create_graph)
+        w = plain_descent(loss, self.leaves, self.leaves, self.lr, self.steps, create_graph)
         with torch.set_grad_enabled(create_graph):
             return self.net(w, x)
 
@@ -112,10 +113,10 @@ class Maml(Plain):
 class MTNet(Plain):
     """Lee & Choi, 2018: layers T W, and a mask over the rows of W for each task."""
 
-    def uniform(self) -> Uniform:
+    def uniform(self) -> UniformDraws:
         return {n: torch.rand_like(p) for n, p in self.leaves.items() if n.endswith(".logit")}
 
-    def mask(self, layer: str, u: Uniform) -> Tensor:
+    def mask(self, layer: str, u: UniformDraws) -> Tensor:
         """Hard forward, soft backward."""
         soft = torch.sigmoid(self.leaves[f"{layer}.logit"] + torch.logit(u[f"{layer}.logit"]))
         return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
@@ -131,7 +132,7 @@ class MTNet(Plain):
                 moved[f"{layer}.bias"] = w[name] @ w[f"{layer}.bias"]
         return moved
 
-    def output(self, support: Examples, x: Tensor, u: Uniform, create_graph: bool) -> Tensor:
+    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
         w = dict(self.leaves)
         layers = [n.removesuffix(".metric") for n in w if n.endswith(".metric")]
         names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
@@ -149,7 +150,7 @@ class MTNet(Plain):
 class Wormhole(Plain):
     """Chang, Gao & Lou, 2022: first a gain tanh(t) on the last layer, then gradient steps from there."""
 
-    def output(self, support: Examples, x: Tensor, u: Uniform, create_graph: bool) -> Tensor:
+    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
         del u
         head = {n: p for n, p in self.leaves.items() if n.startswith("head.")}
 
@@ -165,7 +166,7 @@ class Wormhole(Plain):
             t = t - GAIN_LR * slope
         # Copies: t depends on the leaves, and a step's gradient must not run through how t was found.
         start = {n: p.clone() for n, p in scaled(t).items()}
-        w = descend(loss, start, start, self.lr, self.steps, create_graph)
+        w = plain_descent(loss, start, start, self.lr, self.steps, create_graph)
         with torch.set_grad_enabled(create_graph):
             return self.net(w, x)
 
@@ -173,11 +174,11 @@ class Wormhole(Plain):
 class HyperMaml(Plain):
     """Przewiezlikowski et al., 2022: a network reads the support features and emits the head's update."""
 
-    def output(self, support: Examples, x: Tensor, u: Uniform, create_graph: bool) -> Tensor:
+    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
         del u
         w = self.leaves
         with torch.set_grad_enabled(create_graph):
-            features = conv4_features(w, support.x)
+            features = plain_conv4_features(w, support.x)
             guess = F.linear(features, w["head.weight"], w["head.bias"]).softmax(-1).detach()
             ways = guess.shape[-1]
             rows = torch.cat([features, guess, F.one_hot(support.y, ways).to(features.dtype)], dim=-1)
@@ -186,7 +187,7 @@ class HyperMaml(Plain):
                 h = F.relu(F.linear(h, w[f"hyper.{i}.weight"], w[f"hyper.{i}.bias"]))
             delta = F.linear(h, w["hyper.4.weight"], w["hyper.4.bias"])
             weight, bias = w["head.weight"] + delta[:, :-1], w["head.bias"] + delta[:, -1]
-            return F.linear(conv4_features(w, x), weight, bias)
+            return F.linear(plain_conv4_features(w, x), weight, bias)
 
 
-BY_HAND: dict[str, type[Plain]] = {"maml": Maml, "mtnet": MTNet, "wormhole": Wormhole, "hypermaml": HyperMaml}
+PLAIN_METHODS: dict[str, type[Plain]] = {"maml": Maml, "mtnet": MTNet, "wormhole": Wormhole, "hypermaml": HyperMaml}

@@ -1,23 +1,24 @@
-"""A suite, run: checks, then rounds, then memory, and a row for whoever listens as soon as it is there."""
+"""Running a suite: agreement, then times, then memory. Each result is handed out as soon as it is there."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quickstudy.bench import command
-from quickstudy.bench.agreement import explain_fault, shrink_case
+from quickstudy.bench.agreement import explain_disagreement, shrink_case
 from quickstudy.bench.contenders import CONTENDERS
 from quickstudy.bench.goals import BenchResult
-from quickstudy.bench.measure import Fault, Measured, Processes, ProcessPool, measure_in_turns
-from quickstudy.bench.suites import Meeting, Suite
+from quickstudy.bench.measure import ContenderError, Processes, ProcessPool, Timing, measure_in_turns
+from quickstudy.bench.suites import Comparison, Suite
 from quickstudy.bench.workloads import Case
 from quickstudy.errors import RunError
 from quickstudy.storage.files import dump_pretty, write_atomic
 from quickstudy.storage.versions import describe_machine
 
-CHECKS = "plain tuned"
-"""Whose process checks and counts as well, before anything is timed in it."""
+CHECKER = "plain tuned"
+"""The contender whose process also checks the others and counts operations, before anything is timed in it."""
 
 
 @dataclass
@@ -26,109 +27,114 @@ class BenchRun:
 
     Args:
         suite: What is measured.
-        rounds: Of each case.
-        seconds: For the rounds of each case.
-        say: Told what is being done.
+        rounds: Rounds of each case.
+        seconds: The time for all rounds of a case.
+        say: Called with a line about each piece of work.
+        result: What was measured so far.
+        machine: What `describe` found.
+        agreement: The error of each contender on each shrunken case, or why there is none.
+        pool: The contenders' processes.
     """
 
     suite: Suite
     rounds: int
     seconds: float
     say: Callable[[str], None]
-    found: BenchResult = field(default_factory=BenchResult)
-    about: dict[str, Any] = field(default_factory=dict)
-    agreed: dict[tuple[Case, str], float | str] = field(default_factory=dict)
+    result: BenchResult = field(default_factory=BenchResult)
+    machine: dict[str, Any] = field(default_factory=dict)
+    agreement: dict[tuple[Case, str], float | str] = field(default_factory=dict)
     pool: ProcessPool = field(default_factory=ProcessPool)
 
     def describe(self) -> dict[str, Any]:
-        """The machine, and its peaks with torch's default threads and with one; measured here."""
-        self.about = describe_machine()
-        for name, who in (("default", "plain"), ("one thread", CHECKS)):
+        """The machine, and its measured peak speed with torch's default threads and with one."""
+        self.machine = describe_machine()
+        for name, contender in (("default", "plain"), ("one thread", CHECKER)):
             try:
-                self.about[f"peak, {name}"] = self.pool[who].ask("peaks")
-            except Fault as fault:
-                raise RunError(f"No process can be started to measure in: {fault}.") from fault
-        return self.about
+                self.machine[f"peak, {name}"] = self.pool[contender].ask("peaks")
+            except ContenderError as error:
+                raise RunError(f"No process can be started to measure in: {error}.") from error
+        return self.machine
 
-    def cells(self) -> Iterator[Measured]:
-        """Every timed case of the suite."""
-        for i, cell in enumerate(self.suite.cells):
-            self.say(f"{i + 1} of {len(self.suite.cells)}: {cell.case}")
-            measured = self._measure(cell)
-            self.found.measured[cell.case] = measured
-            yield measured
+    def time_cases(self) -> Iterator[Timing]:
+        """Time every case of the suite."""
+        for i, comparison in enumerate(self.suite.speed):
+            self.say(f"{i + 1} of {len(self.suite.speed)}: {comparison.case}")
+            timing = self._time(comparison)
+            self.result.timings[comparison.case] = timing
+            yield timing
 
-    def _measure(self, cell: Meeting) -> Measured:
-        case = cell.case
-        errors = self._agreement(case, cell.names)
-        faults = {name: said for name, one in errors.items() if (said := explain_fault(one)) is not None}
-        running = {name: self.pool[name] for name in cell.names if name not in faults}
+    def _time(self, comparison: Comparison) -> Timing:
+        case, names = comparison.case, comparison.names
+        errors = self._check_agreement(case, names)
+        reasons = {n: reason for n, error in errors.items() if (reason := explain_disagreement(error)) is not None}
+        running = {name: self.pool[name] for name in names if name not in reasons}
         rounds, failed = measure_in_turns(running, case, rounds=self.rounds, seconds=self.seconds)
-        left_out = {name: (faults | failed)[name] for name in cell.names if name in faults | failed}
-        right = {name: one for name, one in errors.items() if name in rounds and isinstance(one, float)}
+        left_out = {name: (reasons | failed)[name] for name in names if name in reasons | failed}
+        right = {name: error for name, error in errors.items() if name in rounds and isinstance(error, float)}
         try:
-            flops = int(self.pool[CHECKS].ask("flops", case=asdict(case)))
-        except Fault as fault_of_counting:
-            raise RunError(f"The operations of {case} could not be counted: {fault_of_counting}.") from None
-        return Measured(case, cell.names[0], rounds, left_out, right, flops)
+            flops = int(self.pool[CHECKER].ask("flops", case=asdict(case)))
+        except ContenderError as error:
+            raise RunError(f"The operations of {case} could not be counted: {error}.") from None
+        return Timing(case, names[0], rounds, left_out, right, flops)
 
-    def _agreement(self, case: Case, names: tuple[str, ...]) -> Mapping[str, float | str]:
-        """What the checks of these contenders came to; cases that are checked alike are checked once.
+    def _check_agreement(self, case: Case, names: tuple[str, ...]) -> Mapping[str, float | str]:
+        """The error of each of these contenders. Cases with the same shrunken case are checked once.
 
-        A plain forward pass computes something else, on purpose, and is not checked.
+        A forward pass computes something else, on purpose, and is not checked.
         """
-        keys = {name: (shrink_case(case), name) for name in names if CONTENDERS[name].maker != "forward"}
-        waiting = [name for name, key in keys.items() if key not in self.agreed]
-        if waiting:
+        keys = {name: (shrink_case(case), name) for name in names if CONTENDERS[name].implementation != "forward"}
+        unchecked = [name for name, key in keys.items() if key not in self.agreement]
+        if unchecked:
             try:
-                errors = self.pool[CHECKS].ask("check", case=asdict(case), names=waiting)
-            except Fault as gone:
-                errors = dict.fromkeys(waiting, f"the check failed: {gone}")
-            self.agreed |= {keys[name]: one for name, one in errors.items()}
-        return {name: self.agreed[key] for name, key in keys.items()}
+                errors = self.pool[CHECKER].ask("check", case=asdict(case), names=unchecked)
+            except ContenderError as error:
+                errors = dict.fromkeys(unchecked, f"the check failed: {error}")
+            self.agreement |= {keys[name]: error for name, error in errors.items()}
+        return {name: self.agreement[key] for name, key in keys.items()}
 
-    def memory(self) -> Iterator[tuple[Case, dict[str, int | str]]]:
-        """Peak memory of every case of the suite that asks for it, each in a process that has done nothing else."""
-        for cell in self.suite.memory:
-            errors = self._agreement(cell.case, cell.names)
+    def measure_memory(self) -> Iterator[tuple[Case, dict[str, int | str]]]:
+        """The peak memory of every case that asks for it, each measured in a new process."""
+        for comparison in self.suite.memory:
+            case = comparison.case
+            errors = self._check_agreement(case, comparison.names)
             peaks: dict[str, int | str] = {}
-            for name in cell.names:
-                self.say(f"memory: {cell.case}, {name}")
-                wrong = explain_fault(errors[name]) if name in errors else None
-                peaks[name] = self._peak(cell.case, name) if wrong is None else wrong
-            self.found.memory[cell.case] = peaks
-            yield cell.case, peaks
+            for name in comparison.names:
+                self.say(f"memory: {case}, {name}")
+                reason = explain_disagreement(errors[name]) if name in errors else None
+                peaks[name] = self._measure_peak(case, name) if reason is None else reason
+            self.result.memory[case] = peaks
+            yield case, peaks
 
     @staticmethod
-    def _peak(case: Case, name: str) -> int | str:
-        with Processes(name) as fresh:
+    def _measure_peak(case: Case, name: str) -> int | str:
+        with closing(Processes(name)) as processes:
             try:
-                fresh.ask("build", case=asdict(case))
-                return int(fresh.ask("memory"))
-            except Fault as fault:
-                return str(fault)
+                processes.ask("build", case=asdict(case))
+                return int(processes.ask("memory"))
+            except ContenderError as error:
+                return str(error)
 
-    def goals(self) -> list[dict[str, Any]]:
-        """What is read off at the end; the whole command runs here, where the suite asks for it."""
+    def check_goals(self) -> list[dict[str, Any]]:
+        """Compare the goals of the suite with what was measured. For them the whole command is timed here."""
         if self.suite.goals:
             self.say("the whole command `quickstudy train sine-mtnet`, twice")
-            self.found.command = command.timed()
-        return [goal.judged(self.found) for goal in self.suite.goals]
+            self.result.command = command.time_command()
+        return [goal.check(self.result) for goal in self.suite.goals]
 
-    def written(self, folder: Path, goals: list[dict[str, Any]]) -> Path:
-        """Everything in bench.json."""
-        whole = {
-            "machine": self.about,
-            "contenders": {name: who.about for name, who in CONTENDERS.items()},
+    def write(self, folder: Path, goals: list[dict[str, Any]]) -> Path:
+        """Write everything into bench.json."""
+        content = {
+            "machine": self.machine,
+            "contenders": {name: contender.about for name, contender in CONTENDERS.items()},
             "cells": [
-                asdict(m.case) | {"baseline": m.baseline, "flops": m.flops, "contenders": m.rows()}
-                for m in self.found.measured.values()
+                asdict(timing.case) | {"baseline": timing.baseline, "flops": timing.flops, "contenders": timing.rows()}
+                for timing in self.result.timings.values()
             ],
-            "memory": [asdict(case) | {"contenders": peaks} for case, peaks in self.found.memory.items()],
-            "command": self.found.command,
+            "memory": [asdict(case) | {"contenders": peaks} for case, peaks in self.result.memory.items()],
+            "command": self.result.command,
             "goals": goals,
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "bench.json"
-        write_atomic(path, dump_pretty(whole))
+        write_atomic(path, dump_pretty(content))
         return path

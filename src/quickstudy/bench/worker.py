@@ -1,6 +1,6 @@
-"""A contender's own process: it does what it is told, a line of JSON at a time, and answers each with a line.
+"""A process of a contender. It reads commands and writes answers, each a line of JSON.
 
-`python -m quickstudy.bench.worker CONTENDER RANK RENDEZVOUS` is started by `measure`; nobody starts it by hand.
+`measure` starts it as `python -m quickstudy.bench.worker CONTENDER RANK RENDEZVOUS`.
 """
 
 import json
@@ -14,81 +14,81 @@ import torch
 import torch.distributed as dist
 
 from quickstudy.bench import agreement, machine, memory
-from quickstudy.bench.contenders import Contender, contender
-from quickstudy.bench.makers import Maker
+from quickstudy.bench.contenders import Contender, get_contender
+from quickstudy.bench.implementations import Implementation
 from quickstudy.bench.workloads import Case
 from quickstudy.engine import allocator
 from quickstudy.errors import InputError, describe_error
 
 
 class Worker:
-    """One process's state: who it is, and what it has built.
+    """The commands that a process understands, by name.
 
     Args:
-        who: The contender.
-        rank: Which of its processes.
+        contender: The contender.
+        rank: The number of this process among the contender's.
     """
 
-    def __init__(self, who: Contender, rank: int) -> None:
-        self.who, self.rank = who, rank
-        self.maker: Maker | None = None
+    def __init__(self, contender: Contender, rank: int) -> None:
+        self.contender, self.rank = contender, rank
+        self.implementation: Implementation | None = None
         self.phase = ""
 
     def build(self, case: dict[str, Any]) -> None:
-        """Get ready for a case; what was built before is dropped first."""
-        self.maker = None
+        """Prepare a case. The case before is dropped first."""
+        self.implementation = None
         wanted = Case(**case)
         self.phase = wanted.phase
-        self.maker = self.who.make(wanted, self.rank)
+        self.implementation = self.contender.make(wanted, self.rank)
 
-    def go(self, times: int) -> None:
-        """So many training steps or evaluations."""
-        assert self.maker is not None
-        once = self.maker.train if self.phase == "train" else self.maker.evaluate
+    def repeat(self, times: int) -> None:
+        """Do so many training steps or evaluations."""
+        assert self.implementation is not None
+        run_once = self.implementation.train if self.phase == "train" else self.implementation.evaluate
         for _ in range(times):
-            once()
+            run_once()
 
     def memory(self) -> int:
-        """Peak memory of what was built, before it has run."""
-        assert self.maker is not None
-        return memory.peak_above(self.maker, self.phase)
+        """The peak memory of the prepared case."""
+        assert self.implementation is not None
+        return memory.measure_peak_above(self.implementation, self.phase)
 
     def check(self, case: dict[str, Any], names: list[str]) -> dict[str, Any]:
-        """Agreement of contenders on a case."""
+        """The errors of contenders on a case."""
         return dict(agreement.check_agreement(Case(**case), names))
 
     def flops(self, case: dict[str, Any]) -> int:
-        """What a case asks."""
+        """The operations of a case."""
         return machine.count_flops(Case(**case))
 
     def peaks(self) -> dict[str, float]:
-        """What the machine can do with this process's threads."""
+        """The peak speed of the machine with this process's threads."""
         return machine.measure_peaks()
 
 
-def main(name: str, rank: int, rendezvous: str) -> None:
-    """Answer until there is nothing more to read."""
-    # What a library prints must not come between the answers: they keep standard output, the rest goes to the errors.
+def serve(name: str, rank: int, rendezvous: str) -> None:
+    """Answer commands until standard input ends."""
+    # Only answers go to standard output. What a library prints goes to standard error instead.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")
-    who = contender(name)
-    if who.threads is not None:
-        torch.set_num_threads(who.threads)
-    if who.tuned:
+    contender = get_contender(name)
+    if contender.threads is not None:
+        torch.set_num_threads(contender.threads)
+    if contender.tuned:
         allocator.keep_freed_memory()
-    if who.processes > 1:
-        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=who.processes)
-    worker = Worker(who, rank)
+    if contender.processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=contender.processes)
+    worker = Worker(contender, rank)
     for line in sys.stdin:
-        asked = json.loads(line)
-        do: Callable[..., Any] = getattr(worker, asked.pop("do"))
+        options = json.loads(line)
+        command: Callable[..., Any] = getattr(worker, options.pop("do"))
         try:
-            answer = {"value": do(**asked)}
-        except Exception as error:  # told to whoever asked, who leaves this contender out and says why
+            answer = {"value": command(**options)}
+        except Exception as error:  # any error of a contender is an answer: it is left out for this reason
             answer = {"error": str(error) if isinstance(error, InputError) else describe_error(error)}
         answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])

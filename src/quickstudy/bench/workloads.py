@@ -1,6 +1,6 @@
-"""The cases that are measured: published shapes filled with synthetic tasks.
+"""The cases that are measured: tasks with the shapes of published ones.
 
-Images are noise and labels are arbitrary: no kernel's time depends on them, and no data set has to be there.
+Images are noise and labels are arbitrary, since no kernel's time depends on them. So no data set is needed.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from quickstudy.models import nets
 from quickstudy.tasks import Sine
 from quickstudy.types import Examples, Shape, Task
 
-METHODS = ("maml", "mtnet", "wormhole", "hypermaml")
+BENCH_METHODS = ("maml", "mtnet", "wormhole", "hypermaml")
 PHASES = ("train", "evaluate")
 
 
@@ -26,13 +26,13 @@ class Workload:
     """A model and the shape of its tasks.
 
     Args:
-        about: In words.
+        about: A description for people.
         net: Builds the model.
-        inputs: The shape of one x.
-        ways: Classes; 0 where a wave is regressed.
-        shots: Support examples (of each class), unless a case says otherwise.
+        inputs: The shape of one input.
+        ways: Classes in a task; 0 for regression.
+        shots: Support examples (of each class), unless a case has its own number.
         queries: Query examples (of each class).
-        inner_lr: The inner step size: small enough for a hundred steps to stay finite.
+        inner_lr: The inner step size: so small that a hundred steps stay finite.
     """
 
     about: str
@@ -45,11 +45,11 @@ class Workload:
 
     @property
     def loss(self) -> str:
-        """The criterion by name."""
+        """The name of the loss."""
         return "cross_entropy" if self.ways else "mse"
 
 
-def _images(name: str, inputs: Shape, ways: int, filters: int) -> Workload:
+def _image_workload(name: str, inputs: Shape, ways: int, filters: int) -> Workload:
     def net() -> nn.Module:
         return nets.conv4(inputs, ways, filters=filters)
 
@@ -59,23 +59,23 @@ def _images(name: str, inputs: Shape, ways: int, filters: int) -> Workload:
 
 WORKLOADS = {
     "sine": Workload("sine waves: MLP 1-40-40-1", lambda: nets.mlp(1, 1), (1,), 0, shots=10, queries=10),
-    "omniglot": _images("Omniglot-shaped", (1, 28, 28), 5, 64),
-    "omniglot20": _images("Omniglot-shaped", (1, 28, 28), 20, 64),
-    "mini32": _images("mini-ImageNet-shaped", (3, 84, 84), 5, 32),
-    "mini64": _images("mini-ImageNet-shaped", (3, 84, 84), 5, 64),
+    "omniglot": _image_workload("Omniglot-shaped", (1, 28, 28), 5, 64),
+    "omniglot20": _image_workload("Omniglot-shaped", (1, 28, 28), 20, 64),
+    "mini32": _image_workload("mini-ImageNet-shaped", (3, 84, 84), 5, 32),
+    "mini64": _image_workload("mini-ImageNet-shaped", (3, 84, 84), 5, 64),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: a training step, or an evaluation, of a method on a batch of tasks.
+    """What is measured: a training step, or an evaluation, of a method on a batch of tasks.
 
     Args:
-        workload: The model and the tasks, by name.
-        method: By name.
-        tasks: In one training step, or evaluated in one go.
-        steps: Inner steps; HyperMAML emits its update and takes none.
-        phase: "train" (a meta-gradient and a step of Adam) or "evaluate" (query losses, no gradient kept).
+        workload: The name of the model and its tasks.
+        method: The name of the method.
+        tasks: The number of tasks in the batch.
+        steps: Inner steps. HyperMAML takes none.
+        phase: "train" (a meta-gradient and a step of Adam) or "evaluate" (query losses without a gradient).
         shots: By default the workload's.
         queries: By default the workload's.
     """
@@ -91,7 +91,7 @@ class Case:
     def __post_init__(self) -> None:
         for what, given, known in (
             ("workload", self.workload, WORKLOADS),
-            ("method", self.method, METHODS),
+            ("method", self.method, BENCH_METHODS),
             ("phase", self.phase, PHASES),
         ):
             if given not in known:
@@ -112,14 +112,14 @@ class Case:
         return f"{self.workload} {self.method}{steps}{shots} T{self.tasks} {self.phase}"
 
 
-def learner(case: Case, dtype: torch.dtype = torch.float32) -> Learner:
-    """The case's learner, as a user builds it; the same start every time."""
+def build_learner(case: Case, dtype: torch.dtype = torch.float32) -> Learner:
+    """The case's learner, as a user builds it. It has the same parameters every time."""
     load = case.load
     steps: dict[str, Any] = {"inner_lr": load.inner_lr, "inner_steps": case.steps}
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        torch.set_default_dtype(dtype)  # step sizes too: .01 in single precision is another number
+        torch.set_default_dtype(dtype)  # for step sizes too: 0.01 in single precision is another number
         try:
             options = {} if case.method == "hypermaml" else steps
             made: Learner = RECIPES[case.method](load.net(), loss=load.loss, **options)
@@ -128,12 +128,12 @@ def learner(case: Case, dtype: torch.dtype = torch.float32) -> Learner:
     return made
 
 
-def tasks(case: Case, dtype: torch.dtype = torch.float32) -> Task:
-    """The case's tasks; the same every time."""
+def draw_case_tasks(case: Case, dtype: torch.dtype = torch.float32) -> Task:
+    """The case's tasks. They are the same every time."""
     load = case.load
     if not load.ways:
         waves = Sine(case.shots, case.queries).source("train", size=case.tasks)(0)
-        return waves._replace(support=_to(waves.support, dtype), query=_to(waves.query, dtype))
+        return waves._replace(support=_cast(waves.support, dtype), query=_cast(waves.query, dtype))
     draw = torch.Generator().manual_seed(0)
 
     def examples(each: int) -> Examples:
@@ -144,5 +144,5 @@ def tasks(case: Case, dtype: torch.dtype = torch.float32) -> Task:
     return Task(examples(case.shots), examples(case.queries), torch.arange(case.tasks), {})
 
 
-def _to(examples: Examples, dtype: torch.dtype) -> Examples:
+def _cast(examples: Examples, dtype: torch.dtype) -> Examples:
     return Examples(examples.x.to(dtype), examples.y.to(dtype))

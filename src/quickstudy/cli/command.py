@@ -1,249 +1,154 @@
-"""The verbs of the command line with their arguments: each docstring and comment below is what --help prints."""
+"""What every verb of the command line is: a frozen dataclass with its options, and a `run` that does the work.
 
+The docstring of a verb and of each of its options is what `--help` prints. Verbs import torch, and everything that
+needs it, inside `run`, so `--help` and a mistyped word are answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
+from quickstudy.cli import sources
+from quickstudy.cli.terminal import Console
+from quickstudy.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from quickstudy.engine.distributed import World
+    from quickstudy.storage.run import Run
+
+# An empty `help_behavior_hint` leaves out "(default: None)": the text says what the default is.
 Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]
-OneRun = Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")]
-Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
+RunFolder = Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")]
+RunFolders = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
-Workers = Annotated[int, arg(metavar="N", help_behavior_hint="")]
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Name = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Names = Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")]
+ConfigName = Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]]
 
 
 @dataclass(frozen=True)
-class Output:
-    """How results are shown."""
+class Command(ABC):
+    """One verb."""
 
     quiet: Flag = False
     """Print results only: no progress, no notes."""
     json: Flag = False
     """Print JSON instead of tables and progress, a line for each row or result."""
 
+    @abstractmethod
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Do what the verb says.
+
+        Args:
+            console: Where results, notes and progress are shown.
+            overrides: `--key.sub value` words for the configuration; empty unless this is a `ConfigCommand`.
+        """
+
 
 @dataclass(frozen=True)
-class Reading(Output):
-    """What reads image sets."""
+class Group:
+    """A word that is followed by a verb of its own, as in `quickstudy data list`."""
+
+    verbs: ClassVar[dict[str, str]] = {}
+    """Its verbs, as in `commands.VERBS`."""
+
+
+@dataclass(frozen=True)
+class ImageCommand(Command):
+    """A verb that reads image sets."""
 
     data_root: Folder = None
     """Directory with the image sets (default: QUICKSTUDY_DATA, or quickstudy in the user's data folder)."""
 
+    makes_data_root: ClassVar[bool] = False
 
-@dataclass(frozen=True)
-class Demo(Reading):
-    """Train MAML, MT-net, Wormhole MAML and HyperMAML on real drawings: a table and a report in minutes."""
-
-    out: Folder = None
-    """Directory for the runs and the report (default: runs/demo, or the next free number)."""
-    seed: int = 0
-    """Of the models' start and of the training tasks."""
-    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
-    """Train at most so many steps each and judge on 100 tasks, for a quick look at the output."""
-
-
-@dataclass(frozen=True)
-class List(Output):
-    """List methods, models, tasks, configurations, protocols, charts, losses and the benchmark's suites."""
-
-    what: Positional[Annotated[str | None, arg(metavar="WHAT", help_behavior_hint="")]] = None
-    """One of them; all when left out."""
-
-
-@dataclass(frozen=True)
-class Train(Reading):
-    """Meta-train from a configuration into a run directory, or go on with a run."""
-
-    config: Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]] = None
-    """A YAML file, or the name of a configuration that ships (see `quickstudy list configurations`). Its settings are
-    overridden by --key.sub value: --train.steps 5000, --method mtnet, --model.hidden [40,40]."""
-    out: Folder = None
-    """The run directory (default: runs/NAME, or the next free number)."""
-    resume: OneRun = None
-    """A run directory to go on with, from its last checkpoint."""
-    print_config: Flag = False
-    """Print the configuration with nothing left unsaid, and stop."""
-    test: Flag = False
-    """When training is done, evaluate the run as `quickstudy evaluate` does."""
-    no_tensorboard: Flag = False
-    """Leave out the log in RUN/tensorboard, which is written where TensorBoard is installed."""
-    workers: Workers = 1
-    """Share each meta-batch among so many processes on this machine. For several machines: torchrun."""
+    @contextmanager
+    def use_data_root(self) -> Iterator[None]:
+        """Let `--data-root` stand for QUICKSTUDY_DATA. A run does not record where its pictures are."""
+        if self.data_root is None:
+            yield
+            return
+        root = Path(self.data_root).expanduser().absolute()
+        if not root.is_dir() and not self.makes_data_root:
+            raise InputError(
+                f"--data-root: there is no directory {self.data_root}. Give the one that holds the image sets."
+            )
+        before = os.environ.get("QUICKSTUDY_DATA")
+        os.environ["QUICKSTUDY_DATA"] = str(root)
+        try:
+            yield
+        finally:
+            os.environ.pop("QUICKSTUDY_DATA")
+            if before is not None:
+                os.environ["QUICKSTUDY_DATA"] = before
 
 
 @dataclass(frozen=True)
-class Sweep(Reading):
-    """Train with many settings, judged by validation: an Optuna study that the same command goes on with."""
+class ConfigCommand(ImageCommand):
+    """A verb that builds from a configuration.
 
-    config: Positional[Annotated[str | None, arg(metavar="CONFIG", help_behavior_hint="")]] = None
-    """A YAML file, or the name of a configuration that ships. What is searched is given by --search.key.sub RANGE, or
-    under `search` in the file: log:1e-4..0.1, 0.1..0.9, int:1..5, maml,mtnet. Other settings are overridden by
-    --key.sub value; --seed is also that of the sampling."""
-    trials: int = 20
-    """Trials in all, with those that an earlier command began."""
-    workers: int = 1
-    """Processes that do trials side by side."""
-    out: Folder = None
-    """Directory of the study and its runs (default: runs/NAME-sweep)."""
-    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
-    """Database of the study, which several machines can share (default: sqlite:///OUT/study.db)."""
-    name: Name = None
-    """Name of the study (default: that of the configuration)."""
-    no_prune: Flag = False
-    """Train every trial to the end, also those whose validation is worse than the median of the others."""
-
-
-@dataclass(frozen=True)
-class Evaluate(Reading):
-    """Judge runs on fixed tasks: mean and 95% interval over tasks."""
-
-    runs: Runs = ()
-    """Run directories. What is judged is changed by --key.sub value: --evaluate.tasks 5000, --tasks.shots 5,
-    --method.eval_inner_steps 10."""
-    checkpoint: Name = None
-    """`best` or `last` (default: best where there is one)."""
-    protocol: Name = None
-    """finn, closerlook (600 tasks), hypermaml (5 x 600) or libfewshot (5 x 2000); default: evaluate.tasks, once."""
-    name: str = "test"
-    """Name of the result inside the run."""
-    workers: Workers = 1
-    """Share the tasks among so many processes on this machine. For several machines: torchrun."""
-
-
-@dataclass(frozen=True)
-class Compare(Reading):
-    """Compare runs on identical tasks: the paired difference to the first, with its 95% interval."""
-
-    runs: Runs = ()
-    """Two run directories or more; the first is the reference. What is judged is changed by --key.sub value:
-    --evaluate.tasks 5000."""
-    checkpoint: Name = None
-    """`best` or `last` (default: best where there is one)."""
-    drop_unequal: Flag = False
-    """Leave out tasks on which only one of two diverged, instead of refusing."""
-
-
-@dataclass(frozen=True)
-class Report(Output):
-    """Write one HTML page that opens offline, and its pictures as PNGs."""
-
-    runs: Runs = ()
-    """Run directories."""
-    out: Folder = None
-    """Directory of the report (default: RUN/report for one run, runs/report for several)."""
-
-
-@dataclass(frozen=True)
-class Info(Reading):
-    """Show versions and devices, what is in a run, or what memory a configuration would take."""
-
-    run: Positional[Annotated[str | None, arg(metavar="RUN_OR_CONFIG", help_behavior_hint="")]] = None
-    """A run directory; or a YAML file or the name of a configuration that ships, with --key.sub value overrides."""
-
-
-@dataclass(frozen=True)
-class Bench(Output):
-    """Measure this library beside the same methods by hand and beside other libraries, on this machine.
-
-    Every contender has a process of its own and a turn in every round; a ratio is the median over rounds, with the
-    lowest and the highest. `plain` is torch.autograd.grad in a loop over tasks, with torch's default threads and
-    allocator. Nobody is timed whose float64 meta-gradient differs. Rates count the loop's multiplications and
-    additions, against what a large product and a 3x3 convolution reach here. Close other programs first.
+    It takes overrides as `--key.sub value`. Parts given as `package.module:factory` are also looked for in the current
+    directory.
     """
 
-    suite: Positional[Annotated[str | None, arg(metavar="SUITE", help_behavior_hint="")]] = None
-    """sine, omniglot, mini, hypermaml, memory, workers, sweep-steps, sweep-tasks, sweep-shots, targets, all, or smoke
-    (one small case); by default quick: a selection in about two minutes."""
-    rounds: int = 5
-    """Turns of each contender."""
-    seconds: float = 6.0
-    """For the rounds of one case, all contenders together; what compiles or warms up comes on top."""
-    methods: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
-    """Only these, with commas: maml,mtnet,wormhole,hypermaml."""
-    cases: Annotated[str | None, arg(metavar="PATTERN", help_behavior_hint="")] = None
-    """Only cases whose name, as it is printed, matches: "mini64*train", "*T32*"."""
-    peers: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
-    """Other libraries, with commas: higher,torchopt,learn2learn,jax, or none (default: all that are installed; get the
-    first two by: pip install "quickstudy[peers]")."""
-    out: Folder = None
-    """Directory for bench.json and, with quickstudy[plot], pictures of cost against tasks, steps and shots."""
+    @classmethod
+    def settings(cls) -> list[str]:
+        """The words that an override may begin with."""
+        return sources.read_fields("training.config.schema", "Config")
 
 
 @dataclass(frozen=True)
-class Reproduce(Reading):
-    """Run a table or a figure of a paper, and show it beside what the paper reports.
+class SharedCommand(ConfigCommand):
+    """A verb whose work several processes can share."""
 
-    Trainings are cached by what they are and resume; two commands, or two items, share them. `reproduce PAPER` writes
-    the page of all that was run, `reproduce PAPER all` runs everything.
-    """
+    workers: Annotated[int, arg(metavar="N", help_behavior_hint="")] = 1
+    """Number of processes on this machine that share the tasks of each batch. For several machines: torchrun."""
 
-    paper: Positional[Annotated[str | None, arg(metavar="PAPER", help_behavior_hint="")]] = None
-    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open."""
-    item: Positional[Annotated[str | None, arg(metavar="ITEM", help_behavior_hint="")]] = None
-    """A table or figure, such as table-6.1 (see --list), or all."""
-    list: Flag = False
-    """Show every item: its rows, what it costs at each scale, the image sets it needs."""
-    rows: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
-    """Only these rows, with commas (see `reproduce PAPER ITEM --list`)."""
-    scale: str = "quick"
-    """smoke (seconds: only that it works), quick (minutes: what is large) or full (the paper's budget)."""
-    seeds: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Trainings of each row (default: the scale's)."""
-    workers: int = 1
-    """Processes that train rows side by side."""
-    out: Folder = None
-    """Directory of trainings, results and pages (default: reproductions)."""
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Join the other workers, if there are any. Only the first one prints."""
+        from quickstudy.engine.distributed import join_world
+
+        with join_world() as world, open(os.devnull, "w") as nowhere:
+            own = console if world.first else Console(quiet=True)
+            own.show_warnings()
+            with nullcontext() if world.first else redirect_stdout(nowhere):
+                self.run_worker(own, overrides, world)
+
+    @abstractmethod
+    def run_worker(self, console: Console, overrides: Sequence[str], world: World) -> None:
+        """Do this worker's part of `run`."""
 
 
-@dataclass(frozen=True)
-class Data(Output):
-    """Image sets: list them, check one, download one."""
+def share_run(world: World, find: Callable[[], Run]) -> Run:
+    """Find or create a run on the first worker only; the others are told its directory and its configuration."""
+    from quickstudy.storage.run import Run
+
+    def find_on_first() -> tuple[Path, dict[str, object]]:
+        run = find()
+        return run.path, run.config
+
+    return Run(*world.from_first(find_on_first))
 
 
-@dataclass(frozen=True)
-class DataList(Reading):
-    """List the image sets: which are here, their splits, and how to get the others."""
+@contextmanager
+def name_run_in_errors(path: str) -> Iterator[None]:
+    """Begin an error with the run that it is about: several may have been given."""
+    from quickstudy.engine.distributed import WorkerLost
 
-
-@dataclass(frozen=True)
-class DataCheck(Reading):
-    """Look through an image set or a folder of pictures: classes, sizes, duplicates, what cannot be read."""
-
-    source: Positional[Annotated[str | None, arg(metavar="NAME_OR_PATH", help_behavior_hint="")]] = None
-    """A set by name (see `quickstudy data list`), or a folder, archive or csv of your own."""
-    all: Flag = False
-    """Name every unreadable file and every duplicate, not the first ten."""
-
-
-@dataclass(frozen=True)
-class DataPrepare(Reading):
-    """Download an image set into the data root, with its hashes checked."""
-
-    image_set: Positional[Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]] = None
-    """A set by name (see `quickstudy data list`)."""
-    yes: Flag = False
-    """Do not ask before downloading."""
-
-
-VERBS: dict[str, type[Output]] = {
-    "demo": Demo,
-    "list": List,
-    "train": Train,
-    "sweep": Sweep,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "report": Report,
-    "info": Info,
-    "bench": Bench,
-    "reproduce": Reproduce,
-    "data": Data,
-}
-GROUPS: dict[str, dict[str, type[Output]]] = {
-    "data": {"list": DataList, "check": DataCheck, "prepare": DataPrepare},
-}
-"""Verbs that are followed by a verb of their own."""
-POSITIONAL = ("config", "run", "runs", "what", "source", "image_set", "suite", "paper", "item")
-OVERRIDABLE = (Train, Sweep, Evaluate, Compare, Info)
-SHARED = (Train, Evaluate)
-"""What several workers do together."""
+    try:
+        yield
+    except WorkerLost:
+        raise
+    except InputError as error:
+        raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
+    except RunError as error:
+        raise RunError(str(error) if path in str(error) else f"{path}: {error}") from error

@@ -16,166 +16,87 @@ Every setting of a configuration can be overridden as --key.sub value.
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import fields, replace
-from functools import reduce
-from operator import or_
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Literal
 
-import tyro
-
-from quickstudy.cli import dispatch as commands
-from quickstudy.cli.command import GROUPS, OVERRIDABLE, POSITIONAL, SHARED, VERBS, DataPrepare, Output, Sweep
-from quickstudy.cli.terminal import error_line, note_warnings
-from quickstudy.engine.distributed import join_world, speaks_to_user
-from quickstudy.engine.launch import launch, without_workers
-from quickstudy.errors import InputError, RunError, suggest_nearest
-from quickstudy.training.config import Config
-from quickstudy.training.config.messages import suggest_setting
+from quickstudy.cli.terminal import Console
+from quickstudy.cli.words import read_words
+from quickstudy.errors import InputError, RunError
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
     words = list(sys.argv[1:] if args is None else args)
-    as_json = "--json" in words
+    if sys.stderr is None:  # closed by the caller: what is written there is lost
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process lives)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a ± gets a ?, not an error
             stream.reconfigure(errors="replace")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # package.module:factory finds the user's own files
     try:
-        verb, overrides = _parsed(words)
-        if isinstance(verb, SHARED) and verb.workers != 1:
-            return launch(verb.workers, without_workers(words))
-        with warnings.catch_warnings(), _data_root(verb):
-            if isinstance(verb, SHARED):
-                _share(verb, overrides)
-            elif speaks_to_user():  # of several workers one is enough for what they do not share
-                note_warnings(verb.quiet or verb.json)
-                commands.run(verb, overrides)
-            sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
-            return 0
-    except InputError as error:
-        _say(error, as_json)
-        return 2
-    except RunError as error:
-        _say(error, as_json)
-        return 1
-    except KeyboardInterrupt as error:
-        _say(error, as_json)
-        return 1
-    except BrokenPipeError:  # the reader of our output has gone, as in `quickstudy list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        _say(RunError(f"{error.filename or 'A file'}: {error.strerror or error}."), as_json)
-        return 1
-
-
-def _share(verb: Any, overrides: Sequence[str]) -> None:
-    """Do what workers may share. The first one shows it; the others keep their terminal for what nobody foresaw."""
-    with join_world() as world, open(os.devnull, "w") as nowhere:
-        if not world.first:
-            verb = replace(verb, quiet=True, json=False)
-        note_warnings(verb.quiet or verb.json)
-        with nullcontext() if world.first else redirect_stdout(nowhere):
-            commands.run(verb, overrides, world)
-
-
-def _say(error: BaseException, as_json: bool) -> None:
-    if speaks_to_user(error):
-        error_line("Interrupted." if isinstance(error, KeyboardInterrupt) else error, as_json)
-
-
-@contextmanager
-def _data_root(verb: Any) -> Iterator[None]:
-    """--data-root is QUICKSTUDY_DATA for this command: where pictures are is no part of what a run was."""
-    given, before = getattr(verb, "data_root", None), os.environ.get("QUICKSTUDY_DATA")
-    if given is None:
-        yield
-        return
-    root = Path(given).expanduser().absolute()
-    if not root.is_dir() and not isinstance(verb, DataPrepare):  # which makes it
-        raise InputError(f"--data-root: there is no directory {given}. Give the one that holds the image sets.")
-    os.environ["QUICKSTUDY_DATA"] = str(root)
-    try:
-        yield
+        if sys.stdout is None:
+            raise RunError("Standard output is closed, so results cannot be printed. Redirect it to /dev/null instead.")
+        code = _run(words)
+        sys.stdout.flush()  # here, where a reader that has gone and a full disk can still be answered
+        return code
+    except (InputError, RunError, KeyboardInterrupt, OSError) as error:
+        _report_error(error, as_json="--json" in words)
+        return 2 if isinstance(error, InputError) else 1
     finally:
-        os.environ.pop("QUICKSTUDY_DATA")
-        if before is not None:
-            os.environ["QUICKSTUDY_DATA"] = before
+        _drop_unwritable("stdout")
+        _drop_unwritable("stderr")
 
 
-def _parsed(
-    words: list[str], prog: str = "quickstudy", about: str | None = __doc__, verbs: Mapping[str, type[Output]] = VERBS
-) -> tuple[Any, list[str]]:
-    """The verb with its own options, and the overrides: every other --key with its value, wherever it stands."""
-    if not words:
-        raise InputError(f"Say what to do: {prog} {', '.join(verbs)}. For more: {prog} --help")
-    name = words[0]
-    if verbs is VERBS and name in GROUPS:
-        return _parsed(words[1:], f"{prog} {name}", VERBS[name].__doc__, GROUPS[name])
-    overrides: list[str] = []
-    if name in verbs:
-        words, overrides = _apart(f"{prog} {name}", verbs[name], words[1:])
-        words = [name, *words]
-    elif name not in ("-h", "--help"):
-        if name.startswith("-") and set(words) & set(verbs):
-            raise InputError(f"The verb comes first, then its options: {prog} VERB {name}.")
-        raise InputError(f"There is no verb {name!r}. {suggest_nearest(name, verbs)} For more: {prog} --help")
-    every: Any = reduce(or_, (Annotated[kind, tyro.conf.subcommand(verb)] for verb, kind in verbs.items()))
-    parsed = tyro.cli(every, prog=prog, description=about, args=words, config=(tyro.conf.FlagCreatePairsOff,))
-    return parsed, overrides
+def _run(words: Sequence[str]) -> int:
+    """Read the words and run the verb; the exit code."""
+    parsed = read_words(words, about=__doc__)
+    if parsed is None:
+        return 0
+    from quickstudy.cli.command import ConfigCommand, ImageCommand, SharedCommand
+
+    verb, overrides = parsed
+    if isinstance(verb, SharedCommand) and verb.workers != 1:
+        from quickstudy.engine.launch import launch, without_workers
+
+        return launch(verb.workers, without_workers(words))
+    if isinstance(verb, ConfigCommand) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: package.module:factory is found, and a yaml.py there is not PyYAML
+    with warnings.catch_warnings(), verb.use_data_root() if isinstance(verb, ImageCommand) else nullcontext():
+        if isinstance(verb, SharedCommand) or _speaks():  # what workers do not share, the first one does alone
+            console = Console(quiet=verb.quiet, json=verb.json)
+            console.show_warnings()
+            verb.run(console, overrides)
+    return 0
 
 
-def _apart(verb: str, kind: type[Output], words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What belongs to the verb, and what goes into the configuration."""
-    named = [field for field in fields(kind) if field.name not in POSITIONAL]
-    takes_value = {field.name.replace("_", "-"): field.default is not False for field in named} | {"help": False}
-    own: list[str] = []
-    overrides: list[str] = []
-    alone: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        option, equals, _ = word.partition("=")
-        key = option.removeprefix("--").replace("_", "-")
-        if word == "-h":
-            own.append(word)
-        elif not word.startswith("-"):
-            alone.append(word)
-        elif word.startswith("--") and key in takes_value:
-            own += [word, *([] if equals or not takes_value[key] else [_value(option, rest)])]
-        elif issubclass(kind, OVERRIDABLE) and key.partition(".")[0].replace("-", "_") in _settings(kind):
-            overrides += [word, *([] if equals else [_value(option, rest)])]
-        else:
-            raise _unknown(option, verb, kind, list(takes_value))
-    wanted = {field.name for field in fields(kind)} & set(POSITIONAL)
-    if "runs" not in wanted and len(alone) > len(wanted):
-        raise InputError(
-            f"`{verb}` takes {'one ' + wanted.pop().replace('_', ' ') if wanted else 'nothing more'}; given: "
-            f"{' '.join(alone)}. An override is written --key.sub value."
-        )
-    return own + alone, overrides
+def _speaks(error: BaseException | None = None) -> bool:
+    """Whether this process is the one that tells the user; it is, unless it is one of several workers."""
+    if "RANK" not in os.environ:
+        return True
+    from quickstudy.engine.distributed import speaks_to_user
+
+    return speaks_to_user(error)
 
 
-def _settings(kind: type[Output]) -> list[str]:
-    """The words that can begin an override of this verb."""
-    return [*Config.model_fields, *(["search"] if kind is Sweep else [])]
+def _report_error(error: BaseException, *, as_json: bool) -> None:
+    """Print one line on what went wrong, unless it is that the reader of our output has gone, as in `list | head`."""
+    if isinstance(error, BrokenPipeError) or not _speaks(error):
+        return
+    message = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        message = "Interrupted."
+    elif isinstance(error, OSError):  # without the name of a file it is about a stream
+        message = f"{error.filename or 'Output cannot be written'}: {error.strerror or error}."
+    Console(json=as_json).error(message)
 
 
-def _value(option: str, rest: list[str]) -> str:
-    if not rest or rest[0].startswith("--"):
-        raise InputError(f"{option} has no value; write {option} VALUE.")
-    return rest.pop(0)
-
-
-def _unknown(option: str, verb: str, kind: type[Output], own: Sequence[str]) -> InputError:
-    if not issubclass(kind, OVERRIDABLE):
-        return InputError(
-            f"`{option}` is no option of `{verb}`. {suggest_nearest(option, [f'--{name}' for name in own])}"
-        )
-    known = [f"--{name}" for name in (*own, *_settings(kind))]
-    return InputError(f"`{option}` is no option of `{verb}` and no setting. {suggest_setting(option, known)}")
+def _drop_unwritable(name: Literal["stdout", "stderr"]) -> None:
+    """Drop what is left in the buffer of a stream that cannot be written: Python would fail on it at exit."""
+    stream = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        stream.flush()

@@ -1,11 +1,12 @@
-"""Processes side by side on one machine, each of which looks for work that no other holds.
+"""Processes side by side on one machine, each of which takes work that no other has taken.
 
-They share nothing but files and locks, so that one of them may be killed at any time: the lock goes with it, and the
-next process that looks for work takes it up.
+They share nothing but files and locks, so one of them may be killed at any time: its lock goes with it, and the next
+process that looks for work takes that work up.
 """
 
+from __future__ import annotations
+
 import multiprocessing
-import os
 import signal
 import sys
 import warnings
@@ -13,38 +14,37 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from quickstudy.cli import terminal
+from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, RunError
-from quickstudy.training.train import Stopped
 from quickstudy.training.watcher import Watcher
 
 
-class Asked(Watcher):
-    """Stops when a signal asks, however often: the terminal sends one to every process, and so does the first."""
+class SignalWatcher(Watcher):
+    """Stops when a signal comes, and takes a second one quietly: the terminal and the first process both send it."""
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """As a handler of signals."""
+        """A handler of signals."""
         del number, frame
         self.stopping = True
 
 
 Job = Callable[..., None]
-"""Called as `job(watcher, *args)` in every process; importable by name, with arguments that can be sent."""
+"""Called as `job(watcher, console, *args)` in every process: importable by name, with arguments that can be pickled."""
 
 
-def side_by_side(job: Job, args: tuple[Any, ...], workers: int, *, loud: bool) -> None:
-    """Run a job in so many processes, and wait for all of them.
+def run_side_by_side(job: Job, args: tuple[Any, ...], workers: int, console: Console) -> None:
+    """Run a job in several processes, and wait for all of them.
 
-    An interruption is passed on, so that each saves where it stands, and raised when they have.
+    An interruption is passed on, so that each saves its work, and is raised when all have ended.
 
     Args:
         job: The work.
-        args: Its arguments behind the watcher.
+        args: Its arguments after the watcher and the console.
         workers: How many processes.
-        loud: Whether warnings are shown as notes.
+        console: Where they show their notes.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(job, args, loud)) for _ in range(workers)]
+    processes = [context.Process(target=_run_job, args=(job, console, args)) for _ in range(workers)]
     terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a worker that is still importing goes on
     try:
@@ -55,30 +55,32 @@ def side_by_side(job: Job, args: tuple[Any, ...], workers: int, *, loud: bool) -
             process.join()
     except KeyboardInterrupt:
         for process in processes:
-            process.terminate()  # asks: a worker saves where it stands
+            process.terminate()  # a request: the worker saves its work first
         for process in processes:
             process.join()
         raise
     finally:
         signal.signal(signal.SIGINT, interrupted)
         signal.signal(signal.SIGTERM, terminated)
-    broken = sum(process.exitcode != 0 for process in processes)
-    if broken:
-        raise RunError(f"{broken} of {workers} workers broke off. Nothing is lost; the same command goes on.")
+    failed = sum(process.exitcode != 0 for process in processes)
+    if failed:
+        raise RunError(f"{failed} of {workers} workers failed. Nothing is lost; the same command goes on.")
 
 
-def _work(job: Job, args: tuple[Any, ...], loud: bool) -> None:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    watcher = Asked()
+def _run_job(job: Job, console: Console, args: tuple[Any, ...]) -> None:
+    watcher = SignalWatcher()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watcher.stop)
+    from quickstudy.training.train import Stopped
+
     try:
         with warnings.catch_warnings():
-            terminal.note_warnings(not loud)
-            job(watcher, *args)
+            console.show_warnings()
+            job(watcher, console, *args)
     except Stopped:
         pass
     except (InputError, RunError) as error:
-        terminal.error_line(error, as_json=False)
+        Console().error(
+            error
+        )  # on standard error also under --json: the results on standard output are the first process's
         sys.exit(1)

@@ -1,168 +1,214 @@
 """What the command line shows: tables and results on standard output, progress, notes and errors on standard error."""
 
+from __future__ import annotations
+
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from quickstudy.storage.files import dumps
 from quickstudy.training.watcher import Watcher
 
-MANY = 1000
-"""Pictures from which on decoding takes long enough to be told of."""
+if TYPE_CHECKING:
+    import rich.console
+
+MANY_PICTURES = 1000
+"""Number of pictures from which on decoding takes long enough for a note."""
 
 
-def error_line(error: object, as_json: bool) -> None:
-    """One error, without a traceback."""
-    if as_json:
-        print_json({"error": str(error)})
-    else:
-        _stderr().print(Text.assemble(("error:", "bold red"), f" {error}"))
+@dataclass(frozen=True)
+class Console:
+    """How one command shows what it does. Every verb gets one.
 
-
-def note(text: str) -> None:
-    """A remark beside the results."""
-    _stderr().print(Text.assemble(("note:", "dim"), f" {text}"))
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def described(values: Mapping[str, Any]) -> str:
-    """What a task family says of itself, in words.
-
-    >>> described({"name": "sine", "shots": 10, "phase": (0.0, 3.14159), "images": {"train": 6, "test": 4}})
-    'sine: shots 10, phase 0 to 3.142, images (train 6, test 4)'
+    Args:
+        quiet: Show results only: no progress, no notes.
+        json: Show JSON lines instead of tables, and no progress or notes either.
     """
-    rest = [f"{key.replace('_', ' ')} {_worded(value)}" for key, value in values.items() if key != "name"]
-    return ": ".join(part for part in (str(values.get("name", "")), ", ".join(rest)) if part)
 
+    quiet: bool = False
+    json: bool = False
 
-def _worded(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"({', '.join(f'{key} {_worded(item)}' for key, item in value.items())})"
-    if isinstance(value, list | tuple):
-        return (" to " if len(value) == 2 else ", ").join(map(_worded, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    @property
+    def talks(self) -> bool:
+        """Whether progress and notes are shown."""
+        return not (self.quiet or self.json)
 
-
-def note_warnings(quiet: bool) -> None:
-    """Show the package's warnings as notes, each text once; other libraries' are not the user's to act on."""
-    said: set[str] = set()
-
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        del rest, more
-        if category.__module__.startswith("quickstudy") and not quiet and str(message) not in said:
-            said.add(str(message))
-            note(str(message))
-
-    warnings.showwarning = show
-
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
-    """A table on standard output, or a list where the terminal is too narrow for it."""
-    shown = Table()
-    for i, column in enumerate(columns):
-        shown.add_column(column, justify="left" if i == 0 else "right")
-    cells = [[str(cell) for cell in row] for row in rows]
-    for row in cells:
-        shown.add_row(*map(Text, row))
-    out = Console(highlight=False, markup=False, emoji=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = max(out.width, 140)
-    # Title and caption are lines of their own: as the table's, they would be cut to its width.
-    if title:
-        out.print(title)
-    if out.measure(shown, options=out.options.update(max_width=10_000)).maximum <= out.width:
-        out.print(shown)
-    else:
-        for first, *others in cells:
-            out.print(first)
-            for name, cell in zip(columns[1:], others, strict=True):
-                out.print(f"  {name}: {cell}")
-    if caption:
-        out.print(caption)
-
-
-def listing(title: str, rows: Mapping[str, Any]) -> None:
-    """Names and what they mean, one to a line."""
-    if title:
-        print(title)
-    width = max(map(len, rows), default=0)
-    for name, meaning in rows.items():
-        print(f"  {name:<{width}}  {meaning}")
-
-
-@contextmanager
-def progress(title: str, count: ProgressColumn, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, told how much of how much is done; nothing where standard error is a file or a pipe."""
-    console = Console(stderr=True)
-    left = (TextColumn("left"), TimeRemainingColumn())
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        count,
-        *left,
-        console=console,
-        disable=not (shown and console.is_terminal),
-        transient=True,
-    ) as bar:
-        task = bar.add_task(escape(title), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def decoding(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Told how many of how many pictures are decoded: a bar on a terminal, else a line, once they are more than few."""
-    with ExitStack() as stack:
-        bars: list[Callable[[int, int], None]] = []
-
-        def decoded(done: int, total: int) -> None:
-            if total < MANY or not shown:
+    def error(self, message: object) -> None:
+        """One error, without a traceback: under `--json` on standard output, if that can be written."""
+        if self.json and sys.stdout is not None:
+            with suppress(OSError):
+                self.print_json({"error": str(message)})
                 return
-            if done == 1 or not bars:
-                if not _stderr().is_terminal:
-                    note(f"decoding {total} pictures, which is done once")
-                bars.append(stack.enter_context(progress("decoding, once", MofNCompleteColumn(), shown=shown)))
-            bars[-1](done, total)
+        from rich.text import Text
 
-        yield decoded
+        with suppress(OSError):  # where standard error cannot be written either, nothing is left to do
+            _stderr().print(Text.assemble(("error:", "bold red"), f" {message}"))
+
+    def note(self, text: str, *, always: bool = False) -> None:
+        """A remark beside the results.
+
+        Args:
+            text: The remark.
+            always: Show it under `--quiet` and `--json` too: without it a result would be misread.
+        """
+        if self.talks or always:
+            from rich.text import Text
+
+            _stderr().print(Text.assemble(("note:", "dim"), f" {text}"))
+
+    def show_warnings(self) -> None:
+        """Show the package's warnings as notes, each text once. Those of other libraries are not for the user."""
+        shown: set[str] = set()
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            del rest, more
+            if category.__module__.startswith("quickstudy") and str(message) not in shown:
+                shown.add(str(message))
+                self.note(str(message))
+
+        warnings.showwarning = show
+
+    def print_json(self, value: Any) -> None:
+        """One JSON value on a line of standard output; NaN and infinities, which JSON lacks, as strings."""
+        print(dumps(value), flush=True)
+
+    def listing(self, title: str, rows: Mapping[str, Any]) -> None:
+        """Names and what they mean, one to a line."""
+        if title:
+            print(title)
+        width = max(map(len, rows), default=0)
+        for name, meaning in rows.items():
+            print(f"  {name:<{width}}  {meaning}")
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
+        """A table on standard output, or a list where the terminal is too narrow. `--quiet` drops the caption."""
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table()
+        for i, column in enumerate(columns):
+            grid.add_column(column, justify="left" if i == 0 else "right")
+        cells = [[str(cell) for cell in row] for row in rows]
+        for row in cells:
+            grid.add_row(*map(Text, row))
+        out = RichConsole(highlight=False, markup=False, emoji=False)
+        if not out.is_terminal and "COLUMNS" not in os.environ:
+            out.width = max(out.width, 140)
+        # Title and caption are lines of their own: as the table's, they would be cut to its width.
+        if title:
+            out.print(title)
+        if out.measure(grid, options=out.options.update(max_width=10_000)).maximum <= out.width:
+            out.print(grid)
+        else:
+            for first, *others in cells:
+                out.print(first)
+                for name, cell in zip(columns[1:], others, strict=True):
+                    out.print(f"  {name}: {cell}")
+        if caption and not self.quiet:
+            out.print(caption)
+
+    @contextmanager
+    def progress(self, title: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+        """A bar on a terminal, called with how much is done and how much there is. A file or a pipe gets nothing.
+
+        Args:
+            title: What stands before the bar.
+            in_bytes: Whether the amounts are bytes, not pieces.
+        """
+        from rich.console import Console as RichConsole
+        from rich.markup import escape
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = RichConsole(stderr=True)
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (self.talks and console.is_terminal),
+            transient=True,
+        ) as bar:
+            task = bar.add_task(escape(title), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[int, int], None]]:
+        """Progress of decoding many pictures, called as `progress` is: a bar on a terminal, a note elsewhere."""
+        with ExitStack() as stack:
+            bars: list[Callable[[int, int], None]] = []
+
+            def show(done: int, total: int) -> None:
+                if total < MANY_PICTURES or not self.talks:
+                    return
+                if done == 1 or not bars:
+                    if not sys.stderr.isatty():
+                        self.note(f"decoding {total} pictures, which is done once")
+                    bars.append(stack.enter_context(self.progress("decoding, once")))
+                bars[-1](done, total)
+
+            yield show
 
 
 class TerminalWatcher(Watcher):
-    """A progress bar with rate, loss and time left. Ctrl-C and a polite kill stop at the next step, saved.
+    """A progress bar with rate, loss and time left. Ctrl-C and SIGTERM save the run and stop at the next step.
 
-    Where standard error is a file or a pipe, ten lines stand for the bar.
+    Where standard error is a file or a pipe, ten notes stand for the bar.
+
+    Args:
+        console: Where it is shown.
+        steps: How many outer steps there are; with 0, nothing is shown.
+        title: What stands before the bar.
+        notes: Whether ten notes stand for the bar where it cannot be shown.
+        rows: Whether the rows of the metrics are printed as JSON.
+        logs: TensorBoard's writers, which are closed at the end.
     """
 
-    def __init__(self, steps: int, title: str, *, bar: bool, rows: bool, logs: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        console: Console,
+        steps: int,
+        title: str,
+        *,
+        notes: bool = True,
+        rows: bool = False,
+        logs: Sequence[Any] = (),
+    ) -> None:
+        from rich.console import Console as RichConsole
+        from rich.markup import escape
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self.stopping = False
+        self.console = console
         self.rows = rows
         self.logs = list(logs)
         self.steps, self.title = steps, title
         self.start: int | None = None
-        console = _stderr()
-        shown = bar and steps > 0
-        self.lines = shown and not console.is_terminal
+        talks = console.talks and steps > 0
+        self.notes = talks and notes and not sys.stderr.isatty()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -172,14 +218,14 @@ class TerminalWatcher(Watcher):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not shown or self.lines,
+            console=RichConsole(stderr=True),
+            disable=not (talks and sys.stderr.isatty()),
             refresh_per_second=4,
         )
         self.task = self.progress.add_task(escape(title), total=steps, loss="-", rate="")
         self.handlers: list[tuple[int, Any]] = []
 
-    def __enter__(self) -> "TerminalWatcher":
+    def __enter__(self) -> TerminalWatcher:
         def stop(number: int, frame: FrameType | None) -> None:
             del number, frame
             if self.stopping:
@@ -197,7 +243,7 @@ class TerminalWatcher(Watcher):
         self.progress.stop()
         for number, handler in self.handlers:
             signal.signal(number, handler)
-        with self._logging():
+        with self._end_logs_on_error():
             for log in self.logs:
                 log.close()
 
@@ -209,32 +255,32 @@ class TerminalWatcher(Watcher):
         speed = self.progress.tasks[0].speed
         rate = f"{speed:.1f} steps/s" if speed else ""
         self.progress.update(self.task, completed=step, loss=f"{loss:.4f}", rate=rate)
-        if self.lines and (step == self.steps or step * 10 // self.steps > (step - 1) * 10 // self.steps):
-            note(f"{self.title}: step {step} of {self.steps}, loss {loss:.4f}")
+        if self.notes and (step == self.steps or step * 10 // self.steps > (step - 1) * 10 // self.steps):
+            self.console.note(f"{self.title}: step {step} of {self.steps}, loss {loss:.4f}")
 
     @contextmanager
-    def _logging(self) -> Iterator[None]:
+    def _end_logs_on_error(self) -> Iterator[None]:
         """TensorBoard's log is a copy of the metrics: when it fails, it ends and training goes on."""
         try:
             yield
-        except Exception as error:  # its writer is a thread that hands over whatever it met
+        except Exception as error:  # its writer is a thread that hands over whatever went wrong in it
             self.logs.clear()
-            note(f"logging to TensorBoard ended: {error}")
+            self.console.note(f"logging to TensorBoard ended: {error}", always=True)
 
     def row(self, row: dict[str, Any]) -> None:
         """With every row that goes into the metrics."""
         if self.rows:
-            print_json(row)
+            self.console.print_json(row)
         probed = {f"probe/{row['name']}": row["value"]} if row["kind"] == "probe" else {}
         values = probed or {f"{row['kind']}/{name}": v for name, v in row.items() if name not in ("kind", "step")}
-        with self._logging():
+        with self._end_logs_on_error():
             for log in self.logs:
                 for name, value in values.items():
                     if isinstance(value, float | int):
                         log.add_scalar(name, value, row["step"])
 
 
-def tensorboard(folder: Path) -> list[Any]:
+def open_tensorboard(folder: Path) -> list[Any]:
     """A TensorBoard writer in a list, or no writer where TensorBoard is not installed or cannot write."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -244,6 +290,25 @@ def tensorboard(folder: Path) -> list[Any]:
         return []
 
 
-def print_json(value: Any) -> None:
-    """One JSON value on a line of standard output; NaN and infinities, which JSON lacks, as strings."""
-    print(dumps(value), flush=True)
+def describe_values(values: Mapping[str, Any]) -> str:
+    """A task family's description in words.
+
+    >>> describe_values({"name": "sine", "shots": 10, "phase": (0.0, 3.14159), "images": {"train": 6, "test": 4}})
+    'sine: shots 10, phase 0 to 3.142, images (train 6, test 4)'
+    """
+    rest = [f"{key.replace('_', ' ')} {_format_value(value)}" for key, value in values.items() if key != "name"]
+    return ": ".join(part for part in (str(values.get("name", "")), ", ".join(rest)) if part)
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_format_value(item)}' for key, item in value.items())})"
+    if isinstance(value, list | tuple):
+        return (" to " if len(value) == 2 else ", ").join(map(_format_value, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _stderr() -> rich.console.Console:
+    from rich.console import Console as RichConsole
+
+    return RichConsole(stderr=True, highlight=False, soft_wrap=True)

@@ -1,7 +1,8 @@
 """How glibc keeps freed memory: an opt-in for programs that run convolutions on a CPU.
 
-By default glibc maps every large block anew and gives it back when it is freed, so each activation of a convolution is
-paid for a second time in page faults. Kept, it is reused. The price is that the process holds on to its peak.
+By default glibc asks the system for every large block and returns it when it is freed. Each activation of a convolution
+then costs page faults again. A block that is kept is used again without them. The price is that the process keeps its
+peak of memory.
 """
 
 import ctypes
@@ -10,24 +11,26 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have freed memory kept, for this whole process; whether the C library is one that can.
+    """Keep freed memory, in this whole process; returns whether the C library can.
 
-    A program decides this for itself, so importing quickstudy never does. The command line does.
+    Importing quickstudy does not call this: it is the decision of a program. The command line calls it.
     """
-    return _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
+    return _set_malloc_options({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
 
 
 def return_freed_memory() -> bool:
-    """Have every block from 64 KB on given back when it is freed: slower, and nothing is lost between blocks that stay.
+    """Return every block of 64 KB or more to the system when it is freed; returns whether the C library can.
 
-    For steps that are recomputed, where each leaves its parameters behind among what it frees.
+    It is slower, but leaves no gaps between blocks that stay in use. For `recompute`: the parameters of each step stay
+    there among blocks that are freed.
     """
-    return _set({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**16, M_TRIM_THRESHOLD: 2**17})
+    return _set_malloc_options({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**16, M_TRIM_THRESHOLD: 2**17})
 
 
-def _set(options: dict[int, int]) -> bool:
+def _set_malloc_options(options: dict[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library, or another system
         return False
-    return all([bool(mallopt(option, value)) for option, value in options.items()])
+    accepted = [bool(mallopt(option, value)) for option, value in options.items()]  # a list: every option is set
+    return all(accepted)

@@ -1,6 +1,6 @@
-"""Which device a run computes on, which are there, and how much of their memory is free.
+"""The device of a run: choosing it, listing what the machine has, and the memory that is free.
 
-Tasks are drawn on the CPU whatever the device, so that they are the same everywhere; learners and pictures move.
+Tasks are always drawn on the CPU, so that they are the same on every device; learners and pictures are moved.
 """
 
 import os
@@ -12,27 +12,25 @@ import torch
 from quickstudy.errors import InputError
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-CGROUPS = (
-    # the limit, what is used, and under which name of memory.stat that part of it stands which would be given up
+CGROUP_FILES = (
+    # The files of the limit and of the use, and the line of memory.stat with the part that the system can free.
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name: "cpu", "cuda:1", "cuda", or "auto", which is the GPU where there is one.
+    """A device by name: "cpu", "cuda:1", "cuda", or "auto", which is a GPU if there is one and the CPU otherwise.
 
-    "auto" and "cuda" are the process's own GPU under torchrun, which numbers a machine's processes in LOCAL_RANK.
+    Under torchrun, "auto" and "cuda" are the GPU with the number LOCAL_RANK: one for each process of a machine.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not count):
         return torch.device("cpu")
     numbered = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if name == "auto" else name)
     if numbered is None:
-        raise InputError(
-            f"There is no device {name!r}. {_devices_in_words(count)} `auto` takes the GPU where there is one."
-        )
-    number = int(numbered[1] or os.environ.get("LOCAL_RANK", 0))
+        raise InputError(f"There is no device {name!r}. {_devices_in_words(count)} `auto` takes a GPU if there is one.")
+    number = int(numbered[1] or os.environ.get("LOCAL_RANK", "0"))
     if number >= count:
         asked = f"`compute.device` is {name!r}" + ("" if numbered[1] else f" in the process of LOCAL_RANK {number}")
         raise InputError(f"{asked if count else f'`compute.device` is {name!r}'}. {_devices_in_words(count)}")
@@ -46,15 +44,15 @@ def _devices_in_words(count: int) -> str:
 
 
 def list_devices() -> dict[str, str]:
-    """The devices that are there, with what is free of their memory."""
-    found = {"cpu": f"{torch.get_num_threads()} threads, {_of(free_bytes(torch.device('cpu')))}"}
+    """The devices of this machine, with their free memory."""
+    found = {"cpu": f"{torch.get_num_threads()} threads, {_describe_free_memory(free_bytes(torch.device('cpu')))}"}
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         device = torch.device("cuda", number)
-        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {_of(free_bytes(device))}"
+        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {_describe_free_memory(free_bytes(device))}"
     return found
 
 
-def _of(number: int | None) -> str:
+def _describe_free_memory(number: int | None) -> str:
     return "free memory unknown" if number is None else f"{format_bytes(number)} free"
 
 
@@ -67,13 +65,13 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _free_on_machine(meminfo: Path, cgroup: Path) -> int | None:
-    """What the machine has, or a container's limit leaves, whichever is less."""
+    """The free memory of the machine, or what the limit of a container leaves, whichever is less."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
     except OSError:
         return None
     known = [int(found[1]) * 1024] if found else []
-    for limit, used, given_up in CGROUPS:
+    for limit, used, given_up in CGROUP_FILES:
         try:
             most = (cgroup / limit).read_text().strip()
             spent = int((cgroup / used).read_text())
@@ -87,7 +85,7 @@ def _free_on_machine(meminfo: Path, cgroup: Path) -> int | None:
 
 
 def parse_amount(given: int | float | str) -> float:
-    """A number of bytes from "6 GB" or "500MB"; a fraction stays one.
+    """A number of bytes from "6 GB" or "500MB"; a fraction is returned as it is.
 
     >>> parse_amount("1.5 GB"), parse_amount(0.5)
     (1500000000.0, 0.5)
@@ -102,7 +100,7 @@ def parse_amount(given: int | float | str) -> float:
 
 
 def memory_budget(device: torch.device, given: float | str) -> int | None:
-    """Bytes that a run may use: an amount, or a fraction of what is free now; None where that is unknown."""
+    """The bytes that a run may use: an amount, or a fraction of the free memory; None if that is unknown."""
     asked = parse_amount(given)
     if asked > 1:
         return int(asked)

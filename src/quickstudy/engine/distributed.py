@@ -1,8 +1,8 @@
-"""The workers of one job: which tasks are whose, and what they tell each other.
+"""The workers of one job: how they divide the tasks, and what they send to each other.
 
-`torchrun` (or `--workers`) starts the same command several times and says in the environment who is who. Each worker
-runs its share of every meta-batch; one sum over workers makes a step's gradient. The first worker writes and speaks.
-A job of one worker is a `World` too, in which nothing is sent.
+`torchrun` (or `--workers`) starts the same command several times, each with its rank in the environment. Each worker
+runs its share of every meta-batch, and one sum over the workers gives the gradient of a step. The first worker writes
+files and messages. A job of one worker is a `World` too; it sends nothing.
 """
 
 import os
@@ -18,35 +18,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch exports these without saying so.
-from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
-
 from quickstudy.errors import InputError, RunError, describe_error
+from quickstudy.torch_private import PrefixStore, Store, rendezvous
 
 T = TypeVar("T")
 
 STEP_TIMEOUT = timedelta(minutes=5)
-"""How long a step waits for a worker that is silent but whose connection stands. A closed one is noticed at once."""
+"""How long a step waits for a worker that sends nothing while its connection is open. A closed one is seen at once."""
 PREPARATION_TIMEOUT = timedelta(hours=1)
-"""The same for what may take long on one worker and not on another: decoding pictures, writing, validating."""
-SPEECH = 2.0  # seconds in which the first worker, if it lives, has begun to say what happened
+"""The same for work that may take long on one worker only: decoding pictures, writing files, validating."""
+REPORT_SECONDS = 2.0
+"""How long the other workers wait for the first one to report an error before one of them does."""
 
 
-class WorkerLost(RunError):
-    """A worker ended, or fell silent, in the middle of the work."""
+class WorkerLostError(RunError):
+    """A worker ended, or stopped answering, in the middle of the work."""
 
-    heard = False
-    """Whether another worker has said so."""
+    reported = False
+    """Whether another worker has reported it."""
 
 
 class RemoteError(RunError):
-    """An error in code that is not ours, on another worker."""
+    """An error of another worker, in code outside this package."""
 
 
-class Sums(NamedTuple):
-    """What a step needs to know of all its tasks: gradients (None: no task has one), loss, metric, and who would stop.
+class StepSums(NamedTuple):
+    """What a step adds up over all of its tasks: gradients (None where no task has one), loss, metric, stop requests.
 
-    `loss` and `metric` are parts of the mean over the meta-batch; `stopping` counts the workers that were asked to.
+    `loss` and `metric` are parts of the mean over the meta-batch. `stopping` counts the workers that must stop.
     """
 
     gradients: Sequence[Tensor | None]
@@ -61,11 +60,11 @@ class World:
 
     Args:
         rank: The number of this worker, from 0.
-        size: How many there are.
-        local: How many of them are on this machine.
-        restarts: How often `torchrun` has started the job anew.
-        parent: The process that started the workers and stops them; None where that is not for us to watch.
-        group: What carries everything but gradients.
+        size: The number of workers.
+        local: The number of workers on this machine.
+        restarts: How often `torchrun` has restarted the job.
+        parent: The process id of the launcher, without which the workers stop; None where another program watches them.
+        group: The process group for everything but gradients.
     """
 
     rank: int = 0
@@ -77,11 +76,11 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the worker that writes and speaks."""
+        """Whether this is the worker that writes files and messages."""
         return self.rank == 0
 
     def share(self, tasks: int) -> slice:
-        """This worker's part of so many tasks; empty for some where there are fewer tasks than workers.
+        """This worker's part of a number of tasks. Some parts are empty when there are fewer tasks than workers.
 
         >>> [World(rank, 3).share(5) for rank in range(3)]
         [slice(0, 1, None), slice(1, 3, None), slice(3, 5, None)]
@@ -89,28 +88,28 @@ class World:
         return slice(self.rank * tasks // self.size, (self.rank + 1) * tasks // self.size)
 
     def turns(self) -> slice:
-        """This worker's part of a list that is dealt out one by one."""
+        """This worker's part of a list of which worker r takes the items r, r + size, r + 2 size, ..."""
         return slice(self.rank, None, self.size)
 
     def threads(self, number: int | None) -> int | None:
-        """This worker's part of a machine's threads."""
+        """This worker's part of the threads of its machine."""
         return None if number is None else max(1, number // self.local)
 
-    def sum(self, work: Callable[[], Sums], params: Sequence[Tensor]) -> Sums:
-        """The sum of what each worker's `work` returns, in one flat all-reduce; an error of one is raised on all.
+    def sum(self, work: Callable[[], StepSums], params: Sequence[Tensor]) -> StepSums:
+        """The sum of what `work` returns on each worker, by one all-reduce; an error of one is raised on all.
 
         Args:
-            work: This worker's part, a gradient for each of `params`.
-            params: What they are gradients of.
+            work: Computes this worker's part, with a gradient for each of `params`.
+            params: The parameters that the gradients belong to.
         """
         if self.size == 1:
             return work()
         error = None
         try:
             mine = work()
-        except Exception as caught:  # the others are told through the sum, in which they wait for this worker
-            error, mine = caught, Sums([None] * len(params), 0.0, 0.0, 0.0)
-        orphaned = self.parent is not None and os.getppid() != self.parent
+        except Exception as caught:  # the sum, which the others wait for, carries it to them
+            error, mine = caught, StepSums([None] * len(params), 0.0, 0.0, 0.0)
+        orphaned = self.parent is not None and os.getppid() != self.parent  # the launcher has ended
         numbers = [mine.loss, mine.metric, mine.stopping + orphaned, float(error is not None)]
         given = [float(gradient is not None) for gradient in mine.gradients]
         like = next(iter(params), torch.zeros(()))
@@ -118,149 +117,152 @@ class World:
             p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(params, mine.gradients, strict=True)
         ]
         flat = torch.cat([torch.tensor([*numbers, *given], dtype=like.dtype, device=like.device), *parts])
-        with _connected():
+        with _explain_lost_connection():
             dist.all_reduce(flat)
         head, *summed = torch.split(flat, [len(numbers) + len(given), *(part.numel() for part in parts)])
         loss, metric, stopping, failed, *having = head.tolist()
         if failed:
-            self.agree(lambda: _raise(error))
+            self.agree(lambda: _raise_if_error(error))
         gradients = [
             part.view_as(p).to(p.dtype) if have else None for p, part, have in zip(params, summed, having, strict=True)
         ]
-        return Sums(gradients, loss, metric, stopping)
+        return StepSums(gradients, loss, metric, stopping)
 
     def gather(self, value: T) -> list[T]:
         """Every worker's value, in their order."""
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
-        with _connected():
+        with _explain_lost_connection():
             dist.all_gather_object(values, value, group=self.group)
         return values
 
     def agree(self, work: Callable[[], T]) -> T:
-        """What `work` returns here, once it is done everywhere; an error of one worker is raised on all."""
+        """What `work` returns here, after all workers have done it; an error of one is raised on all."""
         if self.size == 1:
             return work()
-        done, error = _attempt(work)
-        for rank, other in enumerate(self.gather(_sendable(error))):
+        done, error = _result_or_error(work)
+        for rank, other in enumerate(self.gather(_as_sendable(error))):
             if error is not None:
                 raise error
             if other is not None:
                 raise type(other)(f"Worker {rank}: {other}") if rank else other
-        return _certain(done)
+        return _without_none(done)
 
     def from_first(self, work: Callable[[], T]) -> T:
-        """What `work` returns on the first worker, the only one that does it."""
+        """What `work` returns on the first worker; the others do not call it."""
         if self.size == 1:
             return work()
-        done, error = _attempt(work) if self.first else (None, None)
-        sent = [(done, _sendable(error))]
-        with _connected():
+        done, error = _result_or_error(work) if self.first else (None, None)
+        sent = [(done, _as_sendable(error))]
+        with _explain_lost_connection():
             dist.broadcast_object_list(sent, src=0, group=self.group)
         if error is not None:
             raise error
         value, failed = sent[0]
         if failed is not None:
             raise failed
-        return _certain(value)
+        return _without_none(value)
 
 
-ALONE = World()
+SINGLE_WORKER = World()
 
 
-def speaks_to_user(error: BaseException | None = None) -> bool:
-    """Whether this worker is the one that tells the user: the first, or of an error that the first cannot tell."""
-    return not _several() or os.environ["RANK"] == "0" or (isinstance(error, WorkerLost) and not error.heard)
+def is_reporting_worker(error: BaseException | None = None) -> bool:
+    """Whether this worker reports to the user: the first does, and another where the first was lost and none has."""
+    if not _has_several_workers() or os.environ["RANK"] == "0":
+        return True
+    return isinstance(error, WorkerLostError) and not error.reported
 
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The world that `torchrun` describes in the environment, or that of one worker."""
+    """The job that `torchrun` describes in the environment, or a job of one worker; it is left at the end."""
     here = os.environ
-    if not _several():
-        yield World(restarts=_number("TORCHELASTIC_RESTART_COUNT", 0))
+    if not _has_several_workers():
+        yield World(restarts=_read_number("TORCHELASTIC_RESTART_COUNT", 0))
         return
     absent = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in here]
     if absent:
         raise InputError(
-            f"RANK and WORLD_SIZE are set, and {' and '.join(absent)} not, so the workers cannot find each other. "
-            "Start them by torchrun or with --workers, or unset RANK and WORLD_SIZE."
+            f"RANK and WORLD_SIZE are set, but not {' and '.join(absent)}, so the workers cannot find each other. "
+            "Start them with torchrun or with --workers, or unset RANK and WORLD_SIZE."
         )
-    local, restarts = _number("LOCAL_WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0)
+    local, restarts = _read_number("LOCAL_WORLD_SIZE", 1), _read_number("TORCHELASTIC_RESTART_COUNT", 0)
     try:
         store, rank, size = next(rendezvous("env://", timeout=STEP_TIMEOUT))
         store = PrefixStore(f"quickstudy/{restarts}", store)
         dist.init_process_group(
-            _backend(local), store=PrefixStore("group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT
+            _choose_backend(local), store=PrefixStore("group", store), rank=rank, world_size=size, timeout=STEP_TIMEOUT
         )
         group = dist.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"Worker {here['RANK']} of {here['WORLD_SIZE']} did not find the others at {here['MASTER_ADDR']}:"
-            f"{here['MASTER_PORT']}: {_first_line(error)}. See that all have started and that the machines reach each "
-            "other."
+            f"{here['MASTER_PORT']}: {_first_line_of(error)}. Check that all have started, and that each machine can "
+            "reach the others."
         ) from error
-    parent = _number("QUICKSTUDY_PARENT", 0) or None
+    parent = _read_number("QUICKSTUDY_PARENT", 0) or None
     try:
         yield World(rank, size, local, restarts, parent, group)
     except BaseException as error:
-        if isinstance(error, WorkerLost):
-            with suppress(ValueError):  # torchrun tells the others to end: they do, once they have said why
+        if isinstance(error, WorkerLostError):
+            # torchrun then terminates the other workers: they end by themselves, after they have reported the reason.
+            with suppress(ValueError):  # signals can be set in the main thread only
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            error.heard = _heard(store, rank)
+            error.reported = _another_reports(store, rank)
         elif rank == 0:
-            _heard(store, rank)
+            _another_reports(store, rank)
         raise
     finally:
-        dist.destroy_process_group()  # threads of a group that is left standing can abort the process at its end
+        dist.destroy_process_group()  # otherwise its threads can abort the process when it ends
 
 
-def _several() -> bool:
+def _has_several_workers() -> bool:
     return "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _backend(local: int) -> str:
-    """NCCL between GPUs of their own; it refuses workers that share one."""
+def _choose_backend(local: int) -> str:
+    """NCCL where each worker has a GPU of its own: it refuses workers that share one. Gloo otherwise."""
     if not torch.cuda.is_available() or torch.cuda.device_count() < local:
         return "gloo"
-    torch.cuda.set_device(_number("LOCAL_RANK", 0))
+    torch.cuda.set_device(_read_number("LOCAL_RANK", 0))
     return "cpu:gloo,cuda:nccl"
 
 
-def _heard(store: Store, rank: int) -> bool:
-    """Whether another worker says what happened: the first if it lives, else whoever asks first."""
+def _another_reports(store: Store, rank: int) -> bool:
+    """Whether another worker reports the error: the first if it is alive, otherwise the first one to call this."""
     try:
-        end = time.monotonic() + SPEECH
-        while rank and time.monotonic() < end and not store.check(["spoken"]):
+        end = time.monotonic() + REPORT_SECONDS
+        while rank and time.monotonic() < end and not store.check(["reported"]):
             time.sleep(0.05)
-        return bool(store.add("spoken", 1) > 1)
-    except RuntimeError:  # the store went with the worker that held it
+        return bool(store.add("reported", 1) > 1)
+    except RuntimeError:  # the worker that served the store has ended
         return False
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
+def _explain_lost_connection() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = _first_line(error).lower()
-        if "timed out" in said or "timeout" in said:
-            what = f"it has been silent for too long (a step waits for {STEP_TIMEOUT.seconds // 60} minutes)"
+        reason = _first_line_of(error).lower()
+        if "timed out" in reason or "timeout" in reason:
+            what = f"it did not answer for {STEP_TIMEOUT.seconds // 60} minutes"
         else:
-            what = "its connection closed" if "connection" in said or "closed" in said else _first_line(error)
-        raise WorkerLost(f"A worker was lost: {what}.") from error
+            what = "its connection closed" if "connection" in reason or "closed" in reason else _first_line_of(error)
+        raise WorkerLostError(f"A worker was lost: {what}.") from error
 
 
-def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
     except Exception as error:
         return None, error
 
 
-def _sendable(error: Exception | None) -> Exception | None:
-    """An error as another worker can raise it: a user's own class may not survive the journey."""
+def _as_sendable(error: Exception | None) -> Exception | None:
+    """The error in a class that every worker can load: a class of the user's may not be."""
     if isinstance(error, InputError):
         return InputError(str(error))
     if isinstance(error, RunError):
@@ -268,21 +270,23 @@ def _sendable(error: Exception | None) -> Exception | None:
     return None if error is None else RemoteError(describe_error(error))
 
 
-def _raise(error: Exception | None) -> None:
+def _raise_if_error(error: Exception | None) -> None:
     if error is not None:
         raise error
 
 
-def _certain(value: T | None) -> T:
-    return value  # type: ignore[return-value]  # None only where T has it: errors have been raised before
+def _without_none(value: T | None) -> T:
+    return value  # type: ignore[return-value]  # None only if `work` returned it: an error was raised before
 
 
-def _number(name: str, default: int) -> int:
+def _read_number(name: str, default: int) -> int:
     given = os.environ.get(name, str(default))
     if not given.isdecimal():
-        raise InputError(f"The environment has {name}={given!r}, which is no number. torchrun sets it; unset it.")
+        raise InputError(
+            f"The environment variable {name} is {given!r}, which is no number. Unset it; torchrun sets it by itself."
+        )
     return int(given)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line_of(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

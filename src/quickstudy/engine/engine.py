@@ -1,153 +1,152 @@
 """How a batch of tasks is run: the one place that chooses.
 
 Everything else is written for one task. `Engine.each` adds the task axis by `vmap`, in chunks, or by a plain loop; the
-results agree, and tests hold them to it. Noise is part of the arguments, so nothing random happens in here.
+results agree, and tests check that they do. Noise is part of the arguments, so nothing random happens in here.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves, tree_map
 
 from quickstudy.engine.autodiff import (
     Compiler,
-    CompileRefused,
+    CompileRefusedWarning,
     detach_params,
     outcome_and_gradient,
-    outside_transforms,
     replay_step,
     tape_gradient,
 )
 from quickstudy.engine.devices import format_bytes
-from quickstudy.engine.memory import Need, is_out_of_memory, measure_memory
-from quickstudy.engine.precision import AUTOCAST_KINDS, autocast_products, scaled_gradient
-from quickstudy.errors import InputError
+from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory
+from quickstudy.engine.precision import autocast_products, scaled_gradient
+from quickstudy.engine.settings import EngineSettings
+from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
+from quickstudy.rules.rescale import Chart
+from quickstudy.torch_private import outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Outcome, pick, stack
 
-BACKENDS = ("auto", "vmap", "loop")
+SMALL_IMAGE = 10 * 10
+"""The largest number of values in an image for which `vmap` was faster than the loop on convolutions on a CPU."""
 
-THUMBNAIL = 10 * 10
-"""Numbers in an image up to which `vmap` was the faster one for convolutions on a CPU."""
-
-PIXELWISE = {nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterDict, nn.ParameterList, nn.Identity, nn.Dropout}
-PIXELWISE |= {nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Flatten}
-PIXELWISE |= {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d}
-"""Modules that are known to be right when images have their channels last. torch's group norm is not: its second
-derivative ends the process there. What a module of the user's own calls is not known."""
+ANY_LAYOUT = {nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterDict, nn.ParameterList, nn.Identity, nn.Dropout}
+ANY_LAYOUT |= {nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Flatten}
+ANY_LAYOUT |= {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d}
+"""torch's modules that are known to be right when images have their channels last. Group norm is not: its second
+derivative crashes the process there. Another class says that it is right by an `any_layout = True` in its own body."""
 
 Gradients = list[Tensor | None]
 
 
-class LoopFallback(UserWarning):
-    """Said once per learner whose model `vmap` refuses."""
+class LoopFallbackWarning(UserWarning):
+    """Warns, once per learner, that `vmap` refuses the model."""
 
 
-class Chunked(UserWarning):
-    """Said when a batch of tasks does not fit the memory it may use, and is run in parts."""
+class SplitBatchWarning(UserWarning):
+    """Warns that a batch of tasks does not fit the memory it may use, and is run in parts."""
 
 
-@dataclass
 class Engine:
-    """A choice of backend for one learner.
+    """Runs the tasks of one learner.
 
-    Args:
-        backend: "vmap" (all tasks of a chunk in one batched pass), "loop" (one task after the other, a backward each)
-            or "auto", which becomes one of the two when first used.
-        chunk: At most so many tasks at once under `vmap`; memory grows with it. None: all, or as many as fit `room`.
-        compile: Whether torch.compile makes machine code of the meta-gradient first, which takes seconds to minutes.
-            Under `vmap` only, all of it in one piece: compiled step by step, torch 2.13 gets the second derivative of
-            convolutions with pooling wrong (by up to a third).
-        recompute: Whether inner steps are computed a second time in the backward pass, so that memory does not grow
-            with their number. On the loop only.
-        autocast: "bf16" or "fp16": products in half precision (see `precision`). None: all in the parameters' own.
-        room: Bytes that a batch may take where `chunk` is None; None: as many as it needs.
+    Attributes:
+        settings: What was asked for; frozen.
+        backend: What is in use. "auto" becomes "vmap" or "loop" when the model and its inputs are first seen, and
+            "vmap" becomes "loop" when it refuses the model.
+        compile: Whether the meta-gradient is compiled. False on the loop, whatever was asked for.
+        memory: Bytes that a batch may take where no chunk is set. None: as many as it needs.
     """
 
-    backend: str = "auto"
-    chunk: int | None = None
-    compile: bool = False
-    recompute: bool = False
-    autocast: str | None = None
-    room: int | None = None
-    _needs: dict[Any, Need] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _pixelwise: bool = field(default=False, init=False, repr=False, compare=False)
-    _compiler: Compiler = field(default_factory=Compiler, init=False, repr=False, compare=False)
+    def __init__(
+        self,
+        backend: str = "auto",
+        chunk: int | None = None,
+        *,
+        compile: bool = False,  # noqa: A002 - the name of the setting, and of torch.compile
+        recompute: bool = False,
+        autocast: str | None = None,
+        memory: int | None = None,
+    ) -> None:
+        """The arguments are those of `EngineSettings`, and `memory`."""
+        self._begin(EngineSettings(backend, chunk, compile, recompute, autocast), memory)
 
-    def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
-        if self.chunk is not None and self.chunk < 1:
-            raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
-        if self.autocast not in (None, *AUTOCAST_KINDS):
-            raise InputError(
-                f"There is no autocast {self.autocast!r}. Give one of {', '.join(AUTOCAST_KINDS)}, or None."
-            )
-        if self.recompute and self.backend == "vmap":
-            raise InputError('`recompute` works on one task at a time: use it with backend "loop" or "auto".')
-        for other, given in (
-            ("recompute", self.recompute),
-            ("autocast", self.autocast),
-            ("loop", self.backend == "loop"),
-        ):
-            if self.compile and given:
-                raise InputError(f"`compile` and `{other}` do not work together. Choose one of them.")
-        if self.recompute and self.autocast:  # a replayed step would not be rounded
-            raise InputError("`recompute` and `autocast` do not work together. Choose one of them.")
+    @classmethod
+    def from_settings(cls, settings: EngineSettings, memory: int | None = None) -> "Engine":
+        """An engine that reads the given settings."""
+        engine = cls.__new__(cls)
+        engine._begin(settings, memory)
+        return engine
+
+    def _begin(self, settings: EngineSettings, memory: int | None) -> None:
+        self.settings = settings
+        self.backend, self.compile = settings.backend, settings.compile
+        self.memory = memory
+        self._needs: dict[Any, MemoryNeed] = {}
+        self._turns_images = False
+        self._compiler = Compiler()
+
+    def replace(self, **changes: Any) -> "Engine":
+        """A new engine with these changes of the settings, the backend in use and nothing compiled or measured."""
+        in_use = {"backend": self.backend, "compile": self.compile}
+        return Engine.from_settings(self.settings.replace(**(in_use | changes)), self.memory)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
-        return replace(self)  # what was compiled or measured belongs to another learner
+        return self.replace()  # what was compiled or measured belongs to another learner
+
+    def __repr__(self) -> str:
+        return f"Engine({self.settings}, in use: {self.backend})"
 
     def settle(self, model: nn.Module, x: Tensor) -> None:
         """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
 
-        On a CPU, convolutions over images beyond thumbnails are faster one task at a time.
+        On a CPU, convolutions over large images are faster one task at a time.
         """
         if self.backend == "auto":
             conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-            large = x[0, 0].numel() > THUMBNAIL
-            alone = self.recompute or (conv and large and x.device.type == "cpu")
-            if alone and self.compile:
+            large = x[0, 0].numel() > SMALL_IMAGE
+            one_by_one = self.settings.recompute or (conv and large and x.device.type == "cpu")
+            if one_by_one and self.compile:
                 warnings.warn(
-                    "`compile` is left aside: convolutions on a CPU run task by task, which is faster and cannot be "
-                    'compiled. With backend "vmap" they are compiled all the same.',
-                    CompileRefused,
+                    "`compile` has no effect here: convolutions on a CPU run task by task, which is faster and cannot "
+                    'be compiled. With backend "vmap" they are compiled all the same.',
+                    CompileRefusedWarning,
                     stacklevel=3,
                 )
-            if alone:
+            if one_by_one:
                 self.leave_vmap()
             else:
                 self.backend = "vmap"
-        self._pixelwise = self.backend == "loop" and all(type(m) in PIXELWISE or _ours(m) for m in model.modules())
+        self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
 
     def leave_vmap(self) -> None:
-        """From here on task by task, and so uncompiled."""
+        """From now on run tasks one by one, and so uncompiled."""
         self.backend, self.compile = "loop", False
 
     @property
-    def means(self) -> Autodiff:
-        """How one task's gradients and steps are computed: `torch.func`'s way wherever `vmap` looks.
+    def autodiff(self) -> Autodiff:
+        """How gradients and steps of one task are computed.
 
-        Elsewhere by the tape, also where `vmap` has refused: `torch.func` may be what refuses.
+        Under `vmap`, by `torch.func`. On the loop by the tape, also after `vmap` has refused the model: it may be
+        `torch.func` that refuses.
         """
         if not outside_transforms():
             return Autodiff()
-        means = Autodiff(gradient=tape_gradient, images=channels_last if self._pixelwise else identity)
-        return replace(means, step=replay_step) if self.recompute else means
+        tape = Autodiff(gradient=tape_gradient, images=channels_last if self._turns_images else identity)
+        return replace(tape, step=replay_step) if self.settings.recompute else tape
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
-        with twice_differentiable(), autocast_products(self.autocast):
+        with twice_differentiable(), autocast_products(self.settings.autocast):
             if self.backend != "loop":
                 try:
-                    together = torch.vmap(one, randomness="different", chunk_size=self._apart(one, args))
+                    together = torch.vmap(one, randomness="different", chunk_size=self._forward_chunk(one, args))
                     return together(*args)
                 except (RuntimeError, ValueError, NotImplementedError) as refusal:
                     if is_out_of_memory(refusal):
@@ -168,25 +167,26 @@ class Engine:
     ) -> tuple[Outcome, Gradients]:
         """Outcomes of a batch (without graph) and the gradient of `weight * sum of losses` for each of `params`.
 
-        Under `vmap` with a chunk, and on the loop, every chunk has a backward of its own: memory stays flat in tasks.
+        Every chunk under `vmap`, and every task on the loop, has a backward pass of its own: so memory does not grow
+        with the number of tasks.
 
         Args:
             owner: The module that `one` is a method of, and whose parameters `params` are, by name.
-            one: What is done with a task.
-            args: Of the batch.
-            params: What the gradient is for.
-            weight: Of every task's loss.
+            one: The computation of one task.
+            args: Its arguments for all tasks of the batch, with a leading task axis.
+            params: The parameters that the gradient is for.
+            weight: The factor on every task's loss.
         """
-        size = len(tree_leaves(args)[0])
-        width = 1 if self.backend == "loop" else (self._fitting(one, args, (owner, params, weight)) or size)
+        size = _count_tasks(args)
+        width = 1 if self.backend == "loop" else self._gradient_chunk(owner, one, args, params, weight) or size
         outcomes: list[Outcome] = []
         total: Gradients = [None] * len(params)
         try:
             if width >= size:
-                outcome, grads = self._differentiated(owner, one, args, params, weight)
+                outcome, grads = self._differentiate(owner, one, args, params, weight)
                 return outcome, list(grads)
             for start in range(0, size, width):
-                outcome, grads = self._differentiated(
+                outcome, grads = self._differentiate(
                     owner, one, pick(args, slice(start, start + width)), params, weight
                 )
                 total = [sum_gradients([t, g]) for t, g in zip(total, grads, strict=True)]
@@ -194,12 +194,12 @@ class Engine:
         except (RuntimeError, NotImplementedError) as refusal:
             if self.backend == "loop" or is_out_of_memory(refusal):
                 raise
-            looped = replace(self, backend="loop", compile=False).meta_gradient(owner, one, args, params, weight)
+            looped = self.replace(backend="loop", compile=False).meta_gradient(owner, one, args, params, weight)
             self._fall_back(refusal)
             return looped
         return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
 
-    def _differentiated(
+    def _differentiate(
         self,
         owner: nn.Module,
         one: Callable[..., Outcome],
@@ -209,96 +209,124 @@ class Engine:
     ) -> tuple[Outcome, Sequence[Tensor | None]]:
         """`meta_gradient` of tasks that are run at once."""
 
-        def plain() -> tuple[Outcome, Sequence[Tensor | None]]:
+        def uncompiled() -> tuple[Outcome, Sequence[Tensor | None]]:
             outcome = self.each(one, *args)
-            with twice_differentiable():  # steps may be replayed
-                grads = scaled_gradient(weight * outcome.loss.sum(), list(params.values()), self.autocast)
-            outcome = tree_map(torch.detach, outcome)  # with its graph it would hold all steps while others are run
+            with twice_differentiable():  # the backward pass may compute steps again
+                grads = scaled_gradient(weight * outcome.loss.sum(), list(params.values()), self.settings.autocast)
+            outcome = tree_map(torch.detach, outcome)  # its graph would keep all steps in memory
             return outcome, grads
 
         if not self.compile or self.backend != "vmap":
-            return plain()
-        share = next(iter(params.values())).new_tensor(weight)
+            return uncompiled()
+        factor = next(iter(params.values())).new_tensor(weight)
         names = tuple(params)
-        whole = partial(outcome_and_gradient, owner, one, names)
+        make = partial(outcome_and_gradient, owner, one, names)
         with twice_differentiable():
-            ran: tuple[Outcome, Sequence[Tensor | None]]
-            ran = self._compiler.run((one, names), whole, plain, share, detach_params(params), *args)
-        return ran
+            result: tuple[Outcome, Sequence[Tensor | None]]
+            result = self._compiler.run((one, names), make, uncompiled, factor, detach_params(params), *args)
+        return result
 
-    def _apart(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
-        """How many tasks `vmap` takes at once: where a graph is built, cutting frees nothing before its backward."""
-        return self.chunk if torch.is_grad_enabled() else self._fitting(one, args)
+    def _forward_chunk(self, one: Callable[..., Any], args: tuple[Any, ...]) -> int | None:
+        """How many tasks a forward pass takes at once; None: all."""
+        # Where a graph is built, cutting frees nothing before its backward pass.
+        if torch.is_grad_enabled() or not self._is_limited(args):
+            return self.settings.chunk
+        whole = self.replace(chunk=_count_tasks(args), compile=False)
+        return self._chunk_that_fits("forward", one, args, lambda n: whole.each(one, *pick(args, slice(n))))
 
-    def _fitting(self, one: Callable[..., Any], args: tuple[Any, ...], outer: tuple[Any, ...] = ()) -> int | None:
-        """How many tasks at once fit; None: all. Measured when such tasks are first seen.
+    def _gradient_chunk(
+        self,
+        owner: nn.Module,
+        one: Callable[..., Outcome],
+        args: tuple[Any, ...],
+        params: Mapping[str, Tensor],
+        weight: float,
+    ) -> int | None:
+        """How many tasks a meta-gradient, with its backward pass, takes at once; None: all."""
+        if not self._is_limited(args):
+            return self.settings.chunk
+        whole = self.replace(chunk=_count_tasks(args), compile=False)
+        return self._chunk_that_fits(
+            "meta-gradient",
+            one,
+            args,
+            lambda n: whole.meta_gradient(owner, one, pick(args, slice(n)), params, weight),
+        )
+
+    def _is_limited(self, args: tuple[Any, ...]) -> bool:
+        """Whether the memory decides how many tasks run at once."""
+        return self.settings.chunk is None and self.memory is not None and _count_tasks(args) > 1
+
+    def _chunk_that_fits(
+        self, what: str, one: Callable[..., Any], args: tuple[Any, ...], run: Callable[[int], object]
+    ) -> int:
+        """How many tasks fit the memory, measured when tasks of these shapes are first seen.
 
         Args:
-            one: What is done with a task.
-            args: Of the batch.
-            outer: The other arguments of `meta_gradient`, where its backward belongs to what is done.
+            what: What is computed; each kind of computation has a need of its own.
+            one: The computation of one task.
+            args: Its arguments for all tasks.
+            run: Computes the first n tasks.
         """
-        leaves = tree_leaves(args)
-        size = len(leaves[0])
-        if self.chunk is not None or self.room is None or size == 1:
-            return self.chunk
-        kind = (getattr(one, "__qualname__", one), bool(outer), *(leaf.shape[1:] for leaf in leaves))
+        assert self.memory is not None
+        size = _count_tasks(args)
+        kind = (getattr(one, "__qualname__", one), what, *(leaf.shape[1:] for leaf in tree_leaves(args)))
         if kind not in self._needs:
-            whole = replace(self, chunk=size, compile=False)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LoopFallback)  # the batch itself will say so
-                self._needs[kind] = measure_memory(
-                    lambda n: (
-                        whole.meta_gradient(outer[0], one, pick(args, slice(n)), *outer[1:])
-                        if outer
-                        else whole.each(one, *pick(args, slice(n)))
-                    )
-                )
-            need, fits = self._needs[kind], self._needs[kind].fitting(self.room)
+                warnings.simplefilter("ignore", LoopFallbackWarning)  # the batch itself warns of it
+                self._needs[kind] = measure_memory(run)
+            need, fits = self._needs[kind], self._needs[kind].tasks_in(self.memory)
             if fits < size:
                 warnings.warn(
                     f"{size} tasks at once would take {format_bytes(need.of(size))}, and `compute.memory` allows "
-                    f"{format_bytes(self.room)}, so {fits} are run at once. `compute.chunk` {fits} keeps it so.",
-                    Chunked,
-                    stacklevel=4,
+                    f"{format_bytes(self.memory)}, so {fits} run at once. Set `compute.chunk` to {fits} to keep it so.",
+                    SplitBatchWarning,
+                    stacklevel=5,
                 )
-        return min(self._needs[kind].fitting(self.room), size)
+        return min(self._needs[kind].tasks_in(self.memory), size)
 
     def _fall_back(self, refusal: Exception) -> None:
         self.leave_vmap()
         reason = str(refusal).strip().splitlines()[0]
         warnings.warn(
             f"vmap refuses this model, so its tasks run one after the other (slower, same results). Reason: {reason}",
-            LoopFallback,
+            LoopFallbackWarning,
             stacklevel=4,
         )
 
     @staticmethod
     def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        return stack([one(*pick(args, i)) for i in range(len(tree_leaves(args)[0]))])
+        return stack([one(*pick(args, i)) for i in range(_count_tasks(args))])
 
 
-def _ours(module: nn.Module) -> bool:
-    norms = nn.GroupNorm | nn.LayerNorm | nn.modules.instancenorm._InstanceNorm
-    return type(module).__module__.startswith("quickstudy.") and not isinstance(module, norms)
+def _count_tasks(args: tuple[Any, ...]) -> int:
+    """The length of the task axis."""
+    return len(tree_leaves(args)[0])
+
+
+def _takes_any_layout(module: nn.Module) -> bool:
+    """Whether a module is right when images have their channels last. Rules, rates and charts see no images."""
+    # Of the class itself: a subclass may have a forward that is not right.
+    declared = bool(vars(type(module)).get("any_layout", False))
+    return declared or type(module) in ANY_LAYOUT or isinstance(module, Rule | Rate | Chart)
 
 
 def channels_last(leaf: Tensor) -> Tensor:
-    """Images `[n, C, H, W]` on a CPU with a pixel's channels side by side in memory.
+    """Images `[n, C, H, W]` on a CPU with the channels of a pixel side by side in memory.
 
-    The layout carries through a net. Norms and pooling are several times faster in it, convolutions as fast.
+    A net keeps the layout of its input. Norms and pooling are several times faster in it, convolutions as fast.
     """
     if leaf.ndim != 4 or not leaf.is_floating_point() or leaf.device.type != "cpu":
         return leaf
     leaf = leaf.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = leaf.shape
-    # With one channel both layouts are the same numbers in the same order; the strides tell a net which is meant.
+    # With one channel both layouts are the same numbers in the same order; the strides say which one is meant.
     return leaf.as_strided(leaf.shape, (channels * height * width, 1, channels * width, channels))
 
 
 @contextmanager
 def use_threads(number: int | None) -> Iterator[None]:
-    """So many threads for torch's kernels, and as many as before afterwards. None: leave them."""
+    """Set the number of threads of torch's kernels, and restore it afterwards. None: leave it as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -1,9 +1,9 @@
-"""Does a model's meta-gradient survive `vmap`? The pieces behind `learner.check(tasks)`.
+"""Whether a model's meta-gradient is right under `vmap`: the functions behind `learner.check(tasks)`.
 
-A native kernel can be silently wrong in second order under `vmap` (see `norms`), or anywhere (weight norm's fused one),
-and a user's model can hold one that no pass knows. So the vectorised meta-gradient is compared with the looped one in
-float64, where correct implementations agree to rounding, and the modules are tried one by one, also against central
-differences, to name the one at fault.
+The second derivative of a torch kernel can be wrong without an error: under `vmap` (see `norms`), or everywhere (the
+fused kernel of weight norm). A user's model can contain a kernel that this package does not know. So the vectorised
+meta-gradient is compared with the looped one in float64, where correct implementations agree up to rounding. Then every
+module is tried alone, also against central differences, to name the one that is wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import grad
-from torch.utils._pytree import tree_leaves
 
 from quickstudy.rules.params import call_with, parameter_paths
+from quickstudy.torch_private import tree_leaves
 from quickstudy.types import Params
 
 TOLERANCE = 1e-8
@@ -26,15 +26,15 @@ SLOPE_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Check:
-    """What `learner.check` found.
+class GradientCheck:
+    """The result of `learner.check`.
 
     Args:
-        errors: Relative error of the vectorised meta-gradient against the looped one, by parameter; none where the
-            latter is not finite, so that nothing can be compared.
-        modules: The smallest modules whose second-order gradient is wrong when they are tried on their own: "under
-            vmap", or "everywhere" when even the plain one is no central difference (a wrong double backward).
-        refused: Why `vmap` refuses the model (its tasks then run on the loop); empty when it does not.
+        errors: The relative error of the vectorised meta-gradient against the looped one, by parameter; empty where the
+            looped one is not finite, so that there is nothing to compare with.
+        modules: The smallest modules whose second-order gradient is wrong when they are tried alone: "under vmap", or
+            "everywhere" when the plain gradient too differs from central differences (a wrong double backward).
+        refused: Why `vmap` refuses the model (its tasks then run on the loop); empty if it does not.
     """
 
     errors: Mapping[str, float]
@@ -43,48 +43,50 @@ class Check:
 
     @property
     def vmap_ok(self) -> bool:
-        """Whether the vectorised meta-gradient is the looped one (or `vmap` refuses, and the loop is used)."""
+        """Whether the vectorised meta-gradient equals the looped one, or `vmap` refuses the model."""
         return all(error < TOLERANCE for error in self.errors.values())
 
     @property
     def ok(self) -> bool:
-        """Whether nothing wrong was found."""
+        """Whether no error was found."""
         return self.vmap_ok and not self.modules
 
     def __str__(self) -> str:
         worst = max(self.errors, key=lambda name: self.errors[name], default="")
-        said = []
+        sentences = []
         if self.refused:
-            said.append(f"vmap refuses this model, so its tasks run one after the other. Reason: {self.refused}")
+            sentences.append(f"vmap refuses this model, so its tasks run one after the other. Reason: {self.refused}")
         elif not self.errors:
-            said.append("The meta-gradient of these tasks is not finite, so vmap and the loop were not compared.")
+            sentences.append("The meta-gradient of these tasks is not finite, so vmap and the loop cannot be compared.")
         elif self.vmap_ok:
-            said.append(f"vmap agrees with the loop: the largest relative error is {self.errors[worst]:.1e} ({worst}).")
+            sentences.append(
+                f"vmap agrees with the loop: the largest relative error is {self.errors[worst]:.1e} ({worst})."
+            )
         else:
-            said.append(
+            sentences.append(
                 f"vmap gives a wrong meta-gradient: the relative error is {self.errors[worst]:.1e} for {worst}."
             )
-        said += [f"The second-order gradient of {name} is wrong {where}." for name, where in self.modules.items()]
+        sentences += [f"The second-order gradient of {name} is wrong {where}." for name, where in self.modules.items()]
         if not self.vmap_ok:
-            said.append('Use engine=Engine("loop"), or replace the module.')
+            sentences.append('Use engine=Engine("loop"), or replace the module.')
         if "everywhere" in self.modules.values():
-            said.append("Where it is wrong everywhere, replace the module or use a first-order method.")
-        return " ".join(said)
+            sentences.append("Where it is wrong everywhere, replace the module or use a first-order method.")
+        return " ".join(sentences)
 
 
 def relative_errors(
     names: Sequence[str], given: Sequence[Tensor | None], right: Sequence[Tensor | None]
 ) -> dict[str, float]:
-    """Norm of the difference over the norm of the whole right gradient's largest part, by parameter.
+    """The norm of the difference over the largest norm of a right gradient, by parameter.
 
-    Nothing where the right gradient is not finite: its size says nothing then.
+    Empty where a right gradient is not finite: there is no scale then.
     """
     if not all(r.isfinite().all() for r in right if r is not None):
         return {}
     scale = max((float(r.norm()) for r in right if r is not None), default=0.0) or 1.0
     errors = {}
     for name, g, r in zip(names, given, right, strict=True):
-        gap = g if r is None else r if g is None else g - r  # a missing gradient counts as zero
+        gap = g if r is None else r if g is None else g - r  # a missing gradient is zero
         errors[name] = 0.0 if gap is None else float(gap.norm()) / scale
     return errors
 
@@ -92,7 +94,9 @@ def relative_errors(
 def find_suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]:
     """The smallest modules whose second-order gradient is wrong, and where: "under vmap" or "everywhere".
 
-    `run` calls the model once on an example, so that every module's own input is seen.
+    Args:
+        model: The model whose modules are tried.
+        run: Calls the model once on an example, so that the input of every module is recorded.
     """
     seen: dict[str, Tensor] = {}
 
@@ -110,15 +114,15 @@ def find_suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]
     finally:
         for handle in handles:
             handle.remove()
-    tried = {name: _verdict(module, seen[name]) for name, module in model.named_modules() if name in seen}
+    tried = {name: _check_module(module, seen[name]) for name, module in model.named_modules() if name in seen}
     wrong = {name: where for name, where in tried.items() if where}
     return {name: w for name, w in wrong.items() if not any(other.startswith(f"{name}.") for other in wrong)}
 
 
-def _verdict(module: nn.Module, x: Tensor) -> str:
-    """Nothing, "under vmap" or "everywhere", for one module and an input it has seen."""
+def _check_module(module: nn.Module, x: Tensor) -> str:
+    """Where one module is wrong on one of its inputs: "under vmap", "everywhere", or "" for nowhere."""
     own = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
-    places = parameter_paths(module, own)
+    paths = parameter_paths(module, own)
     draw = torch.Generator().manual_seed(0)
 
     def noise(shape: torch.Size) -> Tensor:
@@ -130,14 +134,14 @@ def _verdict(module: nn.Module, x: Tensor) -> str:
     weights: list[Tensor] = []
 
     def value(params: Params, x: Tensor) -> Tensor:
-        out = next(leaf for leaf in tree_leaves(call_with(module, params, places, x)) if isinstance(leaf, Tensor))
+        out = next(leaf for leaf in tree_leaves(call_with(module, params, paths, x)) if isinstance(leaf, Tensor))
         if not weights:
             weights.append(noise(out.shape))
-        total: Tensor = (out.tanh() * weights[0]).sum()  # not a square: norms make its sum a constant
+        total: Tensor = (out.tanh() * weights[0]).sum()  # not a square: after a norm, the sum of squares is a constant
         return total
 
     def one(params: Params, x: Tensor) -> Tensor:
-        """MAML in small: the value after a step on parameters and input."""
+        """MAML in one line: the value after a gradient step on parameters and input."""
         if not floating:
             moved = {n: params[n] - 0.1 * g for n, g in grad(value)(params, x).items()}
             return value(moved, x)
@@ -151,23 +155,29 @@ def _verdict(module: nn.Module, x: Tensor) -> str:
         return ""
     try:
         plain = torch.autograd.grad(looped(), leaves, allow_unused=True)
-        if _off_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
+        if _differs_from_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
             return "everywhere"
         together = torch.vmap(one, in_dims=(None, 0))(own, xs).sum()
         given = torch.autograd.grad(together, leaves, allow_unused=True)
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return ""  # a module that cannot be run alone, or that vmap refuses, is not silently wrong
+        return ""  # a module that cannot run alone, or that vmap refuses, is not wrong without an error
     errors = relative_errors([str(i) for i in range(len(leaves))], given, plain)
     return "under vmap" if any(error >= TOLERANCE for error in errors.values()) else ""
 
 
-def _off_slope(
+def _differs_from_slope(
     function: Callable[[], Tensor], leaves: Sequence[Tensor], grads: Sequence[Tensor | None], way: Sequence[Tensor]
 ) -> bool:
-    """Whether the gradient along a direction differs from central differences at every step size tried.
+    """Whether the gradient along a direction differs from the central difference at every step size.
 
-    Several, because one may step over a kink of a ReLU or a pooling, where the inner gradient jumps: the more
-    units, the smaller the step that misses all of them.
+    There are several step sizes because a large step may cross a kink of a ReLU or a pooling, where the inner gradient
+    jumps; the more units a module has, the smaller the step must be.
+
+    Args:
+        function: The value.
+        leaves: The tensors that it depends on; they are moved and moved back.
+        grads: Its gradients for `leaves`.
+        way: The direction, one tensor for each of `leaves`.
     """
     slope = sum(float((g * w).sum()) for g, w in zip(grads, way, strict=True) if g is not None)
     scale = sum(float((g * w).abs().sum()) for g, w in zip(grads, way, strict=True) if g is not None) + 1e-6

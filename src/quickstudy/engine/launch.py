@@ -1,7 +1,8 @@
 """`--workers N`: the same command N times on this machine, as `torchrun` would start it.
 
-The workers are `python -m quickstudy` with the variables that torchrun sets. What is added: an exit code that means
-what it means without workers, signals handed on once, and no second report of an error that a worker has explained.
+Each worker is `python -m quickstudy` with the environment variables that torchrun sets. Unlike torchrun, the launcher
+ends with the exit code that the command has without workers, forwards each signal once, and reports no error that a
+worker has reported.
 """
 
 import os
@@ -15,45 +16,47 @@ from datetime import timedelta
 from types import FrameType
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported without saying so
 
 from quickstudy.errors import InputError, RunError
+from quickstudy.torch_private import TCPStore
 
-GRACE = 60.0  # seconds for the others to end by themselves once one has failed: to notice, to tell, to save
-HERE = "127.0.0.1"
+GRACE_SECONDS = 60.0
+"""How long the other workers may take to end after one has failed: they must notice it, report it and save."""
+LOCALHOST = "127.0.0.1"
 
 
-def launch(workers: int, words: Sequence[str]) -> int:
-    """Run a command line (without `--workers`) in so many workers; the exit code.
+def launch_workers(workers: int, words: Sequence[str]) -> int:
+    """Run a command line in several workers; its exit code.
 
     Args:
-        workers: How many.
-        words: The command line after `quickstudy`.
+        workers: The number of processes.
+        words: The command line after `quickstudy`, without `--workers`.
     """
     if workers < 1:
         raise InputError(f"`--workers` was {workers}; give the number of processes, 1 or more.")
     if "RANK" in os.environ:
         raise InputError(
-            f"This is already worker {os.environ['RANK']} of {os.environ.get('WORLD_SIZE', 'several')}: torchrun says "
-            "how many there are. Leave --workers out."
+            f"This is already worker {os.environ['RANK']} of {os.environ.get('WORLD_SIZE', 'several')}: torchrun sets "
+            "the number of workers. Leave --workers out."
         )
-    store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
+    store = TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
     shared = os.environ | {
-        "MASTER_ADDR": HERE,
+        "MASTER_ADDR": LOCALHOST,
         "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is this process's, and outlives any worker
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # this process serves the store, whatever becomes of the workers
         "WORLD_SIZE": str(workers),
         "LOCAL_WORLD_SIZE": str(workers),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # of all together: each takes its share
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # for all workers together: each takes its part
         "QUICKSTUDY_PARENT": str(os.getpid()),
-        # What torch warns of where a connection closes is told in a sentence of ours.
+        # torch prints a warning for each closed connection; the lost worker is reported in one sentence instead.
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
     started: list[subprocess.Popen[bytes]] = []
-    with _handing_on(started):
+    with _forward_signals(started):
         for rank in range(workers):
             own = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # In sessions of their own: Ctrl-C would otherwise reach them twice, and twice means "at once".
+            # Each in a session of its own. Otherwise Ctrl-C would reach it from the terminal and from here, and a
+            # second Ctrl-C means "stop without saving".
             started.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "quickstudy", *words],
@@ -63,13 +66,13 @@ def launch(workers: int, words: Sequence[str]) -> int:
                 )
             )
         try:
-            codes = _wait(started)
+            codes = _wait_for(started)
         finally:
             for process in started:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-    return _code(codes)
+    return _exit_code(codes)
 
 
 def without_workers(words: Sequence[str]) -> list[str]:
@@ -78,51 +81,51 @@ def without_workers(words: Sequence[str]) -> list[str]:
     >>> without_workers(["train", "--workers", "2", "sine-maml", "--workers=4"])
     ['train', 'sine-maml']
     """
-    kept = []
+    remaining = []
     rest = iter(words)
     for word in rest:
         if word == "--workers":
             next(rest, None)
         elif not word.startswith("--workers="):
-            kept.append(word)
-    return kept
+            remaining.append(word)
+    return remaining
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Until all have ended, or one has failed and the others have had their time; the codes they ended with.
+def _wait_for(started: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait until all have ended, or until `GRACE_SECONDS` after the first failure; their exit codes.
 
-    One that has to be stopped after that is not at fault, and has 0.
+    The code of a worker that is still running then is 0: the failure is not its own.
     """
     deadline = None
     while None in (codes := [process.poll() for process in started]):
         if deadline is None and any(codes):
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             break
         time.sleep(0.05)
     return [code or 0 for code in codes]
 
 
-def _code(codes: Sequence[int]) -> int:
-    """The first worker's where it has one to tell; 1 where it was killed and another has told."""
+def _exit_code(codes: Sequence[int]) -> int:
+    """The exit code of the first worker; 1 where that was killed and another one has reported the error."""
     if codes[0] > 0 or not any(codes):
         return codes[0]
     if any(code > 0 for code in codes):
         return 1
     killed = ", ".join(f"{rank} by signal {-code}" for rank, code in enumerate(codes) if code < 0)
-    raise RunError(f"Workers were killed: {killed}. What they had saved is intact: go on with it by --resume.")
+    raise RunError(f"Workers were killed: {killed}. What they saved is intact; continue it with --resume.")
 
 
 @contextmanager
-def _handing_on(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Ctrl-C and a polite kill go to the workers, which save and stop; this process waits for them."""
+def _forward_signals(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Forward SIGINT and SIGTERM to the workers, which save and stop, while this process waits for them."""
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         del frame
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""How much memory a batch of tasks takes, how many tasks fit at once, and what to say when it did not fit.
+"""How much memory a batch of tasks needs, how many tasks fit at once, and the error message when memory runs out.
 
-What a step takes is measured, not modelled: one task and two tasks are run while the live tensors are counted, and the
-difference is a task's share. Counted is what torch allocates for tensors, on any device; what kernels take inside
-(a convolution's scratch, the CUDA context) is not, which is why only a part of what is free is planned with.
+The need is measured: one task and then two tasks are run while the bytes of live tensors are counted, and the
+difference is the need of one more task. This counts what torch allocates for tensors on any device. It does not count
+what kernels use inside (the workspace of a convolution, the CUDA context), so a run plans with a part of what is free.
 """
 
 import re
@@ -14,122 +14,136 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from quickstudy.engine.devices import format_bytes
 from quickstudy.errors import RunError
+from quickstudy.torch_private import TorchDispatchMode, tree_leaves
 
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-"""How allocators and libraries of kernels say it, where they raise no error of its own kind."""
-ADVICE = (
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What allocators and kernel libraries write in their errors where they have no class for running out of memory."""
+MEMORY_ADVICE = (
     "Run fewer tasks at once with `compute.chunk`, take a smaller `train.meta_batch_size`, keep fewer inner steps in "
     "memory with `compute.recompute`, or give fewer `tasks.queries`. `quickstudy info CONFIG` estimates what is needed."
 )
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes at the peak of a batch: `fixed` once and `task` for each task that runs at the same time."""
+class MemoryNeed:
+    """Bytes at the peak of a batch: `fixed` once, and `task` for each of the tasks that run at once."""
 
     fixed: int
     task: int
 
     def of(self, tasks: int) -> int:
-        """For so many tasks at once.
+        """The bytes for a number of tasks at once.
 
-        >>> Need(fixed=100, task=10).of(4)
+        >>> MemoryNeed(fixed=100, task=10).of(4)
         140
         """
         return self.fixed + tasks * self.task
 
-    def fitting(self, room: int) -> int:
-        """How many tasks at once fit; 1 where none does, as there is no less.
+    def tasks_in(self, memory: int) -> int:
+        """How many tasks at once fit so many bytes; 1 where none does, as a batch has at least one.
 
-        >>> Need(fixed=100, task=10).fitting(room=145), Need(fixed=100, task=10).fitting(room=50)
+        >>> MemoryNeed(fixed=100, task=10).tasks_in(145), MemoryNeed(fixed=100, task=10).tasks_in(50)
         (4, 1)
         """
-        return max((room - self.fixed) // max(self.task, 1), 1)
+        return max((memory - self.fixed) // max(self.task, 1), 1)
 
 
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operators make, and takes off those that are gone."""
+class _StorageRef(weakref.ref[torch.UntypedStorage]):
+    """A weak reference to a counted storage, with its id and its bytes, which are asked for when it is gone."""
+
+    number: int
+    size: int
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the storages that operators make, and takes off those that are freed.
+
+    The callback of a weak reference runs wherever its storage is freed, and Python drops every exception raised in it.
+    A Ctrl-C that came while Python code ran there would be lost. So the callback is a method in C, `list.append`,
+    during which no signal is handled; the subtraction follows at the next operator.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live, self.peak = 0, 0
-        self._seen: dict[int, weakref.ref[Any]] = {}
+        self._counted: dict[int, _StorageRef] = {}
+        self._freed: list[_StorageRef] = []
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        self._subtract_freed()
         given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                if id(storage) not in given and id(storage) not in self._seen:
-                    self._count(storage)
+                if id(storage) not in given and id(storage) not in self._counted:
+                    self._add(storage)
         return result
 
-    def _count(self, storage: Any) -> None:
-        key, size = id(storage), storage.nbytes()
-
-        def gone(_: object) -> None:
-            self._seen.pop(key, None)
-            self.live -= size
-
-        self._seen[key] = weakref.ref(storage, gone)
-        self.live += size
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        reference = _StorageRef(storage, self._freed.append)
+        reference.number, reference.size = id(storage), storage.nbytes()
+        self._counted[reference.number] = reference
+        self.live += reference.size
         self.peak = max(self.peak, self.live)
+
+    def _subtract_freed(self) -> None:
+        while self._freed:
+            reference = self._freed.pop()
+            del self._counted[reference.number]
+            self.live -= reference.size
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes of tensors that were alive at once beside those from before `run`.
+    """The largest number of bytes of live tensors while `run` runs, beyond those that existed before it.
 
     >>> peak_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))
     12000
     """
-    counting = _Counting()
-    with counting:
+    with _LiveBytes() as counted:
         run()
-    return counting.peak
+    return int(counted.peak)
 
 
-def measure_memory(run: Callable[[int], object]) -> Need:
-    """The need of a batch, from runs of one and of two tasks. Torch's generators are left as they were."""
+def measure_memory(run: Callable[[int], object]) -> MemoryNeed:
+    """The need of a batch, measured on one task and on two. The state of torch's generators does not change."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         one, two = peak_bytes(lambda: run(1)), peak_bytes(lambda: run(2))
-    return Need(fixed=max(2 * one - two, 0), task=max(two - one, 0))
+    return MemoryNeed(fixed=max(2 * one - two, 0), task=max(two - one, 0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
+    """Whether an error means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY_MESSAGES)
 
 
 @contextmanager
 def explain_out_of_memory(where: str, standing: Callable[[], str] = str) -> Iterator[None]:
-    """An out-of-memory error inside becomes one that names the settings to change.
+    """Turn an out-of-memory error into one that names the settings to change.
 
     Args:
-        where: What was going on, to begin the message.
-        standing: What else to say, asked for only then: the last checkpoint, say.
+        where: What was running; the message begins with it.
+        standing: Returns what else the message says, such as the last checkpoint; called after such an error only.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = f"{where}: out of memory ({_first(str(error))}). {ADVICE} {standing()}"
-        raise RunError(said.strip()) from error
+        message = f"{where}: out of memory{_describe_request(str(error))}. {MEMORY_ADVICE} {standing()}"
+        raise RunError(message.strip()) from error
 
 
-def _first(text: str) -> str:
-    """How much was asked for, in the allocator's words."""
-    wanted = re.search(r"(?:allocate|allocating) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)", text)
+def _describe_request(message: str) -> str:
+    """The amount that was asked for, in brackets; nothing where the allocator's message does not say it."""
+    wanted = re.search(r"(?:allocate|allocating) (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)", message)
     if wanted is None:
-        return "of how much, the allocator does not say"
-    return f"{format_bytes(float(wanted[1])) if wanted[2] == 'bytes' else f'{wanted[1]} {wanted[2]}'} were asked for"
+        return ""
+    return f" (asked for {format_bytes(float(wanted[1])) if wanted[2] == 'bytes' else f'{wanted[1]} {wanted[2]}'})"

@@ -1,9 +1,9 @@
-"""Products in half precision, everything else in single: the autocast of `compute.autocast`.
+"""Products in half precision and everything else in single: the autocast of `compute.autocast`.
 
-Parameters, gradients and what stands between products stay float32; the factors of a convolution, a linear layer or a
-matrix product are rounded just before it, and so are those of its backward. torch's own autocast looks at operators
-below `vmap`, where a convolution has another name and is passed over; this one looks at the calls in the model's code,
-so that the loop and `vmap` round the same factors.
+The factors of a convolution, a linear layer or a matrix product are rounded just before it, in the forward and in the
+backward pass. Parameters, gradients and all other operations stay float32. torch's own autocast acts on the operators
+below `vmap`; a convolution has another name there, which it does not know. This one acts on the calls in the model's
+code, so that the loop and `vmap` round the same factors.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+
+from quickstudy.torch_private import tree_leaves, tree_map
 
 AUTOCAST_KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRODUCTS = {
+PRODUCT_NAMES = {
     *(f"conv{transposed}{n}d" for n in (1, 2, 3) for transposed in ("", "_transpose")),
     *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"),
 }
 LOSS_SCALES = (2.0**16, 2.0**8, 1.0)
-"""By which an fp16 loss is multiplied before its backward: the first that overflows no gradient."""
+"""Factors on an fp16 loss before its backward pass: the first one by which no gradient overflows is used."""
 
 
-class _Rounded(TorchFunctionMode):
+class _RoundFactors(TorchFunctionMode):
+    """Rounds the factors of every product that is called inside."""
+
     def __init__(self, kind: torch.dtype) -> None:
         super().__init__()
         self.kind = kind
@@ -33,10 +36,10 @@ class _Rounded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") not in PRODUCTS:
+        if getattr(func, "__name__", "") not in PRODUCT_NAMES:
             return func(*args, **kwargs)
         floating = {t.dtype for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_floating_point()}
-        if floating != {torch.float32}:  # double precision is asked for where rounding is to be seen: leave it alone
+        if floating != {torch.float32}:  # float64 was chosen for its precision: leave it alone
             return func(*args, **kwargs)
         args, kwargs = tree_map(self._round, (args, kwargs))
         return func(*args, **kwargs).to(torch.float32)
@@ -46,15 +49,15 @@ class _Rounded(TorchFunctionMode):
 
 
 def autocast_products(autocast: str | None) -> AbstractContextManager[Any]:
-    """Products in "bf16" or "fp16" inside; None: as they are."""
-    return nullcontext() if autocast is None else _Rounded(AUTOCAST_KINDS[autocast])
+    """Products in "bf16" or "fp16" inside the context; None changes nothing."""
+    return nullcontext() if autocast is None else _RoundFactors(AUTOCAST_KINDS[autocast])
 
 
 def scaled_gradient(loss: Tensor, params: Sequence[Tensor], autocast: str | None) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad`; for "fp16", whose smallest number is 6e-8, of a scaled loss, divided again.
+    """`torch.autograd.grad`; for "fp16", whose smallest number is 6e-8, of a scaled loss, and divided by the scale.
 
-    The scale follows from the loss alone. A scaler that remembers what overflowed would make a step depend on how the
-    run came to it.
+    The scale depends on this loss alone. A scaler that remembers overflows would make a step depend on the steps before
+    it, and a resumed run would not be the same.
     """
     if autocast != "fp16":
         return torch.autograd.grad(loss, params, allow_unused=True)

@@ -1,1 +1,1 @@
-"""Judging a learner on fixed tasks: metrics and intervals, a first trial, and what leaked from training."""
+"""Evaluating a learner on fixed tasks: metrics and intervals, dry runs, and leakage from training."""

@@ -1,4 +1,4 @@
-"""Trying the first tasks before anything is written, so that what does not fit is refused in one line."""
+"""Dry runs: try the first tasks before anything is written, and refuse what does not fit in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from quickstudy.types import Outcome, Task, pick
 
 
 def draw_tasks(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
-    """The tasks of a step; what a user's own family raises becomes one line."""
+    """Draw the tasks of a step. An error in a user's own family becomes one line."""
     try:
         with explain_out_of_memory(f"Drawing the {source.split} tasks of step {step}"):
             return source(step, part)
@@ -25,8 +25,8 @@ def draw_tasks(source: TaskSource, step: int, part: slice = slice(None)) -> Task
         raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 
-def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
-    """The first batch of a split, checked."""
+def draw_first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
+    """Draw the first batch of a split, and check its shapes, labels and targets."""
     family = family.of_split(split)
     tasks = draw_tasks(family.source(split, seed=seed, size=size), 0)
     check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
@@ -42,8 +42,9 @@ def first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1)
 
 
 def _check_targets(family: TaskFamily, tasks: Task) -> None:
+    """Refuse targets of regression or of yes-no questions that have another shape or other values than they should."""
     for half, y in (("support", tasks.support.y), ("query", tasks.query.y)):
-        if list(y.shape[2:]) != [family.outputs]:  # [n] against [n, 1] would broadcast to n x n, and train nonsense
+        if list(y.shape[2:]) != [family.outputs]:  # the difference of [n] and [n, 1] has the shape [n, n]: a wrong loss
             raise InputError(
                 f"{half}.y has the shape {list(y.shape[2:])} per example, and the family announces "
                 f"{family.outputs} outputs: give [T, n, {family.outputs}]."
@@ -53,10 +54,9 @@ def _check_targets(family: TaskFamily, tasks: Task) -> None:
 
 
 def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:
-    """Run one task as evaluation does, or as training does, so that a model that does not fit the tasks is refused.
+    """Run one task as evaluation does, or as training does, and refuse a model that does not fit the tasks.
 
-    The learner is as it was afterwards, and so is torch's generator: a run starts from the same state whether or not
-    there was a rehearsal.
+    The learner and torch's random generator are left as they were, so a run is the same with and without a dry run.
     """
     one = pick(tasks, slice(0, 1))
     with restoring_buffers(learner), without_compiling(learner):
@@ -72,7 +72,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
             raise
         except Exception as error:  # the user's model may fail in any way
             raise InputError(
-                f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which want "
+                f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which need "
                 f"{family.outputs} outputs: {describe_error(error)}. Change the model or the tasks."
             ) from error
     wanted = [tasks.query.y.shape[1], family.outputs]
@@ -85,7 +85,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
 
 @contextmanager
 def without_compiling(learner: Learner) -> Iterator[None]:
-    """The learner's engine without its compiler, which would take a minute for tasks of another number."""
+    """Turn off `torch.compile` in a `with` block: compiling for one task takes a minute and is of no use later."""
     engine = learner.engine
     learner.engine = replace(engine, compile=False)
     try:
@@ -98,11 +98,11 @@ def without_compiling(learner: Learner) -> Iterator[None]:
 
 @contextmanager
 def restoring_buffers(learner: Learner) -> Iterator[None]:
-    """Leave the learner's buffers and torch's generator as they were."""
-    kept = {name: buffer.clone() for name, buffer in learner.named_buffers()}
+    """Restore the learner's buffers and torch's random generator after a `with` block."""
+    before = {name: buffer.clone() for name, buffer in learner.named_buffers()}
     with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):
         yield
     with torch.no_grad():
         for name, buffer in learner.named_buffers():
-            if name in kept:
-                buffer.copy_(kept[name])
+            if name in before:
+                buffer.copy_(before[name])

@@ -1,6 +1,6 @@
-"""Judging learners: the same tasks for everyone, intervals over tasks, and paired differences.
+"""Evaluating learners: the same tasks for every learner, intervals over tasks, and paired differences.
 
-A task list is fixed by (family, split, seed, n) and named by a hash, whatever is being evaluated. No outer graph is
+A task list depends on (family, split, seed, n) alone, never on the learner, and a hash names it. No outer graph is
 built: adaptation takes its own inner gradients under `torch.no_grad`.
 """
 
@@ -21,24 +21,28 @@ from quickstudy.engine.engine import twice_differentiable
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_tasks
-from quickstudy.evaluation.metrics import Metric, Spread, spread
+from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
 from quickstudy.methods.learner import Learner, evaluation_mode
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.types import Task, move, pick
 
-BATCH = 50  # a constant: how a list is cut into batches must not decide what is in it
-TIMED = 20
+BATCH = 50
+"""Tasks in a batch of an evaluation. A constant, because the tasks of a list depend on it."""
 
-Values = NDArray[np.floating]
+TIMED_TASKS = 20
+WARM_UP_TASKS = 3
+"""The first of the timed tasks are slower and do not count."""
+
+TaskValues = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How published numbers are made: so many tasks, so many times over.
+    """How a published number is made: the number of tasks, and how often the evaluation is repeated.
 
-    With one repeat the spread is the 95% interval over tasks; with several it is the standard deviation of the repeats'
-    means (seeds s, s+1, ... of the task list), as the papers that repeat report it.
+    With one repeat the spread is the 95% interval over tasks. With several it is the standard deviation of the repeats'
+    means (task lists of seeds s, s+1, ...), as the papers that repeat report it.
     """
 
     name: str
@@ -57,7 +61,7 @@ PROTOCOLS = {
 }
 
 
-def protocol(name: str) -> Protocol:
+def get_protocol(name: str) -> Protocol:
     """A protocol by name."""
     if name not in PROTOCOLS:
         raise InputError(f"There is no protocol {name!r}. {suggest_nearest(name, PROTOCOLS)}")
@@ -66,11 +70,20 @@ def protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Summary:
-    """One learner on one list of tasks; `count_confusions` is there for `Episodes`, whose classes outlive a task."""
+    """The result of one learner on one list of tasks.
+
+    Args:
+        metric: What `values` measure.
+        values: The metric of each task.
+        losses: The query loss of each task.
+        hash: Names the list of tasks.
+        example: The first task and the learner's output for it.
+        confusion: How often each class was taken for which; for `Episodes` only, which give classes lasting labels.
+    """
 
     metric: Metric
-    values: Values
-    losses: Values
+    values: TaskValues
+    losses: TaskValues
     hash: str
     example: dict[str, NDArray[np.generic]] = field(repr=False)
     confusion: Counts | None = field(default=None, repr=False)
@@ -78,16 +91,16 @@ class Summary:
     @property
     def spread(self) -> Spread:
         """Mean and 95% interval of the metric over tasks."""
-        return spread(self.values)
+        return compute_spread(self.values)
 
     @property
     def loss(self) -> Spread:
         """Mean and 95% interval of the query loss over tasks."""
-        return spread(self.losses)
+        return compute_spread(self.losses)
 
 
 def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice = slice(None)) -> Iterator[Task]:
-    """The fixed list of n tasks, in batches, or a part of these."""
+    """The fixed list of n tasks in batches, or some of these batches."""
     if n < 1:
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
     source = family.source(split, seed=seed, size=BATCH).judged()
@@ -96,7 +109,7 @@ def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice 
 
 
 def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
-    """Twelve hexadecimal digits that name a task list: what it was drawn from, its sizes, and every draw."""
+    """Twelve hexadecimal digits that name a task list. They depend on the family, on all sizes and on all draws."""
     digest = sha256(json.dumps(family.describe(), sort_keys=True, default=str).encode())
     for task in tasks:
         digest.update(str([list(part.shape[1:]) for part in (*task.support, *task.query)]).encode())
@@ -106,13 +119,13 @@ def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
     return digest.hexdigest()[:12]
 
 
-class _Evaluated(NamedTuple):
-    """A batch of the list; of its tasks, what the hash reads."""
+class _BatchResult(NamedTuple):
+    """The results of a batch. `tasks` have no examples any more, only what the hash needs."""
 
-    values: Values
-    losses: Values
-    listed: Task
-    answer: tuple[torch.Tensor, ...] | None
+    values: TaskValues
+    losses: TaskValues
+    tasks: Task
+    predictions: tuple[torch.Tensor, ...] | None
     example: dict[str, NDArray[np.generic]]
 
 
@@ -126,92 +139,95 @@ def evaluate(
     seed: int = 0,
     world: World = ALONE,
 ) -> Summary:
-    """A learner on n fixed tasks of a split, whose batches the workers share; each of them returns the whole."""
+    """Evaluate a learner on n fixed tasks of a split. Workers share the batches, and each returns the whole result."""
     family = family.of_split(split)
 
-    def part() -> list[_Evaluated]:
-        own: list[_Evaluated] = []
+    def evaluate_share() -> list[_BatchResult]:
+        own: list[_BatchResult] = []
         with torch.no_grad(), evaluation_mode(learner):
             for tasks in task_batches(family, split, n, seed, world.turns()):
                 own.append(_evaluate_batch(tasks, learner, family, metric, seed, first=world.first and not own))
         return own
 
-    parts = world.gather(world.agree(part))
-    # Whole batches are dealt out in turn, so that each is computed as one worker alone would compute it.
-    done = [parts[i % world.size][i // world.size] for i in range(sum(map(len, parts)))]
-    answers = [one.answer for one in done if one.answer is not None]
+    shares = world.gather(world.agree(evaluate_share))
+    # Worker i has the batches i, i + size, ...: whole batches, so each is computed as one worker alone computes it.
+    batches = [shares[i % world.size][i // world.size] for i in range(sum(map(len, shares)))]
+    predictions = [batch.predictions for batch in batches if batch.predictions is not None]
     return Summary(
         metric=metric,
-        values=np.concatenate([one.values for one in done]),
-        losses=np.concatenate([one.losses for one in done]),
-        hash=task_hash(family, [one.listed for one in done]),
-        example=done[0].example,
-        confusion=count_confusions(*map(torch.cat, zip(*answers, strict=True))) if answers else None,
+        values=np.concatenate([batch.values for batch in batches]),
+        losses=np.concatenate([batch.losses for batch in batches]),
+        hash=task_hash(family, [batch.tasks for batch in batches]),
+        example=batches[0].example,
+        confusion=count_confusions(*map(torch.cat, zip(*predictions, strict=True))) if predictions else None,
     )
 
 
 def _evaluate_batch(
     tasks: Task, learner: Learner, family: TaskFamily, metric: Metric, seed: int, *, first: bool
-) -> _Evaluated:
+) -> _BatchResult:
     with explain_out_of_memory(f"Evaluating {len(tasks.key)} tasks"):
         outcome = move(learner(tasks, seed=seed, evaluating=True), "cpu")
     tasks = tasks._replace(support=move(tasks.support, "cpu"), query=move(tasks.query, "cpu"))
-    # Copied: a view without elements still holds, and would send, the storage of the whole batch.
+    # Clones: an empty view would keep the whole batch alive, and send it to the other workers.
     support, query = tree_map(torch.clone, pick((tasks.support, tasks.query), slice(0, 0)))
-    answer = None
+    predictions = None
     if isinstance(family, Episodes):
-        answer = tasks.about["classes"], tasks.query.y, predict_classes(outcome.output, family.ways)
-    return _Evaluated(
+        predictions = tasks.about["classes"], tasks.query.y, predict_classes(outcome.output, family.ways)
+    return _BatchResult(
         metric.measure(outcome.output, tasks.query.y).numpy(),
         outcome.loss.numpy(),
         Task(support, query, tasks.key, tasks.about),
-        answer,
-        _example(tasks, outcome.output) if first else {},
+        predictions,
+        _example_arrays(tasks, outcome.output) if first else {},
     )
 
 
-def _example(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:
-    first = pick((tasks.support, tasks.query), 0)
-    arrays = {
-        f"{half}_{part}": getattr(ex, part)
-        for half, ex in zip(("support", "query"), first, strict=True)
-        for part in "xy"
-    }
-    numbered = {name: tasks.about[name][0] for name in ("classes",) if name in tasks.about}
-    return {name: value.numpy() for name, value in (arrays | numbered | {"output": output[0]}).items()}
+def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:
+    """The first task of a batch and its output, as a result keeps them."""
+    (support_x, support_y), (query_x, query_y) = pick((tasks.support, tasks.query), 0)
+    arrays = {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}
+    if "classes" in tasks.about:
+        arrays["classes"] = tasks.about["classes"][0]
+    return {name: value.numpy() for name, value in (arrays | {"output": output[0]}).items()}
 
 
-def adaptation_ms(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
-    """Milliseconds to adapt to one task alone, the median of several (the first ones, which warm up, left out)."""
-    tasks = learner.placed(family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED)))
+def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
+    """Milliseconds to adapt to one task alone: the median over several tasks, after a warm-up."""
+    tasks = learner.placed(family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED_TASKS)))
     noise = learner.draw(tasks, seed)
     times = []
     with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
-        for i in range(TIMED):
-            support, own = pick((tasks.support, noise), i)
+        for i in range(TIMED_TASKS):
+            support, own_noise = pick((tasks.support, noise), i)
             start = perf_counter()
-            learner.update(support, own, evaluating=True)
-            if learner.device.type == "cuda":  # whose kernels are only queued so far
+            learner.update(support, own_noise, evaluating=True)
+            if learner.device.type == "cuda":  # `update` returns before the GPU has finished
                 torch.cuda.synchronize(learner.device)
             times.append(perf_counter() - start)
-    return float(np.median(times[3:]) * 1e3)
+    return float(np.median(times[WARM_UP_TASKS:]) * 1e3)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first, over the tasks on which both are finite, with the 95% interval of the paired difference."""
+    """The second learner's metric minus the first's, over the tasks on which both are finite.
+
+    Args:
+        spread: The mean of the paired differences, and its 95% interval.
+        left_out: The number of tasks on which one of the two is not finite.
+    """
 
     spread: Spread
     left_out: int
 
 
 def compare(first: Summary, second: Summary, *, drop_unequal: bool = False) -> Difference:
-    """The paired difference of two learners on identical tasks.
+    """The paired difference of two learners on the same tasks.
 
     Args:
         first: The reference.
-        second: What is compared with it.
-        drop_unequal: Leave out tasks on which one of the two diverged, instead of refusing.
+        second: What is compared with the reference.
+        drop_unequal: Leave out tasks on which only one of the two diverged. Otherwise they are an error.
     """
     if first.hash != second.hash:
         raise InputError(
@@ -220,14 +236,14 @@ def compare(first: Summary, second: Summary, *, drop_unequal: bool = False) -> D
         )
     if first.metric.name != second.metric.name:
         raise InputError(
-            f"One is judged by {first.metric.name}, the other by {second.metric.name}; compare like with like."
+            f"The metrics differ: {first.metric.name} and {second.metric.name}. Evaluate both with the same metric."
         )
     finite = np.isfinite(first.values), np.isfinite(second.values)
     unequal = int((finite[0] != finite[1]).sum())
     if unequal and not drop_unequal:
         raise InputError(
-            f"On {unequal} of {len(first.values)} tasks one of the two diverged and the other did not; leaving them "
-            "out would favour the one that diverged. Pass --drop-unequal to do so all the same."
+            f"On {unequal} of {len(first.values)} tasks one of the two diverged and the other did not. Leaving these "
+            "tasks out would favour the one that diverged. To do it all the same, pass --drop-unequal."
         )
     both = finite[0] & finite[1]
-    return Difference(spread((second.values - first.values)[both]), len(both) - int(both.sum()))
+    return Difference(compute_spread((second.values - first.values)[both]), len(both) - int(both.sum()))

@@ -1,7 +1,7 @@
-"""What is measured on a task's query set, and how it is summed up over tasks.
+"""Metrics of a task's query set, and their mean over tasks with a 95% interval.
 
-Intervals are 95% over tasks, not over seeds: 1.96 standard deviations of the per-task values over the square root of
-their number. Tasks whose value is not finite are counted and shown, never averaged away.
+The interval is over tasks, not over seeds: 1.96 standard deviations of the tasks' values, divided by the square root of
+their number. Tasks whose value is not finite have no part in the mean; they are counted and shown.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Z95 = 1.96
 
 
 def accuracy(output: Float[Tensor, "*t n ways"], y: Int[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
-    """The share of queries whose largest output is their class; NaN outputs are no answer, so they give NaN."""
+    """The share of queries whose largest output is that of their class; NaN if any output of the task is NaN."""
     right = (output.argmax(-1) == y).to(output.dtype)
     return right.masked_fill(output.isnan().any(-1), float("nan")).mean(-1)
 
@@ -29,24 +29,31 @@ def binary_accuracy(output: Float[Tensor, "*t n 1"], y: Float[Tensor, "*t n 1"])
     return right.masked_fill(output.isnan(), float("nan")).flatten(-2).mean(-1)
 
 
-def mse(output: Float[Tensor, "*t n out"], y: Float[Tensor, "*t n out"]) -> Float[Tensor, "*t"]:
-    """The squared error, mean over queries and outputs."""
+def mean_squared_error(output: Float[Tensor, "*t n out"], y: Float[Tensor, "*t n out"]) -> Float[Tensor, "*t"]:
+    """The squared error of each task: the mean over queries and outputs."""
     return (output - y).square().flatten(-2).mean(-1)
 
 
-def mae(output: Float[Tensor, "*t n out"], y: Float[Tensor, "*t n out"]) -> Float[Tensor, "*t"]:
-    """The absolute error, mean over queries and outputs."""
+def mean_absolute_error(output: Float[Tensor, "*t n out"], y: Float[Tensor, "*t n out"]) -> Float[Tensor, "*t"]:
+    """The absolute error of each task: the mean over queries and outputs."""
     return (output - y).abs().flatten(-2).mean(-1)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A named measure, whether larger is better, and the families' losses whose targets it can read."""
+    """A metric.
+
+    Args:
+        name: Its name in configurations and results.
+        measure: From outputs and targets, with or without a task axis, to one value for each task.
+        larger_is_better: Whether a larger value is better.
+        compatible_losses: The losses of the tasks whose targets it can read.
+    """
 
     name: str
     measure: Callable[[Tensor, Tensor], Tensor]
     larger_is_better: bool
-    suits: tuple[str, ...]
+    compatible_losses: tuple[str, ...]
 
 
 METRICS = {
@@ -54,15 +61,16 @@ METRICS = {
     for m in (
         Metric("accuracy", accuracy, True, ("cross_entropy",)),
         Metric("binary_accuracy", binary_accuracy, True, ("binary_cross_entropy",)),
-        Metric("mse", mse, False, ("mse", "binary_cross_entropy")),
-        Metric("mae", mae, False, ("mse", "binary_cross_entropy")),
+        Metric("mse", mean_squared_error, False, ("mse", "binary_cross_entropy")),
+        Metric("mae", mean_absolute_error, False, ("mse", "binary_cross_entropy")),
     )
 }
-FOR_LOSS = {"cross_entropy": "accuracy", "binary_cross_entropy": "binary_accuracy", "mse": "mse"}
+METRIC_FOR_LOSS = {"cross_entropy": "accuracy", "binary_cross_entropy": "binary_accuracy", "mse": "mse"}
+"""The usual metric for the loss of the tasks."""
 
 
-def metric(name: str) -> Metric:
-    """A metric by name."""
+def get_metric(name: str) -> Metric:
+    """The metric of a name."""
     if name not in METRICS:
         raise InputError(f"There is no metric {name!r}. {suggest_nearest(name, METRICS)}")
     return METRICS[name]
@@ -70,7 +78,14 @@ def metric(name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over tasks with its 95% half-width, and how many of the tasks it is over."""
+    """A mean over tasks.
+
+    Args:
+        mean: The mean over the tasks with a finite value.
+        interval: The half-width of its 95% interval.
+        finite: The number of tasks with a finite value.
+        tasks: The number of all tasks.
+    """
 
     mean: float
     interval: float
@@ -78,14 +93,16 @@ class Spread:
     tasks: int
 
     def __str__(self) -> str:
-        lost = self.tasks - self.finite
-        return f"{self.mean:.4g} ± {self.interval:.2g}" + (f" ({lost} of {self.tasks} diverged)" if lost else "")
+        diverged = self.tasks - self.finite
+        return f"{self.mean:.4g} ± {self.interval:.2g}" + (
+            f" ({diverged} of {self.tasks} diverged)" if diverged else ""
+        )
 
 
-def spread(values: NDArray[np.floating]) -> Spread:
-    """Mean and interval of per-task values.
+def compute_spread(values: NDArray[np.floating]) -> Spread:
+    """The mean of the tasks' values, with its interval.
 
-    >>> print(spread(np.array([1.0, 3.0, float("nan")])))
+    >>> print(compute_spread(np.array([1.0, 3.0, float("nan")])))
     2 ± 1.4 (1 of 3 diverged)
     """
     finite = values[np.isfinite(values)].astype(np.float64)

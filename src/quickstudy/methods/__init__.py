@@ -1,1 +1,1 @@
-"""The methods: one file a paper, all entered in `registry`, all giving a `Learner`."""
+"""The methods, one file for each paper: each makes a `Learner`, and `registry` lists them all."""

@@ -1,12 +1,13 @@
-r"""Baseline++: Feature Transfer with a classifier that compares directions instead of taking inner products.
+r"""Baseline++: Feature Transfer with a classifier of cosines instead of inner products.
 
 .. math:: o_c = s\,\frac{w_c \cdot f(x)}{\lVert w_c \rVert\, \lVert f(x) \rVert}
 
-A row of W is a prototype of its class, and training draws the features of a class together around it.
+:math:`o_c` is the output for class c, :math:`w_c` `[features]` its row, f the body and s the `scale`. A row is a
+prototype of its class: training moves the features of a class towards it.
 
 Reference: Chen et al., 2019, "A Closer Look at Few-shot Classification", section 3.2, "Baseline++"
 (https://arxiv.org/abs/1904.04232). The released code fixes the scale s (2, or 30 for more than 200 classes); here it is
-learned in training and kept in a task.
+learned in training and stays in a task.
 """
 
 import torch
@@ -14,21 +15,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.methods.feature_transfer import Transfer, body_and_features
+from quickstudy.methods.feature_transfer import FeatureTransfer, body_and_features
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Loss
-from quickstudy.rules.criteria import criterion
+from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.descend import Constant, Descend
 
 
 class Cosine(nn.Linear):
-    """Scaled cosines between the features and each class's row.
+    """Scaled cosines between the features and the row of each class.
 
     Args:
         in_features: The size of a feature vector.
-        out_features: Classes.
+        out_features: The number of classes.
         scale: The first value of s, which is learned.
     """
+
+    any_layout = True
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -50,7 +53,7 @@ def baseline_pp(
     head: str | None = None,
     norms: str = "batch",
 ) -> Learner:
-    """Baseline++ (Chen et al., 2019): supervised training and a task's new head, both by scaled cosines."""
+    """Baseline++ (Chen et al., 2019): supervised training, then a new head for each task; both by scaled cosines."""
     body, features = body_and_features(model, head, "Baseline++")
     rule = Descend(Constant(inner_lr), eval_inner_steps)
-    return Transfer(body, Cosine(features, train_outputs, scale), outputs, rule, criterion(loss), norms)
+    return FeatureTransfer(body, Cosine(features, train_outputs, scale), outputs, rule, get_criterion(loss), norms)

@@ -2,11 +2,14 @@ r"""CAVIA: a small context vector per task, and everything else shared.
 
 .. math:: \phi_b = b + U_b\,z, \qquad z \leftarrow z - \alpha \nabla_z L_S(b + U z), \qquad z_0 = 0
 
-A context that is concatenated to a layer's input adds :math:`U z` to the layer's bias; so a context is a chart on the
-biases, and finding it is the same descent in other coordinates that finds Wormhole's gain.
+z `[context]` is the context of a task, :math:`U_b` `[size of b, context]` is meta-trained and :math:`\alpha` is
+`inner_lr`. A context that is concatenated to a layer's input adds :math:`U z` to the layer's bias. So a context is a
+chart on the biases, and finding it is gradient descent in other coordinates, as it is for Wormhole's gain.
 
-Reference: Zintgraf et al., 2019, section 3.1 (https://arxiv.org/abs/1810.03642). The paper feeds the context to one
-layer (or through FiLM, which also scales); here it shifts every bias that trains, of any module.
+Reference: Zintgraf et al., 2019, section 3.1 (https://arxiv.org/abs/1810.03642). In the paper the context is an input
+of one layer (or of FiLM, which also scales); here it shifts every bias that trains, of any module.
+
+A model without a bias that trains, or a `context` below 1, is an `InputError`.
 """
 
 from typing import Unpack
@@ -15,25 +18,25 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.options import HeadOptions, rule_learner
+from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.params import adaptable, dotted_params, parameter_dict
 from quickstudy.rules.rescale import Chart, Rescale
 from quickstudy.types import Params
 
 
-class Context(Chart):
-    """Biases shifted by a linear map of the context z; U is learned with the rest.
+class ContextChart(Chart):
+    """Shifts biases by a linear map U of the context z; U is meta-trained.
 
     Args:
         params: The biases; names and sizes are used.
-        size: Numbers in the context.
+        size: The number of entries of the context.
     """
 
     def __init__(self, params: Params, size: int) -> None:
         super().__init__()
         if size < 1:
-            raise InputError(f"`context` was {size}; it counts the numbers that a task may move, so 1 or more.")
+            raise InputError(f"`context` was {size}; it is the number of values that a task adapts, so 1 or more.")
         self.size = size
         self.maps = parameter_dict(
             {n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()}
@@ -61,8 +64,8 @@ def cavia(
     eval_inner_steps: int | None = None,
     **options: Unpack[HeadOptions],
 ) -> Learner:
-    """CAVIA (Zintgraf et al., 2019): a task moves a few context numbers, which shift the model's biases."""
+    """CAVIA (Zintgraf et al., 2019): a task adapts a few context values, which shift the model's biases."""
     biases: dict[str, Tensor] = adaptable(model, is_bias)
     find = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
-    rule = Rescale(find, Context(biases, context), list(biases))
-    return rule_learner(model, rule, adapts=is_bias, **options)
+    rule = Rescale(find, ContextChart(biases, context), list(biases))
+    return make_rule_learner(model, rule, adapts=is_bias, **options)

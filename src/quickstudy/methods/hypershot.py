@@ -1,17 +1,19 @@
-r"""HyperShot: a hypernetwork reads how the classes resemble each other, and emits the task's classifier.
+r"""HyperShot: a hypernetwork computes the classifier of a task from the similarities of its classes.
 
 .. math:: K_{kl} = \cos(c_k, c_l), \qquad \phi = H_\eta(K), \qquad
           p(y \mid x) = \mathrm{softmax}\big(t_\phi(\cos(f(x), c_1), \dots, \cos(f(x), c_N))\big)
 
-with :math:`c_k` the class means of the support embeddings, in the order of the labels, and :math:`t_\phi` a small MLP.
-With one shot the c are the support examples; with more, the mean is one of the released code's choices (another is an
-NK x NK matrix, which depends on the order of the examples). H reads K by position, so relabelling the classes is no
-symmetry of it.
+with f the embedding, :math:`c_k` `[features]` the mean embedding of class k of the support set, K the kernel `[ways,
+ways]` and :math:`t_\phi` a small MLP. With one shot, the c are the embedded support examples. With more shots, the mean
+is one of the choices of the released code; another is a matrix over all examples, which depends on their order. H reads
+K by position, so it is not symmetric under a renaming of the classes.
 
-HyperShot+ft: in evaluation, gradient steps on the support loss move :math:`\eta` and the classifier is emitted anew.
-(The released code takes Adam steps, on f as well.)
+HyperShot+ft: in evaluation, gradient steps on the support loss change :math:`\eta`, and the classifier is computed
+again. (The released code takes Adam steps, which change f as well.)
 
 Reference: Sendera et al., 2023 (https://arxiv.org/abs/2203.11378).
+
+Tasks with fewer than two classes, or a loss of regression, are an `InputError`.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.methods.embedding import EmbeddingLearner, class_means, cosines
+from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import mlp
 from quickstudy.rules.base import Rule
@@ -33,10 +35,10 @@ from quickstudy.types import Criterion, Examples, Params
 
 
 class HyperShot(EmbeddingLearner):
-    """A classifier of kernel values, emitted from kernel values: see `EmbeddingLearner` for the other arguments.
+    """A classifier of kernel values, computed from kernel values: see `EmbeddingLearner` for the other arguments.
 
     Args:
-        finetune: How the hypernetwork's parameters move on a task's support loss before the emission that counts.
+        finetune: How the hypernetwork's parameters adapt to a task's support loss before they compute its classifier.
         hidden: Sizes of the hypernetwork's hidden layers.
         target: Sizes of the emitted classifier's hidden layers.
     """
@@ -57,33 +59,33 @@ class HyperShot(EmbeddingLearner):
         self.finetune = finetune
         self.layers = list(pairwise([ways, *target, ways]))  # (in, out) of each layer of t
         self.network = mlp(ways * ways, sum((a + 1) * b for a, b in self.layers), hidden=hidden, std=None)
-        self.places = parameter_paths(self.network, self.eta())
+        self.paths = parameter_paths(self.network, self.eta())
 
     def eta(self) -> Params:
         """The hypernetwork's parameters."""
         return dict(self.network.named_parameters())
 
     def emit(self, eta: Params, kernel: Float[Tensor, "ways ways"]) -> Params:
-        """phi = H(K): weight and bias of each layer of the classifier t."""
-        emitted = call_with(self.network, eta, self.places, kernel.flatten())
+        """phi = H(K): the weight and bias of each layer of the classifier t."""
+        emitted = call_with(self.network, eta, self.paths, kernel.flatten())
         layers = torch.split(emitted, [(a + 1) * b for a, b in self.layers])
         phi: Params = {}
         for i, ((a, b), numbers) in enumerate(zip(self.layers, layers, strict=True)):
             phi |= {f"weight{i}": numbers[: a * b].reshape(b, a), f"bias{i}": numbers[a * b :]}
         return phi
 
-    def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
+    def summarize(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
         means = class_means(e, y, self.ways)
-        kernel = cosines(means, means)
+        kernel = pairwise_cosines(means, means)
 
         def classify(eta: Params) -> Tensor:
-            return self.answer({"means": means} | self.emit(eta, kernel), e)
+            return self.compare({"means": means} | self.emit(eta, kernel), e)
 
         objective = Objective(classify, self.criterion, Examples(e, y), evaluating=evaluating)
         return {"means": means} | self.emit(self.finetune(self.eta(), objective), kernel)
 
-    def answer(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
-        h = cosines(e, params["means"])
+    def compare(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
+        h = pairwise_cosines(e, params["means"])
         for i in range(len(self.layers)):
             h = F.linear(h.relu() if i else h, params[f"weight{i}"], params[f"bias{i}"])
         return h
@@ -101,10 +103,10 @@ def hypershot(
     head: str | None = None,
     norms: str = "batch",
 ) -> Learner:
-    """HyperShot (Sendera et al., 2023): a classifier emitted from the support kernel; `eval_inner_steps` for +ft.
+    """HyperShot (Sendera et al., 2023): a classifier computed from the kernel of the support set.
 
-    `hidden` and `target` are the hidden layers of the hypernetwork and of the classifier that it emits. In evaluation
-    the hypernetwork takes `eval_inner_steps` steps of `inner_lr` on the support loss.
+    `hidden` and `target` are the sizes of the hidden layers of the hypernetwork and of the classifier. HyperShot+ft has
+    `eval_inner_steps` above 0: in evaluation, that many steps of size `inner_lr` adapt the hypernetwork to a task.
     """
     finetune = Descend(Constant(inner_lr), 0, eval_steps=eval_inner_steps)
     return HyperShot(model, outputs, loss, finetune, hidden=hidden, target=target, head=head, norms=norms)

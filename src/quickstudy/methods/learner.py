@@ -1,7 +1,7 @@
-"""Learners: what training, evaluation and reports know.
+"""Learners: what training, evaluation and reports work with.
 
-A learner is a pure pair, `update(support, noise) -> params` and `predict(params, x) -> output`, both written for one
-task. `adapt(support)` is the public face: it returns a plain module. A `RuleLearner` is a head that a rule adapts,
+A learner is two pure functions, `update(support, noise) -> params` and `predict(params, x) -> output`, both written for
+one task. Users call `adapt(support)`, which returns a plain module. A `RuleLearner` has a head that a rule adapts,
 behind a body that all tasks share.
 """
 
@@ -15,13 +15,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import Engine, Gradients, LoopFallback, sum_gradients, twice_differentiable
-from quickstudy.engine.gradient_check import Check, relative_errors
+from quickstudy.engine.engine import Engine, Gradients, LoopFallbackWarning, sum_gradients, twice_differentiable
+from quickstudy.engine.gradient_check import GradientCheck, relative_errors
 from quickstudy.engine.precision import autocast_products
 from quickstudy.errors import InputError
-from quickstudy.models.norms import (
-    describe_norms,
-)
+from quickstudy.models.norms import describe_norms
 from quickstudy.tasks.draws import task_noise
 from quickstudy.tasks.support import explain_misfit
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
@@ -30,11 +28,11 @@ Noise = Mapping[str, Tensor]
 
 
 class Learner(nn.Module, ABC):
-    """Something that adapts to a support set and predicts.
+    """A model that adapts to a support set and then predicts.
 
     Args:
         criterion: The query loss.
-        engine: How batches of tasks are run; by default chosen from the model.
+        engine: How batches of tasks are run; by default it is chosen from the model.
     """
 
     def __init__(self, criterion: Criterion, engine: Engine | None = None) -> None:
@@ -44,11 +42,11 @@ class Learner(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are, and so where tasks are run."""
+        """The device of its parameters, on which tasks run."""
         return next(self.parameters(), torch.zeros(())).device
 
-    def placed(self, tasks: Task) -> Task:
-        """Tasks with their examples on the learner's device; keys, which noise is drawn from, stay where they are."""
+    def move_tasks(self, tasks: Task) -> Task:
+        """Tasks with their examples on the learner's device. Keys stay on the CPU, where noise is drawn from them."""
         device = self.device
         if all(t.device == device for t in (*tasks.support, *tasks.query)):
             return tasks
@@ -57,38 +55,38 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
-        """What the task changes, as parameters. One task; pure; called under `vmap` or in a loop."""
+        """The parameters that adaptation to a task changes. One task; pure; called under `vmap` or in a loop."""
 
     @abstractmethod
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
-        """Outputs for `x` under what `update` returned. One task; pure."""
+        """Outputs for `x`, given what `update` returned. One task; pure."""
 
     def noise(self) -> dict[str, Shape]:
-        """The noise that one task's update reads, by name and shape; none unless overridden."""
+        """Names and shapes of the noise that the update of one task reads; none unless overridden."""
         return {}
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
-        """One task in training: its query loss and outputs. Overridden where training looks at more than the end."""
-        return self.judge(self.update(support, noise), query)
+        """The query loss and outputs of one task in training. Overridden where the loss has several terms."""
+        return self.query_outcome(self.update(support, noise), query)
 
-    def judge(self, params: Params, query: Examples) -> Outcome:
-        """The query loss and outputs under given parameters."""
+    def query_outcome(self, params: Params, query: Examples) -> Outcome:
+        """The query loss and outputs with given parameters."""
         output = self.predict(params, query.x)
         return Outcome(self.criterion(output, query.y), output)
 
     def evaluate(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
-        """One task in evaluation: as `solve`, with the evaluation steps and the final parameters only."""
-        return self.judge(self.update(support, noise, evaluating=True), query)
+        """The query loss and outputs of one task in evaluation: after the steps of evaluation, at the last of them."""
+        return self.query_outcome(self.update(support, noise, evaluating=True), query)
 
     def forward(self, tasks: Task | Sequence[Task], *, seed: int = 0, evaluating: bool = False) -> Outcome:
-        """A batch of tasks, or a sequence of tasks of unequal sizes (which runs on the loop).
+        """Outcomes of a batch of tasks, or of a sequence of tasks of unequal sizes, which run one by one.
 
-        For a sequence, outputs are padded with NaN to the longest query set. Masks and the like are drawn from
-        (seed, task key).
+        For a sequence, outputs are padded with NaN to the longest query set. The noise of a task, such as its masks, is
+        a function of (seed, task key).
         """
         if not isinstance(tasks, Task):
-            return _padded([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
-        tasks = self.placed(tasks)
+            return _pad_outcomes([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
+        tasks = self.move_tasks(tasks)
         self.engine.settle(self, tasks.support.x)
         one = self.evaluate if evaluating else self.solve
         outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
@@ -101,29 +99,29 @@ class Learner(nn.Module, ABC):
     def meta_gradient(
         self, tasks: Task | Sequence[Task], *, seed: int = 0, reduction: str = "mean"
     ) -> tuple[Outcome, Gradients]:
-        """Outcomes and the gradient of the outer loss for each trainable parameter, in the order of `meta_params()`.
+        """Outcomes, and the gradient of the outer loss for each trainable parameter in the order of `meta_params()`.
 
         Args:
             tasks: A batch, or a sequence of tasks of unequal sizes.
-            seed: Of the adaptation's noise.
-            reduction: Over the tasks of the batch: "mean" or "sum".
+            seed: The seed of the adaptation's noise.
+            reduction: Of the losses of the tasks: "mean" or "sum".
         """
         if reduction not in ("mean", "sum"):
             raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
         if not isinstance(tasks, Task):
             outcomes, every = zip(*(self.meta_gradient(_as_batch(task), seed=seed) for task in tasks), strict=True)
             share = 1.0 if reduction == "sum" else 1.0 / len(every)
-            return _padded(list(outcomes)), [
+            return _pad_outcomes(list(outcomes)), [
                 sum_gradients([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
-        tasks = self.placed(tasks)
+        tasks = self.move_tasks(tasks)
         self.engine.settle(self, tasks.support.x)
         weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
         args = (tasks.support, tasks.query, self.draw(tasks, seed))
         return self.engine.meta_gradient(self, self.solve, args, self.meta_params(), weight)
 
     def task_gradients(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
-        """Each task's own meta-gradient, `[T, *shape]` by name: what their cosines and conflicts are read from."""
+        """The meta-gradient of each task, `[T, *shape]` by name: their cosines show how tasks conflict."""
         own = [self.meta_gradient(pick(tasks, slice(i, i + 1)), seed=seed)[1] for i in range(len(tasks.key))]
         return {
             name: torch.stack([torch.zeros_like(p) if (g := grads[i]) is None else g for grads in own])
@@ -131,45 +129,45 @@ class Learner(nn.Module, ABC):
         }
 
     def meta_params(self) -> Params:
-        """What meta-training moves, by name."""
+        """The parameters that meta-training changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def check(self, tasks: Task, *, seed: int = 0) -> Check:
-        """Compare the vectorised with the looped meta-gradient in float64, and name the module that disagrees.
+    def check(self, tasks: Task, *, seed: int = 0) -> GradientCheck:
+        """Compare the vectorised with the looped meta-gradient in float64, and name the modules that are wrong.
 
-        Works on a copy, in evaluation mode (dropout off), so that both see the same function.
+        It works on a copy, in evaluation mode: without dropout, both compute the same function.
         """
-        twin = deepcopy(self).double().eval()
-        tasks = self.placed(move(tasks, torch.float64))
-        twin.engine = Engine("loop")
-        _, looped = twin.meta_gradient(tasks, seed=seed)
-        twin.engine = Engine("vmap")
+        copied = deepcopy(self).double().eval()
+        tasks = self.move_tasks(move(tasks, torch.float64))
+        copied.engine = Engine("loop")
+        _, looped = copied.meta_gradient(tasks, seed=seed)
+        copied.engine = Engine("vmap")
         with warnings.catch_warnings(record=True) as refusals, twice_differentiable():
-            warnings.simplefilter("ignore")  # what a kernel says of its speed
-            warnings.simplefilter("always", LoopFallback)
-            _, together = twin.meta_gradient(tasks, seed=seed)
-            wrong = twin.suspects(tasks.support.x[0])
-        if twin.engine.backend == "loop":
-            return Check({}, wrong, str(refusals[-1].message).partition("Reason: ")[2])
-        return Check(relative_errors(list(twin.meta_params()), together, looped), wrong)
+            warnings.simplefilter("ignore")  # a kernel may warn that it is slow
+            warnings.simplefilter("always", LoopFallbackWarning)
+            _, together = copied.meta_gradient(tasks, seed=seed)
+            wrong = copied.suspects(tasks.support.x[0])
+        if copied.engine.backend == "loop":
+            return GradientCheck({}, wrong, str(refusals[-1].message).partition("Reason: ")[2])
+        return GradientCheck(relative_errors(list(copied.meta_params()), together, looped), wrong)
 
     def suspects(self, x: Tensor) -> dict[str, str]:
-        """Modules with a wrong second-order gradient, given one task's inputs; unknown unless overridden."""
+        """Modules with a wrong second-order gradient on the inputs of one task; none unless overridden."""
         del x
         return {}
 
     def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
-        """Quantities of each task worth logging, by name; none unless overridden."""
+        """Quantities of each task for the log, by name; none unless overridden."""
         del tasks, seed
         return {}
 
     def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
-        """A plain module that has learned from `support`: call it, save it, export it.
+        """A plain module that is adapted to `support`, to be called, saved or exported.
 
         Args:
-            support: One task's labelled examples.
-            key: The task's key, which its noise is drawn from.
-            seed: Of that noise.
+            support: The labelled examples of one task.
+            key: The key of the task, from which its noise is drawn.
+            seed: The seed of that noise.
 
         Raises:
             InputError: The support set is empty, or does not fit the model.
@@ -181,23 +179,23 @@ class Learner(nn.Module, ABC):
             torch.no_grad(),
             twice_differentiable(),
             evaluation_mode(self),
-            autocast_products(self.engine.autocast),
+            autocast_products(self.engine.settings.autocast),
         ):
             return self.module(self.update(move(support, self.device), pick(noise, 0), evaluating=True))
 
     @abstractmethod
     def module(self, params: Params) -> nn.Module:
-        """The adapted predictor as a plain module that owns its parameters."""
+        """The adapted model as a plain module with parameters of its own."""
 
     @property
     def norms(self) -> str:
-        """The norm policy in words, printed with every result."""
+        """The norm policy in words; it is printed with every result."""
         return describe_norms(self.modules())
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode (dropout off), each of its modules back in its own mode afterwards."""
+    """Put a model into evaluation mode (dropout off); afterwards each module has its earlier mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -208,6 +206,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _as_batch(task: Task) -> Task:
+    """A batch of one task."""
     return Task(
         Examples(task.support.x[None], task.support.y[None]),
         Examples(task.query.x[None], task.query.y[None]),
@@ -216,11 +215,12 @@ def _as_batch(task: Task) -> Task:
     )
 
 
-def _padded(outcomes: list[Outcome]) -> Outcome:
+def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:
+    """One outcome from several of one task each, with NaN for the queries that a task does not have."""
     longest = max(outcome.output.shape[1] for outcome in outcomes)
     outputs = []
     for outcome in outcomes:
-        short = outcome.output
-        gap = short.new_full((1, longest - short.shape[1], *short.shape[2:]), torch.nan)
-        outputs.append(torch.cat([short, gap], dim=1))
+        output = outcome.output
+        padding = output.new_full((1, longest - output.shape[1], *output.shape[2:]), torch.nan)
+        outputs.append(torch.cat([output, padding], dim=1))
     return Outcome(torch.cat([outcome.loss for outcome in outcomes]), torch.cat(outputs))

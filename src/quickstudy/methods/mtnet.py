@@ -1,4 +1,17 @@
-"""T-net and MT-net (Lee & Choi, 2018), with the variants that leave out T or mask single weights."""
+r"""T-net and MT-net, with the variants that have no T or mask single weights.
+
+.. math:: y = T (W x + b), \qquad W \leftarrow W - \alpha\, m \odot \nabla_W L_S, \qquad
+          m_j \sim \mathrm{Bern}(\sigma(\zeta_j))
+
+T `[out, out]` is a metric that meta-training changes and a task does not (see `models.cells`). m is a mask over the
+rows j of W `[out, ...]` and of b `[out]`, drawn once per task with the logits :math:`\zeta` `[out]` (see `Masked`).
+:math:`\alpha` is `inner_lr`.
+
+Reference: Lee & Choi, 2018, algorithms 1 and 2 (https://arxiv.org/abs/1801.05558); Lee, 2018 (thesis), eq. 3.1-3.9.
+
+A model without a Linear or Conv2d layer that trains is an `InputError`. Other layers with weights are shared by all
+tasks, with a warning.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -8,8 +21,8 @@ from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.options import HeadOptions, rule_learner
-from quickstudy.models.cells import cell_params, with_metric
+from quickstudy.methods.options import HeadOptions, make_rule_learner
+from quickstudy.models.cells import cell_param_names, with_metric
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.mask import Masked
 from quickstudy.rules.params import adaptable, layer_of
@@ -24,10 +37,10 @@ def tnet(
     eval_inner_steps: int | None = None,
     **options: Unpack[HeadOptions],
 ) -> Learner:
-    """T-net (Lee & Choi, 2018, algorithm 1): each layer is T W; a task moves W and its bias only."""
+    """T-net (Lee & Choi, 2018, algorithm 1): each layer is T W; a task adapts W and its bias only."""
     cells = with_metric(model)
     rule = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
-    return rule_learner(cells, rule, adapts=_cells(cells), **options)
+    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
 
 
 def mtnet(
@@ -40,11 +53,11 @@ def mtnet(
     temperature: float = 1.0,
     **options: Unpack[HeadOptions],
 ) -> Learner:
-    """MT-net (Lee & Choi, 2018, algorithm 2): a T-net whose rows adapt or not by one draw per task."""
+    """MT-net (Lee & Choi, 2018, algorithm 2): a T-net in which one draw per task decides which rows adapt."""
     cells = with_metric(model)
-    rate = Masked(Constant(inner_lr), _weights(cells), draw=draw, temperature=temperature)
+    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature)
     rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return rule_learner(cells, rule, adapts=_cells(cells), **options)
+    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
 
 
 def mtnet_full(
@@ -57,11 +70,11 @@ def mtnet_full(
     temperature: float = 1.0,
     **options: Unpack[HeadOptions],
 ) -> Learner:
-    """MT-net-full: one mask logit per weight instead of one per row."""
+    """MT-net-full: a mask logit for each weight instead of each row."""
     cells = with_metric(model)
-    rate = Masked(Constant(inner_lr), _weights(cells), draw=draw, temperature=temperature, per_weight=True)
+    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature, per_weight=True)
     rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return rule_learner(cells, rule, adapts=_cells(cells), **options)
+    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
 
 
 def mnet(
@@ -76,9 +89,9 @@ def mnet(
 ) -> Learner:
     """M-net: MT-net's masks without the metric T."""
     cells = model
-    rate = Masked(Constant(inner_lr), _weights(cells), draw=draw, temperature=temperature)
+    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature)
     rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return rule_learner(cells, rule, adapts=_cells(cells), **options)
+    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
 
 
 def mnet_full(
@@ -91,19 +104,20 @@ def mnet_full(
     temperature: float = 1.0,
     **options: Unpack[HeadOptions],
 ) -> Learner:
-    """M-net-full: one mask logit per weight, without the metric T."""
+    """M-net-full: a mask logit for each weight, without the metric T."""
     cells = model
-    rate = Masked(Constant(inner_lr), _weights(cells), draw=draw, temperature=temperature, per_weight=True)
+    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature, per_weight=True)
     rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return rule_learner(cells, rule, adapts=_cells(cells), **options)
+    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
 
 
-class SharedLayers(UserWarning):
-    """Layers that T and masks do not act on."""
+class SharedLayersWarning(UserWarning):
+    """Warns of layers on which T and masks do not act."""
 
 
-def _cells(model: nn.Module) -> Sequence[str]:
-    names = cell_params(model)
+def _cell_names(model: nn.Module) -> Sequence[str]:
+    """The names of W and b of all cells; an error where there are none."""
+    names = cell_param_names(model)
     if not names:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise InputError(f"Masks act on Linear and Conv2d layers that train; this model has none, only: {kinds}.")
@@ -115,11 +129,12 @@ def _cells(model: nn.Module) -> Sequence[str]:
     if others:
         warnings.warn(
             f"T and masks act on plain Linear and Conv2d layers; all tasks will share {', '.join(sorted(others))}.",
-            SharedLayers,
+            SharedLayersWarning,
             stacklevel=4,
         )
     return names
 
 
-def _weights(cells: nn.Module) -> Params:
-    return adaptable(cells, _cells(cells))
+def _cell_params(cells: nn.Module) -> Params:
+    """W and b of all cells, by name."""
+    return adaptable(cells, _cell_names(cells))

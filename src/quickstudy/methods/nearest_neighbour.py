@@ -1,20 +1,23 @@
-"""Nearest neighbour on the raw inputs: what a task's images say without any learning."""
+r"""Nearest neighbour on the raw inputs: how far one gets without learning.
+
+.. math:: o_k(x) = -\min_{i: y_i = k} \lVert x - x_i \rVert^2
+
+:math:`x_i, y_i` are the support examples and their labels; x is a flattened input. The output is `[n, ways]`.
+"""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.methods.embedding import Remembers
+from quickstudy.methods.embedding import AdaptedLearner
 from quickstudy.methods.learner import Learner, Noise
-from quickstudy.rules.criteria import criterion
+from quickstudy.rules.criteria import get_criterion
 from quickstudy.types import Criterion, Examples, Params
 
 
 class NearestNeighbour(Learner):
-    """A query is of the class of the support example nearest to it (Euclidean distance between flattened inputs).
-
-    The output for a class is minus the squared distance to its nearest example, so that argmax decides.
+    """Predicts the class of the nearest support example, by Euclidean distance between flattened inputs.
 
     Args:
         ways: Classes in a task.
@@ -22,7 +25,7 @@ class NearestNeighbour(Learner):
     """
 
     def __init__(self, ways: int, loss: str | Criterion = "cross_entropy") -> None:
-        super().__init__(criterion(loss))
+        super().__init__(get_criterion(loss))
         self.ways = ways
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -30,13 +33,13 @@ class NearestNeighbour(Learner):
         return {"x": support.x.flatten(1), "member": F.one_hot(support.y, self.ways).bool()}  # member [n_s, ways]
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        # Not by a product of matrices, which rounds, nor through [n, n_s, features], gigabytes for photographs.
+        # Not by a matrix product, which rounds, and not by differences [n, n_s, features], gigabytes for photographs.
         gaps = torch.cdist(x.flatten(1), params["x"], compute_mode="donot_use_mm_for_euclid_dist")
         closeness = -gaps.square()  # [n, n_s]
         return closeness[:, :, None].masked_fill(~params["member"], -torch.inf).amax(1)
 
     def module(self, params: Params) -> nn.Module:
-        return Remembers(self, params)
+        return AdaptedLearner(self, params)
 
 
 def nearest_neighbour(outputs: int, *, loss: str | Criterion = "cross_entropy") -> Learner:

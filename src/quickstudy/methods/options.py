@@ -1,4 +1,4 @@
-"""The options that most methods share, and the last line of their recipes."""
+"""The options that most methods share, and the function that makes their learner."""
 
 from typing import Annotated, Any, NamedTuple, TypedDict, Unpack
 
@@ -8,7 +8,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.norms import per_step_params
 from quickstudy.rules.base import Rule
-from quickstudy.rules.criteria import criterion
+from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.params import Selection, adaptable, trainable
 from quickstudy.types import Criterion, Params
 
@@ -16,16 +16,16 @@ Loss = str | Criterion
 
 
 class Default(NamedTuple):
-    """The value of an option that is not given; a configuration that is printed names it."""
+    """The value of an option that is not given; a resolved configuration contains it."""
 
     value: Any
 
 
 class HeadOptions(TypedDict, total=False):
-    """Options of a method that says itself which parameters adapt.
+    """Options of a method that itself decides which parameters adapt.
 
-    `loss` is the query loss, by name or as a function; `inner_loss` is the support loss, where it is another one.
-    `norms` is "batch", "support", "running" or "per_step": see `quickstudy.models.norms.safe`.
+    `loss` is the query loss, by name or as a function; `inner_loss` is the support loss, if it differs. `norms` is
+    "batch", "support", "running" or "per_step": see `quickstudy.models.norms.with_safe_norms`.
     """
 
     loss: Annotated[Loss, Default("cross_entropy")]
@@ -34,12 +34,12 @@ class HeadOptions(TypedDict, total=False):
 
 
 class Options(HeadOptions, total=False):
-    """Options of a method that adapts any parameters: `adapts` is a pattern, names or a predicate; by default all."""
+    """Options of a method that can adapt any parameters: `adapts` is a pattern, names or a predicate; default: all."""
 
     adapts: Annotated[Selection, Default(trainable)]
 
 
-def rule_learner(
+def make_rule_learner(
     model: nn.Module,
     rule: Rule,
     *,
@@ -50,13 +50,13 @@ def rule_learner(
     body: nn.Module | None = None,
     kind: type[RuleLearner] = RuleLearner,
 ) -> Learner:
-    """A learner of one rule, with losses by name."""
-    inner = None if inner_loss is None else criterion(inner_loss)
-    return kind(model, rule, criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms, body=body)
+    """A learner of one rule, with losses by name or as functions."""
+    inner = None if inner_loss is None else get_criterion(inner_loss)
+    return kind(model, rule, get_criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms, body=body)
 
 
-def descending(model: nn.Module, **options: Unpack[Options]) -> Params:
-    """The parameters that gradient steps change: all that adapt, but not those with a value of their own each step."""
+def select_moved_params(model: nn.Module, **options: Unpack[Options]) -> Params:
+    """The parameters that gradient steps move: those that adapt, except those with a value for each step."""
     own = per_step_params(model) if options.get("norms") == "per_step" else {}
     every = adaptable(model, options.get("adapts", trainable))
     return {name: p for name, p in every.items() if name not in own}

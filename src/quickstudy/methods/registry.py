@@ -1,8 +1,7 @@
-"""Every method by name, as configurations, the command line and the law tests know it.
+"""Every method by the name that configurations, the command line and the law tests use.
 
-A new method is one file, and one line here.
-
-`RECIPES` holds the methods that are an adaptation rule on a model; `METHODS` holds these and all others.
+To add a method, write one file and add one line here. `RECIPES` are the methods that apply an adaptation rule to a
+model; `METHODS` are these and all others.
 """
 
 from collections.abc import Callable
@@ -25,9 +24,9 @@ from quickstudy.methods.sign_maml import sign_maml
 from quickstudy.methods.unicorn_maml import unicorn_maml
 from quickstudy.methods.wormhole import wormhole
 
-Build = Callable[..., Learner]
+MethodFactory = Callable[..., Learner]
 
-RECIPES: dict[str, Build] = {
+RECIPES: dict[str, MethodFactory] = {
     "maml": maml,
     "fomaml": fomaml,
     "anil": anil,
@@ -46,7 +45,7 @@ RECIPES: dict[str, Build] = {
     "unicorn_maml": unicorn_maml,
 }
 
-METHODS: dict[str, Build] = RECIPES | {
+METHODS: dict[str, MethodFactory] = RECIPES | {
     "nearest_neighbour": nearest_neighbour,
     "protonet": protonet,
     "matchingnet": matchingnet,

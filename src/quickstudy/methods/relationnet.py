@@ -1,14 +1,17 @@
-r"""Relation networks: a learned module says how well a query and a class go together.
+r"""Relation networks: a learned module computes how well a query and a class fit together.
 
 .. math:: r_k(x) = g\big([c_k, f(x)]\big)
 
-with :math:`c_k` the mean of the class's embeddings (the paper sums its feature maps). The output is the relation score
-before its sigmoid, so the loss chooses between two variants: "one_hot_mse" is the paper's (eq. 2: squares between
-sigmoid scores and the one-hot label), "cross_entropy" puts a softmax over the classes in place of the sigmoids, as the
-code of Chen et al. can. It is the default because it learns faster.
+with f the embedding, :math:`c_k` `[features]` the mean embedding of class k (the paper adds up feature maps) and g the
+relation module. The output is the relation score before its sigmoid, so the loss decides between two variants.
+"one_hot_mse" is the paper's (eq. 2: the squared error of the sigmoid scores against the one-hot label). "cross_entropy"
+uses a softmax over the classes instead of sigmoids, as the code of Chen et al. can; it is the default because it learns
+faster.
 
 Reference: Sung et al., 2018, eq. 1 and 2 (https://arxiv.org/abs/1711.06025); Chen et al., 2019
 (https://arxiv.org/abs/1904.04232).
+
+A head that is not a Linear, or `maps` that do not divide the features, is an `InputError`.
 """
 
 import torch
@@ -44,11 +47,11 @@ class RelationNet(EmbeddingLearner):
         super().__init__(model, ways, loss, head=head, norms=norms)
         self.relation = with_safe_norms(relation, norms)
 
-    def read(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
+    def summarize(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
         del evaluating
         return {"means": class_means(e, y, self.ways)}
 
-    def answer(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
+    def compare(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
         n = len(e)
         classes = params["means"].expand(n, -1, -1)
         queries = e[:, None].expand(-1, self.ways, -1)
@@ -61,9 +64,9 @@ def relation_module(features: int, width: int, maps: tuple[int, int] | None) -> 
     """The module g: one hidden layer on flat features, or the paper's two convolutional blocks on feature maps.
 
     Args:
-        features: Numbers in one embedding.
-        width: The hidden layer (8 in the paper, after the convolutions).
-        maps: Height and width of the maps that the embedding is, flattened; None to take it as flat.
+        features: The size of an embedding.
+        width: The size of the hidden layer (8 in the paper, after the convolutions).
+        maps: The height and width of the feature maps that an embedding consists of; None for a plain vector.
     """
     if maps is None:
         return mlp(2 * features, 1, hidden=(width,), std=None)
@@ -71,7 +74,7 @@ def relation_module(features: int, width: int, maps: tuple[int, int] | None) -> 
     channels, rest = divmod(features, height * breadth)
     if rest:
         raise InputError(f"`maps` is {height}x{breadth}, which does not divide the model's {features} features.")
-    # Channels come first when maps are flattened, so the concatenated pair is the concatenation of their channels.
+    # Flattened maps begin with the channel, so a concatenated pair of embeddings has the channels of both.
     pair = (2 * channels, height, breadth)
     blocks = conv_net(pair, width, filters=channels, blocks=2)
     return nn.Sequential(nn.Unflatten(1, pair), blocks, nn.ReLU(), nn.Linear(width, 1))
@@ -89,8 +92,8 @@ def relationnet(
 ) -> Learner:
     """RelationNet (Sung et al., 2018): a learned score for query and class mean; `loss` one_hot_mse is the paper's.
 
-    `maps` is the height and width of the feature maps before they were flattened; g is then convolutional, as in the
-    paper. Without it g is an MLP on the features.
+    With `maps`, the height and width of the feature maps before they are flattened, g is convolutional, as in the
+    paper. Otherwise g is an MLP on the features.
     """
     _, last = split_head(model, head)
     if not isinstance(last, nn.Linear):

@@ -1,16 +1,19 @@
-r"""Unicorn-MAML: every task starts from one head row, copied to all of its classes.
+r"""Unicorn-MAML: every task starts from one row of the head, copied to all of its classes.
 
 .. math:: \phi = \mathrm{descend}(P\theta), \qquad (P\theta)_c = w, \quad (P\theta)_{\mathrm{body}} = \theta
 
-MAML learns a row for each class number, although which class has which number is chance. With one row w (and one bias)
-for all, relabelling a task's classes permutes its outputs and changes nothing else.
+c is a class and w `[features]` the shared row. MAML learns a row for each class number, although the number of a class
+is random. With one row w (and one bias) for all, renaming the classes of a task permutes its outputs and changes
+nothing else.
 
-w is kept as the rows of the model's own head, all equal: P takes their mean, whose gradient reaches every row alike, so
-an optimizer keeps them equal, and what is saved is the start that tasks are given.
+w is stored in the rows of the model's own head, which are all equal. P takes their mean, whose gradient is the same for
+all rows, so an optimizer keeps them equal.
 
-Reference: Ye & Chao, 2022 (https://arxiv.org/abs/2106.16245). Each of the N rows receives 1/N of the gradient of w,
-which Adam does not notice and SGD does: its outer rate for w is the given one over N. The paper pre-trains its encoder
-on all training classes and takes many inner steps; both are left to the user.
+Reference: Ye & Chao, 2022 (https://arxiv.org/abs/2106.16245). Each of the N rows has 1/N of the gradient of w. This
+does not change the steps of Adam; a step of SGD on w is N times smaller. The paper pre-trains its encoder on all
+training classes and takes many inner steps; both are left to the user.
+
+A head that is not last, or that does not adapt, is an `InputError`.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.options import Options, rule_learner
+from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.models.split import last_linear, split_head
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain
@@ -33,7 +36,7 @@ from quickstudy.types import Params, Shape
 
 
 class ShareRows(Rule):
-    """P: each of the named parameters with all of its rows at their mean; the rest as they are.
+    """P: sets all rows of the named parameters to their mean.
 
     Args:
         names: The parameters of the head, `weight [ways, features]` and `bias [ways]`.
@@ -48,8 +51,8 @@ class ShareRows(Rule):
         shared = {}
         for name in self.names:
             rows = params[name]
-            about = rows[:1].detach()  # a mean about one of the rows: those that are equal stay so to the last bit
-            shared[name] = (about + (rows - about).mean(0, keepdim=True)).expand_as(rows)
+            first = rows[:1].detach()  # subtracted first, so that equal rows stay equal to the last bit
+            shared[name] = (first + (rows - first).mean(0, keepdim=True)).expand_as(rows)
         return params | shared
 
     def noise(self, params: Params) -> dict[str, Shape]:
@@ -73,13 +76,14 @@ def unicorn_maml(
 ) -> Learner:
     """Unicorn-MAML (Ye & Chao, 2022): MAML whose tasks start from one head row, the same for all classes.
 
-    `head` is the module with a row for each class: by default the last linear layer. Its rows start at its first.
+    `head` is the module with a row for each class: by default the last linear layer. All of its rows start at its first
+    row.
     """
-    split_head(model, head)  # refuses a layer that is not last: units that start equal would stay equal
+    split_head(model, head)  # an error if it is not last: hidden units that start equal would stay equal
     model = deepcopy(model)
     rows = adaptable(model, last_linear(model) if head is None else f"{head}.*", "head")
     with torch.no_grad():
         for p in rows.values():
             p.copy_(p[:1].expand_as(p).clone())
     rule = Chain([ShareRows(list(rows)), Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)])
-    return rule_learner(model, rule, **options)
+    return make_rule_learner(model, rule, **options)

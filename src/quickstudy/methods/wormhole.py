@@ -1,4 +1,16 @@
-"""Wormhole MAML (Chang, Gao & Lou, 2022): a gain C for each task, found first, lets opposite tasks share weights."""
+r"""Wormhole MAML: each task first finds a gain C, so that tasks of opposite sign can share one theta.
+
+.. math:: t \leftarrow t - \gamma \nabla_t L_S(C(t)\,\theta), \qquad
+          \phi = C\theta - \alpha \nabla L_S(C\theta)
+
+:math:`\gamma` is `gain_lr`, :math:`\alpha` is `inner_lr`. C acts on the parameters in `scope`; `chart` says how the
+numbers t define it (eq. 3-7): one number, one per layer `[layers]`, one per parameter, or a matrix of low rank for each
+tensor of d numbers (t is U `[d, rank]`). See `rules.rescale`.
+
+Reference: Chang, Gao & Lou, 2022, eq. 2-7 (https://arxiv.org/abs/2212.14094).
+
+An unknown `chart` or `reading`, or a `scope` of layers whose output goes straight into norms, is an `InputError`.
+"""
 
 from collections.abc import Callable
 from typing import Unpack
@@ -7,9 +19,9 @@ from torch import nn
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.options import Options, rule_learner
+from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.models.split import last_linear
-from quickstudy.models.trace import feeds_norm
+from quickstudy.models.trace import layers_before_norm
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain, Mix
 from quickstudy.rules.descend import ByName, Constant, Descend
@@ -28,7 +40,7 @@ CHARTS = {
 
 
 def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) -> Chart:
-    """Wormhole's parametrisations of C by name (eq. 3-7), for the parameters in scope."""
+    """A parametrisation of C by name (eq. 3-7), for the parameters in scope."""
     if name not in CHARTS:
         raise InputError(f"There is no chart {name!r}. {suggest_nearest(name, CHARTS)}")
     if name.startswith("low_rank"):
@@ -57,17 +69,22 @@ def wormhole(
 ) -> Learner:
     """Wormhole MAML (Chang, Gao & Lou, 2022, eq. 2-7): first find the gain C, then descend from C theta.
 
-    `scope` is what C multiplies: by default the last linear layer with its bias. `reading` is "recommended",
-    "literal" (eq. 2 as printed: C theta + Delta(theta)) or "coadapt" (C and theta together, at their two rates).
+    `scope` selects the parameters that C multiplies: by default the last linear layer with its bias. `reading` is
+    "recommended", "literal" (eq. 2 as printed: C theta + Delta(theta)) or "coadapt" (C and theta together, at their two
+    rates). `start` is the t0 of the tanh chart, `rank` that of the low-rank charts.
     """
     params = adaptable(model, options.get("adapts", trainable))
     names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
-    one_number = chart in ("scalar", "tanh", "per_layer")  # others can turn a layer, which a norm does see
-    blind = feeds_norm(model, dict.fromkeys(map(layer_of, names)), options.get("norms", "batch")) if one_number else []
-    if blind and set(blind) == set(map(layer_of, names)):
+    one_number = chart in ("scalar", "tanh", "per_layer")  # other charts also rotate, which a norm does not undo
+    unaffected = (
+        layers_before_norm(model, dict.fromkeys(map(layer_of, names)), options.get("norms", "batch"))
+        if one_number
+        else []
+    )
+    if unaffected and set(unaffected) == set(map(layer_of, names)):
         raise InputError(
-            f"`scope` is {', '.join(blind)}, whose outputs go straight into a norm: the loss does not depend on their "
-            "scale, so a gain there can do nothing. Leave `scope` out (the last linear layer) or add other layers."
+            f"`scope` is {', '.join(unaffected)}, whose outputs go straight into a norm: the loss does not depend on "
+            "their scale, so a gain there has no effect. Leave `scope` out (the last linear layer) or add other layers."
         )
     C = make_chart(
         chart, {n: params[n] for n in names if n in params} or adaptable(model, names), start=start, rank=rank
@@ -84,4 +101,4 @@ def wormhole(
         rule = Coadapt(Descend(rates, inner_steps, eval_steps=eval_inner_steps, first_order=first_order), C, names)
     else:
         raise InputError(f"`reading` is 'recommended', 'literal' or 'coadapt', not {reading!r}.")
-    return rule_learner(model, rule, **options)
+    return make_rule_learner(model, rule, **options)

@@ -1,1 +1,1 @@
-"""What adapts: networks and cells, norms that stay right under `vmap`, and ways to look into a module."""
+"""What adapts: networks and cells, norms that are right under `vmap`, and functions that analyse or change a module."""

@@ -1,13 +1,13 @@
-r"""T-net's cells: a layer that is T W instead of W.
+r"""T-net's cells: layers with T W in place of W.
 
 .. math:: y = T (W x + b)
 
-T is a metric that the meta-learner shapes and a task leaves alone; only W and b adapt. T starts as the identity, sits
-before the norm and the nonlinearity, and is there on the output layer too. Since both maps are linear, T is folded
-into the weight: :math:`(T W) x + T b`, which costs a product of two small matrices instead of a 1x1 convolution.
+T is a metric that only meta-training changes; a task adapts W and b. T starts as the identity, is applied before the
+norm and the nonlinearity, and the output layer has one too. Both maps are linear, so the weight is :math:`T W` and the
+bias :math:`T b`: a product of two small matrices instead of a 1x1 convolution.
 
-Reference: Lee, 2018 (thesis), eq. 3.1-3.5; ICML version: Lee & Choi, https://arxiv.org/abs/1801.05558. The thesis
-leaves the bias out; the released code has it inside W's side of T, as here.
+Reference: Lee, 2018 (thesis), eq. 3.1-3.5; ICML version: Lee & Choi, https://arxiv.org/abs/1801.05558. The thesis has
+no bias; in the released code, T multiplies it, as here.
 """
 
 from copy import deepcopy
@@ -19,11 +19,13 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.errors import InputError
 from quickstudy.models.surgery import replace_modules, with_class
+from quickstudy.torch_private import convolve, leave_fast_path
 
 
 class MetricLinear(nn.Linear):
     """A linear layer with one more parameter, `metric [out, out]`."""
 
+    any_layout = True
     metric: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
@@ -34,23 +36,23 @@ class MetricLinear(nn.Linear):
 class MetricConv2d(nn.Conv2d):
     """A convolution followed by a 1x1 convolution with `metric [out, out]`."""
 
+    any_layout = True
     metric: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.groups > 1:  # T mixes the groups, so it cannot be folded into a grouped kernel
-            y: Tensor = self._conv_forward(input, self.weight, self.bias)
+        if self.groups > 1:  # T mixes the groups, so T W is no grouped kernel
+            y = convolve(self, input, self.weight, self.bias)
             return F.conv2d(y, self.metric[:, :, None, None])
         bias = None if self.bias is None else self.metric @ self.bias
         weight = (self.metric @ self.weight.flatten(1)).reshape(self.weight.shape)
-        output: Tensor = self._conv_forward(input, weight, bias)
-        return output
+        return convolve(self, input, weight, bias)
 
 
 def is_cell(module: nn.Module, *, parent: nn.Module | None = None) -> bool:
-    """Whether a module is a Linear or Conv2d whose weight trains and is used by its own forward.
+    """Whether a module is a Linear or Conv2d that trains its weight and uses it in its own forward.
 
-    Not one whose weight is computed (weight norm and other parametrizations), nor the projection inside an attention
-    layer, which reads the weight itself.
+    A computed weight (weight norm and other parametrizations) does not count, nor does the projection inside an
+    attention layer: the attention reads that weight itself.
     """
     plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward, MetricLinear.forward, MetricConv2d.forward)
     weight = getattr(module, "weight", None)
@@ -63,8 +65,8 @@ def is_cell(module: nn.Module, *, parent: nn.Module | None = None) -> bool:
     )
 
 
-def cells(model: nn.Module) -> list[nn.Module]:
-    """The Linear and Conv2d layers of a model that can be T W cells, each once."""
+def find_cells(model: nn.Module) -> list[nn.Module]:
+    """The Linear and Conv2d layers of a model that can be T W cells; each is listed once."""
     found: dict[int, nn.Module] = {id(model): model} if is_cell(model) else {}
     for parent in model.modules():
         for child in parent.children():
@@ -74,13 +76,13 @@ def cells(model: nn.Module) -> list[nn.Module]:
 
 
 def with_metric(model: nn.Module) -> nn.Module:
-    """A copy of `model` in which every Linear and Conv2d that trains is a T W cell; names of parameters stay.
+    """A copy of `model` in which every Linear and Conv2d that trains is a T W cell; parameters keep their names.
 
-    A layer whose weight is read by other code than its own forward (`F.linear(x, self.fc.weight)`) does not see its T.
+    T has no effect where other code than the layer's forward reads the weight (`F.linear(x, self.fc.weight)`).
     """
     model = deepcopy(model)
     replace: dict[nn.Module, nn.Module] = {}
-    for module in cells(model):
+    for module in find_cells(model):
         cell = with_class(module, MetricLinear if isinstance(module, nn.Linear) else MetricConv2d)
         rows = module.weight
         assert isinstance(rows, Tensor)
@@ -91,18 +93,18 @@ def with_metric(model: nn.Module) -> nn.Module:
         raise InputError(f"A T-net needs Linear or Conv2d layers that train; this model has none, only: {kinds}.")
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # its fast path would read the weights past T
+            leave_fast_path(module)  # which reads W without T
     return replace_modules(model, replace)
 
 
-def cell_params(model: nn.Module) -> list[str]:
+def cell_param_names(model: nn.Module) -> list[str]:
     """The names of W and b in every Linear and Conv2d, with a metric or without: what a T-net or M-net adapts.
 
-    Tied parameters count once, under their first name.
+    Tied parameters are listed once, under their first name.
     """
     inside = {
         id(parameter)
-        for module in cells(model)
+        for module in find_cells(model)
         for name, parameter in module.named_parameters(recurse=False)
         if name != "metric"
     }

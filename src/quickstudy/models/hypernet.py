@@ -1,10 +1,13 @@
-r"""HyperMAML's hypernetwork: a summary of each class's support examples becomes that class's row of the head.
+r"""HyperMAML's hypernetwork: from the support examples of a class to the update of that class's row of the head.
 
 .. math:: (\Delta W_c, \Delta b_c) = H\Big(\tfrac{1}{K} \sum_{i: y_i = c} [e_i, p_i, y_i]\Big)
 
-One shared MLP is applied to every class, so the network does not grow with the ways; it does read the predictions and
-labels at absolute positions, so relabelling the classes is not a symmetry of it.
+with K shots, features :math:`e_i`, the head's guesses :math:`p_i` and labels :math:`y_i`. One MLP serves all classes,
+so the network does not grow with the ways. It reads guesses and labels by their position, so it is not symmetric under
+a renaming of the classes.
 """
+
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -15,18 +18,20 @@ from quickstudy.types import Params
 
 
 class ClassHypernet(nn.Module):
-    """An MLP from per-class support summaries to the rows of a linear head.
+    """An MLP from the mean of a class's support examples to its row of a linear head.
 
     Reference: Przewiezlikowski et al., 2022, section 3.3 and appendix E.1 (https://arxiv.org/abs/2205.15745).
 
     Args:
-        head: The linear head whose update is emitted, `weight [ways, features]` and `bias [ways]`, or those of them
-            that adapt.
-        width: Hidden size (256 or 512 in the paper).
-        hidden_layers: Hidden layers, one to three. The paper's depth counts linear layers: its 3 is 2 here.
-        enhance: Whether the rows carry the head's own guesses beside features and label.
+        head: The linear head whose update is emitted: `weight [ways, features]` and `bias [ways]`, or the one of them
+            that adapts.
+        width: The hidden size (256 or 512 in the paper).
+        hidden_layers: One to three. The paper counts linear layers: its depth of 3 is 2 here.
+        enhance: Whether the input contains the head's guesses beside features and label.
         labels: "one_hot" (the paper's text) or "index" (the released code: one column with the class number).
     """
+
+    any_layout = True
 
     def __init__(
         self, head: Params, *, width: int = 256, hidden_layers: int = 2, enhance: bool = True, labels: str = "one_hot"
@@ -52,17 +57,17 @@ class ClassHypernet(nn.Module):
         sizes = [features + (self.ways if enhance else 0) + (self.ways if labels == "one_hot" else 1)]
         sizes += [width] * hidden_layers + [sum(self.columns.values())]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out, dtype=weight.dtype, device=weight.device), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
         """The update of the head, by parameter name."""
-        # [n, ways]; not F.one_hot, which looks at the labels' values: a compiler cannot.
+        # [n, ways]. Not F.one_hot, whose shape depends on the values of the labels: that cannot be compiled.
         member = torch.eye(self.ways, dtype=x.dtype, device=x.device)[y]
         label = member if self.labels == "one_hot" else y.to(x.dtype)[:, None]
         rows = torch.cat([x, guess, label] if self.enhance else [x, label], dim=-1)
-        # The mean over the shots of each class, [ways, columns]; a class without any is a row of zeros.
+        # The mean over the shots of each class, [ways, columns]; a class without examples has a row of zeros.
         summary = member.T @ rows / member.sum(0).clamp(min=1)[:, None]
         parts = self.layers(summary).split(list(self.columns.values()), dim=-1)
         named = zip(self.columns, parts, strict=True)

@@ -1,6 +1,6 @@
-"""Small networks as plain modules: any other module works as well.
+"""Small networks as plain modules; any other module works as well.
 
-Each ends in a linear layer called `head`, so that head-only methods find it.
+Each ends in a linear layer with the name `head`, so that methods that adapt the head find it.
 """
 
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 
 
-def _dense(fan_in: int, fan_out: int, std: float | None) -> nn.Linear:
+def _linear_layer(fan_in: int, fan_out: int, std: float | None) -> nn.Linear:
     layer = nn.Linear(fan_in, fan_out)
     if std is not None:
         nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
@@ -28,7 +28,8 @@ def mlp(
         inputs: The size of one x; several axes are flattened.
         outputs: The size of the output.
         hidden: Sizes of the hidden layers.
-        std: Weights from a normal cut off at 2 sigma, biases 0 (the papers' .01); None for torch's own start.
+        std: The deviation of the weights, normal and cut off at 2 sigma, with biases 0 (0.01 in the papers); None for
+            torch's own initial values.
     """
     axes = (inputs,) if isinstance(inputs, int) else tuple(inputs)
     fan_in = 1
@@ -38,20 +39,20 @@ def mlp(
     if len(axes) > 1:
         layers["flatten"] = nn.Flatten()
     for i, width in enumerate(hidden):
-        layers[f"layer{i}"] = _dense(fan_in, width, std)
+        layers[f"layer{i}"] = _linear_layer(fan_in, width, std)
         layers[f"relu{i}"] = nn.ReLU()
         fan_in = width
-    layers["head"] = _dense(fan_in, outputs, std)
+    layers["head"] = _linear_layer(fan_in, outputs, std)
     return nn.Sequential(layers)
 
 
-NORMS = ("batch", "center", "layer", "group", "none")
+NORM_KINDS = ("batch", "center", "layer", "group", "none")
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
+def _norm_layer(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels, track_running_stats=False)
-    if kind == "center":  # a bias and no scale, as in the thesis's convolutional net; its epsilon is 1e-3
+    if kind == "center":  # a bias and no scale, and an epsilon of 1e-3, as in the thesis's convolutional net
         norm = nn.BatchNorm2d(channels, eps=1e-3, track_running_stats=False)
         norm.weight.requires_grad_(False)
         return norm
@@ -62,13 +63,13 @@ def _norm(kind: str, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-DOWN = ("pool", "stride")
-READOUT = ("flatten", "mean")
-INIT = ("fan_out", "xavier")
+DOWNSAMPLINGS = ("pool", "stride")
+READOUTS = ("flatten", "mean")
+INITS = ("fan_out", "xavier")
 
 
-def _image(inputs: Sequence[int], smallest: int, what: str, advice: str = "") -> tuple[int, int, int]:
-    """Channels, height and width; refused unless they are three and large enough."""
+def _check_image(inputs: Sequence[int], smallest: int, what: str, advice: str = "") -> tuple[int, int, int]:
+    """Channels, height and width; an error unless they are three and large enough."""
     if len(inputs) != 3:
         raise InputError(f"A convolutional net needs inputs (channels, height, width), not {tuple(inputs)}. Try `mlp`.")
     channels, height, width = inputs
@@ -80,10 +81,11 @@ def _image(inputs: Sequence[int], smallest: int, what: str, advice: str = "") ->
     return channels, height, width
 
 
-def _conv(channels: int, filters: int, init: str, stride: int) -> nn.Conv2d:
-    # With a stride of 2, TensorFlow's SAME pads an even image on the right and bottom only; padding=1 pads both sides
-    # and leaves that last edge unread, so its windows sit one pixel further left and up. Odd images agree, and so do
-    # all sizes: n -> ceil(n / 2). It is SAME in a mirror: images and kernels turned by 180 degrees give its features.
+def _conv_layer(channels: int, filters: int, init: str, stride: int) -> nn.Conv2d:
+    # With a stride of 2, TensorFlow's SAME pads an even image on the right and at the bottom only. padding=1 pads all
+    # sides and does not read the last ones, so its windows are one pixel further left and up. Output sizes are the
+    # same, ceil(n / 2), and so is the output for odd images. For even ones it is SAME on images and kernels turned by
+    # 180 degrees.
     conv = nn.Conv2d(channels, filters, 3, stride=stride, padding=1)
     if init == "xavier":
         nn.init.xavier_uniform_(conv.weight)
@@ -112,33 +114,33 @@ def conv_net(
         inputs: `(channels, height, width)` of one image.
         outputs: The ways.
         filters: Channels of every block.
-        blocks: Each halves the image; one that would leave nothing is refused.
+        blocks: Each halves the image; more than the image allows are an error.
         norm: "batch", "center" (batch norm with a bias and no scale), "layer", "group" or "none".
-        down: How a block halves: "pool" (2x2 maximum, odd edges dropped) or "stride" (of the
-            convolution, odd edges kept).
-        readout: Features: "flatten" (every place of the last map) or "mean" (over places: one number per filter).
-        init: Kernels: "fan_out" (normal, variance 2 / (9 filters), torch's own biases) or "xavier" (uniform, biases 0;
-            the head too).
-        head_std: The head's weights from a normal of this deviation instead.
+        down: How a block halves the image: "pool" (2x2 maximum; an odd edge is left out) or "stride" (of the
+            convolution; an odd edge is read).
+        readout: The features: "flatten" (all positions of the last map) or "mean" (over positions, one per filter).
+        init: Initial kernels: "fan_out" (normal, variance 2 / (9 filters), torch's own biases) or "xavier" (uniform,
+            biases 0; the head too).
+        head_std: The deviation of the head's initial weights, if they are to be normal.
     """
     for name, value, known in (
-        ("norm", norm, NORMS),
-        ("down", down, DOWN),
-        ("readout", readout, READOUT),
-        ("init", init, INIT),
+        ("norm", norm, NORM_KINDS),
+        ("down", down, DOWNSAMPLINGS),
+        ("readout", readout, READOUTS),
+        ("init", init, INITS),
     ):
         if value not in known:
             raise InputError(f"There is no {name} {value!r}. Choices of `{name}` are: {', '.join(known)}.")
     fewer = f"with at most {max(0, min(inputs[-2:], default=0).bit_length() - 1)} blocks for images of this size"
-    smallest = 2**blocks if down == "pool" else 1  # a stride rounds up, so it never comes to nothing
-    channels, height, width = _image(inputs, smallest, f"{blocks} blocks halve", fewer)
+    smallest = 2**blocks if down == "pool" else 1  # a stride rounds up, so one pixel always remains
+    channels, height, width = _check_image(inputs, smallest, f"{blocks} blocks halve", fewer)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(blocks):
-        conv = _conv(channels, filters, init, stride=2 if down == "stride" else 1)
-        parts = OrderedDict(conv=conv, norm=_norm(norm, filters))
+        conv = _conv_layer(channels, filters, init, stride=2 if down == "stride" else 1)
+        parts = OrderedDict(conv=conv, norm=_norm_layer(norm, filters))
         if down == "pool":
             parts["pool"] = nn.MaxPool2d(2)
-        parts["relu"] = nn.ReLU()  # after the maximum it gives the same numbers, on a quarter of the places
+        parts["relu"] = nn.ReLU()  # after the maximum: the same values from a quarter of the positions
         layers[f"block{i}"] = nn.Sequential(parts)
         up = 0 if down == "pool" else 1
         channels, height, width = filters, (height + up) // 2, (width + up) // 2
@@ -157,7 +159,7 @@ def conv_net(
 
 
 def conv4(inputs: Sequence[int], outputs: int, *, filters: int = 64, norm: str = "batch") -> nn.Module:
-    """Conv4 as CloserLook and HyperMAML have it: flattened, 1600 features from 84x84 and 64 from 28x28.
+    """Conv4 of CloserLook and HyperMAML: flattened, 1600 features from 84x84 and 64 from 28x28.
 
     Reference: Chen et al., 2019 (https://arxiv.org/abs/1904.04232); HyperMAML, https://arxiv.org/abs/2205.15745.
 
@@ -171,7 +173,7 @@ def conv4(inputs: Sequence[int], outputs: int, *, filters: int = 64, norm: str =
 
 
 def conv4_pool(inputs: Sequence[int], outputs: int, *, filters: int = 64, norm: str = "batch") -> nn.Module:
-    """Conv4Pool, which HyperMAML's code trains on CUB and mini-ImageNet: Conv4 with a global average, 64 features.
+    """Conv4Pool of HyperMAML's code for CUB and mini-ImageNet: Conv4 with a global average, 64 features.
 
     Args:
         inputs: `(channels, height, width)` of one image.
@@ -183,9 +185,9 @@ def conv4_pool(inputs: Sequence[int], outputs: int, *, filters: int = 64, norm: 
 
 
 def conv4_omniglot(inputs: Sequence[int], outputs: int, *, filters: int = 64, norm: str = "center") -> nn.Module:
-    """MAML's and the T-net thesis's Omniglot net: strides instead of pooling (28, 14, 7, 4, 2) and a spatial mean.
+    """The Omniglot net of MAML and of the T-net thesis: strides instead of pooling (28, 14, 7, 4, 2), a spatial mean.
 
-    Kernels are Xavier uniform and the head's weights N(0, 1), as in the released code of both; norms have a bias only.
+    Kernels start Xavier uniform and the head's weights N(0, 1), as in the released code of both. Norms have no scale.
     Reference: Finn, Abbeel & Levine, 2017, section 5.2 (https://arxiv.org/abs/1703.03400); Lee, 2018 (thesis).
 
     Args:
@@ -200,7 +202,7 @@ def conv4_omniglot(inputs: Sequence[int], outputs: int, *, filters: int = 64, no
 
 
 def conv4_mini(inputs: Sequence[int], outputs: int, *, filters: int = 32, norm: str = "center") -> nn.Module:
-    """MAML's and the T-net thesis's mini-ImageNet net: 32 filters and pooling; 800 features from 84x84.
+    """The mini-ImageNet net of MAML and of the T-net thesis: 32 filters and pooling; 800 features from 84x84.
 
     Reference: as for `conv4_omniglot`.
 
@@ -213,19 +215,21 @@ def conv4_mini(inputs: Sequence[int], outputs: int, *, filters: int = 32, norm: 
     return conv_net(inputs, outputs, filters=filters, norm=norm, init="xavier")
 
 
-class _Residual(nn.Module):
-    """Three convolutions beside a 1x1 one; the sum is rectified and halved."""
+class _ResidualBlock(nn.Module):
+    """Three convolutions, with a 1x1 convolution as their shortcut; then a leaky ReLU and 2x2 pooling."""
+
+    any_layout = True
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential()
         for i, fan_in in enumerate((channels, width, width)):
             self.layers.add_module(f"conv{i}", nn.Conv2d(fan_in, width, 3, padding=1, bias=False))
-            self.layers.add_module(f"norm{i}", _norm("batch", width))
+            self.layers.add_module(f"norm{i}", _norm_layer("batch", width))
             if i < 2:
                 self.layers.add_module(f"relu{i}", nn.LeakyReLU(0.1))
         self.shortcut = nn.Sequential(
-            OrderedDict(conv=nn.Conv2d(channels, width, 1, bias=False), norm=_norm("batch", width))
+            OrderedDict(conv=nn.Conv2d(channels, width, 1, bias=False), norm=_norm_layer("batch", width))
         )
         self.relu = nn.LeakyReLU(0.1)
         self.pool = nn.MaxPool2d(2)
@@ -245,27 +249,27 @@ def resnet12(
 
     The blocks are MetaOptNet's (Lee et al., 2019, https://arxiv.org/abs/1904.03758), whose code flattens the last map
     (16 000 features of 84x84); FEAT (https://arxiv.org/abs/1812.03664) averages it (640). Drop-block is left out: its
-    rate follows the training step, which no module here knows.
+    rate depends on the training step, which a module does not know.
 
     Args:
         inputs: `(channels, height, width)` of one image.
         outputs: The ways.
         widths: Channels of each block; each halves the image.
-        readout: Features: "mean" (over places: one number per channel) or "flatten" (every place of the last map).
+        readout: The features: "mean" (over positions, one per channel) or "flatten" (all positions of the last map).
     """
-    if readout not in READOUT:
-        raise InputError(f"There is no readout {readout!r}. Choices of `readout` are: {', '.join(READOUT)}.")
-    channels, height, across = _image(inputs, 2 ** len(widths), f"{len(widths)} residual blocks halve")
+    if readout not in READOUTS:
+        raise InputError(f"There is no readout {readout!r}. Choices of `readout` are: {', '.join(READOUTS)}.")
+    channels, height, across = _check_image(inputs, 2 ** len(widths), f"{len(widths)} residual blocks halve")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, width in enumerate(widths):
-        layers[f"block{i}"] = _Residual(channels, width)
+        layers[f"block{i}"] = _ResidualBlock(channels, width)
         channels = width
-    places = (height >> len(widths)) * (across >> len(widths))
+    positions = (height >> len(widths)) * (across >> len(widths))
     if readout == "mean":
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
-        places = 1
+        positions = 1
     layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(channels * places, outputs)
+    layers["head"] = nn.Linear(channels * positions, outputs)
     return nn.Sequential(layers)
 
 
@@ -281,12 +285,13 @@ def lenet(
         outputs: The ways.
         channels: Channels of each convolution.
         hidden: Size of the layer before the head.
-        padding: Around each convolution; 2 keeps the size, so that images below 16x16 work.
+        padding: Around each convolution; 2 keeps the size, so that images smaller than 16x16 work.
     """
     smallest = 1
     for _ in channels:
         smallest = max(1, 2 * smallest + 4 - 2 * padding)
-    fan_in, height, width = _image(inputs, smallest, "Convolutions of 5x5 and pooling shrink", "with more `padding`")
+    shrink = "Convolutions of 5x5 and pooling shrink"
+    fan_in, height, width = _check_image(inputs, smallest, shrink, "with more `padding`")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, filters in enumerate(channels):
         conv = nn.Conv2d(fan_in, filters, 5, padding=padding)
@@ -300,7 +305,7 @@ def lenet(
 
 
 def linear(inputs: int | Sequence[int], outputs: int, *, std: float | None = None) -> nn.Module:
-    """One linear layer: the papers' two-dimensional and average-threshold toys."""
+    """One linear layer: the model of the papers' two-dimensional and average-threshold problems."""
     return mlp(inputs, outputs, hidden=(), std=std)
 
 

@@ -1,4 +1,4 @@
-"""A model in two: the body that all tasks share, and the head that adapts."""
+"""A model in two parts: the body, which all tasks share, and the head, which adapts."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from quickstudy.models.trace import trace_calls
 
 
 def last_linear(model: nn.Module) -> str:
-    """The pattern of the parameters of the last Linear in module order: the default head and gain scope."""
+    """The name pattern of the last Linear's parameters: the default head, and the default scope of a gain."""
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise InputError(
@@ -20,61 +20,63 @@ def last_linear(model: nn.Module) -> str:
     return f"{linears[-1]}.*".lstrip(".")
 
 
-class Features(nn.Module):
-    """Stands where the head was: features pass as they are, and it is remembered that they did."""
+class HeadPlaceholder(nn.Module):
+    """Replaces the head in the body: returns the features as they are, and records them."""
+
+    any_layout = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[Tensor] = []
+        self.recorded: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x)
+        self.recorded.append(x)
         return x
 
 
 @dataclass(frozen=True)
-class _Forget:
-    """Before the body runs: nothing has been seen. A hook finds its module by name, so that copies have their own."""
+class _ClearRecord:
+    """A hook before the body runs: clears the record. It finds the placeholder by name, also in a copy of the body."""
 
     head: str
 
     def __call__(self, body: nn.Module, args: object) -> None:
         del args
-        features = body.get_submodule(self.head)
-        assert isinstance(features, Features)
-        features.seen.clear()
+        placeholder = body.get_submodule(self.head)
+        assert isinstance(placeholder, HeadPlaceholder)
+        placeholder.recorded.clear()
 
 
 @dataclass(frozen=True)
-class _Insist:
-    """After the body ran: its output must be what the head was given, and once; else the split is wrong."""
+class _CheckSplit:
+    """A hook after the body has run: an error unless the head ran once and its input is the body's output."""
 
     head: str
 
     def __call__(self, body: nn.Module, args: object, output: Tensor) -> None:
         del args
-        features = body.get_submodule(self.head)
-        assert isinstance(features, Features)
-        once = len(features.seen) == 1 and features.seen[0] is output
-        features.seen.clear()
-        if not once:
-            raise InputError(_NOT_LAST.format(self.head))
+        placeholder = body.get_submodule(self.head)
+        assert isinstance(placeholder, HeadPlaceholder)
+        is_last = len(placeholder.recorded) == 1 and placeholder.recorded[0] is output
+        placeholder.recorded.clear()
+        if not is_last:
+            raise InputError(_HEAD_NOT_LAST.format(self.head))
 
 
-_NOT_LAST = (
-    "`head` is {!r}, but the model does more after it, so features and head cannot be told apart. "
+_HEAD_NOT_LAST = (
+    "`head` is {!r}, but the model computes more after it, so it cannot be split into features and a head. "
     "Name the module whose output is the model's output, or move what follows into the loss."
 )
 
 
 def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn.Module]:
-    """The model in two: a body that yields features, and the layer that reads them last.
+    """The model in two parts: a body that computes features, and the last layer, which reads them.
 
-    That the head is last is checked here where the model can be traced, and at every run of the body.
+    The head must be last. This is checked here if the model can be traced, and whenever the body runs.
 
     Args:
         model: Any module whose output is its head's output.
-        head: The head's name, such as "fc"; by default the last Linear of the model.
+        head: The name of the head, such as "fc"; by default the last Linear of the model.
     """
     name = head if head is not None else last_linear(model).removesuffix("*").removesuffix(".")
     modules = dict(model.named_modules())
@@ -86,12 +88,12 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:
-            raise InputError(_NOT_LAST.format(name))
+            raise InputError(_HEAD_NOT_LAST.format(name))
     body = deepcopy(model)
     last = body.get_submodule(name)
-    body.set_submodule(name, Features())
-    body.register_forward_pre_hook(_Forget(name))
-    body.register_forward_hook(_Insist(name))
+    body.set_submodule(name, HeadPlaceholder())
+    body.register_forward_pre_hook(_ClearRecord(name))
+    body.register_forward_hook(_CheckSplit(name))
     shared = {id(p) for p in body.parameters()} & {id(p) for p in last.parameters()}
     if shared:
         raise InputError(f"The head {name!r} shares parameters with the body, so it cannot adapt alone.")

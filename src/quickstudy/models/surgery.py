@@ -1,19 +1,21 @@
-"""Modules put in other modules' places, with every parameter, buffer and hook kept."""
+"""Replacing the modules of a model by others that keep all parameters, buffers and hooks."""
 
 from torch import nn
 
+from quickstudy.torch_private import named_places
+
 
 def with_class(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """The same module under another class: it shares every parameter, buffer and hook."""
+    """The module as one of another class, which shares all parameters, buffers and hooks with it."""
     twin = kind.__new__(kind)
     twin.__dict__ = module.__dict__
     return twin
 
 
 def replace_modules(model: nn.Module, replace: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Swap modules for others, in place, wherever they appear (a module used twice is swapped in both places)."""
+    """Replace modules of a model, which changes; a module that is used twice is replaced twice. Returns the model."""
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() gives a module's first place only
+        for name, child in named_places(parent):
             if child in replace:
                 setattr(parent, name, replace[child])
     return replace.get(model, model)

@@ -1,7 +1,8 @@
-"""What all figures share: the sheet they are drawn on, its colours, and how much of a task has room on it.
+"""What all figures share: making them, their colours, markers and axes.
 
-Only matplotlib's objects are used, never pyplot, so drawing changes no state of the caller's. Colours are Okabe and
-Ito's, which colour-blind readers can tell apart, and where a colour carries a meaning a mark or a dash carries it too.
+Only matplotlib's objects are used, never pyplot, so drawing does not change the state of the caller's pyplot. Colours
+are Okabe and Ito's, which colour-blind readers can tell apart. Where a colour has a meaning, a marker or a dash has the
+same meaning.
 """
 
 import io
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#444444")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP*X"
 RIGHT, WRONG = "#009e73", "#d55e00"
 INK, FAINT = "#333333", "#b8b8b8"
 DPI = 160
@@ -30,12 +33,14 @@ def predicted_classes(output: Array) -> Array:
 
 
 def count_right(guess: Array, truth: Array) -> str:
+    """A sentence with the number of right predictions."""
     return f"{int((guess == truth).sum())} of {len(truth)} queries of this task are right."
 
 
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, share_x: bool = False
 ) -> "tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]":
+    """A figure of a width and a height in inches, and its axes row by row."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -47,6 +52,7 @@ def new_figure(
 
 
 def label_axes(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None:
+    """Set the title and the labels, and give the axes the look of this library."""
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
@@ -57,24 +63,25 @@ def label_axes(axes: "matplotlib.axes.Axes", title: str, x: str, y: str) -> None
 
 
 def percent_if(axes: "matplotlib.axes.Axes", metric: str, of_x: bool = False) -> None:
+    """Show the values of an axis in percent if the metric is the accuracy."""
     if metric == "accuracy":
         from matplotlib.ticker import PercentFormatter
 
         (axes.xaxis if of_x else axes.yaxis).set_major_formatter(PercentFormatter(1.0))
-        if not of_x:  # an interval may reach beyond what an accuracy can be
+        if not of_x:  # an interval may reach below 0 or above 1, an accuracy cannot
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
 
 
 def whole_steps(axes: "matplotlib.axes.Axes") -> None:
-    """No tick between two steps."""
+    """Put the ticks of x at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
-    """A logarithmic axis when positive values span more than two decades."""
+    """Make y logarithmic if all values are positive and the largest is more than 100 times the smallest."""
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > 100 * values.min():
@@ -82,15 +89,17 @@ def log_if_wide(axes: "matplotlib.axes.Axes", series: Sequence[Array]) -> None:
 
 
 def to_png(figure: "matplotlib.figure.Figure") -> bytes:
+    """The figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def to_svg(figure: "matplotlib.figure.Figure") -> bytes:
+    """The figure as an SVG. The same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "quickstudy", "svg.fonttype": "none"}):  # the same picture gives the same bytes
+    with rc_context({"svg.hashsalt": "quickstudy", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""Figures of image tasks: one task as the learner saw it, the classes of every split, and which were confused.
+"""Figures of image tasks: an example task with its predictions, the classes of every split, and the confusions.
 
-All are drawn from the arrays of a result; each function returns None when these hold nothing that it could draw.
-Lengths are inches. Class names are shown as they are, but for underscores, and never read as markup.
+Each function draws from the arrays of a result, and returns None if they have nothing to draw. Lengths are in inches.
+Class names are shown with spaces for underscores, and never read as markup.
 """
 
 import textwrap
@@ -13,15 +13,15 @@ from quickstudy.reports import canvas
 from quickstudy.reports.canvas import FAINT, INK, RIGHT, WRONG
 from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, SHOTS_SHOWN, WAYS_SHOWN, Array, Result
 
-SIDE, STEP = 0.78, 0.86
-COLUMNS = 12
-MATRIX = 20
-"""Classes up to which all pairs are shown; of more, only the pairs most often confused."""
-PAIRS = 20
+IMAGE_SIDE, IMAGE_STEP = 0.78, 0.86
+SHEET_COLUMNS = 12
+MAX_MATRIX_CLASSES = 20
+"""With more classes than this, only the pairs that were confused most often are shown."""
+MAX_PAIRS = 20
 
 
 def draw_task(result: Result) -> tuple[bytes, str] | None:
-    """A row per class: its support images, then its query images framed by how they were classified."""
+    """A row for each class: its support images, then its query images, framed as right or wrong."""
     arrays = result.arrays
     support_y, query_y = arrays["support_y"], arrays["query_y"]
     support = arrays.get("support_shown", np.arange(len(support_y)))
@@ -30,33 +30,33 @@ def draw_task(result: Result) -> tuple[bytes, str] | None:
         return None
     guess = canvas.predicted_classes(arrays["output"])
     labels = np.unique(support_y)
-    called = _called(result, labels)
+    names = _example_class_names(result, labels)
     shots = [np.flatnonzero(support_y[support] == label)[:SHOTS_SHOWN] for label in labels[:WAYS_SHOWN]]
     asked = [np.flatnonzero(query_y[query] == label)[:QUERIES_SHOWN] for label in labels[:WAYS_SHOWN]]
-    titles = ["\n".join(_lines(called[label], 15, 3)) for label in labels[:WAYS_SHOWN]]
+    titles = ["\n".join(_wrap_name(names[label], 15, 3)) for label in labels[:WAYS_SHOWN]]
 
     left = 0.2 + 0.08 * max(len(line) for title in titles for line in title.split("\n"))
-    start = left + max(map(len, shots)) * STEP + 0.25
-    below = {label: _lines(name, 13, 2) for label, name in (called | {-1: "not finite"}).items()}
+    start = left + max(map(len, shots)) * IMAGE_STEP + 0.25
+    below = {label: _wrap_name(name, 13, 2) for label, name in (names | {-1: "not finite"}).items()}
     gap, top = 0.24 + 0.11 * max(map(len, below.values())), 0.3
-    page = _Sheet(start + max(map(len, asked)) * STEP + 0.05, top + (SIDE + gap) * len(titles))
+    page = _Sheet(start + max(map(len, asked)) * IMAGE_STEP + 0.05, top + (IMAGE_SIDE + gap) * len(titles))
     page.range = float(arrays["support_x"].min()), float(arrays["support_x"].max())
     page.text(left, 0.18, "support", size=10)
     page.text(start, 0.18, "query", size=10)
-    page.axes.plot([start - 0.165] * 2, [top, top + (SIDE + gap) * len(titles) - gap], color=FAINT, lw=1)
+    page.axes.plot([start - 0.165] * 2, [top, top + (IMAGE_SIDE + gap) * len(titles) - gap], color=FAINT, lw=1)
     for number, (label, title) in enumerate(zip(labels.tolist(), titles, strict=False)):
-        y = top + number * (SIDE + gap)
-        page.text(left - 0.1, y + SIDE / 2, title, ha="right", va="center", size=9)
+        y = top + number * (IMAGE_SIDE + gap)
+        page.text(left - 0.1, y + IMAGE_SIDE / 2, title, ha="right", va="center", size=9)
         for column, at in enumerate(shots[number]):
-            page.image(arrays["support_x"][at], left + column * STEP, y)
+            page.image(arrays["support_x"][at], left + column * IMAGE_STEP, y)
         for column, at in enumerate(asked[number]):
-            x, given = start + column * STEP, int(guess[query[at]])
+            x, given = start + column * IMAGE_STEP, int(guess[query[at]])
             right = given == label
             colour = RIGHT if right else WRONG
             page.image(arrays["query_x"][at], x, y, colour, 2.4, "-" if right else (0, (3, 1.2)))
-            said = "✓" if right else "✗ " + "\n".join(below.get(given, [str(given)]))
-            size = 8 if len(said) < 8 else 7
-            page.text(x + SIDE / 2, y + SIDE + 0.05, said, ha="center", va="top", size=size, color=colour)
+            text = "✓" if right else "✗ " + "\n".join(below.get(given, [str(given)]))
+            size = 8 if len(text) < 8 else 7
+            page.text(x + IMAGE_SIDE / 2, y + IMAGE_SIDE + 0.05, text, ha="center", va="top", size=size, color=colour)
     about = "Right: solid frame, ✓. Wrong: dashed frame, ✗ and the class it was taken for."
     parts = [(f"{WAYS_SHOWN} of {len(labels)} classes", len(labels) > WAYS_SHOWN)]
     most = max(int((query_y == label).sum()) for label in labels)
@@ -66,7 +66,7 @@ def draw_task(result: Result) -> tuple[bytes, str] | None:
 
 
 def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
-    """An image of each class, split by split."""
+    """One image of each class, split by split."""
     arrays = result.arrays
     wanted = ("sheet_x", "sheet_labels", "sheet_splits", "sheet_classes", "sheet_shared")
     if not all(name in arrays for name in wanted):
@@ -75,13 +75,13 @@ def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
     splits = list(dict.fromkeys(homes.tolist()))
     if not len(images) == len(labels) == len(homes) or len(splits) != len(classes):
         return None
-    called = _names(arrays)
+    names = _class_names(arrays)
     own = {split: np.flatnonzero(homes == split) for split in splits}
-    columns = min(COLUMNS, max(map(len, own.values())))
-    below = [_lines(called.get(label, str(label)), 14, 2) for label in labels.tolist()]
-    row, top = SIDE + 0.12 + 0.12 * max(map(len, below)), 0.42
+    columns = min(SHEET_COLUMNS, max(map(len, own.values())))
+    below = [_wrap_name(names.get(label, str(label)), 14, 2) for label in labels.tolist()]
+    row, top = IMAGE_SIDE + 0.12 + 0.12 * max(map(len, below)), 0.42
     height = sum(top + row * -(-len(at) // columns) for at in own.values())
-    page = _Sheet(max(0.1 + columns * (STEP + 0.04), 3.2), height)
+    page = _Sheet(max(0.1 + columns * (IMAGE_STEP + 0.04), 3.2), height)
     page.range = float(images.min()), float(images.max())
     y = 0.0
     for split, total in zip(splits, classes.tolist(), strict=True):
@@ -89,54 +89,61 @@ def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
         page.text(0.05, y + 0.28, f"{split}: {total} classes{some}", size=10.5, weight="bold")
         y += top
         for place, at in enumerate(own[split]):
-            x, above = 0.05 + place % columns * (STEP + 0.04), y + place // columns * row
+            x, above = 0.05 + place % columns * (IMAGE_STEP + 0.04), y + place // columns * row
             page.image(images[at], x, above)
-            page.text(x + SIDE / 2, above + SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.6)
+            page.text(
+                x + IMAGE_SIDE / 2, above + IMAGE_SIDE + 0.03, "\n".join(below[at]), ha="center", va="top", size=6.6
+            )
         y += -(-len(own[split]) // columns) * row
     if len(splits) == 1:
-        said = "One split is shown."
+        sharing = "One split is shown."
     elif len(shared):
-        said = f"{len(shared)} classes are in more than one split, which divide their images."
+        sharing = f"{len(shared)} classes are in more than one split, which divide their images."
     else:
-        said = "No class is in two splits."
-    return page.png(), f"One image of each class. {said}"
+        sharing = "No class is in two splits."
+    return page.png(), f"One image of each class. {sharing}"
 
 
 def draw_confusion(result: Result) -> tuple[bytes | None, str] | None:
-    """Which classes were taken for which: all pairs of a few classes, the worst pairs of many. No image: no mistake."""
+    """Which classes were taken for which: all pairs of a few classes, or the worst pairs of many.
+
+    There is no image, only a caption, if no query of many classes was wrong.
+    """
     rows = result.arrays.get("confusion")
     if rows is None or rows.ndim != 2 or rows.shape[1] != 3 or not len(rows):
         return None
-    called = _names(result.arrays) | {NO_ANSWER: "not a number"}
+    names = _class_names(result.arrays) | {NO_ANSWER: "not a number"}
     total, right = int(rows[:, 2].sum()), int(rows[rows[:, 0] == rows[:, 1], 2].sum())
-    said = f"{total - right:,} of {total:,} queries ({_percent(1 - right / total)}) were answered wrongly."
+    count = f"{total - right:,} of {total:,} queries ({100 * (1 - right / total):.1f}%) were answered wrongly."
     classes = np.unique(rows[:, :2])
-    if len(classes) <= MATRIX:
-        return _matrix(rows, called), f"{said} A row is a true class; its cells say how its queries were answered."
+    if len(classes) <= MAX_MATRIX_CLASSES:
+        return _draw_matrix(rows, names), f"{count} A row is a true class; its cells say how its queries were answered."
     wrong = rows[rows[:, 0] != rows[:, 1]]
     if not len(wrong):
         return None, f"Every one of {total:,} queries was right, so no classes were confused."
-    return _worst(wrong, called), (
-        f"{said} These are the {min(PAIRS, len(wrong))} most frequent of {len(wrong):,} pairs, each the true class and "
-        "what it was taken for. Two classes can be confused only in tasks that have both."
+    return _draw_pairs(wrong, names), (
+        f"{count} These are the {min(MAX_PAIRS, len(wrong))} most frequent of {len(wrong):,} pairs, each the true "
+        "class and what it was taken for. Two classes can be confused only in tasks that have both."
     )
 
 
-def _matrix(rows: Array, called: dict[int, str]) -> bytes:
-    true, said = np.unique(rows[:, 0]), np.unique(rows[:, :2])
-    said = np.append(said[said != NO_ANSWER], said[said == NO_ANSWER])  # no answer comes last
-    counts = np.zeros((len(true), len(said)))
-    place = {label: column for column, label in enumerate(said.tolist())}
+def _draw_matrix(rows: Array, names: dict[int, str]) -> bytes:
+    """The confusion matrix, in percent of each true class."""
+    true, predicted = np.unique(rows[:, 0]), np.unique(rows[:, :2])
+    predicted = np.append(predicted[predicted != NO_ANSWER], predicted[predicted == NO_ANSWER])  # no answer comes last
+    counts = np.zeros((len(true), len(predicted)))
+    place = {label: column for column, label in enumerate(predicted.tolist())}
     counts[np.searchsorted(true, rows[:, 0]), [place[label] for label in rows[:, 1].tolist()]] = rows[:, 2]
     share = counts / counts.sum(1, keepdims=True)
     across, down = (
-        ["\n".join(_lines(called.get(label, str(label)), 18, 2)) for label in of.tolist()] for of in (said, true)
+        ["\n".join(_wrap_name(names.get(label, str(label)), 18, 2)) for label in labels.tolist()]
+        for labels in (predicted, true)
     )
     upright = max(len(line) for text in across for line in text.split("\n")) <= 5
     longest = max(len(line) for text in down for line in text.split("\n"))
     cell = 0.46
     width, height = (
-        cell * len(said) + 0.7 + 0.085 * longest,
+        cell * len(predicted) + 0.7 + 0.085 * longest,
         cell * len(true) + 0.6 + (0.1 if upright else 0.085 * longest),
     )
     figure, (axes,) = canvas.new_figure(max(width, 3.4), height)
@@ -145,9 +152,9 @@ def _matrix(rows: Array, called: dict[int, str]) -> bytes:
         if value:
             text = f"{100 * value:.0f}" if value >= 0.005 else "<1"
             axes.text(column, row, text, ha="center", va="center", size=8, color="white" if value > 0.55 else INK)
-    axes.set_xticks(range(len(said)), across, rotation=0 if upright else 90, fontsize=8.5, parse_math=False)
+    axes.set_xticks(range(len(predicted)), across, rotation=0 if upright else 90, fontsize=8.5, parse_math=False)
     axes.set_yticks(range(len(true)), down, fontsize=8.5, parse_math=False)
-    axes.set_xticks(np.arange(len(said) + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(len(predicted) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(true) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="both", length=0, colors=INK)
@@ -158,14 +165,15 @@ def _matrix(rows: Array, called: dict[int, str]) -> bytes:
     return canvas.to_png(figure)
 
 
-def _worst(wrong: Array, called: dict[int, str]) -> bytes:
-    shown = wrong[np.argsort(-wrong[:, 2], kind="stable")][:PAIRS]
-    names = [" → ".join(_short(called.get(label, str(label)), 30) for label in pair) for pair in shown[:, :2].tolist()]
-    figure, (axes,) = canvas.new_figure(9.0, 0.6 + 0.26 * len(shown))
-    bars = axes.barh(names_at := range(len(shown)), shown[:, 2], color=WRONG, height=0.68)
+def _draw_pairs(wrong: Array, names: dict[int, str]) -> bytes:
+    """Bars of the pairs that were confused most often."""
+    worst = wrong[np.argsort(-wrong[:, 2], kind="stable")][:MAX_PAIRS]
+    pairs = [" → ".join(_shorten(names.get(label, str(label)), 30) for label in pair) for pair in worst[:, :2].tolist()]
+    figure, (axes,) = canvas.new_figure(9.0, 0.6 + 0.26 * len(worst))
+    bars = axes.barh(range(len(worst)), worst[:, 2], color=WRONG, height=0.68)
     axes.bar_label(bars, fontsize=8.5, color=INK, padding=3)
     canvas.label_axes(axes, "queries of the first class taken for the second", "", "")
-    axes.set_yticks(names_at, names, fontsize=8.5, parse_math=False)
+    axes.set_yticks(range(len(worst)), pairs, fontsize=8.5, parse_math=False)
     axes.set_xticks([])
     axes.grid(False)
     axes.invert_yaxis()
@@ -175,7 +183,7 @@ def _worst(wrong: Array, called: dict[int, str]) -> bytes:
 
 
 class _Sheet:
-    """Paper on which images and words are put by inches from its upper left corner."""
+    """A figure on which images and texts are placed by inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure, (self.axes,) = canvas.new_figure(width, height)
@@ -186,20 +194,20 @@ class _Sheet:
     def image(
         self, image: Array, x: float, y: float, colour: str = FAINT, width: float = 0.8, style: Any = "-"
     ) -> None:
-        """One image `[C, H, W]` in a square frame; where it is not square itself, paper shows beside it."""
+        """Put one image `[C, H, W]` into the middle of a square frame."""
         from matplotlib.patches import Rectangle
 
         low, high = self.range
         pixels = np.clip((np.moveaxis(image.astype(np.float64), 0, -1) - low) / max(high - low, 1e-12), 0, 1)
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-        tall, wide = (SIDE * side / max(image.shape[1:]) / 2 for side in image.shape[1:])
-        middle_x, middle_y = x + SIDE / 2, y + SIDE / 2
+        tall, wide = (IMAGE_SIDE * side / max(image.shape[1:]) / 2 for side in image.shape[1:])
+        middle_x, middle_y = x + IMAGE_SIDE / 2, y + IMAGE_SIDE / 2
         edges = (middle_x - wide, middle_x + wide, middle_y + tall, middle_y - tall)
         self.axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=edges, interpolation="nearest")
-        self.axes.add_patch(Rectangle((x, y), SIDE, SIDE, fill=False, ec=colour, lw=width, ls=style))
+        self.axes.add_patch(Rectangle((x, y), IMAGE_SIDE, IMAGE_SIDE, fill=False, ec=colour, lw=width, ls=style))
 
-    def text(self, x: float, y: float, words: str, **how: Any) -> None:
-        self.axes.text(x, y, words, parse_math=False, **{"color": INK} | how)
+    def text(self, x: float, y: float, words: str, **style: Any) -> None:
+        self.axes.text(x, y, words, parse_math=False, **{"color": INK} | style)
 
     def png(self) -> bytes:
         width, height = self.size
@@ -207,40 +215,36 @@ class _Sheet:
         return canvas.to_png(self.figure)
 
 
-def _names(arrays: dict[str, Array]) -> dict[int, str]:
-    """Names by label, as far as they were kept."""
+def _class_names(arrays: dict[str, Array]) -> dict[int, str]:
+    """The names of classes by their labels, as far as the result has them."""
     labels, names = (arrays.get(name, np.empty(0)).tolist() for name in ("labels", "names"))
     return {label: str(name).replace("_", " ") for label, name in zip(labels, names, strict=False)}
 
 
-def _called(result: Result, labels: Array) -> dict[int, str]:
-    """What the classes 0..ways-1 of the example task are called."""
-    classes, names = result.arrays.get("classes"), _names(result.arrays)
+def _example_class_names(result: Result, labels: Array) -> dict[int, str]:
+    """The names of the classes 0..ways-1 of the example task."""
+    classes, names = result.arrays.get("classes"), _class_names(result.arrays)
     if classes is None or classes.ndim != 1 or len(classes) <= labels.max():
         return {int(label): f"class {label}" for label in labels}
     return {int(label): names.get(int(classes[label]), str(classes[label])) for label in labels}
 
 
-def _short(name: str, width: int) -> str:
-    """The name, its middle left out where it is too long: what tells names apart may be at either end.
+def _shorten(name: str, width: int) -> str:
+    """Shorten a name by leaving out its middle, since names may differ at either end.
 
-    >>> _short("Alphabet_of_the_Magi/character07", 16)
+    >>> _shorten("Alphabet_of_the_Magi/character07", 16)
     'Alphabet…acter07'
     """
     half = (width - 1) // 2
     return name if len(name) <= width else f"{name[: width - 1 - half]}…{name[-half:]}"
 
 
-def _lines(name: str, width: int, most: int) -> list[str]:
-    """The name in a few lines, broken at spaces and slashes where it has them.
+def _wrap_name(name: str, width: int, most: int) -> list[str]:
+    """Break a name into a few lines, at spaces and slashes if it has them.
 
-    >>> _lines("Alphabet of the Magi/character07", 15, 2)
+    >>> _wrap_name("Alphabet of the Magi/character07", 15, 2)
     ['Alphabet of the', 'Magi/ch…acter07']
     """
     lines = textwrap.wrap(name.replace("/", "/ "), width, break_long_words=False) or [name]
     lines = lines if len(lines) <= most else [*lines[: most - 1], " ".join(lines[most - 1 :])]
-    return [_short(line.replace("/ ", "/"), width) for line in lines]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+    return [_shorten(line.replace("/ ", "/"), width) for line in lines]

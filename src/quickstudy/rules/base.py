@@ -1,4 +1,4 @@
-"""The two abstractions the library stands on: a rule, and the step sizes a descending rule uses.
+"""The two abstractions of the library: a rule, and the step sizes that a rule of gradient steps uses.
 
 A rule maps parameters to parameters, given one task's objective. Rules compose (`Chain`) and average (`Mix`).
 MAML is `Descend(Constant(0.01), steps=5)`. Wormhole MAML is `Chain([Rescale(Descend(Constant(1.0), 5), chart),
@@ -17,7 +17,7 @@ from quickstudy.types import Params, Shape
 
 
 class Rule(nn.Module, ABC):
-    """A map from parameters to parameters, given one task. Meta-parameters live in the module; `forward` is pure."""
+    """A map from parameters to parameters, given one task. The module holds meta-parameters; `forward` is pure."""
 
     if TYPE_CHECKING:  # nn.Module's own is untyped
 
@@ -25,38 +25,39 @@ class Rule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, params: Params, objective: Objective) -> Params:
-        """Adapt: called once per task, under `vmap` or in a loop, with gradients on or off.
+        """The adapted parameters. Called once per task, under `vmap` or in a loop, with gradients on or off.
 
-        It may assume that `params` holds exactly the parameters that adapt and must return the same names.
+        `params` holds exactly the parameters that adapt; the result has the same names.
         """
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        """What the rule will read from `objective.noise`: called before the task runs, with unbatched parameters."""
+        """Names and shapes of what the rule reads from `objective.noise`. Called before a task, without a task axis."""
         del params
         return {}
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        """The points whose query losses are added up in training, with their weights. Called instead of `forward`."""
+        """The parameters whose query losses are added up in training, with their weights. Replaces `forward` there."""
         return [(1.0, self(params, objective))]
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        """Quantities of one task worth logging (a gain, a mask), by name. Called by probes, never by training."""
+        """Quantities of one task for the log (a gain, a mask), by name. Called by probes, never by training."""
         del params, objective
         return {}
 
 
 def check_built_for(own: Iterable[str], params: Params, what: str) -> None:
-    """Refuse parameters that a part was not built for."""
+    """Refuse parameters other than those that a part was built for."""
     missing, spare = sorted(set(params) - set(own)), sorted(set(own) - set(params))
     if missing or spare:
         raise InputError(
-            f"{what} was built for other parameters than those that adapt: it lacks {', '.join(missing) or 'none'} and "
-            f"has {', '.join(spare) or 'none'} to spare. Build it from `adaptable(model, adapts)` of the same model."
+            f"{what} was built for other parameters than those that adapt. It has no part for: "
+            f"{', '.join(missing) or '(none)'}. It has parts for others: {', '.join(spare) or '(none)'}. Build it from "
+            "`adaptable(model, adapts)` of the same model."
         )
 
 
 class Rate(nn.Module, ABC):
-    """Step sizes: one `Params`-shaped set of multipliers per step, asked once per task."""
+    """Step sizes: for each step, one multiplier per parameter, of a shape that broadcasts. Called once per task."""
 
     if TYPE_CHECKING:
 
@@ -64,15 +65,17 @@ class Rate(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
-        """The multipliers of each of `steps` steps; each broadcasts against its parameter."""
+        """The multipliers of each step, by the names of `params`."""
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        """What the rate will read from the noise; none unless overridden. A rate that was built for certain parameters
-        checks here, before any task runs, that these are the ones."""
+        """Names and shapes of what the rate reads from the noise; nothing unless overridden.
+
+        A rate that was built for certain parameters checks here, before any task runs, that they are these.
+        """
         del params
         return {}
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Quantities worth logging, by name; none unless overridden."""
+        """Quantities for the log, by name; none unless overridden."""
         del params, noise
         return {}

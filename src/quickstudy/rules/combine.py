@@ -1,4 +1,4 @@
-"""Rules made of rules: one after the other, and weighted sums of where they lead."""
+"""Rules made of rules: one after the other, or a weighted sum of their results."""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -12,8 +12,8 @@ from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
 
 
-class _Composed(Rule):
-    """Rules as parts: each part sees its own share of the noise under its number."""
+class _Composite(Rule):
+    """Several rules; each one's noise is named by its index."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class _Composed(Rule):
             raise InputError(f"{type(self).__name__} was given no rules; it needs at least one.")
 
     def parts(self, objective: Objective) -> list[tuple[Rule, Objective]]:
-        """Each rule with its view of the objective."""
+        """Each rule with the objective that holds its own noise."""
         return [(cast(Rule, rule), objective.part(f"{i}")) for i, rule in enumerate(self.rules)]
 
     def noise(self, params: Params) -> dict[str, Shape]:
@@ -30,30 +30,30 @@ class _Composed(Rule):
         return {f"{i}.{name}": shape for i, rule in rules for name, shape in rule.noise(params).items()}
 
 
-class Chain(_Composed):
-    r"""One rule after the other: :math:`\phi = (a_n \circ \dots \circ a_1)(\theta)`. Endpoints come from the last."""
+class Chain(_Composite):
+    r"""One rule after the other: :math:`\phi = (a_n \circ \dots \circ a_1)(\theta)`. The last one has the endpoints."""
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        for rule, own in self.parts(objective):
-            params = rule(params, own)
+        for rule, part in self.parts(objective):
+            params = rule(params, part)
         return params
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        *before, (last, its_own) = self.parts(objective)
-        for rule, own in before:
-            params = rule(params, own)
-        return last.endpoints(params, its_own)
+        *before, (last, last_part) = self.parts(objective)
+        for rule, part in before:
+            params = rule(params, part)
+        return last.endpoints(params, last_part)
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-        for rule, own in self.parts(objective):
-            seen |= rule.observe(params, own)
-            params = rule(params, own)
-        return seen
+        observed: dict[str, Tensor] = {}
+        for rule, part in self.parts(objective):
+            observed |= rule.observe(params, part)
+            params = rule(params, part)
+        return observed
 
 
-class Mix(_Composed):
-    r"""A weighted sum of where rules lead, the rest of the weight staying at home.
+class Mix(_Composite):
+    r"""A weighted sum of the results of rules; the rest of the weight stays on the parameters as they were.
 
     .. math:: \phi = \sum_i w_i a_i(\theta) + (1 - \sum_i w_i)\,\theta
 
@@ -62,7 +62,7 @@ class Mix(_Composed):
 
     Args:
         rules: The branches :math:`a_i`.
-        weights: The weights :math:`w_i`, one per branch; a buffer, so that a schedule can move them by path.
+        weights: The weights :math:`w_i`, one per branch; a buffer, so that a schedule can change them by path.
     """
 
     weights: Tensor
@@ -74,17 +74,17 @@ class Mix(_Composed):
         self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
 
     def branches(self, params: Params, objective: Objective) -> list[tuple[Tensor, Params]]:
-        """Each branch that counts, with its weight."""
-        # A branch of weight 0 is not run: 0 * inf is NaN, and pure emission must not pay for second order.
+        """The result of each branch whose weight is not 0, with the weight."""
+        # A branch of weight 0 does not run: 0 * inf is NaN, and pure emission must not pay for second order.
         parts = zip(self.weights, self.weights.tolist(), self.parts(objective), strict=True)
-        return [(weight, rule(params, own)) for weight, value, (rule, own) in parts if value != 0]
+        return [(weight, rule(params, part)) for weight, value, (rule, part) in parts if value != 0]
 
     def forward(self, params: Params, objective: Objective) -> Params:
         branches = self.branches(params, objective)
-        return {name: p + sum(w * (leads[name] - p) for w, leads in branches) for name, p in params.items()}
+        return {name: p + sum(w * (result[name] - p) for w, result in branches) for name, p in params.items()}
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        return {k: v for rule, own in self.parts(objective) for k, v in rule.observe(params, own).items()}
+        return {k: v for rule, part in self.parts(objective) for k, v in rule.observe(params, part).items()}
 
 
 class MixLosses(Mix):

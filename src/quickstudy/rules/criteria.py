@@ -1,7 +1,8 @@
-"""Losses by name, with their reductions spelled out.
+"""Losses by name, each with its reduction.
 
-The reduction of the inner loss is half of the inner step size: the papers' inner cross-entropy is a sum over classes
-(sum over the support divided by the shots), N times the mean, so their rate .4 at 5 ways is 2.0 under a mean.
+The reduction of the inner loss changes the effective inner step size. The papers' inner cross-entropy is a sum over
+classes (the sum over the support divided by the shots), which is N times the mean: at 5 ways, their rate of 0.4 equals
+2.0 with a mean.
 """
 
 import torch.nn.functional as F
@@ -18,20 +19,20 @@ def cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float
 
 
 def class_sum_cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Sum over classes of the mean over a class's examples, for classes of equal size: ways times the mean."""
+    """Sum over classes of the mean over the examples of a class; for classes of equal size, ways times the mean."""
     return output.shape[-1] * F.cross_entropy(output, y)
 
 
 def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    """Mean over examples and classes, between each class's sigmoid and 1 for the true class, 0 for the others."""
+    """Squared error of each class's sigmoid, against 1 for the true class and 0 otherwise; mean over both axes."""
     return (output.sigmoid() - F.one_hot(y, output.shape[-1])).square().mean()
 
 
 def mse(output: Float[Tensor, "n *out"], y: Float[Tensor, "n *out"]) -> Float[Tensor, ""]:
     """Mean over examples and outputs."""
-    if output.shape != y.shape:  # [n, 1] against [n] would broadcast to n x n, and adapt to nonsense
+    if output.shape != y.shape:  # [n, 1] against [n] would broadcast to [n, n] without an error
         advice = f"Give the model {y.shape[-1]} outputs." if y.ndim == output.ndim else "Give y [n, outputs]."
-        raise InputError(f"The output has the shape {list(output.shape)}; the tasks want {list(y.shape)}. {advice}")
+        raise InputError(f"The output has the shape {list(output.shape)}; the targets have {list(y.shape)}. {advice}")
     return (output - y).square().mean()
 
 
@@ -45,8 +46,8 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def criterion(given: str | Criterion) -> Criterion:
-    """A criterion by name, or the one given."""
+def get_criterion(given: str | Criterion) -> Criterion:
+    """A criterion by its name; a function is returned as it is."""
     if callable(given):
         return given
     if given not in CRITERIA:

@@ -1,12 +1,11 @@
 """Gradient descent on the support loss, with step sizes as a separate part.
 
-`Descend(Constant(a), k)` is MAML, with `first_order=True` FOMAML, with `Learned(...)` Meta-SGD or per-layer-per-step
-rates, with `Masked(Constant(a), ...)` MT-net. The learner decides which parameters it moves.
+`Descend(Constant(a), k)` is MAML; with `first_order=True` it is FOMAML, with `Learned(...)` Meta-SGD or rates for each
+layer and step, with `Masked(Constant(a), ...)` MT-net. The learner decides which parameters the steps move.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from typing import cast
 
 import torch
@@ -16,12 +15,11 @@ from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, Rule, check_built_for
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
-from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Params, Shape
 
 
-def steepest(gradient: Tensor) -> Tensor:
-    """The direction of steepest descent is the gradient."""
+def gradient_direction(gradient: Tensor) -> Tensor:
+    """The direction of a step is that of the gradient."""
     return gradient
 
 
@@ -30,21 +28,16 @@ class Descend(Rule):
 
     .. math:: \theta_{k+1} = \theta_k - r_k \odot d(\nabla L_S(\theta_k))
 
-    `per_step`, which a learner sets under its norms="per_step", holds parameters that no step moves and that have
-    another value at each.
-
     Reference: Finn, Abbeel & Levine, 2017, section 2.2 and algorithm 1 (https://arxiv.org/abs/1703.03400).
 
     Args:
         rate: The step sizes :math:`r_k`.
         steps: Inner steps in training.
-        eval_steps: Inner steps in evaluation; by default those that were trained. A T-net trained with one step can
-            diverge when evaluated with five, so more steps are a choice.
-        first_order: Whether to treat the inner gradient as a constant in the outer one.
+        eval_steps: Inner steps in evaluation; by default as many as in training. More are not always better: a T-net
+            that was trained with one step can diverge with five.
+        first_order: Whether the inner gradient is a constant in the outer one.
         direction: The map :math:`d` on each gradient; `torch.sign` gives Sign-MAML.
     """
-
-    per_step: PerStep | None
 
     def __init__(
         self,
@@ -53,7 +46,7 @@ class Descend(Rule):
         *,
         eval_steps: int | None = None,
         first_order: bool = False,
-        direction: Callable[[Tensor], Tensor] = steepest,
+        direction: Callable[[Tensor], Tensor] = gradient_direction,
     ) -> None:
         super().__init__()
         for name, value in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
@@ -64,25 +57,33 @@ class Descend(Rule):
         self.eval_steps = steps if eval_steps is None else eval_steps
         self.first_order = first_order
         self.direction = direction
-        self.per_step = None
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return deque(self.iterates(params, objective), maxlen=1).pop()  # the last; earlier ones may be freed
+        return deque(self.iterates(params, objective), maxlen=1).pop()  # keeps the last only; the others are freed
 
-    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
-        """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step."""
+    def iterates(
+        self, params: Params, objective: Objective, at_step: Callable[[int], Objective] | None = None
+    ) -> Iterator[Params]:
+        """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step.
+
+        Args:
+            params: theta_0.
+            objective: The task.
+            at_step: The objective of each step, where it is not the same at all of them.
+        """
         steps = self.eval_steps if objective.evaluating else self.steps
-        theta, own = self.apart(params)
-        step = objective.means.step(self.step)
+        step = objective.autodiff.step(self.step)
         yield params
-        for k, rate in enumerate(self.rate(theta, steps, objective.noise)):
-            beta = own[min(k, len(own) - 1)]
-            theta = step(theta, rate, _under(objective, beta))
-            yield theta | beta
+        for k, rate in enumerate(self.rate(params, steps, objective.noise)):
+            params = step(params, rate, objective if at_step is None else at_step(k))
+            yield params
 
-    def apart(self, params: Params) -> tuple[Params, list[Params]]:
-        """What the steps move, and the values of the rest at each step."""
-        return (params, [{}]) if self.per_step is None else self.per_step(params)
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        return self.weigh(self.iterates(params, objective))
+
+    def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
+        """The iterates whose query losses are added up in training, with their weights: here the last alone."""
+        return [(1.0, deque(iterates, maxlen=1).pop())]
 
     def step(self, params: Params, rate: Params, objective: Objective) -> Params:
         """One step; pure."""
@@ -92,36 +93,18 @@ class Descend(Rule):
         return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        return self.rate.noise(self.apart(params)[0])
+        return self.rate.noise(params)
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        return self.rate.observe(self.apart(params)[0], objective.noise)
-
-
-def _under(objective: Objective, beta: Params) -> Objective:
-    """The objective as a function of theta alone."""
-    return objective.pullback(lambda theta: theta | beta)
-
-
-def with_own(rule: Rule, own: Params) -> Descend:
-    """A copy of a rule of gradient steps, in which these parameters have a value for every step."""
-    if not isinstance(rule, Descend):
-        raise InputError(
-            f"Parameters per step need a rule of gradient steps, and this one is a {type(rule).__name__}. Of the "
-            "methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, tnet and the masked ones have one; else use "
-            "norms='support'."
-        )
-    rule = deepcopy(rule)
-    rule.per_step = PerStep(own, rule.steps)
-    return rule
+        return self.rate.observe(params, objective.noise)
 
 
 class Constant(Rate):
     """One step size for every parameter and step.
 
     Args:
-        value: The step size. A buffer, so that a schedule can move it by path.
-        decay: Factor from one step to the next: step j uses `value * decay**j`. Below 1 the steps anneal.
+        value: The step size. A buffer, so that a schedule can change it by path.
+        decay: The factor from one step to the next: step j uses `value * decay**j`. Below 1 the steps become smaller.
     """
 
     value: Tensor
@@ -138,10 +121,10 @@ class Constant(Rate):
 
 
 class ByName(Rate):
-    """Different rates for different parameters: the first whose pattern matches a name gives its step sizes.
+    """Different rates for different parameters: each uses the first rate whose prefix its name begins with.
 
     Args:
-        rates: Name prefix -> rate. The prefix "" matches every name.
+        rates: Rates by prefix. The prefix "" matches every name.
     """
 
     def __init__(self, rates: Mapping[str, Rate]) -> None:
@@ -150,16 +133,16 @@ class ByName(Rate):
         self.rates = nn.ModuleList(rates.values())
 
     def parts(self, params: Params) -> list[tuple[str, Rate, Params]]:
-        """Each rate with its number and the parameters that are its own."""
-        chosen: list[Params] = [{} for _ in self.prefixes]
+        """Each rate that is used, with the prefix of its noise and with its parameters."""
+        groups: list[Params] = [{} for _ in self.prefixes]
         for name, p in params.items():
             index = next((i for i, prefix in enumerate(self.prefixes) if name.startswith(prefix)), None)
             if index is None:
                 raise InputError(
-                    f"No rate is given for {name!r}; prefixes are {self.prefixes}. The prefix '' takes the rest."
+                    f"No rate is given for {name!r}; prefixes are {self.prefixes}. The prefix '' matches every name."
                 )
-            chosen[index][name] = p
-        rates = zip(self.rates, chosen, strict=True)
+            groups[index][name] = p
+        rates = zip(self.rates, groups, strict=True)
         return [(f"{i}.", cast(Rate, rate), own) for i, (rate, own) in enumerate(rates) if own]
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
@@ -178,13 +161,13 @@ class Learned(Rate):
     r"""Step sizes learned with the initialisation.
 
     Per parameter this is Meta-SGD's :math:`\alpha`, one number for each weight (Li et al., 2017, eq. 2,
-    https://arxiv.org/abs/1707.09835). Beyond the steps that have rates of their own, the last one repeats.
+    https://arxiv.org/abs/1707.09835). Steps beyond those with rates of their own use the rates of the last one.
 
     Args:
-        params: Parameters to be adapted; names, shapes and type are used.
-        init: The first value, or the bounds of a uniform draw (Meta-SGD: .005 to .1).
-        per: What shares a rate: "parameter" (each number its own), "layer", or "layer_step".
-        steps: With "layer_step", how many steps have rates of their own.
+        params: The parameters that adapt; names, shapes and type are used.
+        init: The first value, or the bounds of a uniform draw (Meta-SGD: 0.005 to 0.1).
+        per: What has a rate of its own: "parameter" (every number in it), "layer" or "layer_step".
+        steps: With "layer_step", the number of steps with rates of their own.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""HyperMAML's rule: a hypernetwork reads the support set and emits the update."""
+"""HyperMAML's rule: a hypernetwork computes the update from the support set."""
 
 from typing import Protocol
 
@@ -11,23 +11,24 @@ from quickstudy.types import Params
 
 
 class Emitter(Protocol):
-    """What `Emit` calls: a support set with the head's guesses -> an update with the head's names and shapes."""
+    """What `Emit` calls: from a support set and the head's guesses to an update with the head's names and shapes."""
 
     def __call__(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
-        """One update per parameter that adapts."""
+        """The update of each parameter that adapts."""
 
 
 class Emit(Rule):
-    r"""An emitted update, in one shot.
+    r"""An update that a network emits at once.
 
     .. math:: \phi = \theta + H(\{(e_i, p_i, y_i)\}), \qquad p_i = \mathrm{softmax}(f_\theta(e_i))
 
-    The guesses :math:`p_i` are those of the universal head :math:`\theta` and carry no gradient; :math:`\theta` still
-    receives one through the sum, and the encoder through :math:`e_i`.
+    with e the features and y the labels of the support set. The guesses :math:`p_i` are those of the universal head
+    :math:`\theta` and pass no gradient on; :math:`\theta` has a gradient through the sum, the encoder through
+    :math:`e_i`.
 
     Reference: Przewiezlikowski et al., 2022, eq. 5 and 6 (https://arxiv.org/abs/2205.15745). The released code
-    subtracts, which is the same up to the sign of H's last layer, and reads guesses of the
-    previous task's head, a mistake.
+    subtracts the update, which is the same up to the sign of H's last layer. It also takes the guesses of the previous
+    task's head, which is a mistake.
 
     Args:
         network: The hypernetwork H, built for the parameters that adapt: see `ClassHypernet`.

@@ -1,4 +1,4 @@
-"""MT-net's masks: which rows of a weight a task may move, decided by one draw per task."""
+"""MT-net's masks: one draw per task decides which rows of a weight adapt."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,26 +11,27 @@ from quickstudy.types import Params, Shape
 
 
 class Masked(Rate):
-    r"""Rates switched on or off by row, one draw per task, the same for all of its steps.
+    r"""Rates that are on or off for each row of a weight, by one draw per task, the same for all of its steps.
 
     .. math:: m_j \sim \mathrm{Bern}(\sigma(\zeta_j)), \qquad r = m \odot r_0
 
-    The rows of a weight and the matching bias entries share one logit, so a unit adapts whole or not at all.
-    Sampled as :math:`s = \sigma((\zeta + \mathrm{logit}\,u) / c)` with u uniform (the difference of two Gumbel draws is
-    logistic); the hard mask is :math:`1[s > 1/2]` forward and s backward (straight-through).
+    A row of a weight and its entry in the bias share one logit :math:`\zeta_j`, so a unit adapts as a whole or not.
+    The draw is :math:`s = \sigma((\zeta + \mathrm{logit}\,u) / c)` with u uniform in (0, 1): the difference of two
+    Gumbel variables is logistic. The hard mask is :math:`1[s > 1/2]` in the forward pass and has the gradient of s in
+    the backward pass (straight-through).
 
     Reference: Lee, 2018 (thesis), eq. 3.6-3.9; ICML version: Lee & Choi, https://arxiv.org/abs/1801.05558. The thesis
-    writes the soft relaxation and calls the mask binary; the released code, whose tables are published, is hard. Hence
-    "hard" is the default.
+    writes the soft relaxation and calls the mask binary. The released code, which gave the published tables, uses the
+    hard mask; so "hard" is the default.
 
     Args:
         rate: The rate :math:`r_0` that is masked.
-        params: Parameters to be adapted; names and shapes are used.
+        params: The parameters that adapt; names and shapes are used.
         temperature: The constant c of eq. 3.9 (1 in the released code). Smaller is closer to Bernoulli, with noisier
             gradients.
         draw: "hard", "soft" (the relaxation itself) or "expected" (:math:`\sigma(\zeta)` without a draw).
-        per_weight: One logit for each number instead of each row: the paper's "-full" variants.
-        logit: The first value of every :math:`\zeta`; 0 is the paper's, a mask that is on half of the time.
+        per_weight: Whether every number has a logit of its own instead of every row: the paper's "-full" variants.
+        logit: The first value of every :math:`\zeta`; at the paper's 0, a mask is on with probability 1/2.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Masked(Rate):
         return own | {f"mask.{group}": tuple(logit.shape) for group, logit in dotted_params(self.logits).items()}
 
     def probabilities(self) -> dict[str, Tensor]:
-        """How likely each row is to adapt: sigma(zeta), by group. (The paper's section 6.3 prints the complement.)"""
+        """The probability that a row adapts, sigma(zeta), by group; section 6.3 of the paper prints 1 minus it."""
         return {group: logit.sigmoid() for group, logit in dotted_params(self.logits).items()}
 
     def masks(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,5 +92,5 @@ class Masked(Rate):
         return [(name, masks[group]) for name, group in self.group.items()]
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        seen = self.rate.observe(params, noise)
-        return seen | {f"mask.{group}": probability for group, probability in self.probabilities().items()}
+        observed = self.rate.observe(params, noise)
+        return observed | {f"mask.{group}": probability for group, probability in self.probabilities().items()}

@@ -1,7 +1,7 @@
-"""A task's support set, seen as a function of the parameters being adapted.
+"""The support loss of a task as a function of the parameters that adapt.
 
-This is all that a rule knows of the task. `pullback` re-expresses it in other coordinates, so that a per-task parameter
-found by gradient steps (a gain, a context, a code) is the same descent as any other.
+A rule knows nothing else of the task. `pullback` expresses the loss in other coordinates, so that finding a gain, a
+context or a code for a task is gradient descent like any other.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,27 +14,27 @@ from torch import Tensor
 
 from quickstudy.types import Criterion, Examples, Params
 
-F = TypeVar("F", bound=Callable[..., object])
+Function = TypeVar("Function", bound=Callable[..., object])
 T = TypeVar("T")
 
 
-def identity(thing: T) -> T:
-    """A step is run by calling it; images stay in the layout in which they came."""
-    return thing
+def identity(value: T) -> T:
+    """Returns its argument: a step that is called as it is, images that keep their layout."""
+    return value
 
 
 @dataclass(frozen=True)
 class Autodiff:
-    """How the engine has the arithmetic of one task done. Results are the same up to rounding.
+    """How the engine computes gradients and steps of one task. The results are the same up to rounding.
 
     Args:
-        gradient: A scalar function of parameters -> its gradient as a function of them, differentiable in its turn.
-        step: A pure step -> the same step, which the backward pass may replay instead of having it remembered.
-        images: Inputs `[n, C, H, W]` -> the same in another layout, faster where no second derivative is taken.
+        gradient: From a scalar function of parameters to its gradient, which is again a differentiable function.
+        step: From a pure step to the same step; the new one may be computed again in the backward pass, not stored.
+        images: From inputs `[n, C, H, W]` to the same in another layout, faster where no second derivative is taken.
     """
 
     gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad
-    step: Callable[[F], F] = identity
+    step: Callable[[Function], Function] = identity
     images: Callable[[Tensor], Tensor] = identity
 
 
@@ -44,11 +44,11 @@ class Objective:
 
     Args:
         predict: The head's output on the support inputs, as a function of the adapted parameters.
-        criterion: The inner loss; whether it is a mean or a sum is its own affair and is named where it is chosen.
-        support: The support set; `x` is what the head sees: features, when the learner has a body.
-        noise: Uniform noise in (0, 1) for this task, named and shaped by the rule, drawn before the rule runs.
-        evaluating: Whether evaluation steps apply. Never `nn.Module.training`, which belongs to the user's dropout.
-        means: How gradients and steps are computed: the engine's affair.
+        criterion: The inner loss, with its own reduction.
+        support: The support set; `x` is the input of the head: features, if the learner has a body.
+        noise: Uniform noise in (0, 1) for this task, with the names and shapes that the rule asked for.
+        evaluating: Whether the steps of evaluation apply. `nn.Module.training` is another switch: the user's dropout.
+        autodiff: How gradients and steps are computed; the engine chooses.
     """
 
     predict: Callable[[Params], Tensor]
@@ -56,7 +56,7 @@ class Objective:
     support: Examples
     noise: Mapping[str, Tensor] = field(default_factory=dict)
     evaluating: bool = False
-    means: Autodiff = Autodiff()
+    autodiff: Autodiff = Autodiff()
 
     def loss(self, params: Params) -> Float[Tensor, ""]:
         """The support loss at `params`."""
@@ -64,13 +64,13 @@ class Objective:
 
     def gradient(self, params: Params) -> Params:
         """The gradient of the support loss at `params`, by name."""
-        return self.means.gradient(self.loss)(params)
+        return self.autodiff.gradient(self.loss)(params)
 
     def pullback(self, chart: Callable[[Params], Params]) -> "Objective":
         """The same objective as a function of `t`, where the parameters are `chart(t)`."""
         return replace(self, predict=lambda t: self.predict(chart(t)))
 
     def part(self, prefix: str) -> "Objective":
-        """The objective of one part of a composed rule: it sees only its own share of the noise."""
+        """The objective for one part of a composed rule: with the noise of that part only."""
         mark = f"{prefix}."
         return replace(self, noise={n[len(mark) :]: v for n, v in self.noise.items() if n.startswith(mark)})

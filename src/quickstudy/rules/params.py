@@ -1,7 +1,7 @@
-"""Parameters by name: choosing them, grouping them by layer, and keeping them in modules.
+"""Parameters by name: selecting them, grouping them by layer, and storing them in modules.
 
-Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids dots, so the one pair of functions
-`parameter_dict` and `dotted_params` goes back and forth.
+Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids dots, so `parameter_dict` and
+`dotted_params` translate in both directions.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,43 +18,43 @@ Selection = str | Sequence[str] | Callable[[str], bool]
 
 
 def trainable(name: str) -> bool:
-    """Every parameter that requires a gradient: the default choice of what adapts."""
+    """Accepts every name: by default, all parameters that require a gradient adapt."""
     del name
     return True
 
 
 def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
-    """The names that a selection picks, in their order; an error when it picks none.
+    """The names that a selection picks, in their order; an error if it picks none.
 
     >>> select(["conv.weight", "head.weight", "head.bias"], "head.*", what="adapts")
     ['head.weight', 'head.bias']
     """
     known = list(names)
     if callable(selection):
-        chosen, given = [name for name in known if selection(name)], "the predicate"
+        selected, given = [name for name in known if selection(name)], "the predicate"
     else:
         patterns = [selection] if isinstance(selection, str) else list(selection)
-        chosen = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        selected = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
         given = ", ".join(repr(pattern) for pattern in patterns) or "an empty list"
-    if not chosen:
+    if not selected:
         raise InputError(
             f"`{what}` was {given} and matched none of the parameters, so nothing would adapt. "
             f"Names are: {', '.join(known) or '(none that require a gradient)'}."
         )
-    return chosen
+    return selected
 
 
 def adaptable(module: nn.Module, selection: Selection, what: str = "adapts") -> Params:
-    """The parameters of `module` that a selection picks among those that require a gradient.
+    """The parameters of `module` that require a gradient and that a selection picks.
 
-    Tied parameters appear once, under their first name.
+    Tied parameters are listed once, under their first name.
     """
     params = {name: param for name, param in module.named_parameters() if param.requires_grad}
     return {name: params[name] for name in select(params, selection, what)}
 
 
 def layer_of(name: str) -> str:
-    """The layer a parameter belongs to.
+    """The name of the layer that a parameter belongs to.
 
     >>> layer_of("body.0.weight"), layer_of("weight")
     ('body.0', '')
@@ -62,7 +62,7 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def layers(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
+def group_by_layer(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Parameter names by layer, in order of appearance."""
     groups: dict[str, list[str]] = {}
     for name in params:
@@ -71,9 +71,9 @@ def layers(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def row_groups(params: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each parameter, the group whose rows it shares: same layer and same number of rows.
+    """The group of each parameter: those of one layer with the same number of rows are in one group.
 
-    A weight `[out, ...]` and the bias `[out]` of its layer fall in one group, so a unit adapts whole or not at all.
+    A weight `[out, ...]` and the bias `[out]` of its layer are in one group, so that a unit adapts as a whole or not.
     (The rows of a transposed convolution are its inputs: there a row and a bias entry are not one unit.)
     """
     return {name: f"{layer_of(name)}.rows{len(p) if p.ndim else 1}".lstrip(".") for name, p in params.items()}
@@ -85,54 +85,58 @@ def broadcast_rows(value: Tensor, shape: Shape) -> Tensor:
 
 
 def parameter_dict(params: Mapping[str, Tensor]) -> nn.ParameterDict:
-    """Meta-parameters by dotted name, in a module that a state dict can save.
+    """Meta-parameters by dotted name, in a module that a state dict includes.
 
     >>> import torch
     >>> list(dotted_params(parameter_dict({"head.weight": torch.zeros(2, 3)})))
     ['head.weight']
     """
-    return nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in params.items()})
+    return nn.ParameterDict({_dict_key(name): nn.Parameter(value) for name, value in params.items()})
 
 
 def dotted_params(module: nn.ParameterDict) -> Params:
-    """What `parameter_dict` keeps, by dotted name again."""
+    """The parameters of a `parameter_dict`, by dotted name."""
     return {key.removeprefix("/").replace("/", "."): value for key, value in module.items()}
 
 
-def _key(name: str) -> str:
+def _dict_key(name: str) -> str:
     key = name.replace(".", "/")
     return f"/{key}" if not key or hasattr(nn.ParameterDict, key) else key  # "values" is a method there
 
 
 def parameter_paths(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
-    """Every place that holds each of the named parameters: one path per module and attribute.
+    """All paths of each of the named parameters.
 
-    A parameter can sit in several modules (tied weights), and a module in several places of its parent.
+    A parameter can be in several modules (tied weights), and a module under several names of its parent.
     """
     params = dict(module.named_parameters())
-    held_at: dict[int, list[str]] = {}
+    paths: dict[int, list[str]] = {}
     for path, part in module.named_modules():
         for leaf, param in part.named_parameters(recurse=False, remove_duplicate=False):
-            held_at.setdefault(id(param), []).append(f"{path}.{leaf}".lstrip("."))
-    return {name: held_at[id(params[name])] for name in names}
+            paths.setdefault(id(param), []).append(f"{path}.{leaf}".lstrip("."))
+    return {name: paths[id(params[name])] for name in names}
 
 
-def with_prefix(values: Mapping[str, Tensor], mark: str) -> Params:
-    """What stands under names that begin with `mark`, by the rest of its name.
+def with_prefix(values: Mapping[str, Tensor], prefix: str) -> Params:
+    """The values whose names begin with `prefix`, by the rest of their names.
 
     >>> import torch
     >>> list(with_prefix({"body:norm.mean": torch.zeros(2), "weight": torch.zeros(2, 3)}, "body:"))
     ['norm.mean']
     """
-    return {name.removeprefix(mark): value for name, value in values.items() if name.startswith(mark)}
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def call_with(module: nn.Module, params: Params, places: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
-    """The module's output with `params` in the places of its own.
+def call_with(module: nn.Module, params: Params, paths: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
+    """The module's output with other parameters.
 
-    Places are spelled out because `functional_call` finds tied ones itself by path: a module that is reachable by two
-    paths is then swapped twice, and left with the wrong parameters.
+    Args:
+        module: The module; its own parameters stay.
+        params: The parameters by name.
+        paths: All paths of each. `functional_call` can find those of tied parameters itself, but then swaps a module
+            with two paths twice, and leaves it with the wrong parameters.
+        x: The input.
     """
-    swapped = {place: value for name, value in params.items() for place in places[name]}
+    swapped = {path: value for name, value in params.items() for path in paths[name]}
     output: Tensor = functional_call(module, swapped, (x,), tie_weights=False)
     return output

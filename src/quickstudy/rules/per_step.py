@@ -1,50 +1,98 @@
-"""MAML++'s batch norms: every inner step has a scale and a bias of its own."""
+"""Parameters with a value of their own at every inner step: MAML++'s batch norms, for one."""
 
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from quickstudy.errors import InputError
+from quickstudy.rules.base import Rule
+from quickstudy.rules.descend import Descend
+from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, parameter_dict
-from quickstudy.types import Params
+from quickstudy.torch_private import stand_in_for
+from quickstudy.types import Params, Shape
 
 
-class PerStep(nn.Module):
-    r"""Parameters with another value at every inner step, which are learned across tasks and which no step moves.
+class PerStep(Rule):
+    r"""Gradient steps with some parameters that no step moves, and that have a learned value for each step.
 
     .. math:: \theta_{k+1} = \theta_k - r_k \odot d(\nabla_\theta L_S(\theta_k, \beta_{\min(k, K-1)}))
 
-    :math:`\beta_0` is the model's own value of these parameters, :math:`\beta_1, \dots, \beta_{K-1}` are kept here, K
-    being the steps of training. Queries after step k are judged by the values of the step just taken,
-    :math:`(\theta_{k+1}, \beta_k)`; steps beyond K use the last. With K = 1 nothing is new.
+    :math:`\beta_0` is the model's own value of these parameters; :math:`\beta_1, \dots, \beta_{K-1}` are learned here.
+    K is the number of steps in training. After step k the parameters are :math:`(\theta_{k+1}, \beta_k)`; steps
+    beyond K use the last value. With K = 1 the model's own value serves.
+
+    The parts of the inner rule are found under the same paths as without `PerStep` (`rule.rate.value`), for schedules
+    and for the checkpoints of learners; the values of the steps are `rule.per_step.later`.
 
     Reference: Antoniou, Edwards & Storkey, 2019, section 4, "per-step batch normalization weights and biases"
-    (https://arxiv.org/abs/1810.09502). Their running statistics for each step are left out: statistics are the batch's.
+    (https://arxiv.org/abs/1810.09502). The paper keeps running statistics for each step as well; these are left out.
 
     Args:
-        own: The parameters with a value for every step; names, shapes and first values are used.
-        steps: K.
+        rule: The gradient steps.
+        params: The parameters with a value for each step; names, shapes and first values are used.
     """
 
-    if TYPE_CHECKING:  # nn.Module's own is untyped
+    rule: Descend
 
-        def __call__(self, params: Params) -> tuple[Params, list[Params]]: ...
-
-    def __init__(self, own: Params, steps: int) -> None:
+    def __init__(self, rule: Rule, params: Params) -> None:
         super().__init__()
-        self.later = parameter_dict(
-            {name: p.detach().repeat(max(steps - 1, 0), *[1] * p.ndim) for name, p in own.items()}
-        )
+        if not isinstance(rule, Descend):
+            raise InputError(
+                f"Parameters with a value for each step need a rule of gradient steps, not a {type(rule).__name__}. "
+                "Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, tnet and the masked ones have one."
+            )
+        stand_in_for(self, rule)
+        self.__dict__["rule"] = rule  # no child: its parts would have two paths
+        later = {name: p.detach().repeat(max(rule.steps - 1, 0), *[1] * p.ndim) for name, p in params.items()}
+        self.per_step = nn.ModuleDict({"later": parameter_dict(later)})
 
-    def forward(self, params: Params) -> tuple[Params, list[Params]]:
-        """What the steps move, and the values of the rest at each step."""
-        later = dotted_params(self.later)
+    @property
+    def later(self) -> Params:
+        """The values of the steps after the first, `[K - 1, *shape]` by name."""
+        later = self.per_step["later"]
+        assert isinstance(later, nn.ParameterDict)
+        return dotted_params(later)
+
+    def split(self, params: Params) -> tuple[Params, list[Params]]:
+        """What the steps move, and the values of the other parameters at each step."""
+        later = self.later
+        missing = [name for name in later if name not in params]
+        if missing:
+            raise InputError(f"{', '.join(missing)} have a value for each step, but are not among what adapts.")
         theta = {name: p for name, p in params.items() if name not in later}
         first = {name: params[name] for name in later}
         return theta, [first, *(dict(zip(later, step, strict=True)) for step in zip(*later.values(), strict=True))]
 
-    def begin(self, params: Params) -> None:
-        """Start all steps from the model's own values, where these have changed since this was built."""
+    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
+        """As `Descend.iterates`, with each step's own values."""
+        theta, own = self.split(params)
+
+        def beta(step: int) -> Params:
+            return own[min(step, len(own) - 1)]
+
+        def at_step(step: int) -> Objective:
+            return objective.pullback(lambda theta: theta | beta(step))
+
+        for k, theta_k in enumerate(self.rule.iterates(theta, objective, at_step)):
+            yield theta_k | beta(max(k - 1, 0))
+
+    def forward(self, params: Params, objective: Objective) -> Params:
+        return deque(self.iterates(params, objective), maxlen=1).pop()
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        return self.rule.weigh(self.iterates(params, objective))
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        return self.rule.noise(self.split(params)[0])
+
+    def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
+        return self.rule.observe(self.split(params)[0], objective)
+
+    def restart(self, params: Params) -> None:
+        """Set the values of all steps to the given ones, when the model's have changed since this was built."""
         with torch.no_grad():
-            for name, value in dotted_params(self.later).items():
+            for name, value in self.later.items():
                 value.copy_(params[name].expand_as(value))

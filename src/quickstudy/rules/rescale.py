@@ -1,12 +1,13 @@
 r"""Wormhole MAML's rule: find a per-task multiplier C of the parameters, then use C theta.
 
-A chart says how a few numbers t act on the parameters: scalar, tanh, diagonal, per layer or low rank (eq. 3-7).
-`Rescale` descends on t through the chart: it is `Descend` in other coordinates, `objective.pullback(chart)`. The outer
-gradient flows through C in full when the inner rule is second order, and only through the product C theta when it is
-`Descend(..., first_order=True)`. C that anneals is `Constant(value, decay=...)` or a schedule on the rate's buffer.
+A chart defines how a few numbers t act on the parameters: scalar, tanh, diagonal, per layer or low rank (eq. 3-7).
+`Rescale` descends on t through the chart: it is `Descend` in other coordinates, `objective.pullback(chart)`. If the
+inner rule is second order, the outer gradient includes how C depends on theta; with `Descend(..., first_order=True)` it
+includes the product C theta only. A rate of C that decreases is `Constant(value, decay=...)`, or a schedule on its
+buffer.
 
-Reference: Chang, Gao & Lou, 2022, eq. 2-7 (https://arxiv.org/abs/2212.14094). Algorithm 1 as printed ascends and steps
-from C theta by a gradient taken before C moved; the formulas here are the reading that reduces to MAML at C = 1.
+Reference: Chang, Gao & Lou, 2022, eq. 2-7 (https://arxiv.org/abs/2212.14094). Algorithm 1 as printed ascends, and steps
+from C theta by a gradient that was taken before C moved. The formulas here are the reading that is MAML at C = 1.
 """
 
 import warnings
@@ -33,22 +34,22 @@ class Chart(nn.Module, ABC):
 
     @abstractmethod
     def start(self, params: Params) -> Params:
-        """t0, where every task starts: called once per task, on the parameters in scope."""
+        """t0, the start of every task. Called once per task, with the parameters in scope."""
 
     @abstractmethod
     def forward(self, t: Params, params: Params) -> Params:
-        """C(t) theta, with the names of `params`."""
+        """C(t) theta, by the names of `params`."""
 
 
 class Rescale(Rule):
-    r"""Parameters moved by a gain found on the support set.
+    r"""Parameters times a gain that is found on the support set.
 
     .. math:: t^* = \mathrm{descend}(t_0,\ t \mapsto L_S(C(t)\,\theta)), \qquad \phi = C(t^*)\,\theta
 
     Args:
         inner: The rule that finds t, usually `Descend(Constant(gamma), steps)`.
         chart: What t means.
-        scope: Names of the parameters that C multiplies; the rest pass unchanged.
+        scope: Names of the parameters that C multiplies; the others do not change.
     """
 
     def __init__(self, inner: Rule, chart: Chart, scope: Sequence[str]) -> None:
@@ -58,17 +59,17 @@ class Rescale(Rule):
         self.scope = tuple(scope)
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return self.through(self.find(params, objective), params)
+        return self.scale(self.find(params, objective), params)
 
     def find(self, params: Params, objective: Objective) -> Params:
-        """The task's t: what figures of the gain plot."""
-        return self.inner(self.start(params), objective.pullback(lambda t: self.through(t, params)))
+        """The t of the task: what the figures of the gain show."""
+        return self.inner(self.start(params), objective.pullback(lambda t: self.scale(t, params)))
 
     def start(self, params: Params) -> Params:
         """t0."""
         return self.chart.start(select_scope(params, self.scope))
 
-    def through(self, t: Params, params: Params) -> Params:
+    def scale(self, t: Params, params: Params) -> Params:
         """C(t) theta inside the scope, theta outside."""
         return params | self.chart(t, select_scope(params, self.scope))
 
@@ -80,12 +81,12 @@ class Rescale(Rule):
 
 
 class Coadapt(Rule):
-    r"""The gain and the parameters found together, each at its own rate.
+    r"""The gain and the parameters found together, each at a rate of its own.
 
     .. math:: (t, \theta) \leftarrow (t, \theta) - r \odot \nabla L_S(C(t)\,\theta), \qquad \phi = C(t)\,\theta
 
-    Sections 4.1 and 5 of the paper suggest it and do not evaluate it. The inner rule sees t under names that start with
-    `gain:` (no module's name holds a colon), so the two rates are
+    Sections 4.1 and 5 of the paper suggest it and do not evaluate it. The inner rule finds t under names that begin
+    with `gain:` (the name of a module contains no colon), so the two rates are
     `ByName({"gain:": Constant(gamma), "": Constant(alpha)})`.
 
     Args:
@@ -100,37 +101,37 @@ class Coadapt(Rule):
         self.chart = chart
         self.scope = tuple(scope)
 
-    def both(self, params: Params) -> Params:
-        """The joint starting point."""
+    def join(self, params: Params) -> Params:
+        """t0 and theta in one dictionary, where the inner rule starts."""
         return {f"gain:{n}": t for n, t in self.chart.start(select_scope(params, self.scope)).items()} | params
 
-    def apart(self, both: Params) -> tuple[Params, Params]:
-        """t and theta of a joint point."""
-        t = {name.removeprefix("gain:"): v for name, v in both.items() if name.startswith("gain:")}
-        return t, {name: p for name, p in both.items() if not name.startswith("gain:")}
+    def split(self, joint: Params) -> tuple[Params, Params]:
+        """t and theta of a joint dictionary."""
+        t = {name.removeprefix("gain:"): v for name, v in joint.items() if name.startswith("gain:")}
+        return t, {name: p for name, p in joint.items() if not name.startswith("gain:")}
 
-    def through(self, both: Params) -> Params:
-        """C(t) theta of a joint point."""
-        t, params = self.apart(both)
+    def scale(self, joint: Params) -> Params:
+        """C(t) theta of a joint dictionary."""
+        t, params = self.split(joint)
         return params | self.chart(t, select_scope(params, self.scope))
 
     def find(self, params: Params, objective: Objective) -> Params:
-        """The joint point that the inner rule ends at."""
-        return self.inner(self.both(params), objective.pullback(self.through))
+        """t and theta where the inner rule ends, in one dictionary."""
+        return self.inner(self.join(params), objective.pullback(self.scale))
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return self.through(self.find(params, objective))
+        return self.scale(self.find(params, objective))
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        return self.inner.noise(self.both(params))
+        return self.inner.noise(self.join(params))
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        t, _ = self.apart(self.find(params, objective))
+        t, _ = self.split(self.find(params, objective))
         return {f"gain.{name}".rstrip("."): value for name, value in t.items()}
 
 
 def select_scope(params: Params, scope: Sequence[str]) -> Params:
-    """The parameters in scope; an error that names what is missing."""
+    """The parameters in scope; an error if one of them does not adapt."""
     missing = [name for name in scope if name not in params]
     if missing:
         raise InputError(
@@ -141,7 +142,7 @@ def select_scope(params: Params, scope: Sequence[str]) -> Params:
 
 
 class Scalar(Chart):
-    """Eq. 3: C = c, one number for all parameters in scope; c starts at 1."""
+    """Eq. 3: C = c, one number for all parameters in scope, which starts at 1."""
 
     def start(self, params: Params) -> Params:
         return {"c": next(iter(params.values())).new_ones(())}
@@ -150,24 +151,24 @@ class Scalar(Chart):
         return {name: t["c"] * p for name, p in params.items()}
 
 
-class FlatStart(UserWarning):
-    """A gain that starts where its chart is flat."""
+class FlatStartWarning(UserWarning):
+    """Warns that a gain starts where its chart is flat."""
 
 
 class Tanh(Chart):
-    """Eq. 4: C = tanh(t), one number between -1 and 1: a sign that can be found by gradient steps.
+    """Eq. 4: C = tanh(t), one number between -1 and 1: gradient steps can find its sign.
 
     Args:
-        start: t0. At 1, C starts at .76; beyond 2 the tanh is flat and t hardly moves.
+        start: t0. At 1, C starts at 0.76; beyond 2 the tanh is flat and C hardly changes.
     """
 
     def __init__(self, start: float = 1.0) -> None:
         super().__init__()
         if abs(start) > 2:
             warnings.warn(
-                f"tanh is flat at t = {start:g}, so the gain will hardly move from {torch.tensor(start).tanh():.3g}. "
-                "A start between -2 and 2 lets it find its sign.",
-                FlatStart,
+                f"tanh is flat at t = {start:g}, so the gain will hardly change from {torch.tensor(start).tanh():.3g}. "
+                "Choose a start between -2 and 2.",
+                FlatStartWarning,
                 stacklevel=2,
             )
         self.t0 = float(start)
@@ -180,7 +181,7 @@ class Tanh(Chart):
 
 
 class Diagonal(Chart):
-    """Eq. 5: C is diagonal, one number per number in scope, all starting at 1 (the paper's "Wormhole d")."""
+    """Eq. 5: C is diagonal, with one entry for each number in scope; all start at 1 (the paper's "Wormhole d")."""
 
     def start(self, params: Params) -> Params:
         return {name: torch.ones_like(p) for name, p in params.items()}
@@ -190,7 +191,7 @@ class Diagonal(Chart):
 
 
 class PerLayer(Chart):
-    """Eq. 6: one number per layer, shared by its weight and bias, all starting at 1."""
+    """Eq. 6: one number for each layer, shared by its weight and bias; all start at 1."""
 
     def start(self, params: Params) -> Params:
         return {layer_of(name): p.new_ones(()) for name, p in params.items()}
@@ -200,17 +201,18 @@ class PerLayer(Chart):
 
 
 class LowRank(Chart):
-    r"""Eq. 7: C of low rank, acting on each tensor as one flat vector of d numbers.
+    r"""Eq. 7: C of low rank, which acts on each tensor as on one vector of d numbers.
 
     .. math:: C = I + U V^T, \qquad U = 0, \quad V \sim N(0, 1/d) \text{ fixed}
 
-    Read literally, eq. 7 asks rank(C) below a threshold, which excludes the identity, and :math:`U = V = 0` has zero
-    gradient; hence this form. `literal=True` is :math:`C = U V^T` with both factors found, from fixed random starts.
+    Eq. 7 as printed asks for a rank of C below a threshold. That excludes the identity, and at :math:`U = V = 0` the
+    gradient is zero; hence this form. `literal=True` is :math:`C = U V^T`: both factors are found, from fixed random
+    starts.
 
     Args:
-        params: Parameters in scope; names and sizes are used.
+        params: The parameters in scope; names and sizes are used.
         rank: The rank r of the correction.
-        literal: Use the printed form, which is not the identity at the start.
+        literal: Whether to use the printed form, which is not the identity at the start.
     """
 
     def __init__(self, params: Params, rank: int, *, literal: bool = False) -> None:

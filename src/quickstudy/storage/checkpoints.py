@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values in one safetensors file with its digest. Nothing is a pickle."""
+"""Checkpoints: tensors and plain values in one safetensors file, with a hash of its contents. Nothing is a pickle."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class Checkpoint(NamedTuple):
 
 
 def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors whose names or shapes are not those expected; `what` opens the message ("Checkpoint `best`")."""
+    """Refuse tensors with other names or shapes than expected. `what` begins the message, as in "Checkpoint `best`"."""
     faults = [f"{name} is missing" for name in expected if name not in tensors]
     faults += [f"{name} is unexpected" for name in tensors if name not in expected]
     faults += [
@@ -32,13 +32,13 @@ def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     if faults:
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise InputError(
-            f"{what} is of another method or model: {'; '.join(faults[:4])}{more}. "
-            "Use the settings it was trained with (config.yaml beside it), or another checkpoint."
+            f"{what} belongs to another method or model: {'; '.join(faults[:4])}{more}. "
+            "Use the settings it was trained with (config.yaml of its run), or another checkpoint."
         )
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
-    """SHA-256 of names, types, shapes and every byte."""
+    """The SHA-256 of names, types, shapes, every byte and the `state`."""
     sha = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -48,29 +48,29 @@ def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, verified to be byte for byte what was saved."""
+    """Read a checkpoint and verify that it is byte for byte what was saved."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            # Copies: the file is mapped into memory, and may be replaced while its tensors are in use.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            # Copied, because the file is mapped into memory and may be replaced while its tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a safetensors file cannot be iterated
     except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path} is cut short or is no checkpoint ({error}).") from error
+        raise RunError(f"{path} is cut short or is not a checkpoint ({error}).") from error
     if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
         raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
     check_format(int(header["format"]), path)
     if hash_tensors(tensors, header["state"]) != header["sha256"]:
-        raise RunError(f"{path} is damaged: its contents do not have the digest they were saved with.")
+        raise RunError(f"{path} is damaged: its contents do not have the hash that was saved with them.")
     return Checkpoint(tensors, loads(header["state"]))
 
 
 def describe_step(checkpoint: Checkpoint) -> str:
-    """Where training stood, in words."""
+    """The training step of a checkpoint, in words."""
     return f"step {checkpoint.state.get('step', 'unknown')}"
 
 
 def describe_survivor(path: Path) -> str:
-    """What a failed write left at `path`, in a sentence."""
+    """One sentence about the checkpoint that is still at `path` after a failed write."""
     if not path.exists():
         return "There is no earlier one under that name."
     try:

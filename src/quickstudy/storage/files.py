@@ -1,9 +1,10 @@
-"""Files written so that a kill at any instant leaves them whole, and JSON that holds what losses can become.
+"""Atomic files, which a kill at any instant leaves whole, and JSON that can hold NaN and infinity.
 
-A file that replaces another is first written in full beside it, brought to the disk, and then renamed, so a name holds
-the old bytes or the new ones.
+A file that replaces another is first written in full beside it, synced to the disk, and then renamed. So its name
+always has either the old bytes or the new ones. This is written by hand because a result stages two files before either
+is renamed, and because a run clears what a killed writer left.
 
-JSON has no NaN, yet losses do: non-finite floats are written as the strings "nan", "inf" and "-inf", and those three
+JSON has no NaN, but losses have. Non-finite floats are written as the strings "nan", "inf" and "-inf", and these three
 strings are read back as floats.
 """
 
@@ -22,13 +23,13 @@ from torch import Tensor
 from quickstudy.errors import InputError, RunError
 
 FILE_FORMAT = 1
-"""Of every file in a run. It goes up when a reader of the present one would misread."""
+"""The format number in every file of a run. It rises when older code would misread newer files."""
 
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """`path` holds its old bytes or all of the new ones, whenever the process or the machine stops."""
+    """Replace `path` so that it has its old bytes or all of the new ones, whenever the process or the machine stops."""
     staged = write_beside(path, data)
     try:
         os.replace(staged, path)
@@ -39,7 +40,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_beside(path: Path, data: bytes) -> Path:
-    """The data on disk, under a temporary name in the same directory: renaming within one is atomic."""
+    """Write the data under a temporary name in the same directory, because a rename within a directory is atomic."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with staged.open("wb") as file:
@@ -53,7 +54,7 @@ def write_beside(path: Path, data: bytes) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk. Windows cannot open a directory, and needs no such call."""
+    """Sync a rename to the disk. Windows cannot open a directory, and does not need this."""
     if os.name != "nt":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -63,26 +64,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Clear what writers killed in between have left."""
+    """Remove the temporary files of writers that were killed."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def explain_disk_errors(path: Path, advice: str) -> Iterator[None]:
-    """A failure of the disk becomes an error that names the file and what to do."""
+    """Turn an error of the disk into a `RunError` that names the file and says what to do."""
     try:
         yield
-    except Timeout:  # of the lock: an OSError that is no failure to write
+    except Timeout:  # a lock's timeout is an OSError too, but no failure of the disk
         raise
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror or error}. {advice}") from error
 
 
 def check_format(value: Any, path: Path) -> None:
-    """Refuse a file of a later version, or of somebody else."""
+    """Refuse a file of a later version, or of another program."""
     if not isinstance(value, int) or value < 1:
-        raise InputError(f"{path} has no `format` number, so it is not quickstudy's. Give the path of a run.")
+        raise InputError(f"{path} has no `format` number, so quickstudy did not write it. Give the path of a run.")
     if value > FILE_FORMAT:
         raise InputError(
             f"{path} has format {value}; this quickstudy reads up to {FILE_FORMAT}. "
@@ -91,7 +92,7 @@ def check_format(value: Any, path: Path) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """JSON's own types only; scalars and arrays of NumPy and torch become numbers and lists."""
+    """Convert a value to JSON's types: scalars and arrays of NumPy and torch become numbers and lists."""
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -104,12 +105,12 @@ def to_plain(value: Any) -> Any:
 
 
 def to_plain_or_text(value: Any) -> Any:
-    """What JSON can hold of a value from outside; the rest as its words."""
+    """Convert a value of a user's code to JSON's types: what JSON cannot hold becomes its text."""
     return json.loads(json.dumps(value, default=str))
 
 
 def restore_floats(value: Any) -> Any:
-    """The inverse of `to_plain`, as far as non-finite floats go."""
+    """The inverse of `to_plain` for non-finite floats."""
     if isinstance(value, dict):
         return {key: restore_floats(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -127,21 +128,21 @@ def dumps(value: Any) -> str:
 
 
 def dump_pretty(value: Any) -> bytes:
-    """JSON for people, as a file's bytes."""
+    """Indented JSON for people, as the bytes of a file."""
     return (json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def loads(text: str | bytes) -> Any:
-    """What `dumps` wrote."""
+    """Read what `dumps` wrote."""
     return restore_floats(json.loads(text))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of named values."""
+    """Read a JSON file that holds values by name."""
     try:
         value = loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}. It was changed or damaged.") from error
     if not isinstance(value, dict):
-        raise RunError(f"{path} should hold values by name and does not. It was changed or damaged.")
+        raise RunError(f"{path} does not hold values by name. It was changed or damaged.")
     return value

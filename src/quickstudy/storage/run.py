@@ -1,10 +1,10 @@
-"""Runs: the directory a training run lives in, written so that a kill at any instant leaves it usable.
+"""Runs: the directory of a training run, written so that a kill at any instant leaves it usable.
 
     run/  config.yaml  versions.json  metrics.jsonl  checkpoints/{last,best}.safetensors  results/<name>.{json,npz}
 
-Two habits carry it. A file that replaces another does so at once and in full (`files`). A log only grows by whole
-lines, so what follows the last newline is the trace of a crash and no row. Nothing here is a pickle: reading a run
-never executes it.
+Two rules make this safe. A file replaces another at once and in full (see `files`). A log grows only by whole lines, so
+text after the last newline is the trace of a crash and not a row. Nothing here is a pickle: reading a run executes no
+code from it.
 """
 
 import io
@@ -38,54 +38,54 @@ from quickstudy.storage.files import (
     write_atomic,
     write_beside,
 )
-from quickstudy.storage.result import Result, read_result
+from quickstudy.storage.result import EvaluationResult, read_result
 from quickstudy.storage.versions import record_versions
 
-_OUR_LEFTOVERS = {".lock", ".writer", "versions.json"}
+_CREATION_LEFTOVERS = {".lock", ".writer", "versions.json"}
 
 
 class Run:
-    """A run directory. Make one with `Run.create`, come back to it with `Run.open`.
+    """A run directory. Make one with `Run.create`, open it again with `Run.open`.
 
-    `log`, `rewind` and `save` belong inside `with run.writing():`, which keeps a second trainer out. Reading needs no
-    lock, and neither does `write_result`: a checkpoint may be tested while its training goes on.
+    Call `log`, `rewind` and `save` inside `with run.writing():`, which keeps a second trainer out. Reading needs no
+    lock, and neither does `write_result`: a checkpoint may be tested while its training continues.
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        # thread_local=False: the lock is the process's, whichever of its threads logs.
+        # thread_local=False: the lock belongs to the process, whichever of its threads logs.
         self._lock = FileLock(path / ".lock", timeout=0, thread_local=False)
 
     @staticmethod
     def create(path: str | Path, config: Mapping[str, Any]) -> "Run":
-        """A new run in a directory that is absent or empty; `run.config` will be `config` again when it is opened."""
+        """Make a run in a directory that is absent or empty. `Run.open(path).config` equals `config`."""
         path = Path(path)
         _check_vacant(path)
         with explain_disk_errors(path, "Give a directory that can be made and written."):
             path.mkdir(parents=True, exist_ok=True)
         run = Run(path, {key: value for key, value in config.items() if key != "format"})
         with run.writing():
-            _check_vacant(path)  # again, now that nobody else can be creating it
+            _check_vacant(path)  # again, now that no other process can be creating it
             with explain_disk_errors(path, "Free some space, or give a directory on another disk."):
                 write_atomic(path / "versions.json", dump_pretty(record_versions()))
                 text = yaml.safe_dump({"format": FILE_FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
-                # Last: a directory is a run from the moment that its config stands.
+                # Written last: a directory is a run as soon as it has config.yaml.
                 write_atomic(path / "config.yaml", text.encode())
         return run
 
     @staticmethod
     def open(path: str | Path) -> "Run":
-        """The run at `path`; when there is none, an error that names the runs beside or below it."""
+        """Open the run at `path`. When there is none, the error names the runs beside it and below it."""
         path = Path(path)
         file = path / "config.yaml"
         if not file.is_file():
-            below = _runs_in(path)
+            below = _list_runs(path)
             if below:
                 raise InputError(f"{path} is not a run but holds some. Give one of: {', '.join(below)}.")
             if (path.parent / "config.yaml").is_file():
                 raise InputError(f"{path} is part of a run. Give the run: {path.parent}.")
-            near = [str(place / name) for place in (path.parent, path.parent / "runs") for name in _runs_in(place)]
+            near = [str(place / name) for place in (path.parent, path.parent / "runs") for name in _list_runs(place)]
             known = (
                 suggest_nearest(str(path), near) if near else "There are none near it; `quickstudy train` makes one."
             )
@@ -95,46 +95,46 @@ class Run:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{file} cannot be read: {error}. Repair it, or start a new run.") from error
         if not isinstance(config, dict):
-            raise InputError(f"{file} should hold settings by name and does not. Repair it, or start a new run.")
+            raise InputError(f"{file} does not hold settings by name. Repair it, or start a new run.")
         check_format(config.pop("format", None), file)
         return Run(path, config)
 
     @property
     def versions(self) -> dict[str, Any]:
-        """What the run was started with: packages, platform, threads, commit."""
+        """The versions of packages, platform, threads and commit that the run was started with."""
         return read_json(self.path / "versions.json")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run for writing. The lock is the operating system's, so a killed writer leaves none behind.
+        """Lock the run for writing. The lock is the operating system's, so a killed writer leaves no lock behind.
 
-        On entry, what a killed writer did leave is cleared: half-written files, and half a line of metrics.
+        What a killed writer can leave is removed on entry: half-written files, and half a line of metrics.
         """
         if self._lock.is_locked:
             yield
             return
-        holder = self.path / ".writer"
+        signature = self.path / ".writer"
         try:
-            with explain_disk_errors(self.path, "Check that you may write there."):
+            with explain_disk_errors(self.path, "Check that you have permission to write there."):
                 self._lock.acquire()
         except Timeout:
             raise InputError(
-                f"{self.path} is in use by {_read_holder(holder)}. Wait for it to end, or give another directory."
+                f"{self.path} is in use by {_read_writer(signature)}. Wait for it to end, or give another directory."
             ) from None
         try:
             with explain_disk_errors(self.path, "Free some space, then try again."):
-                holder.write_text(f"process {os.getpid()} on {platform.node()}")
+                signature.write_text(f"process {os.getpid()} on {platform.node()}")
                 remove_stale(self.path)
                 remove_stale(self.path / "checkpoints")
                 self._drop_half_line()
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            signature.unlink(missing_ok=True)
             self._lock.release()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append one row to the metrics. It survives a kill of the process; `save` makes it survive a power cut."""
-        self._must_be_writing()
+        """Append one row to the metrics. The row survives a kill of the process; after `save`, also a power cut."""
+        self._check_writing()
         line = (dumps(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
@@ -143,11 +143,11 @@ class Run:
                 with path.open("ab") as file:
                     file.write(line)
             except OSError:
-                os.truncate(path, end)  # or the next row would be glued to half of this one
+                os.truncate(path, end)  # otherwise the next row would be appended to half of this one
                 raise
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every row logged, in order, without the half line a crash may have left."""
+        """Every logged row, in order, without the half line that a crash may have left."""
         rows = []
         for number, line in enumerate(self._lines(), start=1):
             try:
@@ -156,34 +156,34 @@ class Run:
                 row = None
             if not isinstance(row, dict):
                 raise RunError(
-                    f"Line {number} of {self.path / 'metrics.jsonl'} is no row of metrics: {line[:60]!r}. "
-                    "The file was changed or damaged; delete that line to go on without it."
+                    f"Line {number} of {self.path / 'metrics.jsonl'} is not a row of metrics: {line[:60]!r}. "
+                    "The file was changed or damaged; delete that line to continue without it."
                 )
             rows.append(row)
         return rows
 
     def rewind(self, step: int) -> None:
-        """Drop the rows of later steps, when training resumes from a checkpoint of this one."""
-        self._must_be_writing()
+        """Drop the rows of later steps, because training resumes from a checkpoint of this step."""
+        self._check_writing()
         rows = self.metrics()
         kept = [row for row in rows if row.get("step", step) <= step]
         if len(kept) == len(rows):
             return
         path = self.path / "metrics.jsonl"
-        with explain_disk_errors(path, "The metrics are as they were. Free some space, then try again."):
+        with explain_disk_errors(path, "The metrics are unchanged. Free some space, then try again."):
             write_atomic(path, "".join(dumps(row) + "\n" for row in kept).encode())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Replace checkpoint `name`, or leave it as it was. Tensors may live anywhere and share memory."""
-        self._must_be_writing()
-        # Copies: safetensors refuses tensors that share memory, as tied or expanded ones do.
+        """Replace checkpoint `name`, or fail and leave it unchanged. Tensors may be on any device and share memory."""
+        self._check_writing()
+        # Copied, because safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         text = dumps(state)
         header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}
         path = self._checkpoint(name)
         try:
             path.parent.mkdir(exist_ok=True)
-            self._sync_metrics()  # so that no checkpoint is ahead of its own history
+            self._sync_metrics()  # so that the metrics on disk reach at least to the step of the checkpoint
             write_atomic(path, to_safetensors(copies, header))
         except OSError as error:
             raise RunError(
@@ -192,15 +192,15 @@ class Run:
             ) from error
 
     def checkpoints(self) -> list[str]:
-        """Names of the checkpoints there are, sound or not."""
+        """Names of the checkpoints, readable or damaged."""
         return sorted(path.stem for path in (self.path / "checkpoints").glob("*.safetensors"))
 
-    def reached(self, step: int) -> bool:
-        """Whether training has come to a step, as its last checkpoint has it."""
+    def has_reached(self, step: int) -> bool:
+        """Whether training has come to a step, according to its last checkpoint."""
         return "last" in self.checkpoints() and bool(self.load("last").state.get("step", -1) >= step)
 
     def load(self, name: str) -> Checkpoint:
-        """Checkpoint `name`, verified to be byte for byte what was saved."""
+        """Load checkpoint `name` and verify that it is byte for byte what was saved."""
         path = self._checkpoint(name)
         if not path.is_file():
             known = self.checkpoints()
@@ -212,12 +212,12 @@ class Run:
         try:
             return read_checkpoint(path)
         except RunError as damage:
-            others = [f"`{other}` ({step})" for other in self.checkpoints() if (step := self._soundness(other))]
+            others = [f"`{other}` ({step})" for other in self.checkpoints() if (step := self._step_if_readable(other))]
             advice = f"Use {' or '.join(others)} instead." if others else "No other checkpoint can be read."
             raise RunError(f"{damage} {advice}") from damage
 
     def write_result(self, name: str, summary: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Replace result `name`. A kill in between leaves the old result, the new one, or none; never a mixture."""
+        """Replace result `name`. A kill meanwhile leaves the old result, the new one, or none, but never a mixture."""
         for key, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
@@ -236,28 +236,28 @@ class Run:
                 except BaseException:
                     new_data.unlink()
                     raise
-                table.unlink(missing_ok=True)  # a result is what has a table, so none stands beside another's arrays
+                table.unlink(missing_ok=True)  # a summary must never stand beside the arrays of another result
                 os.replace(new_data, data)
                 os.replace(new_table, table)
                 sync_folder(folder)
 
-    def results(self) -> dict[str, Result]:
+    def results(self) -> dict[str, EvaluationResult]:
         """Every result, by name."""
         return {table.stem: read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
 
     def _checkpoint(self, name: str) -> Path:
         return self.path / "checkpoints" / f"{check_name(name)}.safetensors"
 
-    def _soundness(self, name: str) -> str:
+    def _step_if_readable(self, name: str) -> str:
         """'step 300' when the checkpoint can be read, else nothing."""
         try:
             return describe_step(read_checkpoint(self._checkpoint(name)))
         except (InputError, RunError):
             return ""
 
-    def _must_be_writing(self) -> None:
+    def _check_writing(self) -> None:
         if not self._lock.is_locked:
-            raise RuntimeError("A run is written inside `with run.writing():`, so that there is one writer.")
+            raise RuntimeError("Write to a run inside `with run.writing():`, so that it has only one writer.")
 
     def _lines(self) -> list[bytes]:
         path = self.path / "metrics.jsonl"
@@ -290,10 +290,10 @@ def _check_vacant(path: Path) -> None:
         raise InputError(f"{path} is a file, and a run is a directory. Give another path.")
     if (path / "config.yaml").is_file():
         raise InputError(
-            f"{path} already holds a run. Go on with it by `quickstudy train --resume {path}`, or give another "
+            f"{path} already holds a run. Continue it with `quickstudy train --resume {path}`, or give another "
             "directory."
         )
-    others = [name for name in _list_names(path) if name not in _OUR_LEFTOVERS and not name.endswith(".tmp")]
+    others = [name for name in _list_names(path) if name not in _CREATION_LEFTOVERS and not name.endswith(".tmp")]
     if others:
         raise InputError(
             f"{path} is not empty (it has {others[0]}) and is not a run. Give a new or an empty directory."
@@ -307,19 +307,19 @@ def _list_names(path: Path) -> list[str]:
         return []
 
 
-def _runs_in(folder: Path) -> list[str]:
+def _list_runs(folder: Path) -> list[str]:
     return [name for name in _list_names(folder) if (folder / name / "config.yaml").is_file()]
 
 
-def _read_holder(path: Path) -> str:
+def _read_writer(signature: Path) -> str:
     try:
-        return path.read_text() or "another process"
-    except OSError:  # between taking the lock and signing it, or just released
+        return signature.read_text() or "another process"
+    except OSError:  # the writer has the lock but has not signed yet, or has just released it
         return "another process"
 
 
 def check_name(name: str) -> str:
-    """The name, if a checkpoint or a result can have it."""
+    """Return the name when a checkpoint or a result can have it, else raise an `InputError`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{name!r} cannot name a file of a run. Use letters, digits, `-`, `_` and `.`, as in `best`.")
     return name

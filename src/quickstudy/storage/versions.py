@@ -1,4 +1,4 @@
-"""What a result was made with: packages, the machine and the commit."""
+"""What a result was made with: versions of packages, the machine and the commit."""
 
 import os
 import platform
@@ -12,6 +12,8 @@ import torch
 
 
 def record_versions() -> dict[str, Any]:
+    """Versions, platform, threads and commit, as a run records them when it starts."""
+
     def installed(package: str) -> str:
         try:
             return metadata.version(package)
@@ -30,23 +32,29 @@ def record_versions() -> dict[str, Any]:
 
 
 def current_commit(folder: Path | None = None) -> str | None:
-    """Of a directory, by default the working one, with '-dirty' when it differs; None outside a repository."""
+    """The git commit of a folder, by default the working directory; None outside a repository.
+
+    It ends in '-dirty' when the files differ from the commit.
+    """
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, cwd=folder)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, cwd=folder, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
 
 
 def package_commit() -> str | None:
-    """Of this package, where it runs from a repository; installed, it may lie inside that of another project."""
+    """The git commit of this package when it runs from its repository.
+
+    None when it is installed, because the environment may lie inside the repository of another project.
+    """
     place = Path(__file__).parent
     return None if "site-packages" in place.parts else current_commit(place)
 
 
 def describe_machine() -> dict[str, Any]:
-    """What is printed with every table."""
+    """The machine and the versions, as they are printed with every table."""
     return {
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -60,6 +68,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def processor_name() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Tasks: where problems to learn from come from.
+"""Tasks: the problems that a learner is trained and tested on.
 
-A family knows what its tasks are; `family.source(split, seed=..., size=...)` gives meta-batches as a pure function of
-the step. Write your own by subclassing `TaskFamily`, or hand images and labels to `Episodes`.
+A family describes one kind of task. `family.source(split, seed=..., size=...)` gives meta-batches as a pure function of
+the step. Write your own family as a subclass of `TaskFamily`, or give images and labels to `Episodes`.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.check import check_task
 from quickstudy.tasks.cross import Cross
-from quickstudy.tasks.digits import digits
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.images.sets import IMAGE_SETS, folder
+from quickstudy.tasks.images.sets import IMAGE_SETS, image_folder
+from quickstudy.tasks.sklearn_digits import digits
 from quickstudy.tasks.synthetic.gaussians import Gaussians
 from quickstudy.tasks.synthetic.polynomial import Polynomial
 from quickstudy.tasks.synthetic.sine import Sine
@@ -26,12 +26,12 @@ FAMILIES: dict[str, Callable[..., TaskFamily]] = {
     "wavelet": Wavelet,
     "gaussians": Gaussians,
     "digits": digits,
-    "folder": folder,
+    "folder": image_folder,
     **IMAGE_SETS,
     "batches": Batches,
     "cross": Cross,
 }
-"""Families by the name that configuration files and the command line use."""
+"""The families by name, as configuration files and the command line use them."""
 
 __all__ = [
     "FAMILIES",

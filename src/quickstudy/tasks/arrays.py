@@ -1,4 +1,4 @@
-"""Arrays from outside: what is accepted as images, labels and splits, and what is said when it is not."""
+"""Checks of a user's arrays: what can be used as images, labels and splits, and the errors for what cannot."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,20 @@ from torch import Tensor
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import SPLITS
 
-Array = NDArray[Any] | Tensor
+ArrayOrTensor = NDArray[Any] | Tensor
+"""A NumPy array or a torch tensor, as a user gives it."""
 
 
-def as_array(values: Array) -> NDArray[Any]:
-    """A NumPy view of an array or a tensor, copied only where NumPy lacks the type (bfloat16) or the device."""
+def as_array(values: ArrayOrTensor) -> NDArray[Any]:
+    """A NumPy view of an array or a tensor. A copy is made only for bfloat16, which NumPy lacks, and from a device."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
     return np.asarray(values)
 
 
-def as_integers(name: str, values: Array) -> NDArray[np.int64]:
-    """One row of whole numbers, as int64."""
+def as_integers(name: str, values: ArrayOrTensor) -> NDArray[np.int64]:
+    """A one-dimensional array of integers, as int64."""
     array = as_array(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(
@@ -34,7 +35,7 @@ def as_integers(name: str, values: Array) -> NDArray[np.int64]:
 
 
 def check_images(images: NDArray[Any]) -> None:
-    """Refuse what is not `[N, *input]` of finite numbers that float32 can hold."""
+    """Refuse images that are not `[N, *input]` of finite numbers within the range of float32."""
     if images.dtype.kind != "f" and images.dtype != np.uint8:
         raise InputError(
             f"images are {images.dtype}: give a floating type or uint8, for example images.astype('float32')."
@@ -46,15 +47,15 @@ def check_images(images: NDArray[Any]) -> None:
         )
     if images.dtype == np.uint8:
         return
-    # The extremes alone are looked at: NaN and infinity show in them, and no second array of the data's size is made.
+    # The minimum and the maximum show NaN and infinity without a second array of the same size.
     if not max(abs(float(images.min())), abs(float(images.max()))) <= float(np.finfo(np.float32).max):
         bad = np.flatnonzero(~np.isfinite(images.reshape(len(images), -1)).all(1))
         which = f"{len(bad)} of {len(images)}, first number {bad[0]}" if len(bad) else "values beyond float32's range"
         raise InputError(f"images hold NaN, infinity or too large a number ({which}): repair or drop these images.")
 
 
-def check_splits(splits: Mapping[str, Array], n: int) -> None:
-    """Refuse unknown names, numbers that are no image, and an image that is given twice."""
+def check_splits(splits: Mapping[str, ArrayOrTensor], n: int) -> None:
+    """Refuse unknown split names, indices without an image, and images that are given twice."""
     if not splits:
         raise InputError("splits are empty: give the image numbers of at least one of train, val and test.")
     home = np.full(n, -1)
@@ -75,7 +76,7 @@ def check_splits(splits: Mapping[str, Array], n: int) -> None:
         if len(taken):
             other = list(SPLITS)[home[taken[0]]]
             raise InputError(
-                f"Image {taken[0]} is in {other!r} and in {split!r} ({len(taken)} such images): what is trained on "
-                "cannot be tested on. Take them out of one of the two."
+                f"Image {taken[0]} is in {other!r} and in {split!r} ({len(taken)} such images): training images "
+                "cannot be test images. Take them out of one of the two."
             )
         home[numbers] = SPLITS[split]

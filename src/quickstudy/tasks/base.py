@@ -1,7 +1,7 @@
-"""Where tasks come from: a family says what its tasks are, a source is a pure function of the step.
+"""Families and sources: a family describes a kind of task, a source gives the tasks of a split, step by step.
 
-`family.source("train", seed=0, size=4)(step)` is the meta-batch of that step, always the same. A source can be asked
-for a part of it, `source(step, slice(0, 2))`, and gives those tasks of the same batch.
+`family.source("train", seed=0, size=4)(step)` is the meta-batch of that step, always the same. `source(step, slice(0,
+2))` gives only these tasks of the same batch.
 """
 
 from abc import ABC, abstractmethod
@@ -20,60 +20,69 @@ from quickstudy.types import Examples, Shape, Task
 
 
 class TaskFamily(ABC):
-    """A kind of task. Subclasses are frozen dataclasses: their fields are the options, checked when built."""
+    """A kind of task. Subclasses are frozen dataclasses. Their fields are the options, checked on construction."""
 
     loss: ClassVar[str]
-    """The criterion by name: "mse", "cross_entropy" or "binary_cross_entropy"."""
+    """The name of the criterion: "mse", "cross_entropy" or "binary_cross_entropy"."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What else to say of the data: how they were laid out, what was left out. None by default."""
+        """Remarks about the data for the user: how the files were laid out, what was left out. Empty by default."""
         return ()
 
     @property
     @abstractmethod
     def inputs(self) -> Shape:
-        """The shape of one x, without the examples' axis: `(1,)`, or `(channels, height, width)`."""
+        """The shape of one x, without the axis of examples: `(1,)`, or `(channels, height, width)`."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """The size of one output: the ways of a classification, or the numbers that are regressed."""
+        """The size of one output: the number of classes, or the number of regressed values."""
 
     @abstractmethod
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        """Support, query and about of the tasks `part` of a batch of `size`. Draws all, then gathers only the part."""
+        """Support, query and about of the tasks `part` in a batch of `size` tasks.
+
+        Draw the random numbers of the whole batch, then use only those of the part: a part must equal a slice of the
+        whole.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What is printed with every result: the name, the options and, for real data, which data and which split."""
+        """What is printed with every result: the name, the options and, for real data, the data and the split."""
 
-    def on(self, device: torch.device, most: int) -> "TaskFamily":
-        """The same family, with stored data of up to `most` bytes on a device; without stored data, itself.
+    def to_device(self, device: torch.device, max_bytes: int) -> "TaskFamily":
+        """Move stored data to a device if they have at most `max_bytes` bytes. Without stored data, return itself.
 
-        What is drawn, and with it every task, does not depend on where the data are.
+        The tasks do not depend on where the data are.
         """
-        del device, most
+        del device, max_bytes
         return self
 
     def of_split(self, split: str) -> "TaskFamily":
-        """The family that the tasks of a split come from: this one, unless it joins several."""
+        """The family that gives the tasks of a split: this one, unless the family joins several."""
         del split
         return self
 
     def source(self, split: str, *, seed: int = 0, size: int) -> "TaskSource":
         """The tasks of a split, `size` to a step."""
         if size < 1:
-            raise InputError(f"A step was to have {size} tasks; it needs at least one.")
-        Draws(seed, split, 0)  # refuses an unknown split here rather than at the first step
+            raise InputError(f"size={size} cannot be used: a step needs at least 1 task.")
+        Draws(seed, split, 0)  # refuses an unknown split now instead of at the first step
         return TaskSource(self, split, seed, size)
 
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Tasks as a pure function of the step; nothing is remembered between calls.
+    """Tasks as a pure function of the step, without any state between calls.
 
-    `augmented` says whether training tasks are changed at random where their family does so, as the trainer wants them.
+    Args:
+        family: The kind of task.
+        split: "train", "val" or "test".
+        seed: The seed of all draws.
+        size: Tasks in a step.
+        augmented: Whether training images are augmented, if the family does so. Training wants this, evaluation not.
     """
 
     family: TaskFamily
@@ -82,8 +91,8 @@ class TaskSource:
     size: int
     augmented: bool = True
 
-    def judged(self) -> "TaskSource":
-        """The very same tasks as an evaluation shows them: also those of training are not changed at random."""
+    def without_augmentation(self) -> "TaskSource":
+        """The same tasks for an evaluation, which shows training images as they are."""
         return replace(self, augmented=False)
 
     def __call__(self, step: int, part: slice = slice(None)) -> Task:
@@ -93,5 +102,5 @@ class TaskSource:
 
 
 def float_tensor(array: NDArray[np.float64]) -> Tensor:
-    """Drawn in double, handed out in single: the default type of parameters."""
+    """A float64 array as a float32 tensor: numbers are drawn in double precision, but parameters are float32."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,32 +1,40 @@
-"""What every batch of tasks must be, asked of a source's first batch, whoever wrote the source."""
+"""Checks of batches and support sets that come from a user's code: what does not fit is refused in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.types import Examples, Task
 
-_MADE_BY = (
+_EXPECTED_TASK = (
     "A source gives Task(support=Examples(x, y), query=Examples(x, y), key=..., about={...}) from quickstudy.types"
+)
+SUPPORT_FORMAT = (
+    "Give x [n, *input] with the input shape of training, and y [n]: class numbers from 0 to one less than the number "
+    "of classes in a task, as int64. For regression y is [n, outputs], with the type of x."
 )
 
 
 def check_task(task: object, ways: int | None) -> None:
-    """Refuse a batch that a learner would choke on, or worse, learn nonsense from.
+    """Refuse a batch of tasks that a learner cannot use, or from which it would learn nonsense without an error.
 
-    The trainer calls this once, on the first batch. Expected are, for T tasks: x `[T, n, *input]` floating and finite,
-    y `[T, n, ...]`, key `[T]` int64.
+    The trainer calls this once, on the first batch. For T tasks it expects x `[T, n, *input]` floating and finite,
+    y `[T, n, ...]`, and key `[T]` int64.
 
     Args:
         task: What the source returned.
-        ways: Classes of a classification, whose y is `[T, n]` int64 in 0..ways-1; None when y is floating.
+        ways: The number of classes of a classification, whose y is `[T, n]` int64 in 0..ways-1. None for a regression,
+            whose y is floating.
     """
     if not isinstance(task, Task):
-        raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_MADE_BY}.")
+        raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_EXPECTED_TASK}.")
     _check_key(task.key)
     for half, examples in (("support", task.support), ("query", task.query)):
         if not isinstance(examples, Examples):
-            raise InputError(f"The {half} is a {type(examples).__name__}, not Examples. {_MADE_BY}.")
+            raise InputError(f"The {half} is a {type(examples).__name__}, not Examples. {_EXPECTED_TASK}.")
         _check_sizes(half, examples, len(task.key))
         _check_x(half, examples.x)
         if ways is None:
@@ -39,8 +47,8 @@ def check_task(task: object, ways: int | None) -> None:
     ):
         if support != query:
             raise InputError(
-                f"Support {part} have the shape {list(support)} each, query {part} {list(query)}: a model sees both, "
-                "so make them the same."
+                f"Support {part} have the shape {list(support)} each, query {part} {list(query)}: one model reads "
+                "both, so give them the same shape."
             )
     if ways is not None:
         _check_all_classes(task.support.y, ways)
@@ -49,17 +57,21 @@ def check_task(task: object, ways: int | None) -> None:
 
 def _check_key(key: object) -> None:
     if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 1 or len(key) == 0:
-        raise InputError(f"key is {_said(key)}: give one int64 number per task, [T], for example draws.keys(T).")
+        raise InputError(
+            f"key is {_describe_value(key)}: give one int64 number per task, [T], for example draws.keys(T)."
+        )
 
 
 def _check_sizes(half: str, examples: Examples, tasks: int) -> None:
     for name, value in examples._asdict().items():
         if not isinstance(value, Tensor):
-            raise InputError(f"{half}.{name} is {_said(value)}: give a tensor, for example torch.as_tensor(value).")
+            raise InputError(
+                f"{half}.{name} is {_describe_value(value)}: give a tensor, for example torch.as_tensor(value)."
+            )
         if value.ndim < 2 or value.shape[0] != tasks or value.shape[1] == 0:
             raise InputError(
-                f"{half}.{name} is {_said(value)}, with {tasks} task(s) by key: give [T, n, ...] with T={tasks} and "
-                "n of at least 1, also for a single task or example."
+                f"{half}.{name} is {_describe_value(value)}, with {tasks} task(s) by key: give [T, n, ...] with "
+                f"T={tasks} and n of at least 1, also for a single task or example."
             )
     if examples.x.shape[1] != examples.y.shape[1]:
         raise InputError(
@@ -70,14 +82,14 @@ def _check_sizes(half: str, examples: Examples, tasks: int) -> None:
 
 def _check_x(half: str, x: Tensor) -> None:
     if not x.is_floating_point():
-        raise InputError(f"{half}.x is {_said(x)}: give floating inputs, for example x.float().")
+        raise InputError(f"{half}.x is {_describe_value(x)}: give floating inputs, for example x.float().")
     _check_finite(f"{half}.x", x)
 
 
 def _check_floats(half: str, y: Tensor) -> None:
     if not y.is_floating_point():
         raise InputError(
-            f"{half}.y is {_said(y)}, and nothing says this is a classification: give y.float(), or a family whose "
+            f"{half}.y is {_describe_value(y)}, but these tasks are a regression: give y.float(), or a family whose "
             "loss is 'cross_entropy'."
         )
     _check_finite(f"{half}.y", y)
@@ -85,12 +97,12 @@ def _check_floats(half: str, y: Tensor) -> None:
 
 def _check_labels(half: str, y: Tensor, ways: int) -> None:
     if y.dtype != torch.int64 or y.ndim != 2:
-        raise InputError(f"{half}.y is {_said(y)}: give class numbers as [T, n] int64, for example y.long().")
+        raise InputError(f"{half}.y is {_describe_value(y)}: give class numbers as [T, n] int64, for example y.long().")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= ways:
         raise InputError(
             f"{half}.y has labels from {low} to {high}, and a {ways}-way task numbers its classes 0 to {ways - 1}: "
-            "number them anew in every task."
+            "number the classes from 0 in every task."
         )
 
 
@@ -119,11 +131,51 @@ def _check_about(about: object, tasks: int) -> None:
     for name, value in entries:
         if not isinstance(about, dict) or not isinstance(value, Tensor) or value.shape[:1] != (tasks,):
             raise InputError(
-                f"about ({name!r}) is {_said(value)}: give a dictionary of tensors [T, ...] with T={tasks}, or {{}}."
+                f"about ({name!r}) is {_describe_value(value)}: give a dictionary of tensors [T, ...] with T={tasks}, "
+                "or {}."
             )
 
 
-def _said(value: object) -> str:
+def _describe_value(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+@contextmanager
+def explain_misfit(support: Examples) -> Iterator[None]:
+    """Turn the error of an adaptation inside this context into an `InputError` that says what a support set must be.
+
+    Two kinds of support sets are refused before the adaptation, because torch would accept them without an error: those
+    without examples, and those with negative class numbers, which cross-entropy ignores.
+    """
+    for name, value in zip(("x", "y"), support, strict=True):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} of the support set is a {type(value).__name__}: give a tensor. {SUPPORT_FORMAT}")
+    x, y = support
+    if not (x.ndim and y.ndim) or len(x) != len(y) or not len(x):
+        raise InputError(
+            f"A support set has an x and a y for each of one or more examples; given: {_describe_shapes(x, y)}. "
+            f"{SUPPORT_FORMAT}"
+        )
+    if y.ndim == 1 and not y.is_floating_point() and y.min() < 0:
+        raise InputError(f"The support set has the class number {int(y.min())}. {SUPPORT_FORMAT}")
+    try:
+        yield
+    except (InputError, RunError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's model may raise anything, and torch has several errors for a wrong shape
+        labels = f" (class numbers {int(y.min())} to {int(y.max())})" if not y.is_floating_point() else ""
+        raise InputError(
+            f"The support set does not fit: {_describe_shapes(x, y)}{labels}. {describe_error(error)}. {SUPPORT_FORMAT}"
+        ) from error
+
+
+def _describe_shapes(x: Tensor, y: Tensor) -> str:
+    """Shapes and types in words.
+
+    >>> _describe_shapes(torch.zeros(5, 2), torch.arange(5))
+    'x [5, 2] of float32, y [5] of int64'
+    """
+    kinds = [f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}" for value in (x, y)]
+    return f"x {kinds[0]}, y {kinds[1]}"

@@ -1,4 +1,4 @@
-"""Training on one kind of task, judging on others: another data set, or batches first and few-shot tasks after."""
+"""Training on one kind of task and testing on another: another data set, or few-shot tasks after supervised batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from quickstudy.types import Examples, Shape
 
 @dataclass(frozen=True, eq=False)
 class Cross(TaskFamily):
-    """Tasks for training from one family, and for validation and test from others.
+    """Training tasks from one family, and validation and test tasks from others.
 
-    Each part gives its own split of that name, so that `test` is the very task list that the same part gives alone. The
-    outputs may differ between training and the rest (batches have all training classes); `outputs` are those of test.
+    The tasks of a split are those of the part with that name: `test` gives the same tasks here as on its own. Training
+    may have another number of outputs than the rest (batches have all training classes); `outputs` is that of test.
 
     >>> from quickstudy.tasks.synthetic.sine import Sine
     >>> family = Cross(train=Sine(shots=10), test=Sine(shots=5, phase=(3.0, 4.0)))
@@ -41,24 +41,24 @@ class Cross(TaskFamily):
                 continue
             if other.inputs != self.train.inputs:
                 raise InputError(
-                    f"`train` has inputs of the shape {list(self.train.inputs)} and `{name}` {list(other.inputs)}, and "
-                    f"one model is to read both. Make them the same: image tasks have the options `size` and "
-                    f"`channels`, arrays are resized before they are given."
+                    f"`train` has inputs of the shape {list(self.train.inputs)} and `{name}` {list(other.inputs)}, but "
+                    f"one model reads both. Give them the same shape: image tasks have the options `size` and "
+                    f"`channels`; resize arrays before you give them."
                 )
             if other.loss != self.train.loss:
                 raise InputError(
-                    f"`train` has the loss {self.train.loss} and `{name}` {other.loss}: one learner cannot do both. "
+                    f"`train` has the loss {self.train.loss} and `{name}` {other.loss}, but a learner has one loss. "
                     "Choose parts with the same loss."
                 )
             if other.outputs != self.test.outputs:
                 raise InputError(
-                    f"`test` has {self.test.outputs} outputs and `{name}` {other.outputs}: what is validated is not "
-                    "what is tested then. Give both the same ways."
+                    f"`test` has {self.test.outputs} outputs and `{name}` {other.outputs}, but validation must have "
+                    "the tasks of the test. Give both the same ways."
                 )
 
     @property
-    def loss(self) -> str:  # type: ignore[override]  # a class's own elsewhere; here it is that of the parts
-        """That of the parts."""
+    def loss(self) -> str:  # type: ignore[override]  # other families have it as a class variable
+        """The loss of the parts."""
         return self.train.loss
 
     @property
@@ -73,15 +73,15 @@ class Cross(TaskFamily):
         Draws(0, split, 0)  # refuses an unknown split
         part: TaskFamily | None = getattr(self, split)
         if part is None:
-            raise InputError("These tasks have no `val` part: give one beside train and test (`tasks.val`).")
+            raise InputError("These tasks have no `val` part: give it beside `train` and `test` (`tasks.val`).")
         return part.of_split(split)
 
-    def on(self, device: torch.device, most: int) -> "Cross":
-        train, test = self.train.on(device, most // 3), self.test.on(device, most // 3)
-        return Cross(train, test, self.val and self.val.on(device, most // 3))
+    def to_device(self, device: torch.device, max_bytes: int) -> "Cross":
+        train, test = self.train.to_device(device, max_bytes // 3), self.test.to_device(device, max_bytes // 3)
+        return Cross(train, test, self.val and self.val.to_device(device, max_bytes // 3))
 
     def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
-        """The tasks of a split, as its part gives them."""
+        """The tasks of a split, from the part with that name."""
         return self.of_split(split).source(split, seed=seed, size=size)
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:

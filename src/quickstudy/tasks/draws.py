@@ -1,8 +1,8 @@
-"""Randomness as a pure function: counter-based draws that are the same on every machine.
+"""Random numbers as a pure function: counter-based draws that are the same on every machine.
 
-Every number is addressed, never advanced to: (seed, name, place) -> bits, through NumPy's Philox counter and its raw
-bits, whose values do not depend on the version. So step 40 000 can be drawn without drawing the steps before it, a rank
-can draw its share of the same tasks, and adding a quantity never shifts another.
+A draw is a function (seed, name, step) -> bits. It uses the raw bits of NumPy's Philox counter, which are the same in
+every version of NumPy. So step 40 000 needs no draws of the steps before it, each rank can draw its own part of the
+same tasks, and a new quantity does not change the draws of the others.
 """
 
 import threading
@@ -20,18 +20,18 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.types import Shape
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
-_NOISE = 3  # beside the splits: the noise of a task's adaptation shares no stream with the drawing of tasks
+_NOISE_STREAM = 3  # the noise of adaptation has a stream of its own, beside those of the splits
 
 
 class _Counter(threading.local):
-    """Philox, put to a new place for every draw: making one takes six times as long, most of it for unused entropy."""
+    """One Philox generator per thread, whose state is set for every draw: making a new one takes six times as long."""
 
     def __init__(self) -> None:
         self.generator = np.random.Philox(key=0)
         self.fresh = self.generator.state
 
     def bits(self, key: tuple[int, int], counter: tuple[int, int, int, int], n: int) -> NDArray[np.uint64]:
-        """The first n of a key and a counter; nothing of an earlier draw is left."""
+        """The first n numbers for a key and a counter. They do not depend on earlier draws."""
         self.fresh["state"] = {"key": np.array(key, dtype=np.uint64), "counter": np.array(counter, dtype=np.uint64)}
         self.generator.state = self.fresh
         bits: NDArray[np.uint64] = self.generator.random_raw(n)
@@ -46,23 +46,23 @@ def _bits(seed: int, name: str, place: int, kind: int, n: int) -> NDArray[np.uin
 
 
 def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """53 bits as a double in (0, 1): the half step keeps log(u) and log(1 - u) finite."""
+    """53 bits as a double in (0, 1). The added half keeps log(u) and log(1 - u) finite."""
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The draws of one step of one split: `draws.uniform("phase", 4)` is always the same four numbers.
+    """The draws of one step in one split: `draws.uniform("phase", 4)` is always the same four numbers.
 
     >>> Draws(seed=0, split="train", step=7).uniform("phase", 2).tolist()
     [0.042105594301570404, 0.0705848904947986]
 
     Args:
-        seed: Of all draws.
-        split: Each has draws of its own.
-        step: Likewise.
-        augmented: Whether what is drawn for training may be changed at random, as it is for learning from it; judging
-            looks at it as it is. No draw depends on this.
+        seed: The seed of all draws.
+        split: "train", "val" or "test".
+        step: The training step.
+        augmented: Whether training images may be augmented. An evaluation shows them as they are. No draw depends on
+            this.
     """
 
     seed: int
@@ -88,13 +88,13 @@ class Draws:
         return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v))
 
     def keys(self, n: int) -> Tensor:
-        """One 63-bit key for each of the step's n tasks."""
+        """One 63-bit key for each of the n tasks of the step."""
         bits = _bits(self.seed, "key", self.step, SPLITS[self.split], n)
         return torch.from_numpy((bits >> np.uint64(1)).astype(np.int64))
 
 
 def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: int, like: Tensor) -> dict[str, Tensor]:
-    """Uniform noise in (0, 1) for a batch of tasks: `[T, *shape]` by name, a function of (seed, task key, name) only.
+    """Uniform noise in (0, 1) for a batch of tasks: `[T, *shape]` by name. It depends on seed, task key and name only.
 
     >>> both = task_noise({"mask": (3,)}, torch.tensor([5, 9]), seed=0, like=torch.zeros(()))
     >>> alone = task_noise({"mask": (3,)}, torch.tensor([9]), seed=0, like=torch.zeros(()))
@@ -103,6 +103,6 @@ def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: int, like: Tenso
     """
     noise = {}
     for name, shape in shapes.items():
-        bits = np.stack([_bits(seed, name, key, _NOISE, prod(shape)) for key in keys.tolist()])
+        bits = np.stack([_bits(seed, name, key, _NOISE_STREAM, prod(shape)) for key in keys.tolist()])
         noise[name] = torch.from_numpy(_uniform(bits)).reshape(len(keys), *shape).to(like)
     return noise

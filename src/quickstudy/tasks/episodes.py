@@ -1,7 +1,7 @@
-"""N-way K-shot tasks over any images with class labels, held in memory (or in a memory-mapped file).
+"""N-way K-shot tasks over any images with class labels, in memory or in a memory-mapped file.
 
-A task draws `ways` classes of its split in random order, which numbers them 0..ways-1, then `shots + queries` different
-images of each. Support and query are in class order: label 0's images first.
+A task draws `ways` classes of its split. Their random order numbers them 0..ways-1. It then draws `shots + queries`
+different images of each. Support and query are in class order: the images of label 0 come first.
 
 Reference: Vinyals et al., 2016 (https://arxiv.org/abs/1606.04080), the protocol that all papers here follow.
 """
@@ -20,21 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.arrays import Array, as_array, as_integers, check_images, check_splits
+from quickstudy.tasks.arrays import ArrayOrTensor, as_array, as_integers, check_images, check_splits
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.draws import SPLITS, Draws
-from quickstudy.tasks.splits import Fractions, Pool, pool, split_by_class, split_by_image, split_by_list
+from quickstudy.tasks.splits import Fractions, Pool, pool_by_class, split_by_class, split_by_image, split_by_list
 from quickstudy.tasks.synthetic.options import check_counts
 from quickstudy.types import Examples, Shape
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes(TaskFamily):
-    """Few-shot classification over arrays. Most data start from `Episodes.by_image` or `Episodes.by_class`.
+    """Few-shot classification over arrays. Most users start from `Episodes.by_image` or `Episodes.by_class`.
 
-    x is handed out as float32 with the values it is stored with: bytes stay 0..255 unless they are scaled before.
-    `about` has `classes [T, ways]` (original labels, in the order of 0..ways-1) and `images_support`, `images_query`
-    (numbers into `images`).
+    x is float32 with the stored values: bytes stay 0..255 unless you scale them before. `about` has `classes [T, ways]`
+    (the original labels, in the order of 0..ways-1), and `images_support` and `images_query` (indices into `images`).
 
     >>> images, labels = np.zeros((40, 1, 8, 8), dtype=np.uint8), np.repeat([3, 8], 20)
     >>> family = Episodes.by_image(images, labels, fractions=(0.5, 0.0, 0.5), ways=2, shots=1, queries=4)
@@ -43,18 +42,18 @@ class Episodes(TaskFamily):
     (torch.Size([3, 2, 1, 8, 8]), [0, 0, 0, 0, 1, 1, 1, 1])
 
     Args:
-        images: `[N, *input]`, floating or uint8. Not copied: do not change it afterwards.
+        images: `[N, *input]`, floating or uint8. It is not copied, so do not change it afterwards.
         labels: `[N]`, any integers.
-        splits: For "train", "val" and "test", or some of them, the numbers of the images it may use.
+        splits: The indices of the images of "train", "val" and "test", or of some of these splits.
         ways: Classes in a task.
         shots: Support images per class.
         queries: Query images per class.
-        name: What to call the data in results.
+        name: The name of the data in results.
         rule: How the splits were made, in words, for results.
     """
 
-    images: Array = field(repr=False)
-    labels: Array = field(repr=False)
+    images: ArrayOrTensor = field(repr=False)
+    labels: ArrayOrTensor = field(repr=False)
     splits: Mapping[str, NDArray[Any]] = field(repr=False)
     ways: int = 5
     shots: int = 1
@@ -63,7 +62,7 @@ class Episodes(TaskFamily):
     rule: str = "as given"
 
     loss: ClassVar[str] = "cross_entropy"
-    _held: ClassVar[Tensor | None] = None
+    _device_images: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
         check_counts(least=2, ways=self.ways)
@@ -72,13 +71,18 @@ class Episodes(TaskFamily):
         if len(self._images) != len(self._labels):
             raise InputError(f"{len(self._images)} images have {len(self._labels)} labels: give one label per image.")
         check_splits(self.splits, len(self._images))
-        _ = self._pools  # built here, so that the first step is no slower than the others
+        _ = self.pools  # computed now, so that the first step is as fast as the others
 
     @classmethod
     def by_image(
-        cls, images: Array, labels: Array, fractions: Fractions = (0.6, 0.2, 0.2), seed: int = 0, **options: Any
+        cls,
+        images: ArrayOrTensor,
+        labels: ArrayOrTensor,
+        fractions: Fractions = (0.6, 0.2, 0.2),
+        seed: int = 0,
+        **options: Any,
     ) -> "Episodes":
-        """Splits that share their classes and divide each class's images. `options` are the fields ways, shots, ..."""
+        """Splits share the classes and divide the images of each class. `options` are the fields ways, shots, ..."""
         splits = split_by_image(as_integers("labels", labels), fractions, seed)
         rule = f"by image (classes shared), train/val/test {'/'.join(map(str, fractions))}, seed {seed}"
         return cls(images, labels, splits, **{"rule": rule} | options)
@@ -86,14 +90,14 @@ class Episodes(TaskFamily):
     @classmethod
     def by_class(
         cls,
-        images: Array,
-        labels: Array,
+        images: ArrayOrTensor,
+        labels: ArrayOrTensor,
         classes: Mapping[str, Sequence[int]] | None = None,
         fractions: Fractions = (0.6, 0.2, 0.2),
         seed: int = 0,
         **options: Any,
     ) -> "Episodes":
-        """Splits that share no class: as listed in `classes`, or else a seeded shuffle cut by `fractions`."""
+        """Splits share no class: they are as listed in `classes`, or a seeded shuffle of all classes is divided."""
         numbers = as_integers("labels", labels)
         if classes is None:
             splits = split_by_class(numbers, fractions, seed)
@@ -112,14 +116,14 @@ class Episodes(TaskFamily):
         return self.ways
 
     def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
-        """The tasks of a split; refused when the split has too few classes, or a class of it too few images."""
+        """The tasks of a split. A split with too few classes, or with too few images in a class, is refused."""
         tasks = super().source(split, seed=seed, size=size)
-        if split not in self._pools:
+        if split not in self.pools:
             raise InputError(
-                f"{self.name!r} ({self.rule}) has no {split!r} images; it has {', '.join(self._pools)}. Use one of "
-                f"these, or divide the data so that {split!r} gets a share."
+                f"{self.name!r} ({self.rule}) has no {split!r} images; it has {', '.join(self.pools)}. Use one of "
+                f"these, or divide the data so that {split!r} has images."
             )
-        (classes, _, counts), need = self._pools[split], self.shots + self.queries
+        (classes, _, counts), need = self.pools[split], self.shots + self.queries
         wanted = f"{self.ways}-way {self.shots}-shot with {self.queries} queries needs"
         if len(classes) < self.ways:
             raise InputError(
@@ -135,19 +139,18 @@ class Episodes(TaskFamily):
         return tasks
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
-        classes, table, counts = self._pools[draws.split]
+        classes, table, counts = self.pools[draws.split]
         chosen = draws.order("classes", size, len(classes))[part, : self.ways]
         rank = draws.uniform("images", size, self.ways, table.shape[1])[part]
-        # The table's padding must come after all images, whose ranks are under 1.
+        # The padding of the table must come after all images, whose ranks are below 1.
         rank[np.arange(table.shape[1]) >= counts[chosen][:, :, None]] = 2.0
         need = self.shots + self.queries
-        first = np.argpartition(rank, need - 1, axis=-1)[
-            :, :, :need
-        ]  # sorting all of a large class takes most of a step
+        # Partitioned first: sorting all images of a large class would take most of a step.
+        first = np.argpartition(rank, need - 1, axis=-1)[:, :, :need]
         first = np.take_along_axis(first, np.argsort(np.take_along_axis(rank, first, -1), axis=-1), -1)
         picked = table[chosen[:, :, None], first]
 
-        x = self.shown(self.stored(picked), classes[chosen], draws, size, part)
+        x = self.prepare_inputs(self.take_images(picked), classes[chosen], draws, size, part)
         y = torch.arange(self.ways)
 
         def examples(of: slice) -> Examples:
@@ -160,30 +163,30 @@ class Episodes(TaskFamily):
         halves = examples(slice(self.shots)), examples(slice(self.shots, None))
         return *halves, {name: torch.from_numpy(value) for name, value in about.items()}
 
-    def stored(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Images by number, `[*numbers, *input]` as stored, from the device where they are held."""
-        if self._held is None:
+    def take_images(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Images by index, `[*numbers, *input]` as stored, on the device that has them."""
+        if self._device_images is None:
             return torch.from_numpy(self._images[numbers])
-        return self._held[torch.from_numpy(numbers).to(self._held.device)]
+        return self._device_images[torch.from_numpy(numbers).to(self._device_images.device)]
 
-    def on(self, device: torch.device, most: int) -> "Episodes":
-        if self._images.nbytes > most:
+    def to_device(self, device: torch.device, max_bytes: int) -> "Episodes":
+        if self._images.nbytes > max_bytes:
             return self
-        moved = copy(self)  # with what is worked out already: pools and fingerprint are the same
-        object.__setattr__(moved, "_held", torch.tensor(self._images, device=device))
+        moved = copy(self)  # a copy keeps the cached pools and fingerprint, which do not depend on the device
+        object.__setattr__(moved, "_device_images", torch.tensor(self._images, device=device))
         return moved
 
-    def shown(
+    def prepare_inputs(
         self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
-        """Drawn images `[T, ways, n, *stored]` as a learner sees them; here, their numbers as float32.
+        """Prepare drawn images for the learner. Here they only become float32.
 
         Args:
-            pixels: As stored.
-            labels: The class of each: `[T, ways]`.
-            draws: For a family that changes images at random.
-            size: Tasks in the whole batch, which random changes are drawn for.
-            part: Those of them that are asked for.
+            pixels: The images as stored, `[T, ways, n, *stored]`.
+            labels: Their classes, `[T, ways]`.
+            draws: The random numbers, for a family that augments images.
+            size: Tasks in the whole batch.
+            part: The tasks of the batch that are prepared.
         """
         del labels, draws, size, part
         return pixels.to(torch.float32)
@@ -192,8 +195,8 @@ class Episodes(TaskFamily):
         return {
             "name": self.name,
             "split_rule": self.rule,
-            "classes": {name: len(images.classes) for name, images in self._pools.items()},
-            "images": {name: int(images.counts.sum()) for name, images in self._pools.items()},
+            "classes": {name: len(images.classes) for name, images in self.pools.items()},
+            "images": {name: int(images.counts.sum()) for name, images in self.pools.items()},
             "ways": self.ways,
             "shots": self.shots,
             "queries": self.queries,
@@ -201,17 +204,17 @@ class Episodes(TaskFamily):
         }
 
     def class_name(self, label: int) -> str:
-        """What figures call a class: by its `names` where the data have them, else by its number."""
+        """The name of a class in figures and messages: from `names` if the data have them, else its number."""
         names = getattr(self, "names", None)
         return str(label if names is None else names[label])
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of images, labels and splits: other data or splits, other digits."""
+        """12 hexadecimal digits of the SHA-256 of images, labels and splits."""
         digest = hashlib.sha256(f"{self._images.dtype.str} {self._images.shape}".encode())
         digest.update(np.ascontiguousarray(self._images).data)
         digest.update(self._labels.data)
-        for name, images in self._pools.items():
+        for name, images in self.pools.items():
             digest.update(name.encode())
             digest.update(np.sort(images.table[images.table >= 0]).data)
         return digest.hexdigest()[:12]
@@ -225,5 +228,8 @@ class Episodes(TaskFamily):
         return as_integers("labels", self.labels)
 
     @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        return {name: pool(self._labels, as_array(self.splits[name])) for name in SPLITS if name in self.splits}
+    def pools(self) -> dict[str, Pool]:
+        """The images of each split by class."""
+        return {
+            name: pool_by_class(self._labels, as_array(self.splits[name])) for name in SPLITS if name in self.splits
+        }

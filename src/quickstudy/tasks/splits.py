@@ -1,7 +1,7 @@
-"""Which images a split may use: cut every class in parts, or deal out whole classes.
+"""Which images belong to which split: divide the images of every class, or divide the classes.
 
-By image, a test task shows new images of the classes trained on. By class, it shows classes never seen. The second is
-the harder question and the one most papers ask; the first needs far fewer classes.
+By image, a test task shows new images of the training classes. By class, it shows new classes. The second is harder and
+is what most papers report; the first needs far fewer classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,22 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import SPLITS, Draws
 
 Fractions = tuple[float, float, float]
-"""Shares of train, val and test, adding up to 1. A share of 0 leaves that split out."""
+"""The fractions of train, val and test, adding up to 1. A split with fraction 0 is left out."""
 
 Indices = dict[str, NDArray[np.int64]]
-"""The images of each split, by their number in the data."""
+"""The images of each split, as indices into the data."""
 
 
 class Pool(NamedTuple):
-    """A split's images by class: labels `[C]`, image numbers `[C, most]` of which row c has `counts[c]`, then -1."""
+    """The images of a split by class: labels `[C]` and indices `[C, max(counts)]`. Row c has `counts[c]`, then -1."""
 
     classes: NDArray[np.int64]
     table: NDArray[np.int64]
     counts: NDArray[np.int64]
 
 
-def pool(labels: NDArray[np.int64], images: NDArray[np.int64]) -> Pool:
-    """The images of a split by class, whatever their order was."""
+def pool_by_class(labels: NDArray[np.int64], images: NDArray[np.int64]) -> Pool:
+    """The images of a split by class. The order of `images` does not matter."""
     ordered = images[np.lexsort((images, labels[images]))]
     classes, counts = np.unique(labels[ordered], return_counts=True)
     table = np.full((len(classes), counts.max()), -1)
@@ -38,7 +38,7 @@ def pool(labels: NDArray[np.int64], images: NDArray[np.int64]) -> Pool:
 
 
 def rank_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For groups of these sizes laid end to end, each item's number within its group.
+    """The position of each item within its group, for groups of these sizes one after the other.
 
     >>> rank_within(np.array([2, 3])).tolist()
     [0, 1, 0, 1, 2]
@@ -46,40 +46,40 @@ def rank_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _cut(place: NDArray[np.float64], fractions: Fractions) -> NDArray[np.int64]:
-    """The split's number for each place in (0, 1) of a shuffled row."""
+def _assign_splits(place: NDArray[np.float64], fractions: Fractions) -> NDArray[np.int64]:
+    """The number of the split for each position in (0, 1) of a shuffled row."""
     if len(fractions) != 3 or not all(0 <= share <= 1 for share in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
-            f"fractions={fractions!r} do not divide the data: give the shares of train, val and test, "
+            f"fractions={fractions!r} do not divide the data: give the fractions of train, val and test, "
             "each 0 to 1 and adding up to 1, for example (0.6, 0.2, 0.2)."
         )
-    # Rounding may leave the last edge a hair under 1; no place may fall beyond the last split that has a share.
+    # Rounding may leave the last edge just below 1; no position may fall beyond the last split with a fraction.
     last = max(number for number, share in enumerate(fractions) if share > 0)
     return np.minimum(np.searchsorted(np.cumsum(fractions), place), last)
 
 
 def split_by_image(labels: NDArray[np.int64], fractions: Fractions, seed: int) -> Indices:
-    """Cut the shuffled images of each class: all splits have all classes, no image is in two.
+    """Divide the shuffled images of each class: all splits have all classes, and no image is in two splits.
 
     >>> {name: len(images) for name, images in split_by_image(np.repeat([3, 8], 10), (0.6, 0.2, 0.2), seed=0).items()}
     {'train': 12, 'val': 4, 'test': 4}
     """
     shuffled = np.lexsort((Draws(seed, "train", 0).uniform("split by image", len(labels)), labels))
     counts = np.unique(labels, return_counts=True)[1]
-    number = _cut((rank_within(counts) + 0.5) / np.repeat(counts, counts), fractions)
-    return _nonempty({name: np.sort(shuffled[number == i]) for name, i in SPLITS.items()})
+    number = _assign_splits((rank_within(counts) + 0.5) / np.repeat(counts, counts), fractions)
+    return _drop_empty({name: np.sort(shuffled[number == i]) for name, i in SPLITS.items()})
 
 
 def split_by_class(labels: NDArray[np.int64], fractions: Fractions, seed: int) -> Indices:
-    """Deal out the shuffled classes: each class, with all of its images, is in one split."""
+    """Divide the shuffled classes: each class, with all of its images, is in one split."""
     classes = np.unique(labels)
     shuffled = classes[Draws(seed, "train", 0).order("split by class", len(classes))]
-    number = _cut((np.arange(len(classes)) + 0.5) / len(classes), fractions)
+    number = _assign_splits((np.arange(len(classes)) + 0.5) / len(classes), fractions)
     return split_by_list(labels, {name: shuffled[number == i].tolist() for name, i in SPLITS.items()})
 
 
 def split_by_list(labels: NDArray[np.int64], classes: Mapping[str, Sequence[int]]) -> Indices:
-    """The classes of each split as listed; classes that no split lists are left out."""
+    """Divide the classes as listed. Classes that no split lists are left out."""
     home: dict[int, str] = {}
     known = set(np.unique(labels).tolist())
     for split, members in classes.items():
@@ -93,12 +93,12 @@ def split_by_list(labels: NDArray[np.int64], classes: Mapping[str, Sequence[int]
                 )
             if label in home:
                 raise InputError(
-                    f"Class {label!r} is listed in {home[label]!r} and in {split!r}. A class can be in one split: "
-                    "drop it from the other, or split by image."
+                    f"Class {label!r} is listed in {home[label]!r} and in {split!r}. A class can be in one split only: "
+                    "remove it from one of them, or split by image."
                 )
             home[label] = split
-    return _nonempty({name: np.flatnonzero(np.isin(labels, list(members))) for name, members in classes.items()})
+    return _drop_empty({name: np.flatnonzero(np.isin(labels, list(members))) for name, members in classes.items()})
 
 
-def _nonempty(splits: Indices) -> Indices:
+def _drop_empty(splits: Indices) -> Indices:
     return {name: images for name, images in splits.items() if len(images)}

@@ -1,1 +1,1 @@
-"""Meta-training: the loop, where it starts, how it resumes, and the settings of a run."""
+"""Meta-training runs, restoring them, evaluating them, and sweeps over their settings."""

@@ -1,14 +1,15 @@
-"""A run, evaluated, and the result written into it."""
+"""Evaluating a run, and writing the result into its directory."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from quickstudy.engine.distributed import ALONE, World
 from quickstudy.engine.engine import use_threads
-from quickstudy.evaluation.dry_run import dry_run, first_tasks
-from quickstudy.evaluation.evaluate import Protocol, adaptation_ms, evaluate, protocol
+from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
+from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
 from quickstudy.evaluation.thumbnails import collect_thumbnails
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run, check_name
@@ -19,58 +20,50 @@ from quickstudy.training.restore import restore
 def evaluate_run(
     run: Run,
     checkpoint: str | None = None,
-    named: str | None = None,
+    protocol: str | None = None,
     overrides: Sequence[str] = (),
     name: str = "test",
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint and keep the result in the run under `name`.
+    """Evaluate a checkpoint, and write the result into the run under `name`. Returned is the result's summary.
 
     Args:
         run: The run.
-        checkpoint: "best" or "last"; by default best where there is one.
-        named: A protocol; by default the configuration's number of tasks, once.
+        checkpoint: "best" or "last". By default "best" if the run has it, else "last".
+        protocol: The name of a protocol. By default the configuration's number of tasks, once.
         overrides: `--key.sub value` pairs for the evaluation.
-        name: Of the result.
-        world: The workers that share the tasks; the first writes the result.
+        name: The name of the result.
+        world: The workers that share the tasks. The first writes the result.
     """
     check_name(name)
     setup, state = restore(run, checkpoint, overrides, world)
-    asked = setup.config.evaluate
-    made = protocol(named) if named else Protocol("tasks", asked.tasks)
+    learner, family, metric, asked = setup.learner, setup.eval_family, setup.metric, setup.config.evaluate
+    plan = get_protocol(protocol) if protocol else Protocol("tasks", asked.tasks)
     with use_threads(world.threads(setup.config.compute.threads)):
-        world.agree(lambda: _rehearse(setup))
+        world.agree(partial(_check_first_tasks, setup))
         repeats = [
-            evaluate(
-                setup.learner,
-                setup.judged,
-                setup.metric,
-                split=asked.split,
-                n=made.tasks,
-                seed=asked.seed + i,
-                world=world,
-            )
-            for i in range(made.repeats)
+            evaluate(learner, family, metric, split=asked.split, n=plan.tasks, seed=asked.seed + i, world=world)
+            for i in range(plan.repeats)
         ]
-        adapt_ms = world.from_first(lambda: adaptation_ms(setup.learner, setup.judged, asked.split, asked.seed))
+        adapt_ms = world.from_first(partial(time_adaptation, learner, family, asked.split, asked.seed))
     first = repeats[0]
-    if made.repeats == 1:
-        mean, interval, what = first.spread.mean, first.spread.interval, "95% interval over tasks"
+    if plan.repeats == 1:
+        mean, interval, spread = first.spread.mean, first.spread.interval, "95% interval over tasks"
     else:
-        means = np.array([summary.spread.mean for summary in repeats])
+        means = np.array([repeat.spread.mean for repeat in repeats])
         mean, interval = float(means.mean()), float(means.std())
-        what = f"standard deviation over {made.repeats} task lists"
+        spread = f"standard deviation over {plan.repeats} task lists"
     summary = {
         "name": name,
         "method": setup.config.method.name,
-        "metric": setup.metric.name,
+        "metric": metric.name,
         "mean": mean,
         "interval": interval,
-        "spread": what,
-        "tasks": made.tasks * made.repeats,
-        "finite": sum(one.spread.finite for one in repeats),
+        "spread": spread,
+        "tasks": plan.tasks * plan.repeats,
+        "finite": sum(repeat.spread.finite for repeat in repeats),
         "loss": first.loss.mean,
-        "hash": "+".join(one.hash for one in repeats),
+        "hash": "+".join(repeat.hash for repeat in repeats),
         "split": asked.split,
         "seed": asked.seed,
         "adapt_ms": adapt_ms,
@@ -78,19 +71,20 @@ def evaluate_run(
         "step": state["step"],
         "checkpoint": state["checkpoint"],
         "init_from": state.get("initial"),
-        "protocol": made.name,
-        "data": to_plain_or_text(setup.judged.describe()),
-        "notes": list(setup.judged.notes),
-        "norms": setup.learner.norms,
-        "parameters": sum(p.numel() for p in setup.learner.meta_params().values()),
+        "protocol": plan.name,
+        "data": to_plain_or_text(family.describe()),
+        "notes": list(family.notes),
+        "norms": learner.norms,
+        "parameters": sum(p.numel() for p in learner.meta_params().values()),
     }
-    pictures = collect_thumbnails(setup.judged, asked.split, first.example, [one.confusion for one in repeats])
+    pictures = collect_thumbnails(family, asked.split, first.example, [repeat.confusion for repeat in repeats])
     arrays = {"metric": first.values, "loss": first.losses, **pictures}
-    world.from_first(lambda: run.write_result(name, summary, arrays))
+    world.from_first(partial(run.write_result, name, summary, arrays))
     return summary
 
 
-def _rehearse(setup: Setup) -> None:
+def _check_first_tasks(setup: Setup) -> None:
+    """Refuse tasks that the learner does not fit, before the evaluation begins."""
     asked = setup.config.evaluate
-    tasks = first_tasks(setup.judged, asked.split, seed=asked.seed)
-    dry_run(setup.learner, setup.judged.of_split(asked.split), tasks)
+    tasks = draw_first_tasks(setup.eval_family, asked.split, seed=asked.seed)
+    dry_run(setup.learner, setup.eval_family.of_split(asked.split), tasks)

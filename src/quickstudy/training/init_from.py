@@ -1,7 +1,8 @@
-"""Starting a model from another run: which of its tensors go where, and what is said of it.
+"""Starting a model from another run: which tensors are loaded, and the record of it.
 
-A learner keeps a model under names of its own: MAML as `head.*`, HyperMAML its body as `body.*` and its last layer as
-`head.weight`. So names are compared as the model itself has them, with the learner's first word taken off.
+Each learner keeps the tensors of its model under its own names. MAML has them as `head.*`; HyperMAML has the body as
+`body.*` and the last layer as `head.weight`. Therefore tensors are matched by the names that the model itself gives
+them, without the learner's prefix.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,20 +23,21 @@ from quickstudy.storage.checkpoints import describe_step, read_checkpoint
 from quickstudy.storage.run import Run
 from quickstudy.types import Params
 
-OWN = "rule."
-"""The part of a learner that belongs to its method and to no model."""
+RULE_PREFIX = "rule."
+"""The part of a learner that belongs to its method, not to its model."""
 
-MODEL = ("head.", "body.")
-"""The parts of a learner that hold its model; networks of the method's own may have tensors of the same names."""
+MODEL_PREFIXES = ("head.", "body.")
+"""The parts of a learner that hold its model. A method's own networks may use the same tensor names elsewhere."""
 
 
 class InitFrom(BaseModel, frozen=True, extra="forbid"):
-    """Where the model's first tensors come from, before meta-training; by default from the seed."""
+    """The run that a model starts from. Without it a model starts from the seed."""
 
-    # An override below a bare value (`--init_from RUN --init_from.freeze P`) puts that value under `name`.
+    # `--init_from RUN --init_from.freeze P` gives {"name": RUN, "freeze": P}: an override below a bare value puts that
+    # value under `name`.
     run: str = Field(validation_alias=AliasChoices("run", "name"), description="a run directory or a checkpoint file")
-    only: tuple[str, ...] = Field(("*",), description="patterns of the model's tensors that are taken over")
-    freeze: tuple[str, ...] = Field((), description="patterns of the model's parameters that stay as they come")
+    only: tuple[str, ...] = Field(("*",), description="patterns of the model's tensors that are loaded")
+    freeze: tuple[str, ...] = Field((), description="patterns of the model's parameters that do not change any more")
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +48,15 @@ class InitFrom(BaseModel, frozen=True, extra="forbid"):
 
 
 class Start(NamedTuple):
-    """What a model starts from: tensors by the learner's names, and what is told of them by the model's."""
+    """What a model starts from.
+
+    Args:
+        tensors: The tensors to load, by the learner's names.
+        source: The run or file, its checkpoint and its step, in words.
+        loaded: The names of these tensors in the model.
+        skipped: What is not loaded into the last layer, and why.
+        unused: What the source has and the model has not.
+    """
 
     tensors: Params
     source: str
@@ -54,8 +64,8 @@ class Start(NamedTuple):
     skipped: list[str]
     unused: list[str]
 
-    def told(self) -> dict[str, Any]:
-        """For a run's checkpoints and results, in plain values."""
+    def to_plain(self) -> dict[str, Any]:
+        """All but the tensors, for checkpoints and results."""
         return {name: value for name, value in self._asdict().items() if name != "tensors"}
 
     def __str__(self) -> str:
@@ -63,65 +73,68 @@ class Start(NamedTuple):
         return "; ".join([f"{len(self.loaded)} tensors from {self.source}", *rest])
 
 
-def find_start(asked: InitFrom, learner: Learner, named: Mapping[str, torch.Size]) -> Start:
-    """What a learner would start from; nothing is done yet.
+def find_start(asked: InitFrom, learner: Learner, model_shapes: Mapping[str, torch.Size]) -> Start:
+    """Read what a learner starts from. The learner is not changed; `apply_start` does that.
 
     Args:
-        asked: What the configuration says.
-        learner: Built, around the model.
-        named: The shapes of the model's tensors, by its own names.
+        asked: The setting `init_from`.
+        learner: The learner, built around the model.
+        model_shapes: The shapes of the model's tensors, by the model's own names.
     """
-    found, source = _read(asked.run)
-    theirs = {name.removeprefix("model."): value for name, value in found.items() if name.startswith("model.")}
+    tensors, source = _read_source(asked.run)
+    theirs = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     ours = learner.state_dict()
-    here, there = match_names(named, ours), match_names(named, theirs)
-    wanted = [name for name in named if name in here and any(fnmatchcase(name, p) for p in asked.only)]
+    here, there = match_names(model_shapes, ours), match_names(model_shapes, theirs)
+    wanted = [name for name in model_shapes if name in here and any(fnmatchcase(name, p) for p in asked.only)]
     faults = {}
     for name in wanted:
         if name not in there:
             faults[name] = f"{name} is missing there"
         elif theirs[there[name]].shape != ours[here[name]].shape:
-            faults[name] = f"{name} has shape {list(theirs[there[name]].shape)} there, not {list(named[name])}"
-    last = layer_of(list(named)[-1])
+            faults[name] = f"{name} has shape {list(theirs[there[name]].shape)} there, not {list(model_shapes[name])}"
+    last = layer_of(list(model_shapes)[-1])
     loaded = [name for name in wanted if name not in faults]
-    body = [fault for name, fault in faults.items() if layer_of(name) != last]
-    if not loaded or body:
-        _refuse(asked, source, body or list(faults.values()), theirs)
+    body_faults = [fault for name, fault in faults.items() if layer_of(name) != last]
+    if not loaded or body_faults:
+        _refuse_source(asked, source, body_faults or list(faults.values()), theirs)
     return Start(
         tensors={here[name]: theirs[there[name]] for name in loaded},
         source=source,
         loaded=loaded,
         skipped=list(faults.values()),
-        unused=[name for name in theirs if name not in there.values() and not name.startswith(OWN)],
+        unused=[name for name in theirs if name not in there.values() and not name.startswith(RULE_PREFIX)],
     )
 
 
-def apply_start(found: Start, learner: Learner) -> None:
-    """Put it into the learner."""
+def apply_start(start: Start, learner: Learner) -> None:
+    """Load the tensors into the learner."""
     own = learner.state_dict()
     with torch.no_grad():
-        for name, value in found.tensors.items():
+        for name, value in start.tensors.items():
             own[name].copy_(value)
     if isinstance(learner, RuleLearner) and isinstance(learner.rule, Descend) and learner.rule.per_step is not None:
         learner.rule.per_step.begin(learner.params())
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Keep parameters from training; done whenever a run is built, as what adapts follows from it."""
+    """Freeze the parameters that match a pattern.
+
+    This happens whenever a run is built, before the method: a method adapts only parameters that are not frozen.
+    """
     params = dict(model.named_parameters())
     for pattern in patterns:
-        chosen = [name for name in params if fnmatchcase(name, pattern)]
-        if not chosen:
+        matching = [name for name in params if fnmatchcase(name, pattern)]
+        if not matching:
             raise InputError(
                 f"`init_from.freeze` has {pattern!r}, which matches no parameter of the model. "
                 f"{suggest_nearest(pattern, params)}"
             )
-        for name in chosen:
+        for name in matching:
             params[name].requires_grad_(False)
 
 
 def match_names(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
-    """Where a learner keeps each of a model's tensors; those it has no more are left out.
+    """The learner's name for each of a model's tensors. Tensors that the learner has replaced are left out.
 
     >>> match_names(["conv.weight", "head.weight"], ["body.conv.weight", "head.weight", "rule.rate.value"])
     {'conv.weight': 'body.conv.weight', 'head.weight': 'head.weight'}
@@ -131,32 +144,33 @@ def match_names(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
     >>> match_names(["conv.weight", "head.weight"], two)
     {'conv.weight': 'body.conv.weight'}
     """
-    own = [name for name in learner if name.startswith(MODEL)]
+    own = [name for name in learner if name.startswith(MODEL_PREFIXES)]
     inside = {name.partition(".")[2]: name for name in own}
     whole = set(own)
     return {n: inside.get(n, n) for n in model if n in inside or n in whole}
 
 
-def _read(given: str) -> tuple[Mapping[str, Tensor], str]:
+def _read_source(given: str) -> tuple[Mapping[str, Tensor], str]:
+    """The tensors of a run or a checkpoint file, and where they are from in words."""
     path = Path(given)
     if path.is_file():
-        saved, what = read_checkpoint(path), f"{path}"
+        checkpoint, source = read_checkpoint(path), f"{path}"
     else:
         run = Run.open(path)
         name = "best" if "best" in run.checkpoints() else "last"
-        saved, what = run.load(name), f"{path}, `{name}`"
-    return saved.tensors, f"{what} of {describe_step(saved)}"
+        checkpoint, source = run.load(name), f"{path}, `{name}`"
+    return checkpoint.tensors, f"{source} of {describe_step(checkpoint)}"
 
 
-def _refuse(asked: InitFrom, source: str, faults: list[str], theirs: Mapping[str, Tensor]) -> None:
+def _refuse_source(asked: InitFrom, source: str, faults: list[str], theirs: Mapping[str, Tensor]) -> None:
     if not faults:
         raise InputError(
             f"`init_from.only` is {', '.join(map(repr, asked.only))}, which matches no tensor of the model. "
-            f"{source} has: {', '.join(name for name in theirs if not name.startswith(OWN))}."
+            f"{source} has: {', '.join(name for name in theirs if not name.startswith(RULE_PREFIX))}."
         )
     more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
     raise InputError(
         f"`init_from`: {source} holds a model of another architecture: {'; '.join(faults[:4])}{more}. Only the last "
-        "layer may differ. Give `model` the settings of that run (its config.yaml), or `init_from.only` a pattern of "
-        "what to take."
+        "layer may differ. Give `model` the settings of that run (they are in its config.yaml), or give "
+        "`init_from.only` a pattern of the tensors to load."
     )

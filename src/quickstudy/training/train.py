@@ -1,11 +1,11 @@
-"""Meta-training: the outer loop, and everything that has to survive it.
+"""Meta-training: the outer loop, its checkpoints and its logs.
 
-The state of a run is the learner, the optimizer, the step and a few sums; a checkpoint holds all of it, and tasks are a
-function of the step. So a run that is killed and resumed ends with the very bits of one that was not (on the same
-machine, with the same number of threads and of workers).
+The state of a run is the learner, the optimizer, the step and a few sums. A checkpoint holds all of it, and the tasks
+are a function of the step. So a run that is killed and resumed ends with exactly the numbers of a run that was not
+killed (on the same machine, with the same number of threads and workers).
 
-Several workers each run their share of a meta-batch and add up the gradients; from then on all do the same, so their
-states stay equal. The first of them logs and saves.
+With several workers, each computes its share of a meta-batch, and the gradients are summed. Then all take the same
+step, so their states stay equal. Only the first worker logs and saves.
 """
 
 import warnings
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from math import inf, isfinite
 from time import perf_counter
 from typing import Any
@@ -25,7 +26,7 @@ from quickstudy.engine.distributed import ALONE, RemoteError, Sums, WorkerLost, 
 from quickstudy.engine.engine import use_threads
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
-from quickstudy.evaluation.dry_run import dry_run, first_tasks, restoring_buffers
+from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.storage.files import to_plain_or_text
@@ -36,28 +37,42 @@ from quickstudy.training.restore import load_model
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import Params, Task
 
-VALIDATIONS = 20  # over a run, unless the configuration says otherwise
-PROBED_NUMBERS = 64  # of a quantity: more are summed up by their norm
+LOGS, VALIDATIONS, CHECKPOINTS = 200, 20, 20
+"""How often each happens over a run, unless the configuration gives an interval in steps."""
+
+MAX_PROBED_VALUES = 64
+"""A probed quantity with more values than this is logged by its norm."""
 
 
-class Stopped(RunError):
-    """Training was interrupted by the user, after saving where it stood."""
+class StoppedError(RunError):
+    """The user stopped the training. Its state was saved."""
 
 
-class Diverged(RunError):
-    """A loss or a parameter became infinite or NaN; the checkpoint before it is good."""
+class DivergedError(RunError):
+    """A loss or a parameter became infinite or NaN. The last checkpoint is from before that."""
+
+
+class WrongGradient(UserWarning):
+    """The model uses a torch kernel whose second derivative is wrong."""
 
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside tensors. `loss`, `metric` and `count` are the sums since the last train row.
+    """The state in a checkpoint besides tensors.
 
-    `initial` says what the model started from, when that was another run.
+    Args:
+        step: Outer steps done.
+        seconds: Time spent in training.
+        best: Of the checkpoint `best`: its number of tasks with a finite metric, and its score. More finite tasks win.
+        loss: The sum of losses since the last row of kind "train".
+        metric: The sum of metrics since then.
+        count: The number of steps since then.
+        initial: What the model started from, if from another run.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best: list[float] = field(default_factory=lambda: [-1.0, -inf])  # finite tasks, score: fewer diverged comes first
+    best: list[float] = field(default_factory=lambda: [-1.0, -inf])
     loss: float = 0.0
     metric: float = 0.0
     count: int = 0
@@ -65,11 +80,11 @@ class _Progress:
 
 
 def check_training(setup: Setup) -> None:
-    """Refuse what cannot be trained, in seconds and before anything is written."""
+    """Refuse a setup that cannot be trained. This takes seconds, and nothing is written."""
     config = setup.config.train
     schedule.check_schedules(setup.learner, config.schedules)
-    tasks = first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
-    _rehearse_evaluation(setup, tasks)
+    tasks = draw_first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
+    _dry_run_evaluation(setup, tasks)
     if not config.steps:
         return
     if not setup.learner.meta_params():
@@ -78,60 +93,58 @@ def check_training(setup: Setup) -> None:
             "unfreeze the model."
         )
     dry_run(setup.learner, setup.family.of_split("train"), tasks, training=True)
-    _probed(setup, tasks)
-    if config.often(config.validate_every, VALIDATIONS):
+    _select_probes(setup, tasks)
+    if config.interval(config.validate_every, VALIDATIONS):
         try:
-            first_tasks(setup.family, "val")
+            draw_first_tasks(setup.family, "val")
         except InputError as error:
             raise InputError(f"{error} To train without validation: --train.validate_every 0.") from error
 
 
-def _rehearse_evaluation(setup: Setup, tasks: Task) -> None:
-    """On the training tasks; on those of the evaluation where training has other classes."""
-    family = setup.family.of_split("train")
+def _dry_run_evaluation(setup: Setup, tasks: Task) -> None:
+    """Try an evaluation on the training tasks, or on those of the evaluation where training has other classes."""
+    family, asked = setup.family.of_split("train"), setup.config.evaluate
     if family.outputs != setup.family.outputs:
-        split = setup.config.evaluate.split
-        family, tasks = setup.judged.of_split(split), first_tasks(setup.judged, split, seed=setup.config.evaluate.seed)
+        family = setup.eval_family.of_split(asked.split)
+        tasks = draw_first_tasks(setup.eval_family, asked.split, seed=asked.seed)
     dry_run(setup.learner, family, tasks)
 
 
 def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = ALONE) -> None:
     """Meta-train `setup.learner` in a run directory, from its last checkpoint if it has one.
 
-    Ends with checkpoints `last` and, when there is validation, `best`. Of several workers only the first touches the
+    The run then has the checkpoint `last` and, if there was a validation, `best`. Only the first worker writes to the
     directory.
     """
     with use_threads(world.threads(setup.config.compute.threads)):
-        world.agree(lambda: check_training(setup))
-        _distrust_vmap(setup)
+        world.agree(partial(check_training, setup))
+        _check_vmap(setup)
         with run.writing() if world.first else nullcontext():
-            _Trainer(setup, run, watch or Watcher(), world).run_through()
+            _Trainer(setup, run, watch or Watcher(), world).train()
 
 
 def named_values(learner: nn.Module) -> Params:
-    """Parameters and buffers by path, also those buffers that are settings and not saved."""
+    """Parameters and buffers by path, with the buffers that hold settings and are not saved."""
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
 
-class WrongGradient(UserWarning):
-    """A model whose second-order gradient a kernel gets wrong."""
-
-
-def _distrust_vmap(setup: Setup) -> None:
-    """Hold the vectorised meta-gradient against the loop on two tasks; run on the loop where they differ."""
+def _check_vmap(setup: Setup) -> None:
+    """Compare the meta-gradient of `vmap` with that of the loop on two tasks. If they differ, the loop is used."""
     learner = setup.learner
     if not setup.config.train.steps or learner.engine.backend != "vmap":
         return
     tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
     with restoring_buffers(learner):
-        found = learner.check(tasks)
-    if not found.vmap_ok:
+        report = learner.check(tasks)
+    if not report.vmap_ok:
         learner.engine.leave_vmap()
-    if not found.ok:
-        warnings.warn(f"{found}", WrongGradient, stacklevel=3)
+    if not report.ok:
+        warnings.warn(f"{report}", WrongGradient, stacklevel=3)
 
 
 class _Trainer:
+    """The training of one run: everything that changes from step to step."""
+
     def __init__(self, setup: Setup, run: Run, watch: Watcher, world: World) -> None:
         self.setup, self.run, self.watch, self.world = setup, run, watch, world
         self.config = setup.config.train
@@ -140,53 +153,54 @@ class _Trainer:
         self.params = self.learner.meta_params()
         kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
         options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {"fused": True}
-        # An optimizer refuses an empty list, and a method without parameters has nothing for it to do.
+        # An optimizer refuses an empty list; some methods have no parameters.
         trained = list(self.params.values()) or [torch.zeros(0)]
         self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)
         self.progress = _Progress()
-        self.probes = _probed(setup, self.source(0)) if self.config.probes and self.config.steps else []
-        self.validate_every = self.config.often(self.config.validate_every, VALIDATIONS)
+        self.probes = _select_probes(setup, self.source(0)) if self.config.probes and self.config.steps else []
+        self.validate_every = self.config.interval(self.config.validate_every, VALIDATIONS)
 
-    def run_through(self) -> None:
+    def train(self) -> None:
+        """Take every outer step that is left."""
         self._restore()
-        log = self.config.often(self.config.log_every, 200)
-        save = self.config.often(self.config.checkpoint_every, 20)
+        log = self.config.interval(self.config.log_every, LOGS)
+        save = self.config.interval(self.config.checkpoint_every, CHECKPOINTS)
         self.learner.train()
-        began = perf_counter() - self.progress.seconds
+        start = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
-            with self._told():
+            with self._explain_errors():
                 loss, stopping = self._step()
                 step, last = self.progress.step, self.progress.step == self.config.steps
-                self.progress.seconds = perf_counter() - began
+                self.progress.seconds = perf_counter() - start
                 if step % log == 0 or last:
                     self._log_train()
                 if self.probes and (step % self.config.probe_every == 0 or last):
                     self._log_probes()
                 if self.validate_every and (step % self.validate_every == 0 or last):
                     self._validate()
-            # Asked once, as a signal may come between saving and stopping; by several workers in the step's sum, so
-            # that all stop at the same one.
+            # Read once: a signal may come between saving and stopping. Several workers read it in the step's sum, so
+            # that all stop at the same step.
             stopping = (self.watch.stopping if self.world.size == 1 else stopping) and not last
             if step % save == 0 or last or stopping:
                 self._save()
             self.watch.step(step, loss)
             if stopping:
-                raise Stopped(
+                raise StoppedError(
                     f"Stopped at step {step} of {self.config.steps}; nothing is lost. "
                     f"Continue with: quickstudy train --resume {self.run.path}"
                 )
         if not self.config.steps and self.world.first and "last" not in self.run.checkpoints():
-            self._save()  # the start is still worth having
+            self._save()  # a run of 0 steps has its start as a checkpoint, so that it can be evaluated
 
     def _step(self) -> tuple[float, bool]:
-        """One outer step: the loss, and whether a worker was asked to stop."""
-        done, config = self.progress, self.config
-        schedule.apply_schedules(self.learner, config.schedules, done.step)
+        """Take one outer step. Returned are the loss, and whether a worker was asked to stop."""
+        progress, config = self.progress, self.config
+        schedule.apply_schedules(self.learner, config.schedules, progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.decay(done.step, config.meta_lr, config.milestones, config.gamma)
-        sums = self.world.sum(self._part, list(self.params.values()))
+            group["lr"] = schedule.decay(progress.step, config.meta_lr, config.milestones, config.gamma)
+        sums = self.world.sum(self._compute_share, list(self.params.values()))
         if not isfinite(sums.loss):
-            self._stop_at(done.step + 1, f"loss became {sums.loss}")
+            self._raise_diverged(progress.step + 1, f"loss became {sums.loss}")
         for param, gradient in zip(self.params.values(), sums.gradients, strict=True):
             param.grad = gradient
         if config.clip_value is not None:
@@ -194,21 +208,24 @@ class _Trainer:
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.params.values(), config.clip_norm)
         self.optimizer.step()
-        done.loss += sums.loss
-        done.metric += sums.metric
-        done.count += 1
-        done.step += 1
+        progress.loss += sums.loss
+        progress.metric += sums.metric
+        progress.count += 1
+        progress.step += 1
         return sums.loss, sums.stopping > 0
 
-    def _part(self) -> Sums:
-        """This worker's tasks, weighted by their share of the meta-batch; there may be none."""
+    def _compute_share(self) -> Sums:
+        """Gradients, loss and metric of this worker's tasks, weighted by their share of the meta-batch.
+
+        A worker has no tasks when there are more workers than tasks.
+        """
         seed, step, total = self.setup.config.seed, self.progress.step, self.config.meta_batch_size
         part = self.world.share(total)
         if part.start == part.stop:
             return Sums([None] * len(self.params), 0.0, 0.0, float(self.watch.stopping))
-        if (
-            not self.world.first
-        ):  # a user's dropout: other draws than the first worker's, and resumed without being kept
+        if not self.world.first:
+            # A user's dropout draws other numbers here than on the first worker. They are a function of the step, so
+            # that a checkpoint needs the first worker's generator only.
             torch.manual_seed(crc32(f"{seed} {step} {self.world.rank}".encode()))
         tasks = self.source(step, part)
         outcome, gradients = self.learner.meta_gradient(tasks, seed=seed, reduction=self.config.reduction)
@@ -219,55 +236,57 @@ class _Trainer:
         return Sums(gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the user's own tasks or model raise after thousands of good steps, on one line."""
+    def _explain_errors(self) -> Iterator[None]:
+        """Turn an error of the user's tasks or model into one line, which also names the last checkpoint."""
         try:
-            with explain_out_of_memory(f"Step {self.progress.step + 1}", self._standing):
+            with explain_out_of_memory(f"Step {self.progress.step + 1}", self._describe_checkpoint):
                 yield
         except WorkerLost as lost:
             raise WorkerLost(
-                f"{lost} {self._standing()} Continue with: quickstudy train --resume {self.run.path}"
+                f"{lost} {self._describe_checkpoint()} Continue with: quickstudy train --resume {self.run.path}"
             ) from lost
         except RemoteError as error:
-            raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._standing()}") from error
+            raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._describe_checkpoint()}") from error
         except (InputError, RunError):
             raise
-        except Exception as error:
+        except Exception as error:  # the user's code may fail in any way
             raise RunError(
-                f"Step {self.progress.step + 1} failed: {describe_error(error)}. {self._standing()}"
+                f"Step {self.progress.step + 1} failed: {describe_error(error)}. {self._describe_checkpoint()}"
             ) from error
 
-    def _standing(self) -> str:
+    def _describe_checkpoint(self) -> str:
         if not (self.world.first or self.run.path.is_dir()):
             return f"What was saved is on the first worker's machine, in {self.run.path}."
         if "last" not in self.run.checkpoints():
             return "No checkpoint had been saved yet."
         return f"The last good checkpoint is `last` of step {self.run.load('last').state['step']}, in {self.run.path}."
 
-    def _stop_at(self, step: int, what: str) -> None:
-        raise Diverged(
-            f"The {what} at step {step}. {self._standing()} Try a smaller `method.inner_lr` or `train.meta_lr`, or "
-            "bound the meta-gradient with `train.clip_norm`."
+    def _raise_diverged(self, step: int, what: str) -> None:
+        raise DivergedError(
+            f"The {what} at step {step}. {self._describe_checkpoint()} Try a smaller `method.inner_lr` or "
+            "`train.meta_lr`, or bound the meta-gradient with `train.clip_norm`."
         )
 
     def _log(self, kind: str, **row: Any) -> None:
         if not self.world.first:
             return
-        full = {"kind": kind, "step": self.progress.step, **row}
-        self.run.log(full)
-        self.watch.row(full)
+        full_row = {"kind": kind, "step": self.progress.step, **row}
+        self.run.log(full_row)
+        self.watch.row(full_row)
 
     def _log_train(self) -> None:
-        done = self.progress
+        """Log the means since the last row."""
+        progress = self.progress
         lr = self.optimizer.param_groups[0]["lr"]
-        means = {"loss": done.loss / done.count, "metric": done.metric / done.count}
-        self._log("train", **means, lr=lr, seconds=done.seconds)
-        done.loss, done.metric, done.count = 0.0, 0.0, 0
+        means = {"loss": progress.loss / progress.count, "metric": progress.metric / progress.count}
+        self._log("train", **means, lr=lr, seconds=progress.seconds)
+        progress.loss, progress.metric, progress.count = 0.0, 0.0, 0
 
     def _validate(self) -> None:
+        """Validate, log it, and save the learner as `best` if it is the best so far."""
         config = self.config
-        ahead = config.schedules if config.select_with == "final" else {}
-        with schedule.final_schedules(self.learner, ahead):
+        schedules = config.schedules if config.select_with == "final" else {}
+        with schedule.final_schedules(self.learner, schedules):
             summary = evaluate(
                 self.learner, self.family, self.metric, split="val", n=config.validate_tasks, world=self.world
             )
@@ -277,7 +296,7 @@ class _Trainer:
                 finite=spread.finite, tasks=spread.tasks,
             )  # fmt: skip
             score = spread.mean if self.metric.larger_is_better else -spread.mean
-            # A warm-up checkpoint is in effect MAML: until the schedules are over, none is the best.
+            # During HyperMAML's warm-up the learner is MAML in effect. So `best` is chosen only after all schedules.
             eligible = config.select_with == "current" or self.progress.step >= schedule.last_step(config.schedules)
             if eligible and spread.finite and [float(spread.finite), score] > self.progress.best:
                 self.progress.best = [float(spread.finite), score]
@@ -285,8 +304,8 @@ class _Trainer:
 
     def _save(self, name: str = "last") -> None:
         broken = [n for n, p in self.params.items() if not p.isfinite().all()]
-        if broken:  # the loss of the next step would be NaN: stop before a good checkpoint is replaced
-            self._stop_at(self.progress.step, f"parameter {broken[0]} became infinite or NaN")
+        if broken:  # the next step's loss would be NaN; the good checkpoint must stay
+            self._raise_diverged(self.progress.step, f"parameter {broken[0]} became infinite or NaN")
         if not self.world.first:
             return
         tensors = {f"model.{n}": t for n, t in self.learner.state_dict().items()}
@@ -300,23 +319,24 @@ class _Trainer:
         self.run.save(name, tensors, vars(self.progress) | {"tasks": to_plain_or_text(self.family.describe())})
 
     def _restore(self) -> None:
-        """The first worker's start or checkpoint, on all."""
-        self.world.from_first(self._begin)
-        if self.world.size > 1:
-            state = self.learner.state_dict(), self.optimizer.state_dict(), self.progress
-            model, optimizer, self.progress = self.world.from_first(lambda: state)
-            if not self.world.first:
-                self.learner.load_state_dict(model)
-                self.optimizer.load_state_dict(optimizer)
+        """Load the first worker's start or checkpoint on all workers."""
+        self.world.from_first(self._start_or_resume)
+        model, optimizer, self.progress = self.world.from_first(self._state)
+        if not self.world.first:
+            self.learner.load_state_dict(model)
+            self.optimizer.load_state_dict(optimizer)
 
-    def _begin(self) -> None:
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any], _Progress]:
+        return self.learner.state_dict(), self.optimizer.state_dict(), self.progress
+
+    def _start_or_resume(self) -> None:
         if "last" not in self.run.checkpoints():
             self.run.rewind(0)
-            torch.manual_seed(self.setup.config.seed)  # whatever was drawn between building and here
+            torch.manual_seed(self.setup.config.seed)  # the same draws, whatever was drawn after the model was built
             if self.setup.config.init_from:
-                found = find_start(self.setup.config.init_from, self.learner, self.setup.named)
-                apply_start(found, self.learner)
-                self.progress.initial = found.told()
+                start = find_start(self.setup.config.init_from, self.learner, self.setup.model_shapes)
+                apply_start(start, self.learner)
+                self.progress.initial = start.to_plain()
             return
         tensors, state = self.run.load("last")
         load_model(self.setup, tensors, f"Checkpoint `last` of {self.run.path}")
@@ -325,37 +345,38 @@ class _Trainer:
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".", 2)
                 slots.setdefault(int(index), {})[slot] = value
-        self._check_slots(tensors, state, {slot for held in slots.values() for slot in held})
+        self._check_optimizer_state(tensors, state, {slot for by_name in slots.values() for slot in by_name})
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         torch.set_rng_state(tensors["rng"])
-        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # a run may have begun on another device
+        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # it is missing if the run began on a CPU
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.learner.device)
         self._check_data(state.pop("tasks", {}))
         self.progress = _Progress(**state)
         self.run.rewind(self.progress.step)
 
     def _check_data(self, saved: dict[str, Any]) -> None:
-        """Training goes on with the pictures it began with: a data root may hold others by now."""
+        """Refuse to resume on other pictures than the run began with: the files may have changed."""
         for split in ("train", "val"):
             then, now = (describe_split(of, split) for of in (saved, to_plain_or_text(self.family.describe())))
             if "data" in then and then["data"] != now.get("data"):
                 raise InputError(
-                    f"{self.run.path} was trained on {then.get('name')}, data {then['data']}; what is there now "
-                    f"is {now.get('name')}, data {now.get('data')}. Put the files back, or start a new run."
+                    f"{self.run.path} was trained on {then.get('name')}, data {then['data']}. The files are now "
+                    f"{now.get('name')}, data {now.get('data')}. Put the old files back, or start a new run."
                 )
 
-    def _check_slots(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
+    def _check_optimizer_state(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
+        """Refuse a checkpoint without the state of this run's optimizer."""
         if "rng" not in tensors:
             raise InputError(
                 f"Checkpoint `last` of {self.run.path} has no optimizer state, so training cannot go on from it; a "
                 "copy of `best` has none. Start a new run, or evaluate this one."
             )
-        held = {
+        expected = {
             "adam": {"step", "exp_avg", "exp_avg_sq"},
             "sgd": {"momentum_buffer"} if self.config.momentum else set(),
         }
-        if state["step"] and self.params and slots != held[self.config.optimizer]:
+        if state["step"] and self.params and slots != expected[self.config.optimizer]:
             raise InputError(
                 f"Checkpoint `last` of {self.run.path} has the state of another optimizer than config.yaml names "
                 f"({self.config.optimizer}, momentum {self.config.momentum}). Put config.yaml back, or start a new run."
@@ -364,20 +385,20 @@ class _Trainer:
     def _log_probes(self) -> None:
         if not self.world.first:
             return
-        held, seen = named_values(self.learner), {}
-        if set(self.probes) - set(held):  # of the whole meta-batch of the step that is done
-            seen = self.learner.observe(self.source(self.progress.step - 1), seed=self.setup.config.seed)
+        values, observed = named_values(self.learner), {}
+        if set(self.probes) - set(values):  # observed on the whole meta-batch of the last step
+            observed = self.learner.observe(self.source(self.progress.step - 1), seed=self.setup.config.seed)
         for name in self.probes:
-            value = held[name] if name in held else seen[name]
-            if name in seen and value.numel() > PROBED_NUMBERS:  # per task: [T, ...]
+            value = values[name] if name in values else observed[name]
+            if name in observed and value.numel() > MAX_PROBED_VALUES:  # one value for each task: [T, ...]
                 value = value.mean(0)
-            if value.numel() > PROBED_NUMBERS:
+            if value.numel() > MAX_PROBED_VALUES:
                 value = value.square().sum().sqrt()
             self._log("probe", name=name, value=value.detach().tolist())
 
 
-def _probed(setup: Setup, tasks: Task) -> list[str]:
-    """The names of what is probed."""
+def _select_probes(setup: Setup, tasks: Task) -> list[str]:
+    """The names of the quantities that match `train.probes`."""
     patterns = setup.config.train.probes
     if not patterns:
         return []

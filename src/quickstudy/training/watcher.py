@@ -1,16 +1,16 @@
-"""What training tells while it runs, and how it is asked to stop."""
+"""Watching a training: callbacks after steps and rows, and a flag that asks it to stop."""
 
 from typing import Any
 
 
 class Watcher:
-    """Does nothing unless overridden: a run without one is as good."""
+    """Does nothing. Subclasses override what they need."""
 
     stopping = False
-    """Whether training should save where it stands and stop; asked after every step."""
+    """Whether training should save and stop. Training reads it after every step."""
 
     def step(self, step: int, loss: float) -> None:
-        """After every outer step."""
+        """Called after every outer step."""
 
     def row(self, row: dict[str, Any]) -> None:
-        """With every row that goes into the metrics."""
+        """Called with every row that is added to the metrics."""

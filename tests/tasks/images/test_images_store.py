@@ -1,4 +1,4 @@
-"""Pictures to bytes, and bytes kept: known values, every kind of file, a cache that survives kills and full disks."""
+"""Decoding and its cache: known values, every kind of file, kills and full disks."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import signal
 import struct
 import sys
 import time
-import traceback
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,17 +20,18 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from conftest import copy_of_this_process, wait_for
 from quickstudy.errors import InputError, RunError
-from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
-from quickstudy.tasks.images.listing import Arrays, Files, Listing
-from quickstudy.tasks.images.store import cache_root, load_pictures, stamp
+from quickstudy.tasks.images.decode import Decoding, UnreadablePictureError, decode
+from quickstudy.tasks.images.listing import ArrayPictures, FilePictures, Listing
+from quickstudy.tasks.images.store import cache_root, load_pictures, source_stamp
 
 GREY, COLOUR = Decoding(4, 1), Decoding(4, 3)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own."""
+    """Every test has a cache of its own."""
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -56,7 +56,7 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def decoded(picture: Image.Image, how: Decoding, kind: str = "PNG", **options):
-    """The pixels and what was said, by way of a file's bytes."""
+    """Save a picture as the bytes of a file and decode them: the pixels and the reported changes."""
     return decode(Encoded(encoded(picture, kind, **options)), 0, how)
 
 
@@ -142,12 +142,12 @@ def test_sixteen_bits_become_eight(mode, kind):
 
 
 def test_floating_point_pictures_are_refused():
-    with pytest.raises(Unreadable, match="floating-point pixels have no agreed range"):
+    with pytest.raises(UnreadablePictureError, match="floating-point pixels have no agreed range"):
         decoded(Image.fromarray(np.ones((4, 4), np.float32)), GREY, "TIFF")
 
 
 UPRIGHT = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
-# By the EXIF standard: which side of the upright picture the file's first row and first column are.
+# By the EXIF standard: the sides of the upright picture that are the first row and the first column of the file.
 STORED = {
     1: UPRIGHT,  # top, left
     2: UPRIGHT[:, ::-1],  # top, right
@@ -203,20 +203,20 @@ def test_area_is_the_mean():
     ids=["empty", "text", "png", "jpeg"],
 )
 def test_damage_is_told_in_a_few_words(data, why):
-    with pytest.raises(Unreadable, match=why) as error:
+    with pytest.raises(UnreadablePictureError, match=why) as error:
         decode(Encoded(data), 0, COLOUR)
     assert "0x" not in str(error.value) and "BytesIO" not in str(error.value)
 
 
 def test_what_the_system_refuses_is_told_without_the_path(tmp_path):
-    with pytest.raises(Unreadable) as error:
-        decode(Files([tmp_path / "gone.png"]), 0, GREY)
+    with pytest.raises(UnreadablePictureError) as error:
+        decode(FilePictures([tmp_path / "gone.png"]), 0, GREY)
     assert str(error.value) == "No such file or directory"
 
 
 @pytest.mark.parametrize("side", [14_000, 60_000])
 def test_a_bomb_is_refused_before_it_is_decoded(side):
-    """14 000 is where Pillow only warns, 60 000 where it refuses; the pixels are not there, and are not missed."""
+    """Pillow only warns of 14 000 and refuses 60 000. The file has no such pixels, but its header claims them."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -225,16 +225,24 @@ def test_a_bomb_is_refused_before_it_is_decoded(side):
     data = (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
     )
-    with warnings.catch_warnings(), pytest.raises(Unreadable, match=f"Image size .{side**2} pixels. exceeds limit"):
-        warnings.simplefilter(
-            "ignore"
-        )  # as a user may have set it, and unlike these tests, where a warning is an error
-        decode(Encoded(data), 0, GREY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as a user may have set it; in these tests a warning is an error
+        with pytest.raises(UnreadablePictureError, match=f"Image size .{side**2} pixels. exceeds limit"):
+            decode(Encoded(data), 0, GREY)
+
+
+def decode_or_refuse(data: bytes) -> str | None:
+    """Why a file cannot be decoded, or None."""
+    try:
+        assert decode(Encoded(data), 0, COLOUR)[0].shape == (3, 4, 4)
+    except UnreadablePictureError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
 def test_whatever_the_damage_it_is_pixels_or_a_reason(kind):
-    """No exception but `Unreadable` and no warning comes out, however a file is garbled."""
+    """A damaged file raises no other error than `UnreadablePictureError`, and no warning."""
     rng, exif = random.Random(0), Image.Exif()
     exif[0x0112] = 6
     frames = {"save_all": True, "append_images": [Image.fromarray(noise(20, 24, 3)[::-1])]} if kind == "GIF" else {}
@@ -246,11 +254,9 @@ def test_whatever_the_damage_it_is_pixels_or_a_reason(kind):
             data[rng.randrange(rng.choice((60, len(data))))] = rng.randrange(256)
         if rng.random() < 0.2:
             del data[rng.randrange(len(data)) :]
-        try:
-            assert decode(Encoded(bytes(data)), 0, COLOUR)[0].shape == (3, 4, 4)
-        except Unreadable as error:
-            assert str(error)
-            reasons += 1
+        reason = decode_or_refuse(bytes(data))
+        assert reason != ""
+        reasons += reason is not None
     assert reasons > 20
 
 
@@ -272,7 +278,7 @@ def test_decodings_that_cannot_be_made_are_refused(given, words):
 
 
 class Reader:
-    """Reads class folders, in split folders or not, and counts how often it is asked."""
+    """Reads class folders, in split folders or not, and counts its calls."""
 
     def __init__(self):
         self.calls = 0
@@ -288,7 +294,9 @@ class Reader:
             for split in ("train", "val", "test")
             if len(numbers := np.flatnonzero([name.startswith(split) for name in names]))
         }
-        return Listing("class folders", Files(paths), names, labels, classes, splits, [("notes.txt", "no image")])
+        return Listing(
+            "class folders", FilePictures(paths), names, labels, classes, splits, [("notes.txt", "no image")]
+        )
 
 
 def drawn(place: Path, value: int) -> Path:
@@ -299,7 +307,7 @@ def drawn(place: Path, value: int) -> Path:
 
 @pytest.fixture
 def source(tmp_path):
-    """Six pictures of three classes; a picture's value says which it is."""
+    """Six pictures of three classes. The value of a picture shows which it is."""
     for number in range(6):
         drawn(tmp_path / "data" / "abc"[number // 2] / f"{number}.png", 10 * number)
     return tmp_path / "data"
@@ -379,18 +387,18 @@ def test_linked_folders_count_however_deep_and_loops_end(source, reader, tmp_pat
     deep.mkdir(parents=True)
     (deep / "c").symlink_to(source / "c")
     (deep / "up").symlink_to(tmp_path / "linked")
-    before = stamp(tmp_path / "linked")
-    assert stamp(tmp_path / "linked") == before
+    before = source_stamp(tmp_path / "linked")
+    assert source_stamp(tmp_path / "linked") == before
     later(source / "c" / "5.png")
-    assert stamp(tmp_path / "linked") != before
+    assert source_stamp(tmp_path / "linked") != before
 
 
 def test_a_table_stands_for_the_pictures_beside_it(source):
     table = source / "labels.csv"
     table.write_text("path,label\na/0.png,a\n")
-    before = stamp(table)
+    before = source_stamp(table)
     later(source / "a" / "0.png")
-    assert stamp(table) != before
+    assert source_stamp(table) != before
 
 
 def test_an_idx_file_stands_for_its_labels_too(tmp_path):
@@ -399,11 +407,11 @@ def test_an_idx_file_stands_for_its_labels_too(tmp_path):
     )
     for path in (images, labels, other):
         path.write_bytes(b"x")
-    before = stamp(images)
+    before = source_stamp(images)
     later(other)
-    assert stamp(images) == before
+    assert source_stamp(images) == before
     later(labels)
-    assert stamp(images) != before
+    assert source_stamp(images) != before
 
 
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path, reader):
@@ -455,7 +463,7 @@ def test_when_no_picture_can_be_read_this_is_said(source, reader, cache):
 
 
 def test_what_was_changed_is_counted(tmp_path):
-    pictures = Arrays(noise(5, 4, 4))
+    pictures = ArrayPictures(noise(5, 4, 4))
     listing = Listing("an array", pictures, [str(n) for n in range(5)], np.zeros(5, np.int64), ["one"])
     source = tmp_path / "array.npy"
     source.touch()
@@ -486,7 +494,7 @@ def edited(entry: Path, change) -> None:
 
 
 def entries(cache: Path) -> list[Path]:
-    """All that is in the cache but the locks."""
+    """Everything in the cache except the locks."""
     return [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
@@ -528,7 +536,7 @@ def test_an_entry_that_is_replaced_while_it_is_opened_is_not_half_the_old_one(
 
 
 def test_the_cache_may_be_read_only_once_it_is_built_and_the_data_always(source, reader, cache):
-    """Root may write all the same, so that nothing changed is looked at too."""
+    """The tests may run as root, who may always write, so times are compared too."""
     places = [source, *source.iterdir()]
     for place in places:
         place.chmod(0o555)
@@ -560,11 +568,10 @@ def test_pictures_that_change_while_they_are_read_are_not_kept(source, reader, c
         change()
         return found
 
+    read = listed if when == "listed" else reader
+    progress = None if when == "listed" else lambda done, _: change() if done == 6 else None
     with pytest.raises(RunError, match="data was changed while its pictures were being decoded"):
-        if when == "listed":
-            load_pictures(source, listed, GREY)
-        else:
-            load_pictures(source, reader, GREY, lambda done, _: change() if done == 6 else None)
+        load_pictures(source, read, GREY, progress)
     assert entries(cache) == []
     assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 222]
 
@@ -593,6 +600,7 @@ def test_a_reader_that_fails_is_not_blamed_on_the_cache(source, cache):
     assert entries(cache) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux; platformdirs knows those of other systems")
 def test_the_cache_is_where_the_settings_say(monkeypatch, tmp_path):
     assert cache_root() == tmp_path / "cache"
     monkeypatch.setenv("QUICKSTUDY_CACHE", "")
@@ -608,28 +616,8 @@ def test_the_cache_is_where_the_settings_say(monkeypatch, tmp_path):
 # -- several processes, kills and full disks --
 
 
-def copy_of_this_process(work) -> int:
-    """Starts a copy of this process that does the work and ends; its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads in the copy: it uses none
-        child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def ended(child: int) -> int:
-    """How it ended: 0, or minus the signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def killed_at(moment: int, cache: Path):
-    """From now on this process kills itself just before its `moment`-th change to the cache's files."""
+    """From now on, this process kills itself just before its `moment`-th change to the files of the cache."""
     seen, under = 0, str(cache)
 
     def watch(event: str, args: tuple) -> None:
@@ -662,7 +650,7 @@ def test_a_kill_at_any_instant_leaves_a_cache_that_is_built_right(source, reader
             killed_at(moment, cache)
             load_pictures(source, reader, GREY)
 
-        outcome = ended(copy_of_this_process(work))
+        outcome = wait_for(copy_of_this_process(work))
         found = load_pictures(source, reader, GREY)
         assert values(found) == expected and found.labels.tolist() == [0, 0, 1, 1, 2, 2], moment
         assert len(entries(cache)) == 1, "what the dead process left is gone"
@@ -675,7 +663,7 @@ def test_a_kill_between_two_pictures_leaves_nothing_that_is_used(source, reader,
         if done == after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert ended(copy_of_this_process(lambda: load_pictures(source, reader, GREY, progress))) == -signal.SIGKILL
+    assert wait_for(copy_of_this_process(lambda: load_pictures(source, reader, GREY, progress))) == -signal.SIGKILL
     assert values(load_pictures(source, reader, GREY)) == [0, 10, 20, 30, 40, 50] and reader.calls == 1
 
 
@@ -696,7 +684,7 @@ def test_two_processes_build_one_entry_and_see_the_same_bytes(source, cache, tmp
     children = [copy_of_this_process(lambda n=n: work(n)) for n in range(2)]
     os.close(end)
     os.close(start)
-    assert [ended(child) for child in children] == [0, 0]
+    assert [wait_for(child) for child in children] == [0, 0]
     first, second = ((tmp_path / f"bytes {n}").read_bytes() for n in range(2))
     assert first == second and len(first) == 6 * 16 + 12
     assert len(list(tmp_path.glob("read by *"))) == 1 and len(entries(cache)) == 1
@@ -704,7 +692,7 @@ def test_two_processes_build_one_entry_and_see_the_same_bytes(source, cache, tmp
 
 @pytest.mark.parametrize("room", [0, 40, 100])
 def test_a_full_disk_is_said_and_leaves_nothing_behind(source, reader, cache, tmp_path, room):
-    """The limit on file sizes stands in for a disk with this much room: the system refuses to write the rest."""
+    """A limit on the size of files replaces a full disk: the system refuses to write more."""
     said = os.memfd_create("said")
 
     def work():
@@ -716,7 +704,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(source, reader, cache, tm
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
             os.write(said, str(error).encode())
 
-    assert ended(copy_of_this_process(work)) == 0
+    assert wait_for(copy_of_this_process(work)) == 0
     message = os.pread(said, 1000, 0).decode()
     os.close(said)
     assert message == f"{cache} could not be written: File too large. Free some space, or name another folder with " + (

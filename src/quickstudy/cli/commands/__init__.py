@@ -1,1 +1,16 @@
-"""The verbs, one file each: its options as a dataclass, and its `run`."""
+"""The verbs, one file each: a frozen dataclass with its options, and its `run`."""
+
+VERBS = {
+    "demo": "demo:Demo",
+    "list": "list:List",
+    "train": "train:Train",
+    "sweep": "sweep:Sweep",
+    "evaluate": "evaluate:Evaluate",
+    "compare": "compare:Compare",
+    "report": "report:Report",
+    "info": "info:Info",
+    "bench": "bench:Bench",
+    "reproduce": "reproduce:Reproduce",
+    "data": "data:Data",
+}
+"""Every verb with its class, in the order that `--help` shows. A new verb is one file here, and one line."""

@@ -1,62 +1,97 @@
-"""What `quickstudy bench` does: measure, print as it goes, write numbers and plots."""
+"""`quickstudy bench`: measure, print each result as it comes, write numbers and plots."""
+
+from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from quickstudy.bench.contenders import CONTENDERS, chosen_peers
-from quickstudy.bench.measure import Measured
-from quickstudy.bench.runner import BenchRun
-from quickstudy.bench.suites import SUITES, suite
-from quickstudy.bench.workloads import WORKLOADS, Case
-from quickstudy.cli import command as verbs
-from quickstudy.cli import terminal
+from tyro.conf import Positional, arg
+
+from quickstudy.cli.command import Command, Folder, Names
+from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError
-from quickstudy.storage.files import explain_disk_errors
+
+if TYPE_CHECKING:
+    from quickstudy.bench.measure import Measured
+    from quickstudy.bench.runner import BenchRun
+    from quickstudy.bench.workloads import Case
 
 
-def bench(verb: verbs.Bench) -> None:
-    """Measure a suite."""
-    if verb.rounds < 1:
-        raise InputError(f"--rounds was {verb.rounds}; at least one is needed, and 5 show a spread.")
-    if not 0 < verb.seconds < inf:
-        raise InputError(
-            f"--seconds was {verb.seconds:g}; it is the time for the rounds of a case, so a number above 0."
+@dataclass(frozen=True)
+class Bench(Command):
+    """Measure this library beside the same methods by hand and beside other libraries, on this machine.
+
+    Every contender has a process of its own and a turn in every round; a ratio is the median over rounds, with the
+    lowest and the highest. `plain` is torch.autograd.grad in a loop over tasks, with torch's default threads and
+    allocator. A contender whose float64 meta-gradient differs is not timed. Rates count the loop's multiplications and
+    additions, against what a large product and a 3x3 convolution reach here. Close other programs first.
+    """
+
+    suite: Positional[Annotated[str | None, arg(metavar="SUITE", help_behavior_hint="")]] = None
+    """sine, omniglot, mini, hypermaml, memory, workers, sweep-steps, sweep-tasks, sweep-shots, targets, all, or smoke
+    (one small case); by default quick: a selection in about two minutes."""
+    rounds: int = 5
+    """Turns of each contender."""
+    seconds: float = 6.0
+    """Time for the rounds of one case, all contenders together; compiling and warming up come on top."""
+    methods: Names = None
+    """Only these, with commas: maml,mtnet,wormhole,hypermaml."""
+    cases: Annotated[str | None, arg(metavar="PATTERN", help_behavior_hint="")] = None
+    """Only cases whose name, as it is printed, matches: "mini64*train", "*T32*"."""
+    peers: Names = None
+    """Other libraries, with commas: higher,torchopt,learn2learn,jax, or none (default: all that are installed; get the
+    first two by: pip install "quickstudy[peers]")."""
+    out: Folder = None
+    """Directory for bench.json and, with quickstudy[plot], pictures of cost against tasks, steps and shots."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Measure a suite."""
+        from quickstudy.bench.contenders import chosen_peers
+        from quickstudy.bench.runner import BenchRun
+        from quickstudy.bench.suites import suite
+        from quickstudy.storage.files import explain_disk_errors
+
+        if self.rounds < 1:
+            raise InputError(f"--rounds was {self.rounds}; at least one is needed, and 5 show a spread.")
+        if not 0 < self.seconds < inf:
+            raise InputError(
+                f"--seconds was {self.seconds:g}; it is the time for the rounds of a case, so a number above 0."
+            )
+        chosen = suite(self.suite or "quick").only(
+            _split_names(self.methods), chosen_peers(_split_names(self.peers)), self.cases or "*"
         )
-    chosen = suite(verb.suite or "quick").only(
-        _words(verb.methods), chosen_peers(_words(verb.peers)), verb.cases or "*"
-    )
-    folder = None if verb.out is None else Path(verb.out)
-    if folder is not None:
-        with explain_disk_errors(folder, "Give a directory that can be made and written: --out DIRECTORY."):
-            folder.mkdir(parents=True, exist_ok=True)  # refused here rather than when all is measured
-    quiet = verb.quiet or verb.json
-    one = BenchRun(chosen, verb.rounds, verb.seconds, say=(lambda text: None) if quiet else terminal.note)
-    with _ending(), one.pool:
-        machine = one.describe()
-        if verb.json:
-            terminal.print_json({"machine": machine})
-        else:
-            terminal.listing("machine", {name: _said(value) for name, value in machine.items()})
-        for measured in one.cells():
-            _show(measured, machine, verb)
-            if folder is not None:
-                one.written(folder, [])  # an interruption loses the case that was running, and no other
-        for case, peaks in one.memory():
-            _show_memory(case, peaks, verb)
-        goals = one.goals()
-        _show_goals(goals, verb)
-    if folder is not None:
-        _write(one, folder, goals, verb)
+        folder = None if self.out is None else Path(self.out)
+        if folder is not None:
+            with explain_disk_errors(folder, "Give a directory that can be made and written: --out DIRECTORY."):
+                folder.mkdir(parents=True, exist_ok=True)  # refused here rather than when all is measured
+        bench = BenchRun(chosen, self.rounds, self.seconds, say=console.note)
+        with _interrupt_on_sigterm(), bench.pool:
+            machine = bench.describe()
+            if console.json:
+                console.print_json({"machine": machine})
+            else:
+                console.listing("machine", {name: _format_property(value) for name, value in machine.items()})
+            for measured in bench.cells():
+                _show_times(measured, machine, console)
+                if folder is not None:
+                    bench.written(folder, [])  # an interruption loses the case that was running, and no other
+            for case, peaks in bench.memory():
+                _show_memory(case, peaks, console)
+            goals = bench.goals()
+            _show_goals(goals, console)
+        if folder is not None:
+            _write_results(bench, folder, goals, console)
 
 
 @contextmanager
-def _ending() -> Iterator[None]:
-    """A polite kill is an interruption: the contenders' processes end, and their folders go."""
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """SIGTERM acts as Ctrl-C: the contenders' processes end, and their temporary folders are removed."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -64,89 +99,89 @@ def _ending() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def suites() -> dict[str, str]:
-    """Every suite in words."""
-    return {name: make().about for name, make in SUITES.items()}
-
-
-def _words(given: str | None) -> list[str] | None:
+def _split_names(given: str | None) -> list[str] | None:
     return None if given is None else [word.strip() for word in given.split(",") if word.strip()]
 
 
-def _said(value: Any) -> str:
+def _format_property(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['matmul']:.0f} GFLOP/s matmul, {value['conv']:.0f} convolution, {value['threads']:.0f} threads"
     return "unknown" if value is None else str(value)
 
 
-def _show(measured: Measured, machine: dict[str, Any], verb: verbs.Bench) -> None:
+def _show_times(measured: Measured, machine: Mapping[str, Any], console: Console) -> None:
+    from quickstudy.bench.workloads import WORKLOADS
+
     rows = measured.rows()
-    if verb.json:
-        terminal.print_json({"case": str(measured.case), "baseline": measured.baseline, "contenders": rows})
+    case = measured.case
+    if console.json:
+        console.print_json({"case": str(case), "baseline": measured.baseline, "contenders": rows})
         return
+    console.table(
+        f"{case}: {WORKLOADS[case.workload].about}; "
+        f"{'a training step' if case.phase == 'train' else 'an evaluation'} of {case.tasks} tasks",
+        ("contender", "ms", f"times faster than {measured.baseline}", "GFLOP/s", "of peak", "error"),
+        [_time_row(name, row, measured, machine) for name, row in rows.items() if "left_out" not in row],
+    )
+    for name, reason in measured.left_out.items():
+        console.note(f"{name} is left out: {reason}")
+
+
+def _time_row(name: str, row: Mapping[str, Any], measured: Measured, machine: Mapping[str, Any]) -> tuple[str, ...]:
+    from quickstudy.bench.contenders import CONTENDERS
+
     kind = "conv" if measured.case.load.ways else "matmul"
-    shown = []
-    for name, row in rows.items():
-        if "left_out" in row:
-            continue
-        peak = machine["peak, default" if CONTENDERS[name].threads is None else "peak, one thread"][kind]
-        share = row["gflops"] / (peak * CONTENDERS[name].processes)
-        gain = measured.faster(name)
-        shown.append(
-            (
-                name,
-                f"{1e3 * median(row['rounds']):.3g}",
-                str(gain) if gain else "",
-                f"{row['gflops']:.3g}",
-                f"{share:.0%}",
-                "-" if row["error"] is None else f"{row['error']:.0e}",
-            )
-        )
-    what = "a training step" if measured.case.phase == "train" else "an evaluation"
-    title = f"{measured.case}: {WORKLOADS[measured.case.workload].about}; {what} of {measured.case.tasks} tasks"
-    columns = ("contender", "ms", f"times faster than {measured.baseline}", "GFLOP/s", "of peak", "error")
-    terminal.table(title, columns, shown)
-    if not verb.quiet:
-        for name, reason in measured.left_out.items():
-            terminal.note(f"{name} is left out: {reason}")
+    peak = machine["peak, default" if CONTENDERS[name].threads is None else "peak, one thread"][kind]
+    gain = measured.faster(name)
+    return (
+        name,
+        f"{1e3 * median(row['rounds']):.3g}",
+        str(gain) if gain else "",
+        f"{row['gflops']:.3g}",
+        f"{row['gflops'] / (peak * CONTENDERS[name].processes):.0%}",
+        "-" if row["error"] is None else f"{row['error']:.0e}",
+    )
 
 
-def _show_memory(case: Case, peaks: dict[str, int | str], verb: verbs.Bench) -> None:
-    if verb.json:
-        terminal.print_json({"case": str(case), "peak_bytes": peaks})
+def _show_memory(case: Case, peaks: Mapping[str, int | str], console: Console) -> None:
+    if console.json:
+        console.print_json({"case": str(case), "peak_bytes": peaks})
         return
     rows = [(name, f"{peak / 1e6:.1f}") for name, peak in peaks.items() if isinstance(peak, int)]
-    terminal.table(f"{case}: peak memory above the level before", ("contender", "MB"), rows)
-    if not verb.quiet:
-        for name, reason in peaks.items():
-            if isinstance(reason, str):
-                terminal.note(f"{name} is left out: {reason}")
+    console.table(f"{case}: peak memory above the level before", ("contender", "MB"), rows)
+    for name, reason in peaks.items():
+        if isinstance(reason, str):
+            console.note(f"{name} is left out: {reason}")
 
 
-def _show_goals(goals: list[dict[str, Any]], verb: verbs.Bench) -> None:
-    if verb.json:
+def _show_goals(goals: Sequence[dict[str, Any]], console: Console) -> None:
+    if console.json:
         for goal in goals:
-            terminal.print_json(goal)
+            console.print_json(goal)
         return
-    words = {True: "met", False: "MISSED", None: "not measured"}
+    verdicts = {True: "met", False: "MISSED", None: "not measured"}
     rows = [
-        (g["goal"], f"{g['sign']} {g['limit']:g}", "-" if g["value"] is None else f"{g['value']:.3g}", words[g["met"]])
-        for g in goals
+        (
+            goal["goal"],
+            f"{goal['sign']} {goal['limit']:g}",
+            "-" if goal["value"] is None else f"{goal['value']:.3g}",
+            verdicts[goal["met"]],
+        )
+        for goal in goals
     ]
     if rows:
-        terminal.table("targets", ("target", "asked", "measured", ""), rows)
+        console.table("targets", ("target", "asked", "measured", ""), rows)
 
 
-def _write(one: BenchRun, folder: Path, goals: list[dict[str, Any]], verb: verbs.Bench) -> None:
-    paths = [one.written(folder, goals)]
+def _write_results(bench: BenchRun, folder: Path, goals: list[dict[str, Any]], console: Console) -> None:
+    paths = [bench.written(folder, goals)]
     try:
         from quickstudy.bench.plots import draw_plots
 
-        paths += draw_plots(one.found, folder)
-    except InputError as missing:  # the numbers are there all the same
-        terminal.note(str(missing))
-    if verb.json:
-        terminal.print_json({"written": [str(path) for path in paths]})
-    elif not verb.quiet:
-        for path in paths:
-            terminal.note(f"written: {path}")
+        paths += draw_plots(bench.found, folder)
+    except InputError as missing:  # without matplotlib the numbers are written all the same
+        console.note(str(missing), always=True)
+    if console.json:
+        console.print_json({"written": [str(path) for path in paths]})
+    for path in paths:
+        console.note(f"written: {path}")

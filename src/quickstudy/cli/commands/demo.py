@@ -1,19 +1,23 @@
-"""The demonstration: four methods, one kind of task on real drawings, one table and one report."""
+"""`quickstudy demo`: four methods, one kind of task on real drawings, one table and one report."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from quickstudy.cli import terminal
+from tyro.conf import arg
+
+from quickstudy.cli.command import Folder, ImageCommand
+from quickstudy.cli.terminal import Console, TerminalWatcher
 from quickstudy.errors import InputError
-from quickstudy.reports.report import format_score, write_report
-from quickstudy.storage.run import Run, free_path
-from quickstudy.tasks.images.sets import IMAGE_SETS
-from quickstudy.training import config
-from quickstudy.training.evaluate_run import evaluate_run
-from quickstudy.training.train import train
+
+if TYPE_CHECKING:
+    from quickstudy.training.config import Config
 
 ROWS = (
-    # name in the table, configuration, overrides
+    # title in the table, configuration, overrides
     ("nearest neighbour on pixels", "digits-nearest", ()),
     ("untrained net, adapted as MAML", "digits-maml", ("--train.steps", "0")),
     ("MAML", "digits-maml", ()),
@@ -22,7 +26,9 @@ ROWS = (
     ("HyperMAML", "digits-hypermaml", ()),
 )
 QUICK_TASKS = 100
-OMNIGLOT = (
+"""Test tasks under `--steps`."""
+
+OMNIGLOT_SETTINGS = (
     "--tasks",
     "{name: omniglot, split: lake, size: 14, ways: 5, shots: 1, queries: 5}",
     "--model",
@@ -30,66 +36,83 @@ OMNIGLOT = (
     "--train.meta_batch_size",
     "3",
 )
-"""In place of the digits: alphabets never seen, made small; net and batch fit three minutes in all."""
+"""Alphabets that were not trained on, in place of the digits. The sizes are such that the demo takes three minutes."""
 
 
-def demo(out: str | None, seed: int, *, steps: int | None = None, quiet: bool, as_json: bool) -> None:
-    """Train, evaluate, print the table, write the report.
+@dataclass(frozen=True)
+class Demo(ImageCommand):
+    """Train MAML, MT-net, Wormhole MAML and HyperMAML on real drawings: a table and a report in minutes."""
 
-    Args:
-        out: Directory for the runs and the report; by default a free one.
-        seed: Of the models' start and of the training tasks.
-        steps: Train at most so many steps each, and judge on 100 tasks, for a quick look.
-        quiet: Print the table only.
-        as_json: Print JSON lines instead.
-    """
-    if steps is not None and steps < 1:
-        raise InputError(f"`--steps` was {steps}; give 1 or more.")
-    folder = Path(out) if out else free_path(Path("runs") / "demo")
-    drawings = OMNIGLOT if IMAGE_SETS["omniglot"].held() else ()
-    shown = not (quiet or as_json)
-    runs, summaries = [], []
-    for title, name, overrides in ROWS:
-        swapped = drawings if name != "digits-nearest" else drawings[:2]  # which has no net and no training
-        asked = config.load_config(name, [*swapped, *overrides, "--seed", str(seed)])
-        if steps is not None:
-            trained = asked.train.model_copy(update={"steps": min(steps, asked.train.steps)})
-            judged = asked.evaluate.model_copy(update={"tasks": QUICK_TASKS})
-            asked = asked.model_copy(update={"train": trained, "evaluate": judged})
-        with terminal.decoding(shown=shown) as decoded:
-            setup = config.build(asked, decoded)
-        run = Run.create(
-            folder / title.lower().replace(" ", "-").replace(",", ""), setup.config.model_dump(mode="json")
-        )
-        with terminal.TerminalWatcher(setup.config.train.steps, title, bar=shown, rows=False) as watcher:
-            train(setup, run, watcher)
-        summary = evaluate_run(run)
-        runs.append(run)
-        summaries.append((title, summary))
-        if as_json:
-            terminal.print_json({"row": title, **summary})
-    page = write_report(runs, folder / "report")
-    if as_json:
-        terminal.print_json({"report": str(page)})
-        return
-    print_table(summaries)
-    print(f"report: {page}")
+    out: Folder = None
+    """Directory for the runs and the report (default: runs/demo, or the next free number)."""
+    seed: int = 0
+    """Seed of the models' start and of the training tasks."""
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Train each method for at most so many steps and evaluate on 100 tasks, for a quick look at the output."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Train, evaluate, print the table, write the report."""
+        from quickstudy.reports.report import write_report
+        from quickstudy.storage.run import Run, free_path
+        from quickstudy.training import config
+        from quickstudy.training.evaluate_run import evaluate_run
+        from quickstudy.training.train import train
+
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"`--steps` was {self.steps}; give 1 or more.")
+        folder = Path(self.out) if self.out else free_path(Path("runs") / "demo")
+        runs, summaries = [], []
+        for title, name, changes in ROWS:
+            settings = self._settings(name, changes)
+            with console.decoding() as progress:
+                setup = config.build(settings, progress)
+            place = folder / title.lower().replace(" ", "-").replace(",", "")
+            run = Run.create(place, setup.config.model_dump(mode="json"))
+            with TerminalWatcher(console, setup.config.train.steps, title) as watcher:
+                train(setup, run, watcher)
+            summary = evaluate_run(run)
+            runs.append(run)
+            summaries.append((title, summary))
+            if console.json:
+                console.print_json({"row": title, **summary})
+        page = write_report(runs, folder / "report")
+        if console.json:
+            console.print_json({"report": str(page)})
+            return
+        print_table(console, summaries)
+        print(f"report: {page}")
+
+    def _settings(self, name: str, changes: Sequence[str]) -> Config:
+        """The configuration of a row: on Omniglot where it is there, and shortened by `--steps`."""
+        from quickstudy.tasks.images.sets import IMAGE_SETS
+        from quickstudy.training import config
+
+        drawings: Sequence[str] = OMNIGLOT_SETTINGS if IMAGE_SETS["omniglot"].held() else ()
+        if name == "digits-nearest":  # which has no net and no training
+            drawings = drawings[:2]
+        settings = config.load_config(name, [*drawings, *changes, "--seed", str(self.seed)])
+        if self.steps is None:
+            return settings
+        shorter = settings.train.model_copy(update={"steps": min(self.steps, settings.train.steps)})
+        fewer = settings.evaluate.model_copy(update={"tasks": QUICK_TASKS})
+        return settings.model_copy(update={"train": shorter, "evaluate": fewer})
 
 
-def print_table(summaries: list[tuple[str, dict[str, Any]]]) -> None:
-    """The table the README shows."""
+def print_table(console: Console, summaries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """The table that the README shows."""
+    from quickstudy.reports.report import format_score
+
     first = summaries[0][1]
     data = first["data"]
-    terminal.table(
+    console.table(
         f"{data['ways']}-way {data['shots']}-shot {data['name']} ({data['split_rule']})",
         ("", "accuracy", "adapt ms", "train s"),
         [
             (title, format_score(s), f"{s['adapt_ms']:.1f}", f"{s['train_seconds']:.0f}" if s["train_seconds"] else "-")
             for title, s in summaries
         ],
-        f"Accuracy on {first['tasks']} test tasks of {data['queries']} queries a class, ± 95% interval over tasks; "
-        f"list {first['hash']}. {_held_out(data['name'])} Norms: "
-        f"{summaries[2][1]['norms']}.",
+        caption=f"Accuracy on {first['tasks']} test tasks of {data['queries']} queries a class, ± 95% interval over "
+        f"tasks; list {first['hash']}. {_held_out(data['name'])} Norms: {summaries[2][1]['norms']}.",
     )
 
 

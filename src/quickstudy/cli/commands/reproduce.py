@@ -1,165 +1,213 @@
-"""What `quickstudy reproduce` does: list items, run one, write what was found and the page of its paper."""
+"""`quickstudy reproduce`: list items, run one, write what was found and the page of its paper."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from quickstudy.cli import command as verbs
-from quickstudy.cli import terminal
-from quickstudy.cli.side_by_side import side_by_side
+from tyro.conf import Positional, arg
+
+from quickstudy.cli.command import Count, Flag, Folder, ImageCommand, Names
+from quickstudy.cli.side_by_side import run_side_by_side
+from quickstudy.cli.terminal import Console, TerminalWatcher
 from quickstudy.errors import InputError, RunError, suggest_nearest
-from quickstudy.papers.catalog import item, items
-from quickstudy.papers.runner import page, tables
-from quickstudy.papers.runner.items import Found, Item, Missing
-from quickstudy.papers.runner.results import result
-from quickstudy.papers.runner.rows import SCALES
-from quickstudy.papers.runner.store import Store, Unit
-from quickstudy.papers.runner.work import Plan, Tell, chosen, found, work
-from quickstudy.reports.canvas import to_png, to_svg
-from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
-from quickstudy.storage.versions import describe_machine
-from quickstudy.tasks.images.sets import IMAGE_SETS
-from quickstudy.training.train import Stopped
-from quickstudy.training.watcher import Watcher
+
+if TYPE_CHECKING:
+    from quickstudy.papers.runner.items import Found, Item
+    from quickstudy.papers.runner.store import Unit
+    from quickstudy.papers.runner.work import Plan
+    from quickstudy.training.watcher import Watcher
 
 
-def reproduce(verb: verbs.Reproduce) -> None:
-    """Do what was asked."""
-    if verb.list:
-        _list(verb)
-        return
-    if verb.paper is None:
-        raise InputError(f"Say which paper: {', '.join(page.PAPERS)}. `quickstudy reproduce --list` shows every item.")
-    folder = Path(verb.out or "reproductions")
-    if verb.item is None:
-        items(verb.paper)
-        _written(verb, folder)
-        return
-    if verb.item == "all":
-        chosen_items = _with_data(items(verb.paper), loud=not (verb.quiet or verb.json))
-    else:
-        chosen_items = [item(verb.paper, verb.item)]
-    plans = [_plan(verb, one, folder) for one in chosen_items]
-    for plan in plans:
-        _run(verb, plan)
-    _written(verb, folder)
+@dataclass(frozen=True)
+class Reproduce(ImageCommand):
+    """Run a table or a figure of a paper, and show it beside what the paper reports.
+
+    Trainings are cached by their configuration and resume; two commands, or two items, share them. `reproduce PAPER`
+    writes the page of all that was run, `reproduce PAPER all` runs everything.
+    """
+
+    paper: Positional[Annotated[str | None, arg(metavar="PAPER", help_behavior_hint="")]] = None
+    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open."""
+    item: Positional[Annotated[str | None, arg(metavar="ITEM", help_behavior_hint="")]] = None
+    """A table or figure, such as table-6.1 (see --list), or all."""
+    list: Flag = False
+    """Show every item: its rows, what it costs at each scale, the image sets it needs."""
+    rows: Names = None
+    """Only these rows, with commas (see `reproduce PAPER ITEM --list`)."""
+    scale: str = "quick"
+    """smoke (seconds: only that it works), quick (minutes: what is large) or full (the paper's budget)."""
+    seeds: Count = None
+    """Trainings of each row (default: the scale's)."""
+    workers: int = 1
+    """Processes that train rows side by side."""
+    out: Folder = None
+    """Directory of trainings, results and pages (default: reproductions)."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Show the items, or run what was named and write the paper's page."""
+        from quickstudy.papers.catalog import item, items
+        from quickstudy.papers.runner.page import PAPERS
+
+        if self.list:
+            _list_items(self.paper, self.item, console)
+            return
+        if self.paper is None:
+            raise InputError(f"Say which paper: {', '.join(PAPERS)}. `quickstudy reproduce --list` shows every item.")
+        folder = Path(self.out or "reproductions")
+        known = items(self.paper)
+        if self.item is not None:
+            chosen = _with_data(known, console) if self.item == "all" else [item(self.paper, self.item)]
+            for plan in [self._plan(one, folder) for one in chosen]:
+                _run_plan(plan, self.workers, console)
+        _write_pages(self.paper, folder, console)
+
+    def _plan(self, one: Item, folder: Path) -> Plan:
+        from quickstudy.papers.runner.rows import SCALES
+        from quickstudy.papers.runner.work import Plan, chosen
+
+        if self.scale not in SCALES:
+            raise InputError(f"There is no scale {self.scale!r}. {suggest_nearest(self.scale, SCALES)}")
+        for option, count in (("seeds", self.seeds), ("workers", self.workers)):
+            if count is not None and count < 1:
+                raise InputError(f"`--{option}` was {count}; give 1 or more.")
+        if self.rows is not None and self.item == "all":
+            raise InputError(
+                "--rows names rows of one item, and all items were asked for. Leave it out, or name the item."
+            )
+        rows = None if self.rows is None else [word.strip() for word in self.rows.split(",") if word.strip()]
+        for name in _missing_data(one):
+            raise InputError(
+                f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says "
+                "how to get it, --data-root where it is."
+            )
+        return Plan(one, self.scale, self.seeds or one.scales[self.scale].seeds, chosen(one, rows), folder)
 
 
-def _missing(one: Item) -> list[str]:
+def _missing_data(one: Item) -> Sequence[str]:
+    from quickstudy.tasks.images.sets import IMAGE_SETS
+
     return [name for name in one.needs if not IMAGE_SETS[name].held()]
 
 
-def _with_data(known: Mapping[str, Item], *, loud: bool) -> list[Item]:
+def _with_data(known: Mapping[str, Item], console: Console) -> Sequence[Item]:
     """The items whose image sets are here."""
-    for one in known.values():
-        if loud and _missing(one):
-            terminal.note(f"{one.name} is left out: {', '.join(_missing(one))} is not here (`quickstudy data list`)")
-    return [one for one in known.values() if not _missing(one)]
+    missing = {name: _missing_data(one) for name, one in known.items()}
+    for name, sets in missing.items():
+        if sets:
+            console.note(f"{name} is left out: {', '.join(sets)} is not here (`quickstudy data list`)")
+    return [one for name, one in known.items() if not missing[name]]
 
 
-def _plan(verb: verbs.Reproduce, one: Item, folder: Path) -> Plan:
-    if verb.scale not in SCALES:
-        raise InputError(f"There is no scale {verb.scale!r}. {suggest_nearest(verb.scale, SCALES)}")
-    for option, count in (("seeds", verb.seeds), ("workers", verb.workers)):
-        if count is not None and count < 1:
-            raise InputError(f"`--{option}` was {count}; give 1 or more.")
-    if verb.rows is not None and verb.item == "all":
-        raise InputError("--rows names rows of one item, and all items were asked for. Leave it out, or name the item.")
-    rows = None if verb.rows is None else [word.strip() for word in verb.rows.split(",") if word.strip()]
-    for name in _missing(one):
-        raise InputError(
-            f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says how "
-            "to get it, --data-root where it is."
-        )
-    return Plan(one, verb.scale, verb.seeds or one.scales[verb.scale].seeds, chosen(one, rows), folder)
+def _list_items(paper: str | None, name: str | None, console: Console) -> None:
+    from quickstudy.papers.catalog import item, items
+    from quickstudy.papers.runner.page import PAPERS
+    from quickstudy.papers.runner.rows import SCALES
 
-
-def _list(verb: verbs.Reproduce) -> None:
-    papers = [verb.paper] if verb.paper else list(page.PAPERS)
-    every = [one for paper in papers for one in items(paper).values() if verb.item in (None, one.name)]
-    if verb.item is not None and not every:
-        item(papers[0], verb.item)
-    if verb.json:
+    papers = [paper] if paper else list(PAPERS)
+    every = [one for paper in papers for one in items(paper).values() if name in (None, one.name)]
+    if name is not None and not every:
+        item(papers[0], name)  # says which items there are
+    if console.json:
         for one in every:
-            costs = {name: {"two cores": scale.cost, "gpu": scale.gpu} for name, scale in one.scales.items()}
-            names = [row.name for row in one.rows if not row.quoted]
-            plain = {"paper": one.paper, "item": one.name, "title": one.title, "rows": names, "needs": list(one.needs)}
-            terminal.print_json({**plain, "seeds": {n: s.seeds for n, s in one.scales.items()}, "cost": costs})
+            console.print_json(
+                {
+                    "paper": one.paper,
+                    "item": one.name,
+                    "title": one.title,
+                    "rows": [row.name for row in one.rows if not row.quoted],
+                    "needs": list(one.needs),
+                    "seeds": {scale: s.seeds for scale, s in one.scales.items()},
+                    "cost": {scale: {"two cores": s.cost, "gpu": s.gpu} for scale, s in one.scales.items()},
+                }
+            )
         return
-    if verb.item is not None:
+    if name is not None:
         for row in every[0].rows:
-            said = "quoted from the paper" if row.quoted else ", ".join(row.cells)
-            print(f"{row.name}: {row.label}; {said}{f'; stand-in: {row.stand_in}' if row.stand_in else ''}")
+            cells = "quoted from the paper" if row.quoted else ", ".join(row.cells)
+            print(f"{row.name}: {row.label}; {cells}{f'; stand-in: {row.stand_in}' if row.stand_in else ''}")
         return
     rows = [
         (
             f"{one.paper} {one.name}",
             one.title,
             str(sum(not row.quoted for row in one.rows)),
-            *(one.scales[name].cost or "-" for name in SCALES),
+            *(one.scales[scale].cost or "-" for scale in SCALES),
             one.scales["full"].gpu,
             ", ".join(one.needs) or "-",
         )
         for one in every
     ]
     columns = ("item", "what", "rows", *SCALES, "full on a GPU", "image sets")
-    terminal.table("", columns, rows, "" if verb.quiet else "Costs are on two cores, with the scale's seeds.")
+    console.table("", columns, rows, caption="Costs are on two cores, with the scale's seeds.")
 
 
-def _run(verb: verbs.Reproduce, plan: Plan) -> None:
-    loud = not (verb.quiet or verb.json)
+def _run_plan(plan: Plan, workers: int, console: Console) -> None:
+    """Train what is missing, and show and write the item."""
+    from quickstudy.papers.runner.results import result
+    from quickstudy.papers.runner.store import Store
+    from quickstudy.papers.runner.work import found, work
+    from quickstudy.storage.versions import describe_machine
+    from quickstudy.training.train import Stopped
+
     store, units = Store(plan.folder), plan.units()
     waiting = [one for one in units if not store.done(one)]
-    if loud:
-        terminal.note(
-            f"{plan.item.paper} {plan.item.name}, {plan.scale}: {len(waiting)} of {len(units)} to do "
-            f"({len(units) - len(waiting)} are here already), in {plan.folder}"
-        )
-    stopped = False
+    console.note(
+        f"{plan.item.paper} {plan.item.name}, {plan.scale}: {len(waiting)} of {len(units)} to do "
+        f"({len(units) - len(waiting)} are here already), in {plan.folder}"
+    )
     try:
-        if verb.workers > 1 and len(waiting) > 1:
-            args = (plan.item.paper, waiting, plan.folder, plan.item.name, loud)
-            side_by_side(_worker, args, min(verb.workers, len(waiting)), loud=loud)
+        if workers > 1 and len(waiting) > 1:
+            args = (plan.item.paper, waiting, plan.folder, plan.item.name)
+            run_side_by_side(_work_on_trainings, args, min(workers, len(waiting)), console)
         else:
-            with _interruptible() as watch:
-                work(watch, waiting, plan.folder, _teller(plan.item.name, loud))
+            with TerminalWatcher(console, 0, "") as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
+                work(watcher, waiting, plan.folder, _note_trainings(plan.item.name, console))
     except (Stopped, KeyboardInterrupt):
-        stopped = True
-    if stopped:
         left = sum(not store.done(one) for one in units)
         raise RunError(
             f"Stopped: {left} of {len(units)} trainings are not done, and nothing is lost. The same command goes on."
-        )
+        ) from None
     if any(not store.done(one) for one in units):
-        terminal.note("some trainings are under way in another process; the same command shows them when they are done")
+        console.note(
+            "some trainings are under way in another process; the same command shows them when they are done",
+            always=True,
+        )
     here, about = found(plan)
     made = result(plan, here, about, describe_machine())
-    _keep(plan, made, here, loud)
-    _show(verb, made)
+    _write_item(plan, made, here, console)
+    _show_item(made, console)
 
 
-def _worker(watch: Watcher, paper: str, units: Sequence[Unit], folder: Path, title: str, loud: bool) -> None:
-    items(paper)  # whose measures are known from then on
-    work(watch, units, folder, _teller(title, loud))
+def _work_on_trainings(
+    watcher: Watcher, console: Console, paper: str, units: Sequence[Unit], folder: Path, title: str
+) -> None:
+    """One of several processes."""
+    from quickstudy.papers.catalog import items
+    from quickstudy.papers.runner.work import work
+
+    items(paper)  # importing a paper's items registers its measures
+    work(watcher, units, folder, _note_trainings(title, console))
 
 
-def _teller(title: str, loud: bool) -> Tell:
-    def tell(one: Unit, seconds: float) -> None:
-        if loud:
-            terminal.note(f"{title}: {one.row}, seed {one.seed}: {seconds:.0f} s")
+def _note_trainings(title: str, console: Console) -> Callable[[Unit, float], None]:
+    """A function that notes every training that ends."""
 
-    return tell
+    def note(one: Unit, seconds: float) -> None:
+        console.note(f"{title}: {one.row}, seed {one.seed}: {seconds:.0f} s")
 
-
-@contextmanager
-def _interruptible() -> Iterator[Watcher]:
-    """Ctrl-C saves and stops, as it does in training."""
-    with terminal.TerminalWatcher(0, "", bar=False, rows=False) as watch:
-        yield watch
+    return note
 
 
-def _keep(plan: Plan, made: dict[str, Any], here: Found, loud: bool) -> None:
+def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console) -> None:
+    """The figures of an item, its table and its result."""
+    from quickstudy.papers.runner import tables
+    from quickstudy.papers.runner.items import Missing
+    from quickstudy.reports.canvas import to_png, to_svg
+    from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
+
     place = plan.folder / plan.item.paper
     with explain_disk_errors(place, "Free some space and run the same command again; the trainings are intact."):
         place.mkdir(parents=True, exist_ok=True)
@@ -168,8 +216,7 @@ def _keep(plan: Plan, made: dict[str, Any], here: Found, loud: bool) -> None:
             try:
                 picture = draw(here)
             except (Missing, InputError) as missing:
-                if loud:
-                    terminal.note(f"figure {name} is left out: {missing}")
+                console.note(f"figure {name} is left out: {missing}")
                 continue
             drawn.append(name)
             write_atomic(place / f"{plan.item.name}-{name}.png", to_png(picture))
@@ -179,16 +226,18 @@ def _keep(plan: Plan, made: dict[str, Any], here: Found, loud: bool) -> None:
         write_atomic(place / f"{plan.item.name}.json", dump_pretty(made))
 
 
-def _show(verb: verbs.Reproduce, made: dict[str, Any]) -> None:
-    if verb.json:
-        terminal.print_json(made)
+def _show_item(made: dict[str, Any], console: Console) -> None:
+    from quickstudy.papers.runner import tables
+
+    if console.json:
+        console.print_json(made)
         return
     lines, notes = tables.lines(made)
     used = [i for i in range(len(tables.COLUMNS)) if i == 0 or any(line[i] for line in lines)]
     caption = f"{made['unit']}; ± 95% interval over tasks; scale {made['scale']}, seeds: {made['seeds']}."
     rows = [[line[i] for i in used] for line in lines]
-    terminal.table(made["title"], [tables.COLUMNS[i] for i in used], rows, "" if verb.quiet else caption)
-    if verb.quiet:
+    console.table(made["title"], [tables.COLUMNS[i] for i in used], rows, caption)
+    if console.quiet:
         return
     for i, sentence in enumerate(notes, start=1):
         print(f"[{i}] {sentence}")
@@ -198,22 +247,24 @@ def _show(verb: verbs.Reproduce, made: dict[str, Any]) -> None:
         print(sentence)
 
 
-def _written(verb: verbs.Reproduce, folder: Path) -> None:
-    """The paper's pages, from all that is stored of it."""
-    assert verb.paper is not None
-    results = page.stored(folder, verb.paper)
+def _write_pages(paper: str, folder: Path, console: Console) -> None:
+    """The paper's pages, from everything in the folder that belongs to it."""
+    from quickstudy.papers.catalog import items
+    from quickstudy.papers.runner import page
+    from quickstudy.storage.files import explain_disk_errors, write_atomic
+
+    results = page.stored(folder, paper)
     if not results:
         raise InputError(
-            f"Nothing of {verb.paper} has been run in {folder}. Run an item: quickstudy reproduce {verb.paper} "
-            f"{next(iter(items(verb.paper)))} --scale quick"
+            f"Nothing of {paper} has been run in {folder}. Run an item: quickstudy reproduce {paper} "
+            f"{next(iter(items(paper)))} --scale quick"
         )
-    made = page.blocks(verb.paper, results)
-    paths = [folder / f"{verb.paper}.md", folder / f"{verb.paper}.html"]
+    made = page.blocks(paper, results)
+    paths = [folder / f"{paper}.md", folder / f"{paper}.html"]
     with explain_disk_errors(folder, "Free some space and run the same command again."):
-        write_atomic(paths[0], page.markdown(verb.paper, made).encode())
-        write_atomic(paths[1], page.html(verb.paper, made, folder).encode())
-    if verb.json:
-        terminal.print_json({"written": [str(path) for path in paths]})
-    elif not verb.quiet:
-        for path in paths:
-            terminal.note(f"written: {path}")
+        write_atomic(paths[0], page.markdown(paper, made).encode())
+        write_atomic(paths[1], page.html(paper, made, folder).encode())
+    if console.json:
+        console.print_json({"written": [str(path) for path in paths]})
+    for path in paths:
+        console.note(f"written: {path}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.errors import InputError, nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.cells import cell_params, with_metric
@@ -46,23 +46,13 @@ def combined(
     width: int = 64,
     loss: str = "cross_entropy",
 ) -> Learner:
-    """Gradient steps with any of the parts; none is MAML.
+    """Gradient steps with any of the parts, of `PARTS`; none is MAML.
 
-    Args:
-        model: The model.
-        parts: Of `PARTS`.
-        adapted: "all" layers, or the "head" alone, behind a body that tasks share; emission needs the latter.
-        inner_lr: The step size, where it is not learned.
-        rate_between: Where learned step sizes start.
-        inner_steps: Gradient steps.
-        gain_lr: The step size on the gain.
-        gain_steps: Steps on the gain.
-        width: Of the hypernetwork.
-        loss: By name.
+    `adapted` are "all" layers, or the "head" alone, behind a body that tasks share; emission needs the latter.
     """
     for part in parts:
         if part not in PARTS:
-            raise InputError(f"There is no part {part!r}. {suggest_nearest(part, PARTS)}")
+            raise InputError(f"There is no part {part!r}. {nearest(part, PARTS)}")
     if adapted not in ("all", "head"):
         raise InputError(f"`adapted` is 'all' or 'head', not {adapted!r}.")
     if "emission" in parts and adapted == "all":

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
+from quickstudy.evaluation.evaluate import batches, evaluate, task_hash
 from quickstudy.evaluation.metrics import spread
-from quickstudy.methods.learner import Learner, Noise, evaluation_mode
+from quickstudy.methods.learner import Learner, Noise, settled
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Reading, Trained, measure
+from quickstudy.papers.runner.measures import Reading, Settings, Trained, measure, over_tasks
 from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
+
+RATE = 1e-4
+"""Of Adam, in finetuning."""
 
 CLASSIFIER = ("weight", "bias", "head.weight", "head.bias")
 """Names of the classifier's numbers in a learner that adapts the classifier alone, and in one that adapts the net."""
@@ -46,43 +49,25 @@ def rule_learner(setup: Setup) -> RuleLearner:
 @contextmanager
 def alone(learner: Learner) -> Iterator[None]:
     """As an evaluation runs a learner: no outer graph, dropout off."""
-    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
+    with torch.no_grad(), settled(learner), twice_differentiable():
         yield
 
 
-@measure
-def update_norm(
-    one: Trained,
-    *,
-    of: str = "weight",
-    tasks: int = 600,
-    split: str = "test",
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-) -> Reading:
-    """The Frobenius norm of the classifier's change in a task, mean over test tasks.
-
-    Args:
-        one: The training.
-        of: "weight" or "bias".
-        tasks: How many.
-        split: Of which classes.
-        seed: Of the task list.
-        settings: See `Trained.setup`.
-    """
+@measure("update_norm")
+def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings: Settings = None) -> Reading:
+    """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.judged.of_split(split)
+    family = setup.judged.of_split("test")
     drawn, norms = [], []
-    with evaluation_mode(learner):
-        for batch in task_batches(family, split, tasks, seed):
-            seen = learner.observe(batch, seed=seed)
+    with settled(learner):
+        for batch in batches(family, "test", tasks, 0):
+            seen = learner.observe(batch, seed=0)
             moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
             norms.append(classifier(moved)[of].cpu().double().numpy())
             drawn.append(batch)
     each = np.concatenate(norms)
-    over = spread(each)
-    return Reading(over.mean, over.interval, each, task_hash(family, drawn), {"tasks": over.tasks})
+    return over_tasks(each, task_hash(family, drawn), {"tasks": len(each)})
 
 
 def finetuned_copy(learner: RuleLearner, support: Examples, noise: Noise, steps: int, rate: float) -> RuleLearner:
@@ -102,122 +87,67 @@ def finetuned_copy(learner: RuleLearner, support: Examples, noise: Noise, steps:
     return own
 
 
-@measure
-def finetuned(
-    one: Trained,
-    *,
-    steps: int,
-    rate: float = 1e-4,
-    tasks: int = 600,
-    split: str = "test",
-    times: float = 1.0,
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
+@measure("finetuned")
+def metric_after_finetuning(
+    one: Trained, *, steps: int, rate: float = RATE, tasks: int = 600, times: float = 1.0, settings: Settings = None
 ) -> Reading:
     """The metric after Adam steps on each task's support loss, over all parameters, as HyperMAML's released code does.
 
-    Args:
-        one: The training.
-        steps: Of Adam, each task from the trained learner on.
-        rate: Of Adam.
-        tasks: How many.
-        split: Of which classes.
-        times: What the number is multiplied by.
-        seed: Of the task list.
-        settings: See `Trained.setup`.
+    `steps` and `rate` are Adam's; each task starts from the trained learner.
     """
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.judged.of_split(split)
+    family = setup.judged.of_split("test")
     drawn, values = [], []
     with alone(learner):
-        for batch in task_batches(family, split, tasks, seed):
+        for batch in batches(family, "test", tasks, 0):
             placed = learner.placed(batch)
             learner.engine.settle(learner, placed.support.x)
-            noise = learner.draw(placed, seed)
+            noise = learner.draw(placed, 0)
             for i in range(len(batch.key)):
                 support, query, own = pick((placed.support, placed.query, noise), i)
                 output = finetuned_copy(learner, support, own, steps, rate).evaluate(support, query, own).output
                 values.append(setup.metric.measure(output, query.y).cpu())
             drawn.append(batch)
     each = times * torch.stack(values).double().numpy()
-    over = spread(each)
-    return Reading(
-        over.mean, over.interval, each, task_hash(family, drawn), {"finite": over.finite, "tasks": over.tasks}
-    )
+    more = {"finite": int(np.isfinite(each).sum()), "tasks": len(each)}
+    return over_tasks(each, task_hash(family, drawn), more)
 
 
-@measure
-def seconds(
-    one: Trained,
-    *,
-    timed: int = 20,
-    of: int = 600,
-    finetuning: int = 0,
-    rate: float = 1e-4,
-    split: str = "test",
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-) -> Reading:
+@measure("seconds")
+def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0, settings: Settings = None) -> Reading:
     """Seconds to adapt to test tasks and answer their queries, one task after the other: the median task, times `of`.
 
-    Drawing the tasks is not counted.
-
-    Args:
-        one: The training.
-        timed: Tasks that are timed, after one that is not.
-        of: For how many tasks the number is given.
-        finetuning: Adam steps after adaptation, as in `finetuned`.
-        rate: Of these.
-        split: Of which classes.
-        seed: Of the task list.
-        settings: See `Trained.setup`.
+    Drawing the tasks is not counted. `timed` tasks are timed, after one that is not; `finetuning` Adam steps follow the
+    adaptation, as in `finetuned`.
     """
     setup = one.setup(settings)
     learner = setup.learner
-    (batch,) = task_batches(setup.judged.of_split(split), split, timed + 1, seed)
-    if finetuning:
+    (batch,) = batches(setup.judged.of_split("test"), "test", timed + 1, 0)
+
+    def process(task: Task) -> None:
+        if not finetuning:
+            learner(task, seed=0, evaluating=True)
+            return
         moved = rule_learner(setup)
-
-        def process(task: Task) -> None:
-            placed = moved.placed(task)
-            support, query, noise = pick((placed.support, placed.query, moved.draw(placed, seed)), 0)
-            finetuned_copy(moved, support, noise, finetuning, rate).evaluate(support, query, noise)
-
-    else:
-
-        def process(task: Task) -> None:
-            learner(task, seed=seed, evaluating=True)
+        placed = moved.placed(task)
+        support, query, noise = pick((placed.support, placed.query, moved.draw(placed, 0)), 0)
+        finetuned_copy(moved, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
     with alone(learner):
-        learner(pick(batch, slice(0, 1)), seed=seed, evaluating=True)
+        learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
         each = of * np.array([_timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)])[1:]
     return Reading(float(np.median(each)), spread(each).interval, each, "", {"timed": timed, "tasks": of})
 
 
-@measure
-def forward_passes(
-    one: Trained,
-    *,
-    timed: int = 20,
-    split: str = "test",
-    seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
-) -> Reading:
-    """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios.
-
-    Args:
-        one: The training.
-        timed: Tasks that are timed, after one that is not.
-        split: Of which classes.
-        seed: Of the task list.
-        settings: See `Trained.setup`.
-    """
+@measure("forward_passes")
+def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) -> Reading:
+    """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    (batch,) = task_batches(setup.judged.of_split(split), split, timed + 1, seed)
+    (batch,) = batches(setup.judged.of_split("test"), "test", timed + 1, 0)
     placed = learner.placed(batch)
-    noise = learner.draw(placed, seed)
+    noise = learner.draw(placed, 0)
     ratios, passes = [], []
     with alone(learner):
         learner.engine.settle(learner, placed.support.x)
@@ -244,34 +174,28 @@ KINDS = ("top is class 0", "bottom is class 0", "right is class 0", "left is cla
 """The four tasks of `tasks.gaussians`, in its numbering."""
 
 
-@measure
-def planar(one: Trained, *, tasks: int = 600, worst: bool = False, seed: int = 0) -> Reading:
+@measure("planar")
+def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
     """Accuracy on the four tasks in the plane, in %, with the lines that figure 1 shows.
 
     The arrays `theta` [2, 3] and `phi` [4, 2, 3] hold a class's weights and bias in a row, before a task and after
     each; `support_x`, `support_y`, `query_x` and `query_y` are the first task of each kind; `by_kind` [4].
-
-    Args:
-        one: The training.
-        tasks: How many.
-        worst: Whether the number is that of the kind which comes out worst, instead of all tasks' mean.
-        seed: Of the task list.
+    With `worst` the number is that of the kind which comes out worst, instead of all tasks' mean.
     """
     setup = one.setup()
     learner = rule_learner(setup)
-    summary = evaluate(learner, setup.judged, setup.metric, n=tasks, seed=seed)
-    drawn = list(task_batches(setup.judged, "test", tasks, seed))
+    summary = evaluate(learner, setup.judged, setup.metric, n=tasks, seed=0)
+    drawn = list(batches(setup.judged, "test", tasks, 0))
     kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
     each = 100 * np.asarray(summary.values, dtype=np.float64)
     by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])
-    arrays = _lines(learner, drawn, seed) | {"by_kind": by_kind}
+    arrays = _lines(learner, drawn) | {"by_kind": by_kind}
     if worst:
         return Reading(float(np.nanmin(by_kind)), None, None, "", {}, arrays)
-    over = spread(each)
-    return Reading(over.mean, over.interval, each, summary.hash, {"tasks": over.tasks}, arrays)
+    return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
 
 
-def _lines(learner: RuleLearner, drawn: list[Task], seed: int) -> dict[str, Any]:
+def _lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
     """Weights before and after the first task of each kind, and that task's points."""
     tasks = [pick(batch, slice(i, i + 1)) for batch in drawn for i in range(len(batch.key))]
     every = [int(task.about["kind"][0]) for task in tasks]
@@ -281,7 +205,7 @@ def _lines(learner: RuleLearner, drawn: list[Task], seed: int) -> dict[str, Any]
     first = [tasks[every.index(kind)] for kind in range(4)]
     with alone(learner):
         phis = [
-            _rows(learner.update(*pick((task.support, learner.draw(task, seed)), 0), evaluating=True)) for task in first
+            _rows(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True)) for task in first
         ]
     points = {
         f"{half}_{axis}": np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])

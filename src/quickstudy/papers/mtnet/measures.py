@@ -1,60 +1,45 @@
-r"""What the thesis's figures are read from: update fractions, and how the output of a trained cell moves.
+"""What the thesis's tables and figures are read from: the error of 0, update fractions, movements of cells.
 
-A cell is y = T (W x + b). A step on W and b, masked by m, moves A = T W (and T b) by
-
-.. math:: \Delta A = -\alpha\, T\,\mathrm{diag}(m)\,T^\top \nabla_A L
-
-which is eq. 4.3 where m is all ones: the metric is :math:`(T T^\top)^{-1}`, and what moves lies in the span of the
-columns of T where m = 1 (proposition 1). It is checked in float64, on what the library's own rule does.
+The propositions and eq. 4.3 are readings too: cells are built as the proofs build them, and moved by the library's
+rule. All of that is in float64, and a reading is the log10 of the largest relative error.
 """
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import log10
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
-from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import task_batches, task_hash
-from quickstudy.evaluation.metrics import spread
-from quickstudy.methods.learner import evaluation_mode
+from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.methods.mtnet import mtnet
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Array, Reading, Trained, measure
-from quickstudy.rules.descend import Constant, Descend
-from quickstudy.rules.mask import Masked
-from quickstudy.tasks import FAMILIES
-from quickstudy.types import Examples, Params, Task, move
+from quickstudy.papers.mtnet.cells import SMALLEST, gap, masks_of, movements, outside
+from quickstudy.papers.runner.measures import Array, Reading, Trained, measure, over_tasks
+from quickstudy.tasks import Sine
+from quickstudy.types import Examples
 
-SMALLEST = 2.0**-53
-"""Errors below a double's rounding are reported as that."""
+ALPHA = 0.125
+"""A number that single precision holds exactly, as rates are kept."""
+SURE = 60.0
+"""A logit whose mask is decided whatever the draw: the noise's own logit stays within 38."""
+
+Sizes = Sequence[Sequence[int]]
+"""Pairs of n, the outputs of a cell, and d, those that adapt."""
 
 
-@measure
-def predicting_zero(one: Trained, *, family: str = "sine", shots: int = 10, tasks: int = 600, seed: int = 0) -> Reading:
-    """The squared error of always answering 0, on the tasks that the other rows are judged on.
-
-    Args:
-        one: Not used: nothing is trained.
-        family: Whose tasks.
-        shots: Of these.
-        tasks: How many.
-        seed: Of the task list.
-    """
+@measure("predicting_zero")
+def predicting_zero(one: Trained, *, shots: int = 10, tasks: int = 600) -> Reading:
+    """The squared error of always answering 0, on the tasks of the other rows. Nothing is trained."""
     del one
-    drawn_from = FAMILIES[family](shots=shots)
-    drawn = list(task_batches(drawn_from, "test", tasks, seed))
+    drawn_from = Sine(shots=shots)
+    drawn = list(batches(drawn_from, "test", tasks, 0))
     values = np.concatenate([task.query.y.flatten(1).square().mean(1).numpy() for task in drawn]).astype(np.float64)
-    over = spread(values)
-    return Reading(over.mean, over.interval, values, task_hash(drawn_from, drawn))
+    return over_tasks(values, task_hash(drawn_from, drawn))
 
 
-@measure
+@measure("update_fraction")
 def update_fraction(one: Trained, *, cell: str = "", sign: int = 1) -> Reading:
     r"""The mean over logits of :math:`\sigma(\pm\zeta)`: how much of a masked learner adapts, or (-) does not.
 
@@ -72,46 +57,27 @@ def update_fraction(one: Trained, *, cell: str = "", sign: int = 1) -> Reading:
     return Reading(float(chosen.mean() if sign > 0 else 1 - chosen.mean()), arrays=arrays)
 
 
-def masks_of(learner: nn.Module) -> Masked:
-    """The masks of a learner that has some."""
-    rule = getattr(learner, "rule", None)
-    if not isinstance(rule, Descend) or not isinstance(rule.rate, Masked):
-        raise InputError("Update fractions are those of masks: mtnet, mtnet_full, mnet and mnet_full have them.")
-    return rule.rate
-
-
-@measure
-def closed_form(one: Trained, *, tasks: int = 50, seed: int = 0) -> Reading:
+@measure("closed_form")
+def closed_form(one: Trained, *, tasks: int = 50) -> Reading:
     r"""How far trained cells are from :math:`\Delta A = -\alpha T\,\mathrm{diag}(m)\,T^\top\nabla_A L`, as log10.
 
-    The gradient on the right is that of a plain network with the weights A = T W, in which no T is left.
-
-    Args:
-        one: The training of a T-net or an MT-net with one inner step.
-        tasks: How many.
-        seed: Of the task list.
+    The gradient on the right is that of a plain network with the weights A = T W, in which no T is left. The training
+    is that of a T-net or an MT-net with one inner step.
     """
-    moved = movements(one, tasks, seed)
+    moved = movements(one, tasks)
     errors = [gap(found, wanted) for cell in moved for found, wanted in zip(cell.change, cell.predicted, strict=True)]
     condition = {f"condition of T, {cell.name}": float(np.linalg.cond(cell.metric)) for cell in moved}
-    return Reading(decades(largest(errors)), more={"tasks": tasks, "cells": len(moved), **condition})
+    return Reading(decades(errors), more={"tasks": tasks, "cells": len(moved), **condition})
 
 
-@measure
-def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 1.0, seed: int = 0) -> Reading:
+@measure("outside_plane")
+def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 1.0) -> Reading:
     """The largest share of a task's change that lies outside the span of T's columns where m = 1, as log10.
 
     Over all cells and every input at once, as the change of A = T W and of T b. `more` counts ranks: that of a change
-    cannot be above the number of rows that adapt.
-
-    Args:
-        one: The training of an MT-net.
-        tasks: How many.
-        cell: The layer whose output changes are kept for figures.
-        x: Of the input at which they are taken.
-        seed: Of the task list.
+    cannot be above the number of rows that adapt. Figures show the output changes of one `cell` at the input `x`.
     """
-    moved = movements(one, tasks, seed)
+    moved = movements(one, tasks)
     shares, ranks, rows = [], [], []
     for part in moved:
         for change, mask in zip(part.change, part.mask, strict=True):
@@ -125,142 +91,114 @@ def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 
         "changes": len(ranks),
     }
     drawn = next((part for part in moved if part.name == cell), None)
-    return Reading(decades(largest(shares)), more=more, arrays={} if drawn is None else drawn.drawn(x))
+    return Reading(decades(shares), more=more, arrays={} if drawn is None else drawn.drawn(x))
 
 
-@dataclass(frozen=True)
-class Movement:
-    """What one inner step changed in a cell, of each task.
+@measure("proposition_1")
+def proposition_1(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draws: int = 20) -> Reading:
+    """Proposition 1 by its construction: output changes span a given subspace U.
 
-    Args:
-        name: Of the layer.
-        weight: W before, `[out, in]`.
-        metric: T, `[out, out]`.
-        mask: Rows that adapt, `[T, out]`.
-        change: Of A = T W with T b as a last column, `[T, out, in + 1]`.
-        predicted: The same by the closed form.
-        inputs: What the cell's input is at theta, as a function of the network's.
-        about: Of the tasks.
+    T is a basis of R^n that begins with one of U, W = T^-1 A, and the first d logits say yes, the rest no. The value is
+    the largest share of a change outside U; `more` has the ranks of the changes over many losses.
     """
-
-    name: str
-    weight: Array
-    metric: Array
-    mask: Array
-    change: Array
-    predicted: Array
-    inputs: "Seen"
-    about: Mapping[str, Array]
-
-    def drawn(self, x: float) -> dict[str, Array]:
-        """What figures show of it: output changes at x, and where they come from."""
-        return {
-            "output": self.change @ self.inputs(self.name, x),
-            "metric": self.metric,
-            "mask": self.mask,
-            "weight": self.weight,
-            "weight_change": np.linalg.solve(self.metric, self.change[:, :, :-1]),
-            **{name: value for name, value in self.about.items() if value.ndim == 1},
-        }
+    shares, ranks = [], []
+    for n, d, generator in _cases(one, sizes, draws):
+        basis, start, x = _normal(generator, n, n), _normal(generator, n, 4), _normal(generator, 4)
+        targets = _normal(generator, 2 * n, n)
+        learner = _cell(basis, start, d)
+        changes = np.stack([_step(learner, x, y) for y in targets])
+        shares += [outside(change[:, None], basis[:, :d].numpy()) for change in changes]
+        ranks.append(int(np.linalg.matrix_rank(changes, tol=1e-9 * np.linalg.norm(changes))) - d)
+    return Reading(decades(shares), more={"cells": len(ranks), "rank minus d, largest": max(map(abs, ranks))})
 
 
-class Seen:
-    """The input of each layer of a network, with a 1 behind it for the bias."""
+@measure("proposition_2")
+def proposition_2(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draws: int = 20) -> Reading:
+    r"""Proposition 2 in closed form.
 
-    def __init__(self, head: nn.Module) -> None:
-        self.head = head
+    .. math:: \Delta y = -\alpha\|x\|^2\, V G^{-1} V^\top\nabla_y L
 
-    def __call__(self, layer: str, x: float) -> Array:
-        seen: list[Tensor] = []
-        hook = self.head.get_submodule(layer).register_forward_hook(lambda _, given, __: seen.append(given[0]))
-        try:
-            with torch.no_grad():
-                self.head(torch.full((1, 1), x, dtype=torch.float64))
-        finally:
-            hook.remove()
-        return np.append(seen[0][0].numpy(), 1.0)
-
-
-def movements(one: Trained, tasks: int, seed: int) -> list[Movement]:
-    """Every cell's change by one inner step, of the first tasks of the test list, in float64."""
-    setup = one.setup()
-    learner = setup.learner.double()
-    if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
-        raise InputError("The closed form is that of one gradient step: a T-net or an MT-net with inner_steps 1.")
-    listed = list(task_batches(setup.judged, "test", tasks, seed))
-    drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
-    noise = learner.draw(drawn, 0)
-    with evaluation_mode(learner), twice_differentiable(), torch.no_grad():
-        learner.engine.settle(learner, drawn.support.x)
-        phi: Params = learner.engine.each(
-            lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise
-        )
-    return _cells(learner, drawn, phi, noise)
-
-
-def _cells(learner: RuleLearner, drawn: Task, phi: Params, noise: Mapping[str, Tensor]) -> list[Movement]:
-    assert isinstance(learner.rule, Descend)
-    rate, head = learner.rule.rate, learner.head
-    gradients = _gradients(head, learner, drawn.support)
-    masks = rate.masks(noise) if isinstance(rate, Masked) else {}
-    base = rate.rate if isinstance(rate, Masked) else rate
-    assert isinstance(base, Constant)
-    found = []
-    for name in [n.removesuffix(".metric") for n, _ in head.named_parameters() if n.endswith(".metric")]:
-        layer = head.get_submodule(name)
-        T, W, b = (getattr(layer, part).detach() for part in ("metric", "weight", "bias"))
-        shifts = phi[f"{name}.weight"] - W, phi[f"{name}.bias"] - b
-        group = f"{name}.rows{len(W)}"
-        m = masks[group] if group in masks else torch.ones(len(drawn.key), len(W), dtype=W.dtype)
-        change = T @ torch.cat([shifts[0], shifts[1][:, :, None]], dim=2)
-        slope = torch.cat([gradients[f"{name}.weight"], gradients[f"{name}.bias"][:, :, None]], dim=2)
-        predicted = -base.value * T @ (m.detach()[:, :, None] * (T.mT @ slope))
-        about = {key: value.numpy() for key, value in drawn.about.items()}
-        before, metric, rows, after, formula = (part.detach().numpy() for part in (W, T, m, change, predicted))
-        found.append(Movement(name, before, metric, rows, after, formula, Seen(head), about))
-    return found
-
-
-def _gradients(head: nn.Module, learner: RuleLearner, support: Examples) -> Params:
-    """The gradient of each task's support loss for A = T W and T b, taken where T is the identity."""
-    plain = deepcopy(head)
-    values: Params = {}
-    for name, layer in plain.named_modules():
-        if isinstance(metric := getattr(layer, "metric", None), Tensor):
-            weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-            values |= {f"{name}.weight": (metric @ weight).detach(), f"{name}.bias": (metric @ bias).detach()}
-            metric.data = torch.eye(len(metric), dtype=metric.dtype)
-
-    def loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return learner.inner_criterion(functional_call(plain, params, (x,)), y)
-
-    each = [torch.func.grad(loss)(values, x, y) for x, y in zip(*support, strict=True)]
-    return {name: torch.stack([one[name] for one in each]).detach() for name in values}
-
-
-def gap(found: Array, wanted: Array) -> float:
-    """The distance of two arrays, relative to the second one's size."""
-    return float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), SMALLEST)
-
-
-def outside(change: Array, columns: Array) -> float:
-    """The share of a change's columns outside the span of others."""
-    size = np.linalg.norm(change)
-    if size == 0:
-        return 0.0
-    basis = np.linalg.qr(columns)[0]
-    return float(np.linalg.norm(change - basis @ (basis.T @ change)) / size)
-
-
-def largest(errors: Sequence[float]) -> float:
-    """The largest, NaN where one is: `max` may pass over it.
-
-    >>> largest([0.0, float("nan")])
-    nan
+    V is a basis of U, G a metric on its coordinates, H its root (G = H'H), and T begins with the columns of V H^-1.
+    `more` has two more readings: how much more any of 200 other directions in U descends per length in the metric (at
+    most nothing), and the share of :math:`T\,\mathrm{diag}(m)\,T^\top` outside rows and columns where m is 1, which
+    the thesis says is none.
     """
-    return float(np.max(errors))
+    errors, better, elsewhere = [], [], []
+    for n, d, generator in _cases(one, sizes, draws):
+        basis, start, x, y = (_normal(generator, *shape) for shape in ((n, n), (n, 4), (4,), (n,)))
+        root = _normal(generator, d, d)
+        G = root.T @ root + torch.eye(d, dtype=root.dtype)
+        V, H = basis[:, :d], torch.linalg.cholesky(G).T
+        T = torch.cat([V @ torch.linalg.inv(H), basis[:, d:]], dim=1)
+        slope = 2 * (start @ x - y) / n
+        coordinates = -ALPHA * x.square().sum() * torch.linalg.solve(G, V.T @ slope)
+        errors.append(gap(_step(_cell(T, start, d), x, y), (V @ coordinates).numpy()))
+        others = _normal(generator, 200, d)
+        speed = ((others @ V.T @ slope) / (others @ G * others).sum(1).sqrt()).abs().max()
+        own = (slope @ V @ coordinates).abs() / (coordinates @ G @ coordinates).sqrt()
+        better.append(float(speed / own - 1))
+        M = T[:, :d] @ T[:, :d].T
+        elsewhere.append(1 - float(M[:d, :d].square().sum() / M.square().sum()))
+    more = {"cells": len(errors), "steeper by": float(np.max(better)), "outside the block": float(np.mean(elsewhere))}
+    return Reading(decades(errors), more=more)
 
 
-def decades(error: float) -> float:
-    """An error as log10."""
-    return log10(max(error, SMALLEST))
+@measure("equation_4_3")
+def equation_4_3(one: Trained, *, bias: bool = False, sizes: Sizes = ((3, 3), (8, 8)), draws: int = 20) -> Reading:
+    r"""Eq. 4.3 for one example; `bias` is that of the released code, which the thesis leaves out.
+
+    .. math:: \Delta y = -\alpha(\|x\|^2 + [\text{bias}])\, T T^\top\nabla_y L
+    """
+    errors = []
+    for n, _, generator in _cases(one, sizes, draws):
+        T, start, x, y = (_normal(generator, *shape) for shape in ((n, n), (n, 4), (4,), (n,)))
+        slope = 2 * (start @ x - y) / n
+        wanted = -ALPHA * (x.square().sum() + bias) * T @ T.T @ slope
+        errors.append(gap(_step(_cell(T, start, n, bias=bias), x, y), wanted.numpy()))
+    return Reading(decades(errors), more={"cells": len(errors)})
+
+
+def _cases(one: Trained, sizes: Sizes, draws: int) -> list[tuple[int, int, torch.Generator]]:
+    generator = torch.Generator().manual_seed(one.seed)
+    return [(n, d, generator) for n, d in sizes for _ in range(draws)]
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _cell(T: Tensor, A: Tensor, d: int, bias: bool = False) -> RuleLearner:
+    """An MT-net of one cell with A = T W, whose first d rows adapt."""
+    layer = nn.Linear(A.shape[1], len(A), bias=bias, dtype=torch.float64)
+    learner = mtnet(layer, inner_lr=ALPHA, loss="mse")
+    assert isinstance(learner, RuleLearner)
+    with torch.no_grad():
+        head = learner.head.double()
+        head.get_parameter("metric").copy_(T)
+        head.get_parameter("weight").copy_(torch.linalg.solve(T, A))
+        if bias:
+            head.get_parameter("bias").zero_()
+        for logit in masks_of(learner).logits.values():
+            logit.data = torch.where(torch.arange(len(T)) < d, SURE, -SURE).double()
+    learner.rule.double()
+    return learner
+
+
+def _step(learner: RuleLearner, x: Tensor, y: Tensor) -> Array:
+    """By how much one inner step on one example changes the output at it."""
+    noise = {name: torch.full(shape, 0.5, dtype=torch.float64) for name, shape in learner.noise().items()}
+    with torch.no_grad():
+        phi = learner.update(Examples(x[None], y[None]), noise)
+        moved = learner.predict(phi, x[None]) - learner.predict(learner.params(), x[None])
+    change: Array = moved[0].numpy()
+    return change
+
+
+def decades(errors: Sequence[float]) -> float:
+    """The largest of several errors as log10; NaN where one is, which `max` may pass over.
+
+    >>> decades([0.0, 0.1]), decades([0.0, float("nan")])
+    (-1.0, nan)
+    """
+    worst = float(np.max(errors))
+    return log10(max(worst, SMALLEST)) if np.isfinite(worst) else worst

@@ -4,57 +4,84 @@ paper -> items -> rows -> cells
                   a configuration   a measure with its options, and what the paper reports
 """
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from quickstudy.errors import RunError
-from quickstudy.evaluation.metrics import Spread, spread
-from quickstudy.papers.runner.measures import Array, Reading, Trained
-from quickstudy.papers.runner.rows import Row, Scale
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+SCALES = {
+    "smoke": "proves that the way from tasks to table works, in seconds; its numbers mean nothing",
+    "quick": "minutes: short trainings, which already show what is large",
+    "full": "the paper's budget, or what the row says instead",
+}
 
 ASKED = "asked of this library"
 SUGGESTED = "suggested by the paper, not claimed"
 QUESTION = "a question of this library"
 EQUATIONS = "follows from the equations"
 OWN = frozenset({ASKED, SUGGESTED, QUESTION, EQUATIONS})
-"""Sources of what no paper claims: these are answered yes or no, and counted apart."""
+"""Sources of what no paper claims: these are answered yes or no, and counted separately."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a claim holds here (None: not decided), and the numbers that say so, in a sentence."""
+class Reported:
+    """What a paper says of a cell. A paper may contradict itself, so each number has its source."""
 
-    holds: bool | None
-    evidence: str
+    value: float
+    interval: float | None = None  # as printed behind the plus-minus
+    source: str = ""  # such as "table 6.1" or "section 4.2, text"
 
 
-def all_hold(held: Collection[bool | None]) -> bool | None:
-    """Whether all of several hold; where the rest do, one that is not decided leaves it open."""
-    return False if False in held else None if None in held else True
+@dataclass(frozen=True)
+class Cell:
+    """One number of a row: a measure with its options (None where the number is quoted), and what the paper reports."""
+
+    measure: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reported: tuple[Reported, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and what is read from it.
+
+    Without a configuration nothing is trained: the row is quoted, or its measures need no training.
+    """
+
+    name: str  # short, without spaces; what `--rows` takes
+    label: str  # as the table shows it
+    cells: Mapping[str, Cell]  # by column
+    config: Mapping[str, Any] | None = None  # at full scale, as in a file
+    departs: tuple[str, ...] = ()  # what differs from the paper, one sentence each
+    stand_in: str = ""  # the data that stand for the paper's where those are not at hand
+    scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings over those of the item's scale
+
+    @property
+    def quoted(self) -> bool:
+        """Whether all of it is the paper's own."""
+        return all(cell.measure is None for cell in self.cells.values())
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run, and what that costs: in words with a unit, "about 9 minutes" where it is estimated."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)  # over every configuration: {"train.steps": 2000}
+    options: Mapping[str, Any] = field(default_factory=dict)  # over those of every measure that has them
+    seeds: int = 1  # trainings of each row
+    cost: str = ""  # on two cores
+    gpu: str = "not measured"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the paper says, or something asked of this library.
-
-    Args:
-        text: The claim, in a sentence.
-        source: Where it is made.
-        judged: From what was found to a verdict. It may raise `Missing` through `Found` where rows were left out.
-        decides: The smallest scale whose numbers decide it; empty where the item's does.
-    """
+    """Something the paper says, or something asked of this library."""
 
     text: str
-    source: str
-    judged: "Callable[[Found], Verdict]"
-    decides: str = ""
+    source: str  # where it is made
+    parts: tuple[tuple[str, Mapping[str, Any]], ...]  # words of `runner.claims` with their options
+    short: str = ""  # the claim in a few words, for the table that opens a page
+    most: bool = False  # whether it holds where most of its parts do, instead of all
+    decides: str = ""  # the smallest scale whose numbers decide it, where that is not the item's
 
     @property
     def own(self) -> bool:
@@ -64,119 +91,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class Item:
-    """A table or a figure.
+    """A table or a figure."""
 
-    Args:
-        paper: "mtnet", "wormhole", "hypermaml" or "beyond".
-        name: "table-6.1": what the command line takes.
-        title: As a heading.
-        rows: In the table's order.
-        scales: By name, all of `SCALES`.
-        unit: Of the numbers, in words: "accuracy in %".
-        larger_is_better: Of the numbers; None where they are no scores.
-        digits: Decimals shown.
-        claims: Judged from what was found.
-        figures: Pictures by name, drawn from what was found.
-        needs: Image sets, by name.
-        decides: The smallest scale whose numbers decide its claims, where a claim names none itself.
-        notes: What the reader must know: contradictions of the paper, protocol.
-    """
-
-    paper: str
-    name: str
+    paper: str  # of `catalog.PAPERS`
+    name: str  # "table-6.1": what the command line takes
     title: str
     rows: tuple[Row, ...]
-    scales: Mapping[str, Scale]
-    unit: str
-    larger_is_better: bool | None = None
+    scales: Mapping[str, Scale]  # by name, all of `SCALES`
+    unit: str  # of the numbers, in words: "accuracy in %"
+    larger_is_better: bool | None = None  # None where the numbers are neither scores nor errors
     digits: int = 2
     claims: tuple[Claim, ...] = ()
-    figures: "Mapping[str, Callable[[Found], Figure]]" = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-    decides: str = "quick"
-    notes: tuple[str, ...] = ()
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `runner.figures`
+    needs: tuple[str, ...] = ()  # image sets
+    decides: str = "quick"  # the smallest scale whose numbers decide its claims
+    notes: tuple[str, ...] = ()  # what the reader must know: contradictions of the paper, protocol
 
-
-class Missing(RunError):
-    """A row or a column was not run, so that something cannot be said."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Readings of an item.
-
-    Args:
-        item: The item.
-        scale: At which it was run.
-        readings: By (row, column), one a seed, in order of the seeds.
-        trained: By row, one a seed: where a figure finds what was logged.
-        stopped: By row: why trainings ended before their last step, by seed.
-        genuine: Rows read while no folder stood in for an image set that they name.
-    """
-
-    item: Item
-    scale: str
-    readings: Mapping[tuple[str, str], tuple[Reading, ...]]
-    trained: Mapping[str, tuple[Trained, ...]]
-    stopped: Mapping[str, Mapping[int, str]]
-    genuine: Set[str] = frozenset()
-
-    def stand_in(self, row: Row) -> str:
-        """What stood for the paper's data in a row; empty where these were at hand."""
-        return "" if row.name in self.genuine else row.stand_in
-
-    def all(self, row: str, column: str) -> tuple[Reading, ...]:
-        """Of every seed."""
-        if (row, column) not in self.readings:
-            raise Missing(f"{self.item.name} has no reading of {row}, {column}.")
-        return self.readings[row, column]
-
-    def first(self, row: str, column: str) -> Reading:
-        """Of the first seed."""
-        return self.all(row, column)[0]
-
-    def value(self, row: str, column: str) -> float:
-        """The mean over seeds."""
-        return float(np.mean([one.value for one in self.all(row, column)]))
-
-    def each_seed(self, row: str, column: str) -> list[float]:
-        """One value a seed."""
-        return [one.value for one in self.all(row, column)]
-
-    def spread(self, row: str, column: str) -> Spread | None:
-        """Over tasks, each task's value being its mean over seeds; None where there are no tasks."""
-        each = self._each(row, column)
-        return None if each is None else spread(each)
-
-    def paired(self, first: str, second: str, column: str) -> Spread:
-        """Second minus first over identical tasks, each task's difference being its mean over seeds."""
-        one, two = self._each(first, column), self._each(second, column)
-        if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
-            raise Missing(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
-        return spread(two - one)
-
-    def surely(self, first: str, second: str, column: str) -> tuple[int, Spread]:
-        """The sign of second minus first where it is sure, else 0: beyond the interval over tasks, and with every seed.
-
-        The interval knows nothing of the chance of training. Where a row diverged on some tasks nothing is sure.
-        """
-        over = self.paired(first, second, column)
-        # Of a run that was stopped, one row may have more seeds than the other.
-        seeds = zip(self.each_seed(first, column), self.each_seed(second, column), strict=False)
-        sign = int(np.sign(over.mean)) if over.finite == over.tasks and abs(over.mean) > over.interval else 0
-        return (sign if all(np.sign(two - one) == sign for one, two in seeds) else 0), over
-
-    def logged(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
-        """The metrics of a training: rows of loss, and of what its configuration probes."""
-        if row not in self.trained or self.trained[row][seed].run is None:
-            raise Missing(f"{self.item.name} has no training of {row}.")
-        run = self.trained[row][seed].run
-        assert run is not None
-        return run.metrics()
-
-    def _each(self, row: str, column: str) -> Array | None:
-        every = [one.each for one in self.all(row, column)]
-        if any(each is None for each in every):
-            return None
-        mean: Array = np.mean(np.stack([each for each in every if each is not None]), axis=0)
-        return mean
+    def label(self, row: str) -> str:
+        """How the table calls a row."""
+        return next((one.label for one in self.rows if one.name == row), row)

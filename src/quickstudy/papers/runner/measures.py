@@ -1,12 +1,16 @@
 """What is read from a training: a measure maps a trained row to a reading.
 
-A measure is a function with a name in `MEASURES`; its options are a cell's. New ones are entered by `@measure`.
+A measure is a function with a name in `MEASURES`; its options are a cell's. New ones are entered by `@measure`. Many
+share the options `tasks`, how many of the test's fixed list; `times`, what the number is multiplied by; and `settings`,
+see `Trained.setup`.
 """
 
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,51 +24,36 @@ from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
 
 Array = NDArray[Any]
+Settings = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a measure returns.
+    """What a measure returns."""
 
-    Args:
-        value: The number of the cell.
-        interval: Half of its 95% interval, usually over tasks.
-        each: Of each task, by which rows on the same tasks are paired.
-        tasks: A name of the task list.
-        more: Further numbers and words by name, plain values.
-        arrays: What figures need.
-    """
-
-    value: float
-    interval: float | None = None
-    each: Array | None = None
-    tasks: str = ""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    value: float  # the number of the cell
+    interval: float | None = None  # half of its 95% interval, usually over tasks
+    each: Array | None = None  # of each task, by which rows on the same tasks are paired
+    tasks: str = ""  # a name of the task list
+    more: Mapping[str, Any] = field(default_factory=dict)  # further numbers and words by name, plain values
+    arrays: Mapping[str, Array] = field(default_factory=dict)  # what figures need
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A row's training, as a measure sees it.
+    """A row's training, as a measure sees it."""
 
-    Args:
-        run: Its directory; None for a row without a configuration.
-        seed: Of the training; a measure without one draws from it.
-    """
+    run: Run | None  # None for a row without a configuration
+    seed: int  # of the training; a measure without one draws from it
 
-    run: Run | None
-    seed: int
+    def setup(self, settings: Settings = None) -> Setup:
+        """The learner at its last checkpoint, with its tasks.
 
-    def setup(self, settings: Mapping[str, Any] | None = None, checkpoint: str | None = "last") -> Setup:
-        """The trained learner with its tasks, as they are to be used.
-
-        Args:
-            settings: What is judged otherwise than trained, by dotted name: {"tasks.shots": 5}.
-            checkpoint: "last" as the papers have it, or "best"; None is best where there is one.
+        `settings` are what differs from the training, by dotted name: {"tasks.shots": 5}.
         """
         if self.run is None:
             raise InputError("A measure asked for a training, and its row has no configuration.")
-        return restore(self.run, checkpoint, overrides(settings or {}))[0]
+        return restore(self.run, "last", overrides(settings or {}))[0]
 
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
@@ -76,58 +65,53 @@ Measure = Callable[..., Reading]
 MEASURES: dict[str, Measure] = {}
 
 
-def taken(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def measure(name: str) -> Callable[[Measure], Measure]:
+    """Enter a function into `MEASURES`: `function(one: Trained, **options) -> Reading`."""
+
+    def enter(function: Measure) -> Measure:
+        MEASURES[name] = function
+        return function
+
+    return enter
+
+
+def find_measure(name: str) -> Measure:
+    """A measure by name; those of the papers are imported when one is asked for."""
+    if name not in MEASURES:
+        for folder in files("quickstudy.papers").iterdir():
+            if (folder / "measures.py").is_file() and folder.name != "runner":
+                import_module(f"quickstudy.papers.{folder.name}.measures")
+    return MEASURES[name]
+
+
+def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of some options, those that a measure has."""
-    known = inspect.signature(MEASURES[name]).parameters
+    known = inspect.signature(find_measure(name)).parameters
     return {key: value for key, value in options.items() if key in known}
 
 
-def measure(function: Measure) -> Measure:
-    """Enter a function into `MEASURES` under its name: `measured(one: Trained, **options) -> Reading`."""
-    MEASURES[function.__name__] = function
-    return function
-
-
-@measure
-def judged(
-    one: Trained,
-    *,
-    tasks: int = 600,
-    split: str = "test",
-    of: str = "metric",
-    times: float = 1.0,
-    seed: int = 0,
-    checkpoint: str | None = "last",
-    settings: Mapping[str, Any] | None = None,
+def over_tasks(
+    values: Array, tasks: str = "", more: Mapping[str, Any] | None = None, arrays: Mapping[str, Array] | None = None
 ) -> Reading:
-    """The metric (or the query loss) on fixed tasks, the same for every row.
+    """The mean of per-task values with its interval."""
+    over = spread(values)
+    return Reading(over.mean, over.interval, values, tasks, more or {}, arrays or {})
 
-    Args:
-        one: The training.
-        tasks: How many.
-        split: Of which classes.
-        of: "metric" or "loss".
-        times: What the number is multiplied by: 100 for percent.
-        seed: Of the task list, not of the training.
-        checkpoint: See `Trained.setup`.
-        settings: See `Trained.setup`.
-    """
-    setup = one.setup(settings, checkpoint)
-    found = evaluate(setup.learner, setup.judged, setup.metric, split=split, n=tasks, seed=seed)
+
+@measure("judged")
+def evaluate_metric(
+    one: Trained, *, tasks: int = 600, of: str = "metric", times: float = 1.0, settings: Settings = None
+) -> Reading:
+    """The metric (or the query loss) on fixed tasks, the same for every row; `of` is "metric" or "loss"."""
+    setup = one.setup(settings)
+    found = evaluate(setup.learner, setup.judged, setup.metric, split="test", n=tasks, seed=0)
     values = times * np.asarray(found.losses if of == "loss" else found.values, dtype=np.float64)
     over = spread(values)
-    more = {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean}
-    return Reading(over.mean, over.interval, values, found.hash, more)
+    return over_tasks(values, found.hash, {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean})
 
 
-@measure
-def milliseconds(one: Trained, *, split: str = "test", settings: Mapping[str, Any] | None = None) -> Reading:
-    """Milliseconds to adapt to one task alone, the median of several.
-
-    Args:
-        one: The training.
-        split: Of which classes.
-        settings: See `Trained.setup`.
-    """
+@measure("milliseconds")
+def milliseconds(one: Trained, *, settings: Settings = None) -> Reading:
+    """Milliseconds to adapt to one task alone, the median of several."""
     setup = one.setup(settings)
-    return Reading(adaptation_ms(setup.learner, setup.judged, split, seed=0))
+    return Reading(adaptation_ms(setup.learner, setup.judged, "test", seed=0))

@@ -1,54 +1,34 @@
-"""A paper's page, from stored results alone: the same blocks as Markdown and as one HTML file that opens offline."""
+"""A paper's page, from stored results: what was claimed and found in one table, then item by item with its figures.
 
-import base64
+The same content as Markdown and as one HTML file that opens offline.
+"""
+
 import re
+from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
+from quickstudy.papers.runner.items import Claim, Item
+from quickstudy.papers.runner.results import Result
 from quickstudy.reports.report import STYLE
 from quickstudy.storage.files import check_format, read_json
 
-PAPERS = {
-    "mtnet": "T-net and MT-net (Lee, 2018)",
-    "wormhole": "Wormhole MAML (Chang, Gao & Lou, 2022)",
-    "hypermaml": "HyperMAML (Przewiezlikowski et al., 2022)",
-    "beyond": "Beyond the papers",
-}
-
-HEADINGS = {
-    (False, False): "What does not reproduce",
-    (False, True): "What reproduces",
-    (False, None): "What is not decided",
-    (True, True): "Questions of this library: yes",
-    (True, False): "Questions of this library: no",
-    (True, None): "Questions of this library: not decided",
-}
-"""By whether it is this library's own question, and whether it holds; in the page's order."""
+SIGNS = {True: "✓", False: "✗", None: "?"}
+OVERVIEW = ("item", "claim", "says", "paper", "here", "scale and data", "")
+EVIDENCE = ("", "claim", "source", "evidence")
 
 
-@dataclass(frozen=True)
-class Block:
-    """A piece of a page.
-
-    Args:
-        kind: "title", "heading", "text", "notes", "table", "code" or "picture".
-        text: Of a title, heading, text or code; a picture's caption.
-        lines: Of notes; a table's rows, the first of which are its columns.
-        file: Of a picture, without its ending.
-    """
-
-    kind: str
-    text: str = ""
-    lines: Sequence[Any] = ()
-    file: str = ""
-
-
-def stored(folder: Path, paper: str) -> list[dict[str, Any]]:
-    """Every result of a paper in a directory, in the order of their names."""
+def read_results(folder: Path, paper: str) -> list[dict[str, Any]]:
+    """Every stored result of a paper in a directory, in the order of their names."""
     found = []
     for path in sorted((folder / paper).glob("*.json")):
         held = read_json(path)
@@ -57,137 +37,136 @@ def stored(folder: Path, paper: str) -> list[dict[str, Any]]:
     return found
 
 
-def blocks(paper: str, results: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """The page of a paper."""
-    made = [Block("title", f"{PAPERS[paper]}: what was found")]
-    every = {key: [(r, c) for r in results for c in r["claims"] if (c["own"], c["holds"]) == key] for key in HEADINGS}
-    made.append(
-        Block(
-            "text",
-            f"{_counts(every)} ± is a 95% interval over tasks, each task's "
-            "value being its mean over seeds: it knows nothing of the chance of training, which `seeds` shows by the "
-            "lowest and the highest; a difference counts where every seed has its sign. The gap is ours minus the "
-            "paper's. A data set in brackets stands in for the paper's: such numbers are not the paper's and have no "
-            "gap.",
-        )
+def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> str:
+    """The page of a paper, as "md" or "html"; its figures are `PAPER/ITEM-FIGURE.svg` in the folder."""
+    known = items(paper)
+    content: dict[str, Any] = {
+        "paper": paper,
+        "title": f"{PAPERS[paper]}: what was found",
+        "counts": _counts(results),
+        "overview": [line for one in results for line in _overview(one, known.get(one["item"]))],
+        "items": [_section(one, folder / paper) for one in results],
+        "columns": {"overview": OVERVIEW, "evidence": EVIDENCE},
+        "style": Markup(STYLE),
+    }
+    return _environment().get_template(f"page.{kind}.jinja").render(content)
+
+
+@cache
+def _environment() -> Environment:
+    """Templates beside this file; what goes into HTML is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    for key, found in every.items():
-        if found:
-            made.append(Block("heading", HEADINGS[key]))
-            made.append(Block("notes", lines=[_said(r, c) for r, c in found]))
-    for one in results:
-        made += _item(one)
-    return made
+    environment.filters["code"] = mark_code
+    environment.globals["markdown_table"] = tables.markdown_table
+    return environment
 
 
-def _counts(every: Mapping[tuple[bool, bool | None], Sequence[Any]]) -> str:
-    """How many of the paper's claims hold, and how many of this library's questions."""
-    paper, own = ({holds: len(every[of, holds]) for holds in (True, False, None)} for of in (False, True))
-    said = []
-    if any(paper.values()):
-        said.append(
-            f"Of the paper's claims {paper[True]} reproduce, {paper[False]} do not, {paper[None]} are not decided."
-        )
-    if any(own.values()):
-        said.append(f"Questions of this library: yes {own[True]}, no {own[False]}, not decided {own[None]}.")
-    return " ".join(said)
+def mark_code(text: str) -> Markup:
+    """Text as HTML, in which `code` is marked.
+
+    >>> print(mark_code("`a < b`"))
+    <code>a &lt; b</code>
+    """
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _said(one: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
-    """A claim with its numbers, and what weakens them."""
-    weak = [] if one["scale"] == "full" else [f"at `{one['scale']}` scale"]
-    weak += ["on data that stand in for the paper's"] if any(line["stand_in"] for line in one["rows"]) else []
-    where = f" ({', '.join(weak)})" if weak else ""
-    return f"{one['title']}{where}: {claim['text']} {claim['evidence']}"
-
-
-def _item(one: Mapping[str, Any]) -> list[Block]:
-    rows, notes = tables.lines(one)
-    machine = one["machine"]
-    made = [
-        Block("heading", one["title"]),
-        Block("code", one["command"]),
-        Block(
-            "text",
-            f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
-            f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
-            f"{one['seconds']:.0f} seconds of "
-            "one process, trainings and readings.",
-        ),
-    ]
-    if rows:
-        used = [i for i in range(len(tables.COLUMNS)) if any(row[i] for row in rows)]
-        picked = [[row[i] for i in used] for row in rows]
-        made.append(Block("table", lines=[[tables.COLUMNS[i] for i in used], *picked]))
-    if notes:
-        made.append(Block("notes", lines=[f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]))
-    if one["claims"]:
-        made.append(Block("table", lines=[["claim", "source", "here", "evidence"], *tables.claims(one)]))
-    stops = [f"{row}, seed {seed}: {why}." for row, whys in one["stopped"].items() for seed, why in whys.items()]
-    if one["notes"] or stops:
-        made.append(Block("notes", lines=[*one["notes"], *stops]))
-    made += [Block("picture", f"{one['title']}: {name}", file=f"{one['item']}-{name}") for name in one["figures"]]
-    return made
-
-
-def markdown(paper: str, made: Sequence[Block]) -> str:
-    """The page as Markdown, whose pictures lie in the paper's directory beside it."""
+def _counts(results: Sequence[Result]) -> str:
+    """How many of the paper's claims hold, and how many of this library's questions are answered yes."""
+    of = Counter((claim["own"], claim["holds"]) for one in results for claim in one["claims"])
+    paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
     parts = []
-    for block in made:
-        if block.kind == "title":
-            parts.append(f"# {block.text}")
-        elif block.kind == "heading":
-            parts.append(f"## {block.text}")
-        elif block.kind == "code":
-            parts.append(f"    {block.text}")
-        elif block.kind == "text":
-            parts.append(block.text)
-        elif block.kind == "notes":
-            parts.append("\n".join(f"- {line}" for line in block.lines))
-        elif block.kind == "table":
-            parts.append(tables.markdown_table(block.lines[0], block.lines[1:]))
-        else:
-            parts.append(f"![{block.text}]({paper}/{block.file}.png)")
-    return "\n\n".join(parts) + "\n"
+    if any(paper):
+        parts.append("Of the paper's claims {} reproduce, {} do not, {} are not decided.".format(*paper))
+    if any(own):
+        parts.append("Questions of this library: yes {}, no {}, not decided {}.".format(*own))
+    return " ".join(parts)
 
 
-def html(paper: str, made: Sequence[Block], folder: Path) -> str:
-    """The page as one HTML file, with its pictures inside."""
-    title = escape(made[0].text)
-    body = "\n".join(_html(block, folder / paper) for block in made)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n{body}\n'
-        "</body></html>\n"
+def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
+    """A line a claim: in a few words, with the numbers that it is about first of all."""
+    known = {claim.text: claim for claim in item.claims} if item else {}
+    lines: list[tuple[str, ...]] = []
+    for said in one["claims"]:
+        claim = known.get(said["text"])
+        cells = _cells(claim, one) if claim else []
+        digits = one["digits"]
+        paper = [f"{row} {tables.paper_number(cell['reported'][0], digits)}" for row, cell in cells if cell["reported"]]
+        ours = [f"{row} {_ours(claim, cell, digits)}" for row, cell in cells if claim and cell["ours"]]
+        parts = len(claim.parts) if claim and ours else 1
+        stand_in = any(line["stand_in"] for line in one["rows"])
+        lines.append(
+            (
+                one["item"],
+                claim.short if claim and claim.short else said["text"],
+                "asked here" if said["own"] else "paper",
+                ", ".join(paper) or "-",
+                (", ".join(ours) or "-") + (f" (first of {parts})" if parts > 1 else ""),
+                f"{one['scale']}, {one['seeds']} seed{'s'[: one['seeds'] > 1]}{', stand-in data' if stand_in else ''}",
+                SIGNS[said["holds"]],
+            )
+        )
+    return lines
+
+
+def _cells(claim: Claim, one: Result) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a result that a claim's first part is about, two at most, by row: as it names them, or extremes."""
+    word, options = claim.parts[0]
+    names = (
+        ("rows",) if word == "spread_of" else ("row", "rows", "than", "over", "rising", "falling", "vanilla", "gain")
     )
+    patterns = [pattern for key in names for pattern in _names(options.get(key))]
+    lines = [line for line in one["rows"] if line["column"] == options.get("column")]
+    chosen = [line for pattern in patterns for line in lines if fnmatchcase(line["row"], pattern)]
+    if word == "spread_of":
+        chosen.sort(key=lambda line: -line["ours"]["value"] if line["ours"] else 0.0)
+    return [(line["row"], line) for line in chosen[:1] + chosen[1:][-1:]]
 
 
-def _html(block: Block, folder: Path) -> str:
-    if block.kind == "title":
-        return f"<h1>{escape(block.text)}</h1>"
-    if block.kind == "heading":
-        return f"<h2>{escape(block.text)}</h2>"
-    if block.kind == "code":
-        return f"<pre>{escape(block.text)}</pre>"
-    if block.kind == "text":
-        return f"<p>{_words(block.text)}</p>"
-    if block.kind == "notes":
-        return "<ul>" + "".join(f"<li>{_words(line)}</li>" for line in block.lines) + "</ul>"
-    if block.kind == "table":
-        head, *rows = block.lines
-        top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        lines = "".join(f"<tr>{''.join(f'<td>{_words(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
-    picture = folder / f"{block.file}.png"
-    if not picture.exists():
-        return f'<p class="soft">{escape(block.text)} was not drawn.</p>'
-    source = base64.b64encode(picture.read_bytes()).decode()
-    caption = escape(block.text)
-    return (
-        f'<figure><img src="data:image/png;base64,{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-    )
+def _ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
+    """The number of this library that a claim is about: a row's own, or another of the same reading."""
+    more = claim.parts[0][1].get("more", "")
+    return f"{line['ours']['more'][more]:.3g}" if more else tables.our_number(line["ours"], digits)
 
 
-def _words(text: str) -> str:
-    """Text in which `code` is marked."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+def _names(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def _section(one: Result, folder: Path) -> dict[str, Any]:
+    """What a page shows of an item."""
+    rows, notes = tables.lines(one)
+    used = [i for i in range(len(tables.COLUMNS)) if any(row[i] for row in rows)]
+    machine = one["machine"]
+    return {
+        "name": one["item"],
+        "title": one["title"],
+        "command": one["command"],
+        "about": f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
+        f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
+        f"{one['seconds']:.0f} seconds of one process, trainings and readings.",
+        "columns": [tables.COLUMNS[i] for i in used],
+        "rows": [[row[i] for i in used] for row in rows],
+        "footnotes": [f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)],
+        "claims": [[SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]] for c in one["claims"]],
+        "notes": [
+            *one["notes"],
+            *(f"{row}, seed {seed}: {why}." for row, whys in one["stopped"].items() for seed, why in whys.items()),
+        ],
+        "figures": [
+            {"name": name, "file": file, "data": _data_address(folder / file)}
+            for name in one["figures"]
+            for file in [f"{one['item']}-{name}.svg"]
+        ],
+    }
+
+
+def _data_address(picture: Path) -> str:
+    """A figure as a data address; empty where it was not drawn."""
+    return f"data:image/svg+xml;base64,{b64encode(picture.read_bytes()).decode()}" if picture.exists() else ""

@@ -5,36 +5,27 @@ the measure's own. `low` and `high` are the extremes over seeds. The gap is ours
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from quickstudy.papers.runner.items import Claim, Found, Missing, Verdict
-from quickstudy.papers.runner.measures import taken
-from quickstudy.papers.runner.rows import SCALES, Reported, Row
+from quickstudy.papers.runner.claims import decide
+from quickstudy.papers.runner.found import Found
+from quickstudy.papers.runner.items import SCALES, Claim, Row
+from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
-from quickstudy.storage.files import FILE_FORMAT
+from quickstudy.storage.files import FORMAT
 
 Result = dict[str, Any]
 
 
 def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Result:
-    """Everything that tables and pages of an item show.
-
-    Args:
-        plan: What was asked for.
-        found: What was found.
-        about: How each reading came to be, as `work.found` has it.
-        machine: What it ran on.
-    """
+    """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
     return {
-        "format": FILE_FORMAT,
-        "paper": item.paper,
-        "item": item.name,
-        "title": item.title,
-        "unit": item.unit,
-        "larger_is_better": item.larger_is_better,
-        "digits": item.digits,
+        "format": FORMAT,
+        **{"paper": item.paper, "item": item.name, "title": item.title, "unit": item.unit},
+        **{"larger_is_better": item.larger_is_better, "digits": item.digits},
         "scale": plan.scale,
         "seeds": plan.seeds,
         "command": command(plan),
@@ -42,7 +33,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
         "machine": dict(machine),
         "seconds": sum(one["seconds"] for one in about) + trained_seconds(found),
         "rows": [line for row in plan.rows for line in _lines(plan, found, row)],
-        "claims": [_judged(claim, found) for claim in item.claims],
+        "claims": [_verdict(claim, found) for claim in item.claims],
         "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
         "figures": sorted(item.figures),
         "stopped": {row: {str(seed): why for seed, why in whys.items()} for row, whys in found.stopped.items()},
@@ -65,30 +56,19 @@ def trained_seconds(found: Found) -> float:
 
 
 def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
-    departs = [*row.departs, *_shrunk(plan, row)]
+    departs = [*row.departs, *_reductions(plan, row)]
     stand_in = found.stand_in(row)
     lines = []
     for column, cell in row.cells.items():
-        line: dict[str, Any] = {
-            "row": row.name,
-            "label": row.label,
-            "column": column,
-            "reported": [_reported(one) for one in cell.reported],
-            "stand_in": stand_in,
-            "departs": departs,
-            "quoted": cell.measure is None,
-            "ours": None,
-        }
+        line: dict[str, Any] = {"row": row.name, "label": row.label, "column": column}
+        line |= {"reported": [asdict(one) for one in cell.reported], "stand_in": stand_in, "departs": departs}
+        line |= {"quoted": cell.measure is None, "ours": None}
         if cell.measure is not None and (row.name, column) in found.readings:
             line["ours"] = _ours(found, row.name, column)
             if cell.reported and not stand_in:
                 line["gap"] = line["ours"]["value"] - cell.reported[0].value
         lines.append(line)
     return lines
-
-
-def _reported(one: Reported) -> dict[str, Any]:
-    return {"value": one.value, "interval": one.interval, "source": one.source}
 
 
 def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
@@ -110,7 +90,7 @@ def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
     return ours
 
 
-def _shrunk(plan: Plan, row: Row) -> list[str]:
+def _reductions(plan: Plan, row: Row) -> list[str]:
     """What the scale takes away from a row's tests and from its configuration."""
     if plan.scale == "full":
         return []
@@ -118,7 +98,7 @@ def _shrunk(plan: Plan, row: Row) -> list[str]:
         (column, f"{key} {value} instead of {cell.options[key]}")
         for column, cell in row.cells.items()
         if cell.measure is not None
-        for key, value in taken(cell.measure, plan.item.scales[plan.scale].options).items()
+        for key, value in known_options(cell.measure, plan.item.scales[plan.scale].options).items()
         if cell.options.get(key, value) != value
     ]
     alike = len({what for _, what in less}) == 1
@@ -129,37 +109,31 @@ def _shrunk(plan: Plan, row: Row) -> list[str]:
         held: Any = row.config
         for part in key.split("."):
             held = held.get(part) if isinstance(held, Mapping) else None
-        said += _changed(key, value, held)
+        said += _differences(key, value, held)
     return [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
 
 
-def _changed(name: str, now: Any, at_full: Any) -> list[str]:
+def _differences(name: str, now: Any, at_full: Any) -> list[str]:
     """What differs, in words.
 
-    >>> _changed("ramp", {"kind": "line", "end": 9}, {"kind": "line", "end": 90, "every": 3})
+    >>> _differences("ramp", {"kind": "line", "end": 9}, {"kind": "line", "end": 90, "every": 3})
     ['`ramp.end` 9 instead of 90', '`ramp.every` none instead of 3']
     """
     if isinstance(now, Mapping) and isinstance(at_full, Mapping):
         both = {**now, **at_full}
-        return [said for key in both for said in _changed(f"{name}.{key}", now.get(key), at_full.get(key))]
+        return [said for key in both for said in _differences(f"{name}.{key}", now.get(key), at_full.get(key))]
     if now == at_full:
         return []
     value = "none" if now is None else now
     return [f"`{name}` {value}" + ("" if at_full is None else f" instead of {at_full}")]
 
 
-def _judged(claim: Claim, found: Found) -> dict[str, Any]:
-    try:
-        verdict = claim.judged(found)
-    except Missing as missing:
-        verdict = Verdict(None, f"Not run: {missing}")
+def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
+    """A claim with its verdict; a scale below the one that decides leaves it open."""
+    verdict = decide(claim, found)
     order = list(SCALES)
     small = order.index(found.scale) < order.index(claim.decides or found.item.decides)
-    said = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
-    return {
-        "text": claim.text,
-        "source": claim.source,
-        "own": claim.own,
-        "holds": None if small else verdict.holds,
-        "evidence": f"{verdict.evidence}{said}",
-    }
+    note = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
+    holds = None if small else verdict.holds
+    about = {"text": claim.text, "source": claim.source, "own": claim.own}
+    return {**about, "holds": holds, "evidence": f"{verdict.evidence}{note}"}

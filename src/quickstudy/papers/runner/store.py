@@ -20,14 +20,7 @@ from filelock import FileLock, Timeout
 
 from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
-from quickstudy.storage.files import (
-    FILE_FORMAT,
-    check_format,
-    dump_pretty,
-    explain_disk_errors,
-    read_json,
-    write_atomic,
-)
+from quickstudy.storage.files import FORMAT, check_format, pretty, read_json, write_atomic, writes
 from quickstudy.storage.run import Run
 
 
@@ -53,19 +46,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Unit:
-    """One training of one row, and what is to be read from it.
-
-    Args:
-        row: Of the item, by name.
-        seed: Of the training.
-        config: At the scale; None where nothing is trained.
-        asked: By column.
-    """
+    """One training of one row, and what is to be read from it."""
 
     row: str
     seed: int
-    config: Mapping[str, Any] | None
-    asked: Mapping[str, Asked]
+    config: Mapping[str, Any] | None  # at the scale; None where nothing is trained
+    asked: Mapping[str, Asked]  # by column
 
     @property
     def name(self) -> str:
@@ -94,20 +80,20 @@ class Store:
         """Where a unit's training is, or will be."""
         return self.folder / "runs" / one.name
 
-    def trained(self, one: Unit) -> Trained:
+    def training(self, one: Unit) -> Trained:
         """A unit's training, as measures see it."""
         return Trained(None if one.config is None else Run.open(self.path(one)), one.seed)
 
-    def stopped(self, one: Unit) -> str | None:
+    def why_stopped(self, one: Unit) -> str | None:
         """Why its training ended before its last step, if it did for good."""
-        file = self._stopped(one)
+        file = self._stop_file(one)
         return file.read_text() if file.exists() else None
 
-    def stop(self, one: Unit, why: str) -> None:
+    def note_stop(self, one: Unit, why: str) -> None:
         """Note that its training cannot go on."""
-        write_atomic(self._stopped(one), why.encode())
+        write_atomic(self._stop_file(one), why.encode())
 
-    def done(self, one: Unit) -> bool:
+    def is_done(self, one: Unit) -> bool:
         """Whether every reading of it is there."""
         return all(self._table(asked).exists() for asked in one.asked.values())
 
@@ -123,14 +109,12 @@ class Store:
             named["each"] = reading.each
         packed = io.BytesIO()
         np.savez_compressed(packed, **named)
-        with explain_disk_errors(table, "Free some space; what is there is intact, and the same command goes on."):
+        with writes(table, "Free some space; what is there is intact, and the same command goes on."):
             table.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(table.with_suffix(".npz"), packed.getvalue())
             plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
             asked_for = {"measure": asked.measure, "options": dict(asked.options)}
-            write_atomic(
-                table, dump_pretty({"format": FILE_FORMAT, **plain, "more": dict(reading.more), **asked_for, **about})
-            )
+            write_atomic(table, pretty({"format": FORMAT, **plain, "more": dict(reading.more), **asked_for, **about}))
 
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
@@ -146,9 +130,9 @@ class Store:
         return Reading(held["value"], held["interval"], each, held["tasks"], held["more"], arrays), held
 
     @contextmanager
-    def held(self, one: Unit) -> Iterator[bool]:
+    def hold(self, one: Unit) -> Iterator[bool]:
         """Whether this process has the unit to itself; another one may be at it."""
-        with explain_disk_errors(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
+        with writes(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0)
         try:
@@ -164,5 +148,5 @@ class Store:
     def _table(self, asked: Asked) -> Path:
         return self.folder / "readings" / f"{asked.name}.json"
 
-    def _stopped(self, one: Unit) -> Path:
+    def _stop_file(self, one: Unit) -> Path:
         return self.folder / "runs" / f"{one.name}.stopped"

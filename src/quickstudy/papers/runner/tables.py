@@ -24,37 +24,38 @@ def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
             numbers.append(notes.index(sentence) + 1)
         marks = " ".join(str(number) for number in sorted(numbers))
         digits = result["digits"]
-        paper = "; ".join(_paper(one, digits, len(line["reported"]) > 1) for one in line["reported"]) or "-"
+        several = len(line["reported"]) > 1
+        paper = "; ".join(paper_number(one, digits, with_source=several) for one in line["reported"]) or "-"
         ours = line["ours"]
-        here = "quoted" if line["quoted"] else ("not run" if ours is None else _here(ours, digits, line["stand_in"]))
-        over = "" if ours is None or len(ours["seeds"]) < 2 else f"{len(ours['seeds'])}: {_range(ours, digits)}"
+        here = "quoted" if line["quoted"] else "not run" if ours is None else our_number(ours, digits, line["stand_in"])
+        over = ""
+        if ours is not None and len(ours["seeds"]) > 1:
+            over = f"{len(ours['seeds'])}: {ours['low']:.{digits}f} to {ours['high']:.{digits}f}"
         gap = f"{line['gap']:+.{digits}f}" if "gap" in line and isfinite(line["gap"]) else ""
         made.append((line["label"], line["column"], paper, here, over, gap, marks))
     return made, notes
 
 
-def _paper(one: Mapping[str, Any], digits: int, several: bool) -> str:
-    source = f" ({one['source']})" if several and one["source"] else ""
-    return _amount(one["value"], one["interval"], digits) + source
+def paper_number(one: Mapping[str, Any], digits: int, *, with_source: bool = False) -> str:
+    """A number of the paper."""
+    source = f" ({one['source']})" if with_source and one["source"] else ""
+    return amount(one["value"], one["interval"], digits) + source
 
 
-def _here(ours: Mapping[str, Any], digits: int, stand_in: str) -> str:
+def our_number(ours: Mapping[str, Any], digits: int, stand_in: str = "") -> str:
+    """A number of this library, with what it lacks."""
     if not isfinite(ours["value"]):
         return "diverged"
     lost = ours.get("tasks", 0) - ours.get("finite", 0)
-    said = _amount(ours["value"], ours["interval"], digits)
-    said += f" ({lost} of {ours['tasks']} tasks diverged)" if lost else ""
-    return f"{said} [{stand_in}]" if stand_in else said
+    words = amount(ours["value"], ours["interval"], digits)
+    words += f" ({lost} of {ours['tasks']} tasks diverged)" if lost else ""
+    return f"{words} [{stand_in}]" if stand_in else words
 
 
-def _range(ours: Mapping[str, Any], digits: int) -> str:
-    return f"{ours['low']:.{digits}f} to {ours['high']:.{digits}f}"
-
-
-def _amount(value: float, interval: float | None, digits: int) -> str:
+def amount(value: float, interval: float | None, digits: int) -> str:
     """A number with its interval; large ones in short.
 
-    >>> _amount(0.4912, 0.0512, 2), _amount(171.92, 25.04, 2), _amount(123456.0, None, 2)
+    >>> amount(0.4912, 0.0512, 2), amount(171.92, 25.04, 2), amount(123456.0, None, 2)
     ('0.49 ± 0.05', '171.92 ± 25.04', '1.23e+05')
     """
     if abs(value) >= 1e4:
@@ -79,18 +80,10 @@ def as_csv(result: Mapping[str, Any]) -> str:
     for line in result["rows"]:
         first = line["reported"][0] if line["reported"] else {"value": "", "interval": "", "source": ""}
         ours = line["ours"] or {"value": "", "interval": "", "low": "", "high": "", "seeds": []}
-        writer.writerow(
-            [
-                line["row"], line["column"], first["value"], _blank(first["interval"]), first["source"],
-                ours["value"], _blank(ours["interval"]), ours["low"], ours["high"], len(ours["seeds"]) or "",
-                line.get("gap", ""), line["stand_in"], " ".join(line["departs"]),
-            ]
-        )  # fmt: skip
+        numbers = [first["value"], first["interval"], first["source"], ours["value"], ours["interval"], ours["low"]]
+        numbers += [ours["high"], len(ours["seeds"]) or "", line.get("gap", "")]
+        writer.writerow([line["row"], line["column"], *numbers, line["stand_in"], " ".join(line["departs"])])
     return out.getvalue()
-
-
-def _blank(value: Any) -> Any:
-    return "" if value is None else value
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,37 +6,29 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.papers.runner.items import Found, Item
-from quickstudy.papers.runner.measures import MEASURES, Reading, Trained, overrides, taken
-from quickstudy.papers.runner.rows import Row
+from quickstudy.errors import InputError, nearest
+from quickstudy.papers.runner.found import Found
+from quickstudy.papers.runner.items import Item, Row
+from quickstudy.papers.runner.measures import Reading, Trained, find_measure, known_options, overrides
 from quickstudy.papers.runner.store import Asked, Store, Unit, unit
 from quickstudy.storage.run import Run
 from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
-from quickstudy.training.config.overrides import apply_overrides
+from quickstudy.training.config.overrides import overlaid
 from quickstudy.training.train import Diverged, Stopped, train
 from quickstudy.training.watcher import Watcher
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An item, as it is to be run.
-
-    Args:
-        item: The item.
-        scale: By name.
-        seeds: Trainings of each row.
-        rows: Those to be run; all others are left out.
-        folder: Of the store.
-    """
+    """An item, as it is to be run."""
 
     item: Item
     scale: str
-    seeds: int
-    rows: tuple[Row, ...]
-    folder: Path
+    seeds: int  # trainings of each row
+    rows: tuple[Row, ...]  # those to be run; all others are left out
+    folder: Path  # of the store
 
     def units(self) -> list[Unit]:
         """What is to be done, every row's first seed before any row's second."""
@@ -45,11 +37,11 @@ class Plan:
     def _unit(self, row: Row, seed: int) -> Unit:
         scale = self.item.scales[self.scale]
         cells = {
-            column: (cell.measure, {**cell.options, **taken(cell.measure, scale.options)})
+            column: (cell.measure, {**cell.options, **known_options(cell.measure, scale.options)})
             for column, cell in row.cells.items()
             if cell.measure is not None
         }
-        asked = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
+        asked = None if row.config is None else overlaid(row.config, overrides(self.settings(row)))
         return unit(row.name, seed, asked, cells)
 
     def settings(self, row: Row) -> dict[str, Any]:
@@ -57,14 +49,14 @@ class Plan:
         return {**self.item.scales[self.scale].settings, **row.scales.get(self.scale, {})}
 
 
-def chosen(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
+def choose_rows(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
     """Rows by name; all when none are named. Quoted rows stay."""
     if names is None:
         return item.rows
     known = [row.name for row in item.rows if not row.quoted]
     for name in names:
         if name not in known:
-            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {suggest_nearest(name, known)}")
+            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {nearest(name, known)}")
     return tuple(row for row in item.rows if row.quoted or row.name in names)
 
 
@@ -73,25 +65,18 @@ Tell = Callable[[Unit, float], None]
 
 
 def work(watch: Watcher, units: Sequence[Unit], folder: Path, tell: Tell) -> None:
-    """Do every unit that is not done and that no other process holds.
-
-    Args:
-        watch: Of the trainings; asks to stop.
-        units: What to do.
-        folder: Of the store.
-        tell: Told of what is done.
-    """
+    """Do every unit that is not done and that no other process holds; `watch` may ask to stop."""
     store = Store(folder)
-    while any([_taken(one, store, watch, tell) for one in units]):
+    while any([_work_on(one, store, watch, tell) for one in units]):
         pass  # again from the start: another process may have left what it held
 
 
-def _taken(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
-    """Whether this process has done the unit, just now."""
-    if store.done(one):
+def _work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
+    """Do a unit, unless it is done or held by another process; whether this process did it."""
+    if store.is_done(one):
         return False
-    with store.held(one) as mine:
-        if not mine or store.done(one):
+    with store.hold(one) as mine:
+        if not mine or store.is_done(one):
             return False
         started = perf_counter()
         do(one, store, watch)
@@ -105,60 +90,60 @@ def do(one: Unit, store: Store, watch: Watcher) -> None:
     """Train what is not trained, and read what is not read."""
     if one.config is not None:
         _train(one, store, watch)
-    trained, commit = store.trained(one), package_commit()
+    trained, commit = store.training(one), package_commit()
     for asked in one.asked.values():
         if not store.has(asked):
             began = perf_counter()
-            reading = _read(trained, asked, store.stopped(one))
+            reading = _read(trained, asked, store.why_stopped(one))
             about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": commit}
             store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
 
 
 def _train(one: Unit, store: Store, watch: Watcher) -> None:
     assert one.config is not None
-    if store.stopped(one) is not None:
+    if store.why_stopped(one) is not None:
         return
     path = store.path(one)
     if (path / "config.yaml").is_file():
         run = Run.open(path)
-        setup = config.build(config.parse_config(run.config))
+        setup = config.build(config.parse(run.config))
         if run.reached(setup.config.train.steps):
             return
     else:
-        setup = config.build(config.parse_config({**one.config, "seed": one.seed}))
+        setup = config.build(config.parse({**one.config, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))
     try:
         train(setup, run, watch)
     except Diverged as gone:
-        store.stop(one, str(gone).partition(". ")[0])
+        store.note_stop(one, str(gone).partition(". ")[0])
 
 
 def _read(trained: Trained, asked: Asked, stopped: str | None) -> Reading:
     """A reading; of a training that diverged before it saved anything there is none."""
     if stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints():
         return Reading(float("nan"), more={"failed": stopped})
-    return MEASURES[asked.measure](trained, **asked.options)
+    return find_measure(asked.measure)(trained, **asked.options)
 
 
-def stand_ins(config: Any) -> list[str]:
+def stand_ins(settings: Any) -> list[str]:
     """The folders that now stand in for image sets which a configuration names, at any depth.
 
     >>> stand_ins({"tasks": {"name": "sine"}})
     []
     """
-    held = {place for name in _names(config) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stands_in())}
+    held = {place for name in _names(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stands_in())}
     return sorted(held)
 
 
-def _names(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, Mapping):
-        for value in config.values():
+def _names(settings: Any) -> Iterator[str]:
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, Mapping):
+        for value in settings.values():
             yield from _names(value)
 
 
-def found(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
+def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     """What is there by now, and how each reading came to be: rows and seeds that are missing are left out."""
     store = Store(plan.folder)
     readings: dict[tuple[str, str], list[Reading]] = {}
@@ -166,10 +151,10 @@ def found(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     stopped: dict[str, dict[int, str]] = {}
     about = []
     for one in plan.units():
-        if not store.done(one):
+        if not store.is_done(one):
             continue
-        trained.setdefault(one.row, []).append(store.trained(one))
-        if (why := store.stopped(one)) is not None:
+        trained.setdefault(one.row, []).append(store.training(one))
+        if (why := store.why_stopped(one)) is not None:
             stopped.setdefault(one.row, {})[one.seed] = why
         for column, asked in one.asked.items():
             reading, held = store.read(asked)

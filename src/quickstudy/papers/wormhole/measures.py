@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.engine.engine import use_threads
-from quickstudy.evaluation.evaluate import task_batches, task_hash
-from quickstudy.evaluation.metrics import METRICS, spread
-from quickstudy.methods.learner import Learner, evaluation_mode
-from quickstudy.papers.runner.measures import Reading, Trained, judged, measure
-from quickstudy.papers.wormhole.surgery import cosines, operated, orders, resultant
+from quickstudy.engine.engine import threads
+from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.evaluation.metrics import METRICS
+from quickstudy.methods.learner import Learner, settled
+from quickstudy.papers.runner.measures import Array, Reading, Trained, evaluate_metric, measure, over_tasks
+from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
+from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
 from quickstudy.tasks import Wavelet
 from quickstudy.tasks.synthetic.wavelet import mexican_hat
 from quickstudy.training.config import Setup, build
@@ -22,39 +23,33 @@ GRADIENTS = 40
 """Tasks whose gradients are compared: all their pairs are looked at."""
 
 
-@measure
+@measure("error_rate")
 def error_rate(one: Trained, *, tasks: int = 600) -> Reading:
     """The share of wrong answers: 1 - accuracy."""
-    found = judged(one, tasks=tasks)
+    found = evaluate_metric(one, tasks=tasks)
     assert found.each is not None
     return replace(found, value=1 - found.value, each=1 - found.each)
 
 
-@measure
+@measure("answering_zero")
 def answering_zero(one: Trained, *, points: int, metric: str = "mse", times: float = 1.0, tasks: int = 2000) -> Reading:
     """The error on wavelets of always answering 0: what a model that learned nothing makes."""
     del one
     family = Wavelet(points=points)
-    listed = list(task_batches(family, "test", tasks, 0))
+    listed = list(batches(family, "test", tasks, 0))
     each = [METRICS[metric].measure(torch.zeros_like(b.query.y), b.query.y) for b in listed]
-    values = times * torch.cat(each).double().numpy()
-    over = spread(values)
-    return Reading(over.mean, over.interval, values, task_hash(family, listed))
+    return over_tasks(times * torch.cat(each).double().numpy(), task_hash(family, listed))
 
 
-@measure
+@measure("gains")
 def gains(one: Trained, *, of: str = "flipped", times: float = 1.0, tasks: int = 600) -> Reading:
     """What gains were found on test tasks: C = tanh(t), or C itself where the chart has one number.
 
-    Args:
-        one: The training.
-        of: What is the value: "flipped" (the share of tasks with C < 0), "agreed" (the share whose sign of C is the
-            task's sign, up to one sign for all), "size" (mean |C|) or "mean" (mean C).
-        times: What the value is multiplied by: 100 for percent.
-        tasks: How many.
+    `of` says what is the value: "flipped" (the share of tasks with C < 0), "agreed" (the share whose sign of C is the
+    task's sign, up to one sign for all), "size" (mean |C|) or "mean" (mean C).
     """
     setup = one.setup()
-    seen = [(_gain(setup, batch), batch.about) for batch in task_batches(setup.judged, "test", tasks, 0)]
+    seen = [(_gain(setup, batch), batch.about) for batch in batches(setup.judged, "test", tasks, 0)]
     c = torch.cat([gain for gain, _ in seen]).double().numpy()
     each = {"flipped": c < 0, "size": np.abs(c), "mean": c}
     arrays = {"gain": c}
@@ -62,10 +57,8 @@ def gains(one: Trained, *, of: str = "flipped", times: float = 1.0, tasks: int =
         arrays["sign"] = torch.cat([about["sign"] for _, about in seen]).double().numpy()
         same = np.sign(c) == arrays["sign"]
         each["agreed"] = same if same.mean() >= 0.5 else ~same
-    chosen = times * each[of].astype(np.float64)
-    over = spread(chosen)
     more = {name: float(values.mean()) for name, values in each.items()}
-    return Reading(over.mean, over.interval, chosen, more=more, arrays=arrays)
+    return over_tasks(times * each[of].astype(np.float64), more=more, arrays=arrays)
 
 
 def _gain(setup: Setup, tasks: Task) -> Tensor:
@@ -75,14 +68,12 @@ def _gain(setup: Setup, tasks: Task) -> Tensor:
     return value.tanh() if name.endswith(".t") else value
 
 
-@measure
+@measure("weights")
 def weights(one: Trained, *, of: str = "largest", pattern: str = "weight") -> Reading:
     """The meta-parameters at the end of training.
 
-    Args:
-        one: The training.
-        of: "largest" (of their absolute values) or "norm".
-        pattern: Part of the names of those that are read; "" is all. `more` has the same of their start.
+    The value is the largest absolute value or the norm of those whose names contain `pattern`; `more` has the same of
+    their start.
     """
     setup = one.setup()
 
@@ -102,26 +93,23 @@ def without_gain(setup: Setup) -> dict[str, Any]:
     return {"method": {"name": "maml", "inner_lr": options["inner_lr"], "inner_steps": options["inner_steps"]}}
 
 
-@measure
+@measure("conflict")
 def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int = GRADIENTS) -> Reading:
     r"""How tasks' meta-gradients stand to one another, at the training's meta-parameters.
 
-    Args:
-        one: The training.
-        how: "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained).
-        of: What is the value: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert`
-            with the lengths before surgery; "conflicting", the share of pairs with a negative cosine; "opposite", the
-            mean cosine of two tasks of opposite sign; "signs", the cosine of the two signs' mean gradients.
-        tasks: How many.
+    `how` is "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained). `of` is what
+    the value is: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert` with the
+    lengths before surgery; "conflicting", the share of pairs with a negative cosine; "opposite", the mean cosine of two
+    tasks of opposite sign; "signs", the cosine of the two signs' mean gradients.
     """
     setup = one.setup()
     settings = {} if how == "gain" else without_gain(setup)
     learner = one.setup(settings).learner if settings else setup.learner
     batch = setup.family.source("train", seed=one.seed + 1, size=tasks)(0)
-    with use_threads(setup.config.compute.threads):
+    with threads(setup.config.compute.threads):
         named = learner.task_gradients(batch)
     before = torch.cat([g.reshape(tasks, -1) for g in named.values()], dim=1).detach().double()
-    after = operated(before, orders(tasks, one.seed)) if how == "surgery" else before
+    after = operate(before, orders(tasks, one.seed)) if how == "surgery" else before
     sign = batch.about["sign"].sign()
     pairs = cosines(after)
     one_of_each = torch.triu(torch.ones_like(pairs, dtype=torch.bool), diagonal=1)
@@ -136,15 +124,11 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
     return Reading(known[of], more=known, arrays={name: a.numpy() for name, a in arrays.items()})
 
 
-@measure
+@measure("outer_map")
 def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 200) -> Reading:
     """The outer loss as a function of a model's two meta-parameters; the value is the loss where training ended.
 
-    Args:
-        one: A training of two parameters.
-        reach: The map goes from -reach to reach in both.
-        grid: Places along each of them.
-        tasks: Over which the loss is averaged, the same everywhere.
+    The map goes from -reach to reach in both, in `grid` places, over the same tasks everywhere.
     """
     setup = one.setup()
     batch = setup.family.source("test", seed=0, size=tasks)(0)
@@ -157,7 +141,7 @@ def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 
             param.copy_(torch.tensor([x, y]).reshape(param.shape))
             return float(setup.learner(batch, evaluating=True).loss.mean())
 
-    with evaluation_mode(setup.learner), use_threads(setup.config.compute.threads):
+    with settled(setup.learner), threads(setup.config.compute.threads):
         table = np.array([[loss(x, y) for x in at] for y in at])
         end = trained.reshape(-1).tolist()
         value = loss(*end)
@@ -168,7 +152,7 @@ def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 
     return Reading(value, more=more, arrays=arrays)
 
 
-@measure
+@measure("wavelets")
 def wavelets(one: Trained, *, of: str = "largest", points: int = 400) -> Reading:
     """The wavelets of both signs over the grid; the value is the largest or the smallest number of the positive one."""
     del one
@@ -178,3 +162,44 @@ def wavelets(one: Trained, *, of: str = "largest", points: int = 400) -> Reading
     table = mexican_hat(at - moved[:, None])
     value = table.max() if of == "largest" else table.min()
     return Reading(float(value), arrays={"at": at, "translations": moved, "wavelets": table})
+
+
+@measure("stability")
+def right_signs(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0, tasks: int = 600) -> Reading:
+    """The share of batches whose c has the right sign.
+
+    `way` is "found" (by the steps on t) or one of `FORMULAS`; `sweep` says what is off, by `off` standard deviations of
+    the average. `more` has the median of c, the share of batches where it is infinite, the median of its relative
+    distance from the exact c* where that is finite, and the share of the rarer label.
+    """
+    c = gains_off(one.setup(), sweep, off, tasks)
+    finite = np.isfinite(c["exact"])
+    best = c["exact"][finite]
+    away = np.abs(c[way][finite] - best) / np.abs(best)
+    more: dict[str, Any] = {
+        "median": float(np.median(c[way])),
+        "infinite": 1 - float(np.isfinite(c[way]).mean()),
+        "from exact": float(np.median(away)) if len(away) else float("nan"),
+        "rarer": float(c["rarer"].mean()),
+    }
+    return over_tasks((c[way] > 0).astype(np.float64), f"{sweep} {off:g}", more)
+
+
+@measure("stability_curves")
+def gain_quartiles(one: Trained, *, tasks: int = 200, places: int = 17, reach: float = 2.5) -> Reading:
+    """Quartiles of c against how far something is off, by every way and in every sweep; the value is their number."""
+    setup = one.setup()
+    off = np.linspace(-reach, reach, places)
+    arrays: dict[str, Array] = {"off": off}
+    for sweep in SWEEPS:
+        found = [gains_off(setup, sweep, float(at), tasks) for at in off]
+        for way in ("found", *FORMULAS):
+            arrays[f"{sweep}.{way}"] = np.stack([_quartiles(c[way]) for c in found])
+            arrays[f"{sweep}.{way}.right"] = np.array([(c[way] > 0).mean() for c in found])
+        arrays[f"{sweep}.rarer"] = np.array([c["rarer"].mean() for c in found])
+    return Reading(float(len(off) * len(SWEEPS)), arrays=arrays)
+
+
+def _quartiles(values: Array) -> Array:
+    """25, 50 and 75%, by the nearest value: between two infinite ones there is no interpolating."""
+    return np.asarray(np.quantile(values, [0.25, 0.5, 0.75], method="nearest"))

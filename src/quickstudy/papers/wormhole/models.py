@@ -8,14 +8,7 @@ from torch import nn
 
 
 def weights_only(inputs: Sequence[int], outputs: int, *, low: float, high: float) -> nn.Module:
-    """One linear layer without a bias, started uniformly between `low` and `high`: figure 5's w begins in U[-2, 3].
-
-    Args:
-        inputs: The shape of one x.
-        outputs: The size of the output.
-        low: The least first value.
-        high: The largest.
-    """
+    """One linear layer without a bias, started uniformly between `low` and `high`: figure 5's w begins in U[-2, 3]."""
     layer = nn.Linear(prod(inputs), outputs, bias=False)
     nn.init.uniform_(layer.weight, low, high)
     return nn.Sequential(OrderedDict(head=layer))

@@ -10,17 +10,14 @@ eq. 9 and the constant of eq. 10 put right (:math:`\sigma(u) \approx 1/2 + u/4`)
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import use_threads
-from quickstudy.evaluation.metrics import spread
+from quickstudy.engine.engine import threads
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Array, Reading, Trained, measure
+from quickstudy.papers.runner.measures import Array
 from quickstudy.tasks import AverageThreshold
 from quickstudy.training.config import Setup
 
@@ -28,11 +25,11 @@ DEVIATION = (1 / 12 / 5) ** 0.5
 """The standard deviation of the average of five uniform numbers: thresholds are off in units of it."""
 
 
-def exact(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+def exact_c(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
     """Where eq. 8 is least, by halving; infinite where no c is the best.
 
     >>> z, y = torch.tensor([1.0, 1.0, 1.0, -1.0]).double(), torch.tensor([1.0, 1.0, 0.0, 0.0]).double()
-    >>> f"{exact(z, y):.6f}, {np.log(3):.6f}"
+    >>> f"{exact_c(z, y):.6f}, {torch.tensor(3.0).log():.6f}"
     '1.098612, 1.098612'
     """
     agrees = (2 * y - 1) * z
@@ -52,18 +49,18 @@ def exact(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "
     return torch.where((agrees <= 0).all(-1), -torch.inf, least)
 
 
-def printed(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+def printed_c(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
     r"""Eq. 13 as printed: :math:`\sum_i 1[y_i = 1] z_i / \sum_i z_i^2`."""
     return (y * z).sum(-1) / z.square().sum(-1)
 
 
-def corrected(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
+def corrected_c(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
     r"""The same derivation put right: :math:`2 \sum_i (2 y_i - 1) z_i / \sum_i z_i^2`."""
     return 2 * ((2 * y - 1) * z).sum(-1) / z.square().sum(-1)
 
 
-FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"exact": exact, "printed": printed, "corrected": corrected}
-WAYS = ("found", *FORMULAS)
+Formula = Callable[[Tensor, Tensor], Tensor]
+FORMULAS: dict[str, Formula] = {"exact": exact_c, "printed": printed_c, "corrected": corrected_c}
 
 SWEEPS = {
     "model": "the model's threshold is off, labels are balanced",
@@ -72,7 +69,7 @@ SWEEPS = {
 }
 
 
-def _condition(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Array]:
+def gains_off(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Array]:
     """c by every way on tasks whose threshold is `off` standard deviations away, as `SWEEPS` has it.
 
     c is given the sign with which it should be positive: that of the task and of the trained weights.
@@ -82,7 +79,7 @@ def _condition(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Ar
     assert isinstance(setup.family, AverageThreshold)
     learner, facing = _with_threshold(setup, model)
     batch = replace(setup.family, tau_range=(task, task)).source("test", seed=0, size=tasks)(0)
-    with use_threads(setup.config.compute.threads), torch.no_grad():
+    with threads(setup.config.compute.threads), torch.no_grad():
         z = torch.stack([learner.head(x) for x in batch.support.x]).double()[..., 0]
         seen = learner.observe(batch)
     y = batch.support.y.double()[..., 0]
@@ -101,59 +98,3 @@ def _with_threshold(setup: Setup, threshold: float) -> tuple[RuleLearner, float]
         total = layer.weight.sum()
         layer.bias.fill_(-float(total) * threshold)
     return learner, float(total.sign())
-
-
-@measure
-def stability(one: Trained, *, way: str, sweep: str = "model", off: float = 0.0, tasks: int = 600) -> Reading:
-    """The share of batches whose c has the right sign.
-
-    Args:
-        one: A training of the gain tanh(t) on average-threshold.
-        way: "found" (by the steps on t), "exact", "printed" or "corrected".
-        sweep: What is off, of `SWEEPS`.
-        off: By how many standard deviations of the average.
-        tasks: How many batches.
-
-    `more` has the median of c, the share of batches where it is infinite, the median of its relative distance from the
-    exact c* where that is finite, and the share of the rarer label.
-    """
-    c = _condition(one.setup(), sweep, off, tasks)
-    right = (c[way] > 0).astype(np.float64)
-    over = spread(right)
-    finite = np.isfinite(c["exact"])
-    best = c["exact"][finite]
-    apart = np.abs(c[way][finite] - best) / np.abs(best)
-    more: dict[str, Any] = {
-        "median": float(np.median(c[way])),
-        "infinite": 1 - float(np.isfinite(c[way]).mean()),
-        "from exact": float(np.median(apart)) if len(apart) else float("nan"),
-        "rarer": float(c["rarer"].mean()),
-    }
-    return Reading(over.mean, over.interval, right, f"{sweep} {off:g}", more)
-
-
-@measure
-def stability_curves(one: Trained, *, tasks: int = 200, places: int = 17, reach: float = 2.5) -> Reading:
-    """Quartiles of c against how far something is off, by every way and in every sweep; the value is their number.
-
-    Args:
-        one: As for `stability`.
-        tasks: Batches at each place.
-        places: Between -reach and reach.
-        reach: In standard deviations of the average.
-    """
-    setup = one.setup()
-    off = np.linspace(-reach, reach, places)
-    arrays: dict[str, Array] = {"off": off}
-    for sweep in SWEEPS:
-        found = [_condition(setup, sweep, float(at), tasks) for at in off]
-        for way in WAYS:
-            arrays[f"{sweep}.{way}"] = np.stack([_quartiles(c[way]) for c in found])
-            arrays[f"{sweep}.{way}.right"] = np.array([(c[way] > 0).mean() for c in found])
-        arrays[f"{sweep}.rarer"] = np.array([c["rarer"].mean() for c in found])
-    return Reading(float(len(off) * len(SWEEPS)), arrays=arrays)
-
-
-def _quartiles(values: Array) -> Array:
-    """25, 50 and 75%, by the nearest value: between two infinite ones there is no interpolating."""
-    return np.asarray(np.quantile(values, [0.25, 0.5, 0.75], method="nearest"))

@@ -14,18 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def operated(gradients: Float[Tensor, "T d"], order: Int[Tensor, "T T"]) -> Float[Tensor, "T d"]:
+def operate(gradients: Float[Tensor, "T d"], order: Int[Tensor, "T T"]) -> Float[Tensor, "T d"]:
     """Every task's gradient after surgery, against the others' gradients as they were.
 
     Two gradients that conflict come out at right angles to one another; two exactly opposite ones come out as zero.
 
     >>> both = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
-    >>> operated(both, torch.tensor([[0, 1], [0, 1]])).tolist()
+    >>> operate(both, torch.tensor([[0, 1], [0, 1]])).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
 
-    Args:
-        gradients: One row a task.
-        order: Row i says in which order task i meets the tasks; it passes over itself.
+    Row i of `order` says in which order task i meets the tasks; it passes over itself.
     """
     own = []
     for i, row in enumerate(order.tolist()):
@@ -53,9 +51,7 @@ def cosines(gradients: Float[Tensor, "T d"]) -> Float[Tensor, "T T"]:
 def resultant(gradients: Float[Tensor, "T d"], before: Float[Tensor, "T d"] | None = None) -> float:
     r"""What adding up leaves: :math:`\lVert \sum_i g_i \rVert / \sum_i \lVert g_i \rVert`; 1 if all point one way.
 
-    Args:
-        gradients: What is added up.
-        before: The gradients whose lengths are below the line, where surgery has shortened those above it.
+    `before` are the gradients whose lengths are below the line, where surgery has shortened those above it.
     """
     lengths = (gradients if before is None else before).norm(dim=1).sum()
     return float(gradients.sum(0).norm() / lengths)

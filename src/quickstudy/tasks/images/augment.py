@@ -1,7 +1,7 @@
-"""Augmentation of a batch of pictures as tensor operations; its noise is uniform numbers, drawn outside.
+"""Augmentation of a batch of pictures as tensor operations on uniform numbers that the caller has drawn.
 
-Every function reads its own columns of `noise` `[n, NUMBERS]` in (0, 1), so that one picture's changes are independent
-of each other and of what else is in the batch.
+`noise` is `[n, NUMBERS_PER_PICTURE]` in (0, 1). Every function reads columns of its own, so the changes of a picture
+are independent of each other and of the other pictures in the batch.
 """
 
 from math import log
@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-NUMBERS = 8
-_AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(NUMBERS)
+NUMBERS_PER_PICTURE = 8
+_AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(NUMBERS_PER_PICTURE)
 
-Batch = Float[Tensor, "n channels height width"]
-Square = Float[Tensor, "n channels size size"]
-Noise = Float[Tensor, "n numbers"]
-LUMA = (0.299, 0.587, 0.114)
+PictureBatch = Float[Tensor, "n channels height width"]
+SquareBatch = Float[Tensor, "n channels size size"]
+UniformNoise = Float[Tensor, "n numbers"]
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def resize(x: Batch, size: int, noise: Noise) -> Square:
-    """A part of 8 to 100% of the area, 3/4 to 4/3 as wide as high, scaled to `size` (bilinear).
+def crop_and_resize(x: PictureBatch, size: int, noise: UniformNoise) -> SquareBatch:
+    """Crop a random part of 8 to 100% of the area, 3/4 to 4/3 as wide as high, and scale it to `size` (bilinear).
 
-    Where such a part would be larger than the picture, its longer side is cut to the picture's.
+    If the part would be larger than the picture, its longer side is cut to the side of the picture.
     """
     area = 0.08 + 0.92 * noise[:, _AREA]
     stretch = torch.exp((noise[:, _RATIO] * 2 - 1) * log(4 / 3) / 2)
@@ -35,10 +35,10 @@ def resize(x: Batch, size: int, noise: Noise) -> Square:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def pad(x: Batch, size: int, by: int, noise: Noise) -> Square:
-    """A window of `size` at a random place of the picture with `by` black pixels around it.
+def pad_and_crop(x: PictureBatch, size: int, by: int, noise: UniformNoise) -> SquareBatch:
+    """Pad the picture with `by` black pixels on each side and crop a window of `size` at a random place.
 
-    In single precision noise can be 1, hence the clamp.
+    In single precision the noise can be 1, hence the clamp.
     """
     wide = F.pad(x, (by,) * 4)
     span = wide.shape[-1] - size + 1
@@ -50,24 +50,24 @@ def pad(x: Batch, size: int, by: int, noise: Noise) -> Square:
     return wide.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def flip(x: Batch, noise: Noise) -> Batch:
-    """Left and right exchanged in half of the pictures."""
+def flip(x: PictureBatch, noise: UniformNoise) -> PictureBatch:
+    """Mirror half of the pictures, left to right."""
     return torch.where((noise[:, _FLIP] < 0.5)[:, None, None, None], x.flip(-1), x)
 
 
-def jitter(x: Batch, strength: float, noise: Noise) -> Batch:
-    """Brightness, contrast and saturation, in this order, each times 1 - strength to 1 + strength."""
+def jitter(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBatch:
+    """Multiply brightness, contrast and saturation, in this order, by factors of 1 - strength to 1 + strength."""
     brightness, contrast, saturation = (
         (1 + strength * (2 * noise[:, i] - 1))[:, None, None, None] for i in (_BRIGHTNESS, _CONTRAST, _SATURATION)
     )
     x = (x * brightness).clamp(0, 1)
-    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    mean = _to_grey(x).mean((1, 2, 3), keepdim=True)
     x = (mean + (x - mean) * contrast).clamp(0, 1)
-    grey = _grey(x)
+    grey = _to_grey(x)
     return (grey + (x - grey) * saturation).clamp(0, 1)
 
 
-def _grey(x: Batch) -> Float[Tensor, "n 1 height width"]:
+def _to_grey(x: PictureBatch) -> Float[Tensor, "n 1 height width"]:
     if x.shape[1] == 1:
         return x
-    return (x * x.new_tensor(LUMA).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (x * x.new_tensor(LUMA_WEIGHTS).reshape(1, 3, 1, 1)).sum(1, keepdim=True)

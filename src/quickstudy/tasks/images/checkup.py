@@ -1,30 +1,28 @@
-"""What is in a set of pictures, counted: classes, sizes, and pictures that are there more than once."""
+"""Counts for a check of an image set: pictures per class, sizes of files, and identical pictures."""
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.store import Progress, Stored
-
-Indices = Mapping[str, NDArray[np.int64]]
+from quickstudy.tasks.images.store import Progress, StoredPictures
+from quickstudy.tasks.splits import Indices
 
 
 @dataclass(frozen=True)
 class Identical:
-    """Pictures that are the same, byte for byte, as they are stored: decoded, at one size.
+    """Pictures whose decoded pixels at the stored size are the same, byte for byte.
 
     Args:
-        groups: Numbers of the pictures, by picture that is there more than once.
+        groups: Groups of identical pictures, by their indices.
         within: How many groups have two pictures of one class.
-        across: How many have pictures of more than one class: at least one of the labels is wrong.
-        splits: How many have pictures in more than one split: what is tested was trained on.
+        across: How many groups have pictures of several classes, so that at least one label is wrong.
+        splits: How many groups have pictures in several splits, so that a test picture was trained on.
     """
 
     groups: Sequence[Sequence[int]]
@@ -34,16 +32,16 @@ class Identical:
 
     @property
     def pictures(self) -> int:
-        """How many pictures are in a group."""
+        """How many pictures are in any of the groups."""
         return sum(map(len, self.groups))
 
 
-def find_identical(found: Stored, splits: Indices) -> Identical:
-    """The pictures that are there more than once.
+def find_identical(found: StoredPictures, splits: Indices) -> Identical:
+    """Find the pictures that are there more than once.
 
     Args:
         found: The pictures.
-        splits: Picture numbers by split; empty where there is no division to look across.
+        splits: The indices of each split; empty if the pictures are not divided.
     """
     same: dict[bytes, list[int]] = {}
     for number, pixels in enumerate(found.pixels):
@@ -62,16 +60,16 @@ def find_identical(found: Stored, splits: Indices) -> Identical:
 
 
 def read_headers(listing: Listing, progress: Progress | None = None) -> tuple[Counter[tuple[int, int]], Counter[str]]:
-    """How many pictures there are of each (width, height) and of each of Pillow's modes, by their headers alone."""
+    """Count pictures by (width, height) and by Pillow's mode. Only the headers of the files are read."""
     sizes, modes = Counter[tuple[int, int]](), Counter[str]()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of odd tags and great sizes; decoding has said what matters
+        warnings.simplefilter("ignore")  # Pillow warns of odd tags and large sizes; decoding reports what matters
         for number in range(len(listing.pictures)):
             try:
                 with listing.pictures[number] as picture:
                     sizes[picture.size] += 1
                     modes[picture.mode] += 1
-            except Exception:  # damaged in any way: decoding names it, with the reason
+            except Exception:  # damage may raise anything; decoding reports such a picture, with the reason
                 continue
             finally:
                 if progress is not None:
@@ -79,8 +77,8 @@ def read_headers(listing: Listing, progress: Progress | None = None) -> tuple[Co
     return sizes, modes
 
 
-def count_per_class(found: Stored) -> dict[str, Any]:
-    """Pictures in the smallest, the median and the largest class, and how many classes are of use for learning."""
+def count_per_class(found: StoredPictures) -> dict[str, Any]:
+    """Pictures in the smallest, the median and the largest class, and how many classes have two or more."""
     counts = np.bincount(found.labels, minlength=len(found.classes))
     return {
         "smallest": int(counts.min()),

@@ -1,4 +1,4 @@
-"""From a picture of any kind to bytes of one shape; what had to be changed on the way is said, not hidden."""
+"""Decoding: pictures of any kind become bytes of one shape, and every change beyond resizing is reported."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
-LARGEST = 1024
+LARGEST_SIDE = 1024
 
 
-class Unreadable(ValueError):
-    """A picture that cannot be decoded, with the reason in a few words."""
+class UnreadablePictureError(ValueError):
+    """A picture that cannot be decoded. The message is the reason in a few words."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The bytes that a picture becomes: `[channels, side, side]`.
+    """How a picture becomes bytes `[channels, side, side]`.
 
-    The picture is stretched to the square, as the papers' scripts do; nothing is cut off here.
+    The picture is stretched to the square, as the papers' scripts do. Nothing is cut off.
 
     Args:
         side: Height and width in pixels.
         channels: 1 for grey (luma), 3 for red, green and blue.
-        resample: The filter: lanczos, bilinear, bicubic or area.
-        invert: Store 255 minus the value.
+        resample: The filter for resizing: lanczos, bilinear, bicubic or area.
+        invert: Whether to store 255 minus the value.
     """
 
     side: int
@@ -42,8 +42,8 @@ class Decoding:
     invert: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.side <= LARGEST:
-            raise InputError(f"Pictures of {self.side} pixels cannot be made: give a size from 1 to {LARGEST}.")
+        if not 1 <= self.side <= LARGEST_SIDE:
+            raise InputError(f"size={self.side!r} cannot be used: give a size from 1 to {LARGEST_SIDE} pixels.")
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels!r} cannot be used: 1 is grey, 3 is colour.")
         if self.resample not in FILTERS:
@@ -51,24 +51,24 @@ class Decoding:
 
 
 def decode(pictures: Pictures, number: int, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
-    """One picture's bytes, and in words what was done to it beyond resizing.
+    """Decode one picture. Return its bytes, and in words what was changed beyond resizing.
 
     Raises:
-        Unreadable: The file is damaged, of an unknown kind, or too large to be a picture.
+        UnreadablePictureError: The file is damaged, of an unknown kind, or claims a size that no picture has.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # tags that no pixel depends on
-            with pictures[number] as picture:  # opened in here: what is too large is told before a pixel is decoded
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # about tags, which change no pixel
+            with pictures[number] as picture:  # opened in here: too large a size is an error before anything is decoded
                 picture.load()
-                return _converted(picture, how)
-    except Exception as error:  # Pillow lets damage out as struct.error, IndexError, TypeError and more
-        raise Unreadable(_reason(error)) from error
+                return _convert(picture, how)
+    except Exception as error:  # Pillow raises struct.error, IndexError, TypeError and more for damaged files
+        raise UnreadablePictureError(_describe_damage(error)) from error
 
 
-def _reason(error: BaseException) -> str:
-    """Why a picture could not be read, without the path and the object's address in it."""
+def _describe_damage(error: BaseException) -> str:
+    """Why a picture could not be read, without its path and without the address of an object."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow knows"
     if isinstance(error, OSError) and error.strerror:
@@ -76,7 +76,7 @@ def _reason(error: BaseException) -> str:
     return str(error).partition(" <")[0] or type(error).__name__
 
 
-def _converted(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
+def _convert(picture: Image.Image, how: Decoding) -> tuple[UInt8[np.ndarray, "channels side side"], set[str]]:
     done = set()
     if getattr(picture, "is_animated", False):
         done.add("only the first frame was taken")

@@ -1,4 +1,4 @@
-"""Few-shot tasks over stored pictures: a recipe prepares them, and classes may be turned by quarters."""
+"""Few-shot tasks over stored pictures: a recipe prepares them, and classes may be rotated by quarter turns."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ class ImageEpisodes(Episodes):
     """`Episodes` over pictures stored as bytes.
 
     Args:
-        names: Names of the classes; a label is a place in them.
+        names: Names of the classes; a label is an index into them.
         recipe: How pictures are prepared.
-        size: Height and width that are handed out.
+        size: Height and width of the inputs.
         drawing: Whether the pictures are drawings, which are not augmented.
-        rotations: "none"; "classes": each class turned by 0, 90, 180 and 270 degrees is four classes, of which a task
-            may hold several (Vinyals et al.); "augment": a task turns each of its classes by one of the four at random,
-            in every split (Finn et al.).
-        notes: The layout that was recognised, what was left out or changed, how the data differ from the published set.
-        digest: Of the stored pictures and labels.
+        rotations: "none"; "classes": each class is four classes, rotated by 0, 90, 180 and 270 degrees, and a task may
+            have several of them (Vinyals et al.); "augment": a task rotates each of its classes by one of these angles
+            at random, in every split (Finn et al.).
+        notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
+        digest: The hash of the stored pictures and labels.
     """
 
     names: Sequence[str] = field(repr=False)
@@ -53,7 +53,7 @@ class ImageEpisodes(Episodes):
         if images.dtype != np.uint8 or images.ndim != 4 or min(images.shape[2:]) < self.size:
             raise InputError(
                 f"Pictures of type {images.dtype} and shape {list(images.shape)} cannot be shown at size {self.size}: "
-                f"give bytes [N, channels, side, side], decoded for this size, as `stored` does."
+                f"give bytes [N, channels, side, side], decoded for this size, as `load_pictures` does."
             )
         super().__post_init__()
 
@@ -62,24 +62,24 @@ class ImageEpisodes(Episodes):
         return (self._images.shape[1], self.size, self.size)
 
     def class_name(self, label: int) -> str:
-        """What a class is called."""
+        """The name of a class, with its rotation if rotations are classes."""
         if self.rotations != "classes":
             return self.names[label]
         return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
 
-    def shown(
+    def prepare_inputs(
         self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
         if self.rotations == "augment":
             turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)
-            pixels = turn(pixels, turns)
+            pixels = rotate_classes(pixels, turns)
         elif self.rotations == "classes":
-            pixels = turn(pixels, labels % 4)
+            pixels = rotate_classes(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and draws.augmented and numbers:
             drawn = draws.uniform("augment", size, *pixels.shape[1:3], numbers)[part]
             noise = torch.from_numpy(drawn.astype(np.float32)).flatten(0, 2).to(pixels.device)
-        x = self.recipe.shown(pixels.flatten(0, 2), self.size, noise)
+        x = self.recipe.prepare(pixels.flatten(0, 2), self.size, noise)
         return x.reshape(*pixels.shape[:3], *x.shape[1:])
 
     def describe(self) -> dict[str, Any]:
@@ -92,27 +92,27 @@ class ImageEpisodes(Episodes):
     @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.digest} {self.recipe} {self.size} {self.rotations} {self.drawing}".encode())
-        for name, images in self._pools.items():
+        for name, images in self.pools.items():
             digest.update(name.encode())
             digest.update(np.sort(images.table[images.table >= 0]).data)
         return digest.hexdigest()[:12]
 
     @cached_property
-    def _pools(self) -> dict[str, Pool]:
-        pools = super()._pools
+    def pools(self) -> dict[str, Pool]:
+        pools = super().pools
         if self.rotations != "classes":
             return pools
-        return {name: _in_four(images) for name, images in pools.items()}
+        return {name: _with_rotations(images) for name, images in pools.items()}
 
 
-def _in_four(pool: Pool) -> Pool:
-    """Each class four times: class c turned by r quarters is class 4 c + r."""
+def _with_rotations(pool: Pool) -> Pool:
+    """Make four classes of each: class c rotated by r quarter turns is class 4 c + r."""
     classes = (4 * pool.classes[:, None] + np.arange(4)).reshape(-1)
     return Pool(classes, pool.table.repeat(4, axis=0), pool.counts.repeat(4))
 
 
-def turn(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
-    """Pictures `[T, ways, n, channels, side, side]`, those of each class turned anticlockwise by so many quarters."""
+def rotate_classes(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:
+    """Rotate pictures `[T, ways, n, channels, side, side]` anticlockwise, each class by its number of quarter turns."""
     pixels = pixels.clone()
     for quarter in (1, 2, 3):
         those = tuple(torch.from_numpy(where).to(pixels.device) for where in np.nonzero(quarters == quarter))

@@ -1,4 +1,4 @@
-"""What a reader finds: which pictures there are, of which class, and how each is opened. Nothing is decoded here."""
+"""Listings: the pictures that a reader found, their classes, and how to open each. Nothing is decoded here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from PIL import Image
 
 @runtime_checkable
 class Pictures(Protocol):
-    """Pictures by number, opened when they are asked for; a picture that cannot be read raises there."""
+    """Pictures by index. Each is opened on access, and a picture that cannot be read raises then."""
 
     def __len__(self) -> int: ...
 
@@ -26,12 +26,12 @@ class Listing:
     """Labelled pictures as a reader found them.
 
     Args:
-        layout: The layout that was recognised, in words: it is printed.
-        pictures: How they are opened.
-        names: What to call each one in messages: its path under the root, or its place in an archive.
-        labels: `[N]`, numbers into `classes`.
+        layout: The recognised layout, in words that are printed.
+        pictures: The pictures, not opened yet.
+        names: The name of each in messages: its path under the root, or its place in an archive.
+        labels: `[N]`, indices into `classes`.
         classes: Names of the classes, each once.
-        splits: Picture numbers by "train", "val" and "test", where the layout itself divides them.
+        splits: The indices of "train", "val" and "test", if the layout divides the pictures.
         skipped: What the reader left out, as (name, reason).
     """
 
@@ -45,12 +45,12 @@ class Listing:
 
 
 Reader = Callable[[Path], Listing | None]
-"""Reads a folder or file; None when it is not of the reader's layout. What is of it and broken is an InputError."""
+"""Reads a folder or file. It returns None for another layout, and raises InputError if its own layout is broken."""
 
 
 @dataclass(frozen=True)
-class Files:
-    """Pictures that are files of their own."""
+class FilePictures:
+    """Pictures that are files."""
 
     paths: Sequence[Path]
 
@@ -62,8 +62,8 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Members:
-    """Pictures inside zip archives, read from there: nothing is unpacked, so no name in an archive becomes a path."""
+class ZipPictures:
+    """Pictures inside zip archives. They are read in place, so no name in an archive ever becomes a path on disk."""
 
     places: Sequence[tuple[ZipFile, str]]
 
@@ -76,7 +76,7 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class ArrayPictures:
     """Pictures in an array: `[N, height, width]` grey or `[N, height, width, 3]` colour, uint8."""
 
     values: NDArray[Any]

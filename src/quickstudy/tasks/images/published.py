@@ -1,9 +1,9 @@
 """Published class splits: which classes a paper trained, validated and tested on.
 
-`published("mini_imagenet", "ravi").divide(classes)` gives the class numbers of each split for data with these classes.
-A split is stored as a list (`lists/*.json`, package data), or it is a rule over one: every other bird, all alphabets
-but Latin, a seeded shuffle. Both come out as class names, so data that hold only some of the classes are divided as
-the complete data would be: a rule never counts the folders that happen to be there.
+`published_split("mini_imagenet", "ravi").divide(classes)` gives the class numbers of each split for data with these
+classes. A split is stored as a list (`lists/*.json`, package data), or it is a rule over such a list: every other bird,
+all alphabets but Latin, a seeded shuffle. Either way the result is class names. So data with only some of the classes
+are divided as the complete data would be: a rule never counts the folders on disk.
 """
 
 import json
@@ -12,25 +12,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from string import ascii_lowercase, ascii_uppercase, digits
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.images.readers.idx import EMNIST_CHARACTERS
 
-LISTS = files("quickstudy.tasks.images") / "lists"
-EMNIST = digits + ascii_uppercase + ascii_lowercase
-"""The 62 classes of EMNIST's "byclass" in the order of their labels."""
+LIST_FOLDER = files("quickstudy.tasks.images") / "lists"
+EMNIST_CLASSES = EMNIST_CHARACTERS["byclass"]
+"""The 62 classes of the part of EMNIST that is published for few-shot learning, in the order of their labels."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """How a published split falls on some data.
+    """How a published split divides some data.
 
     Args:
-        splits: Class numbers of the data by split, ascending. A split of which the data have no class is empty.
+        splits: The class numbers of each split, ascending. A split without any class in the data is empty.
         listed: How many classes the published split names.
-        missing: Those of them that the data lack, in the order of the list.
-        unlisted: Classes of the data that are in no split.
+        missing: The classes among them that the data lack, in the order of the list.
+        unlisted: The classes of the data that are in no split.
     """
 
     splits: dict[str, list[int]]
@@ -47,14 +47,14 @@ class Division:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSplit:
     """A published split.
 
     Args:
         of: The data set.
-        name: The split's name; a data set may have several.
-        source: The paper, and the public repository whose list or rule it is.
-        classes: Class names by "train", "val" and "test". A split the paper does not have is left out.
+        name: The name of the split; a data set may have several.
+        source: The paper, and the public repository of the list or rule.
+        classes: The class names of "train", "val" and "test". A split that the paper does not have is left out.
     """
 
     of: str
@@ -66,12 +66,12 @@ class Published:
         """The class numbers of each split.
 
         Args:
-            classes: The data's class names, sorted; a class's number is its place here.
-            partial: Take the listed classes that are there and leave the others out, as a stand-in for the real data
-                needs. It must have at least one of them.
+            classes: The class names of the data, sorted. The number of a class is its index here.
+            partial: Use the listed classes that the data have and leave the others out. The data must have at least one
+                of them. A stand-in for the real data needs this.
 
         Raises:
-            InputError: A listed class is not in the data, or two classes of the data go by one listed name.
+            InputError: A listed class is not in the data, or two classes of the data match one listed name.
         """
         number = self._numbers(classes)
         listed = [name for members in self.classes.values() for name in members]
@@ -79,11 +79,11 @@ class Published:
         if missing and (not partial or len(missing) == len(listed)):
             raise InputError(
                 f"The split {self.name!r} of {self.of} names {len(listed)} classes, and the data lack {len(missing)} "
-                f"of them ({_first(missing)}). The data have {len(classes)} classes ({_first(classes)}). "
+                f"of them ({_first_names(missing)}). The data have {len(classes)} classes ({_first_names(classes)}). "
                 + (
                     "None is listed: these are other data, or their classes have other names."
                     if len(missing) == len(listed)
-                    else "Complete the data, or ask for partial=True to use the classes that are there."
+                    else "Complete the data, or use partial=True to divide only the classes that are there."
                 )
             )
         splits = {
@@ -96,7 +96,7 @@ class Published:
         )
 
     def _key(self, name: str) -> str:
-        """What of a class name is compared: of CUB's, not the number, which other releases may count otherwise."""
+        """The part of a class name that is compared. CUB's number is left out: other releases may number otherwise."""
         return re.sub(r"^\d+\.", "", name) if self.of == "cub" else name
 
     def _numbers(self, classes: Sequence[str]) -> dict[str, int]:
@@ -105,64 +105,64 @@ class Published:
         for place, key in enumerate(keys):
             if number.setdefault(key, place) != place:
                 raise InputError(
-                    f"Classes {classes[number[key]]!r} and {classes[place]!r} both go by {key!r} in the splits of "
+                    f"Classes {classes[number[key]]!r} and {classes[place]!r} both match {key!r} in the splits of "
                     f"{self.of}. Merge them, or leave one out."
                 )
         return number
 
 
 def _emnist_characters(classes: Sequence[str]) -> list[str]:
-    """The character of each class by its place, or by its label where the names are the labels "0" to "61".
+    """The character of each class, from its position, or from its name if the names are the labels "0" to "61".
 
-    Class names differ from release to release (characters, code points, labels), the order does not. Labels sort as
-    text, "10" before "2", so there the place would be wrong.
+    Releases name the classes in different ways (characters, code points, labels), but keep their order. Only labels are
+    sorted as text, "10" before "2", so their position would be wrong.
     """
-    if len(classes) != len(EMNIST):
+    if len(classes) != len(EMNIST_CLASSES):
         raise InputError(
-            f"The splits of emnist count through its {len(EMNIST)} classes in the order 0-9, A-Z, a-z, so none may be "
-            f"absent; the data have {len(classes)} ({_first(classes)}). Use EMNIST byclass, or your own list."
+            f"The splits of emnist number its {len(EMNIST_CLASSES)} classes in the order 0-9, A-Z, a-z, so none may be "
+            f"missing; the data have {len(classes)} ({_first_names(classes)}). Use EMNIST byclass, or your own list."
         )
-    labels = set(classes) == {str(label) for label in range(len(EMNIST))}
-    return [EMNIST[int(name) if labels else place] for place, name in enumerate(classes)]
+    labels = set(classes) == {str(label) for label in range(len(EMNIST_CLASSES))}
+    return [EMNIST_CLASSES[int(name) if labels else place] for place, name in enumerate(classes)]
 
 
-def _first(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return f"the first: {', '.join(names[:3])}" if names else "none"
 
 
 @cache
-def published(of: str, name: str) -> Published:
-    """The split of a data set by name; an unknown name is an InputError that tells the known ones."""
-    known = names(of)
+def published_split(of: str, name: str) -> PublishedSplit:
+    """The published split of a data set with this name. The error for an unknown name lists the known ones."""
+    known = published_names(of)
     if name not in known:
         raise InputError(f"There is no published split {name!r} of {of}. {suggest_nearest(name, known)}")
-    return RULES[of, name]() if (of, name) in RULES else _read(of, name)
+    return SPLIT_RULES[of, name]() if (of, name) in SPLIT_RULES else _read_list(of, name)
 
 
-def names(of: str) -> list[str]:
-    """The published splits of a data set."""
-    lists = [path.name.split(".") for path in LISTS.iterdir() if path.name.endswith(".json")]
-    known = [*RULES, *((data, name) for data, name, _ in lists)]
+def published_names(of: str) -> list[str]:
+    """The names of the published splits of a data set."""
+    lists = [path.name.split(".") for path in LIST_FOLDER.iterdir() if path.name.endswith(".json")]
+    known = [*SPLIT_RULES, *((data, name) for data, name, _ in lists)]
     found = sorted(name for data, name in known if data == of)
     if not found:
-        raise InputError(f"No split of {of!r} is published here. {suggest_nearest(of, {data for data, _ in known})}")
+        raise InputError(f"There is no published split of {of!r}. {suggest_nearest(of, {data for data, _ in known})}")
     return found
 
 
-def _read(of: str, name: str) -> Published:
-    listed = json.loads((LISTS / f"{of}.{name}.json").read_text(encoding="utf-8"))
-    return Published(
+def _read_list(of: str, name: str) -> PublishedSplit:
+    listed = json.loads((LIST_FOLDER / f"{of}.{name}.json").read_text(encoding="utf-8"))
+    return PublishedSplit(
         listed["of"],
         listed["name"],
         listed["source"],
-        {split: tuple(_spelled_out(members)) for split, members in listed["classes"].items()},
+        {split: tuple(_expand_members(members)) for split, members in listed["classes"].items()},
     )
 
 
-def _spelled_out(members: list[str] | dict[str, str]) -> list[str]:
-    """A list as it is; characters by alphabet and ranges spelled out, as Omniglot's folders are named.
+def _expand_members(members: list[str] | dict[str, str]) -> list[str]:
+    """Expand characters that are listed by alphabet and range to the names of Omniglot's folders; keep other lists.
 
-    >>> _spelled_out({"Latin": "1-2,26"})
+    >>> _expand_members({"Latin": "1-2,26"})
     ['Latin/character01', 'Latin/character02', 'Latin/character26']
     """
     if isinstance(members, list):
@@ -179,17 +179,17 @@ def _alphabet(character: str) -> str:
     return character.split("/")[0]
 
 
-def _finn() -> Published:
-    """Characters dealt out at random, whatever their alphabet.
+def _finn_omniglot() -> PublishedSplit:
+    """Characters divided at random, whatever their alphabet.
 
-    The released code shuffles with a fixed seed what the operating system lists, in whatever order that is, so its very
-    split cannot be had again; this shuffle is another of the same kind. "1200 characters for training" in later papers
-    are these 1100 and the 100 for validation.
+    The released code shuffles the folders with a fixed seed, but in the order in which the operating system lists them,
+    so its exact split is lost. This is another shuffle of the same kind. The "1200 characters for training" of later
+    papers are these 1100 and the 100 for validation.
     """
-    lake = published("omniglot", "lake_no_val").classes
+    lake = published_split("omniglot", "lake_no_val").classes
     characters = sorted(lake["train"] + lake["test"])
     shuffled = tuple(characters[i] for i in Draws(0, "train", 0).order("omniglot finn", len(characters)))
-    return Published(
+    return PublishedSplit(
         "omniglot",
         "finn",
         "Finn, Abbeel & Levine, 2017 (cbfinn/maml): 1100/100/423 characters at random, here by our own shuffle",
@@ -197,15 +197,15 @@ def _finn() -> Published:
     )
 
 
-def _lake() -> Published:
-    """Alphabets never seen: five of the background set's thirty, drawn once and for all, are kept to validate."""
-    lake = published("omniglot", "lake_no_val")
+def _lake_omniglot() -> PublishedSplit:
+    """Splits by alphabet. Five of the 30 background alphabets, by a fixed draw, are for validation."""
+    lake = published_split("omniglot", "lake_no_val")
     alphabets = sorted({_alphabet(character) for character in lake.classes["train"]})
     kept = {alphabets[i] for i in Draws(0, "train", 0).order("omniglot lake", len(alphabets))[:5]}
-    return Published(
+    return PublishedSplit(
         "omniglot",
         "lake",
-        f"{lake.source}; five background alphabets, drawn here, are kept to validate",
+        f"{lake.source}; five background alphabets, drawn here, are for validation",
         {
             "train": tuple(c for c in lake.classes["train"] if _alphabet(c) not in kept),
             "val": tuple(c for c in lake.classes["train"] if _alphabet(c) in kept),
@@ -214,10 +214,10 @@ def _lake() -> Published:
     )
 
 
-def _no_latin() -> Published:
-    """Every alphabet but Latin, to be tested on EMNIST, whose letters are Latin: it has no other split."""
-    lake = published("omniglot", "lake_no_val").classes
-    return Published(
+def _omniglot_without_latin() -> PublishedSplit:
+    """Every alphabet but Latin, for training only: the test is on EMNIST, whose letters are Latin."""
+    lake = published_split("omniglot", "lake_no_val").classes
+    return PublishedSplit(
         "omniglot",
         "no_latin",
         "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/omniglot), as in DKT and HyperMAML",
@@ -225,20 +225,20 @@ def _no_latin() -> Published:
     )
 
 
-def _even_odd() -> Published:
-    """Even labels to validate, odd ones to test; trained on Omniglot without Latin."""
-    return Published(
+def _even_odd_emnist() -> PublishedSplit:
+    """Even labels for validation, odd labels for the test; training is on Omniglot without Latin."""
+    return PublishedSplit(
         "emnist",
         "even_odd",
         "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/emnist), as in DKT and HyperMAML",
-        {"val": tuple(EMNIST[0::2]), "test": tuple(EMNIST[1::2])},
+        {"val": tuple(EMNIST_CLASSES[0::2]), "test": tuple(EMNIST_CLASSES[1::2])},
     )
 
 
-def _alternating() -> Published:
-    """Every other bird to train; of the rest, every other one to validate and to test."""
-    birds = sorted(name for members in published("cub", "easyfsl").classes.values() for name in members)
-    return Published(
+def _alternating_cub() -> PublishedSplit:
+    """Every other bird for training; the rest alternates between validation and test."""
+    birds = sorted(name for members in published_split("cub", "easyfsl").classes.values() for name in members)
+    return PublishedSplit(
         "cub",
         "alternating",
         "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/CUB), as in HyperMAML and Torchmeta",
@@ -246,10 +246,10 @@ def _alternating() -> Published:
     )
 
 
-def _all() -> Published:
-    """Every class to train, to be tested on birds."""
-    ravi = published("mini_imagenet", "ravi").classes
-    return Published(
+def _all_mini_imagenet() -> PublishedSplit:
+    """Every class for training; the test is on birds."""
+    ravi = published_split("mini_imagenet", "ravi").classes
+    return PublishedSplit(
         "mini_imagenet",
         "all",
         "Chen et al., 2019 (wyharveychen/CloserLookFewShot, mini-ImageNet to CUB), as in HyperMAML",
@@ -257,11 +257,11 @@ def _all() -> Published:
     )
 
 
-RULES: dict[tuple[str, str], Callable[[], Published]] = {
-    ("omniglot", "finn"): _finn,
-    ("omniglot", "lake"): _lake,
-    ("omniglot", "no_latin"): _no_latin,
-    ("emnist", "even_odd"): _even_odd,
-    ("cub", "alternating"): _alternating,
-    ("mini_imagenet", "all"): _all,
+SPLIT_RULES: dict[tuple[str, str], Callable[[], PublishedSplit]] = {
+    ("omniglot", "finn"): _finn_omniglot,
+    ("omniglot", "lake"): _lake_omniglot,
+    ("omniglot", "no_latin"): _omniglot_without_latin,
+    ("emnist", "even_odd"): _even_odd_emnist,
+    ("cub", "alternating"): _alternating_cub,
+    ("mini_imagenet", "all"): _all_mini_imagenet,
 }

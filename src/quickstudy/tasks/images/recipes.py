@@ -1,6 +1,6 @@
-"""Preprocessing by name: how pictures are stored, and what happens to them when a task is drawn.
+"""Recipes: preprocessing by name. A recipe says how pictures are stored and how they are prepared for a task.
 
-A recipe is recorded with a run, so that what a learner is shown later is prepared as it was in training.
+A recipe is recorded with a run, so that later pictures are prepared as they were in training.
 
 | recipe | stored | in training | values |
 |---|---|---|---|
@@ -9,14 +9,14 @@ A recipe is recorded with a run, so that what a learner is shown later is prepar
 | closerlook | 1.15 size, bilinear, colour, ink dark | resized crop, jitter .4, flip | standardised as ImageNet |
 | metaoptnet | size, bilinear, colour | crop after padding by 8, jitter .4, flip | standardised as mini-ImageNet |
 
-In evaluation `closerlook` takes the centre of its larger picture; in training its random crops are taken from that
-picture too, not from the original file. Drawings of characters are neither jittered, mirrored nor cropped.
+In evaluation `closerlook` takes the centre of the larger stored picture. In training its random crops are taken from
+that stored picture too, not from the original file. Drawings of characters are not jittered, mirrored or cropped.
 
-Three things differ from the code that the recipes are named after. Finn's script resizes Omniglot's files as they are,
-with one bit per pixel, for which Pillow takes the nearest pixel whatever filter is asked for; here they are made grey
-first, so that Lanczos smooths them. MetaOptNet draws the order of brightness, contrast and saturation; here it is
-fixed. And `metaoptnet` is its preprocessing of mini-ImageNet at 84 pixels: the padding of 8 and the statistics stay
-at other sizes and for other pictures, where its code has others (for CIFAR-FS a padding of 4 and CIFAR's statistics).
+Three things differ from the code that the recipes are named after. First, Finn's script resizes Omniglot's files with
+one bit per pixel; then Pillow takes the nearest pixel, whatever the filter. Here they become grey first, so that
+Lanczos smooths them. Second, MetaOptNet draws the order of brightness, contrast and saturation; here it is fixed.
+Third, `metaoptnet` is its preprocessing of mini-ImageNet at 84 pixels: the padding of 8 and the statistics are the same
+for other sizes and pictures, where its code has others (for CIFAR-FS a padding of 4 and CIFAR's statistics).
 """
 
 from dataclasses import dataclass
@@ -29,23 +29,24 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images import augment
 from quickstudy.tasks.images.decode import Decoding
 
-Colour = tuple[float, float, float]
+ColourValues = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """See the module's table.
+    """One recipe; see the table of the module.
 
     Args:
-        name: What it is called.
-        margin: Side of the stored picture, over the size that is handed out.
-        resample: The filter it was resized with.
-        colour: Always three channels, also for grey pictures.
-        ink: For drawings: make ink "light" on dark or "dark" on light; None leaves it as stored.
+        name: The name of the recipe.
+        margin: The side of the stored picture, divided by the size of the inputs.
+        resample: The filter for resizing.
+        colour: Whether to use three channels also for grey pictures.
+        ink: For drawings: make ink "light" on dark or "dark" on light. None does not change it.
         crop: In training: "resized" (a random part, scaled), "padded" (shifted by up to 8 pixels), or None.
-        jitter: In training: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter; and flips.
-        mean: Subtracted, per channel, values being 0 to 1.
-        std: Divided by, per channel.
+        jitter: In training: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter, and half of
+            the pictures are mirrored.
+        mean: Subtracted from each channel, whose values are 0 to 1.
+        std: Each channel is divided by it.
     """
 
     name: str
@@ -55,25 +56,29 @@ class Preparation:
     ink: str | None = None
     crop: str | None = None
     jitter: float = 0.0
-    mean: Colour = (0.0, 0.0, 0.0)
-    std: Colour = (1.0, 1.0, 1.0)
+    mean: ColourValues = (0.0, 0.0, 0.0)
+    std: ColourValues = (1.0, 1.0, 1.0)
 
     def decoding(self, size: int, channels: int, ink: str | None) -> Decoding:
-        """How pictures are stored, for a set whose own channels and ink (None for photographs) are these."""
+        """How to store pictures for inputs of a size. `channels` and `ink` are those of the set (None: photographs)."""
         invert = None not in (ink, self.ink) and ink != self.ink
         return Decoding(int(size * self.margin), 3 if self.colour else channels, self.resample, invert)
 
     def noise(self, drawing: bool) -> int:
-        """How many uniform numbers the augmentation of one picture reads; none where it has no augmentation."""
-        return 0 if drawing or self.crop is None else augment.NUMBERS
+        """How many uniform numbers the augmentation of one picture reads; 0 without augmentation."""
+        return 0 if drawing or self.crop is None else augment.NUMBERS_PER_PICTURE
 
-    def shown(
+    def prepare(
         self, pixels: UInt8[Tensor, "n channels side side"], size: int, noise: Float[Tensor, "n numbers"] | None
     ) -> Float[Tensor, "n channels size size"]:
-        """Stored bytes as a learner sees them. `noise` is given in training, where there is augmentation."""
+        """Prepare stored bytes for a learner. With `noise` the pictures are augmented, as in training."""
         if noise is not None:
             x = pixels.to(torch.float32).div_(255)
-            x = augment.resize(x, size, noise) if self.crop == "resized" else augment.pad(x, size, 8, noise)
+            x = (
+                augment.crop_and_resize(x, size, noise)
+                if self.crop == "resized"
+                else augment.pad_and_crop(x, size, 8, noise)
+            )
             x = augment.jitter(augment.flip(x, noise), self.jitter, noise)
         else:
             edge = (pixels.shape[-1] - size) // 2
@@ -112,7 +117,7 @@ PREPARATIONS = {
 
 
 def preparation_named(name: str) -> Preparation:
-    """A recipe by name."""
+    """The recipe with this name."""
     if name not in PREPARATIONS:
         raise InputError(f"There is no recipe {name!r}. {suggest_nearest(name, PREPARATIONS)}")
     return PREPARATIONS[name]

@@ -1,7 +1,7 @@
-"""Image sets by name, and one's own folders: where their files are looked for, and which splits they have.
+"""Image sets by name, and your own folders of pictures: where their files are, and which splits they have.
 
-`FAMILIES["omniglot"](ways=20)` is a family of tasks. Nothing is downloaded here: what is missing is an error that says
-where it was looked for and how to get it.
+`FAMILIES["omniglot"](ways=20)` is a family of tasks. Nothing is downloaded here: the error for a missing set says in
+which folders it was looked for and how to get it.
 """
 
 import inspect
@@ -14,53 +14,52 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_data_path
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.family import ImageEpisodes
-from quickstudy.tasks.images.published import names as published_names
-from quickstudy.tasks.images.published import published
+from quickstudy.tasks.images.published import published_names as published_names
+from quickstudy.tasks.images.published import published_split
 from quickstudy.tasks.images.readers import recognise
 from quickstudy.tasks.images.recipes import preparation_named
-from quickstudy.tasks.images.store import Progress, Stored, load_pictures
+from quickstudy.tasks.images.store import Progress, StoredPictures, load_pictures
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
 from quickstudy.tasks.synthetic.options import check_counts
 
-FRACTIONS = (0.6, 0.2, 0.2)
-FOLDER = preparation_named("none").decoding(84, 3, None)
-"""How one's own pictures are stored when nothing else is asked for."""
-GENERAL = ("layout", "class", "image")
-"""Splits that any set has: as its files are laid out, seeded by class, seeded by image."""
+SPLIT_FRACTIONS = (0.6, 0.2, 0.2)
+FOLDER_DECODING = preparation_named("none").decoding(84, 3, None)
+"""How your own pictures are stored by default."""
+GENERAL_SPLITS = ("layout", "class", "image")
+"""Splits that any set has: as its files are laid out, random by class, random by image."""
 
 
-class LeftOut(UserWarning):
-    """Pictures that could not be used."""
+class LeftOutWarning(UserWarning):
+    """Some pictures could not be used."""
 
 
 def data_root() -> Path:
-    """`QUICKSTUDY_DATA`, or the user's data folder."""
+    """`QUICKSTUDY_DATA`, or else the user's data folder of this operating system."""
     given = os.environ.get("QUICKSTUDY_DATA")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "quickstudy"
+    return Path(given).expanduser() if given else user_data_path("quickstudy", appauthor=False)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """An image set that is known by name. Calling it gives its tasks.
+    """An image set that has a name. A call gives its tasks.
 
     Args:
-        name: What it is called.
-        folders: Names under the data root where its files may be, in the order they are looked for.
-        classes: How many the published set has.
-        images: How many the published set has.
-        about: What it shows.
+        name: The name of the set.
+        folders: Names of its folder under the data root, in the order in which they are tried.
+        classes: The number of classes of the published set.
+        images: The number of images of the published set.
+        about: What the pictures show.
         size: The size that the papers use.
-        channels: Its own.
+        channels: The channels of its files.
         ink: "dark" or "light" for drawings, None for photographs.
-        recipe: The preprocessing when none is asked for.
-        split: The split when none is asked for.
+        recipe: The default preprocessing.
+        split: The default split.
         inks: The ink of those folders that differ, by name.
-        stand_ins: Those of the folders that hold other pictures, used in the set's place.
+        stand_ins: The folders that hold other pictures, which are used if the set itself is missing.
     """
 
     name: str
@@ -102,17 +101,19 @@ class ImageSet:
         """Tasks over this set.
 
         Args:
-            split: One of the published splits by name, or "layout", "class" or "image".
-            ways, shots, queries: Classes in a task, and support and query images per class.
+            split: The name of a published split, or "layout", "class" or "image".
+            ways: Classes in a task.
+            shots: Support images per class.
+            queries: Query images per class.
             size: Height and width.
-            recipe: The preprocessing, by name.
+            recipe: The name of the preprocessing.
             rotations: "none", "classes" or "augment".
-            only: Names of the classes to keep; all by default.
-            seed: Of the splits "class" and "image".
-            path: Where the files are; by default looked for under the data root.
-            progress: Told how far decoding is, where the pictures are decoded for the first time.
+            only: Names of the classes to use; all by default.
+            seed: The seed of the splits "class" and "image".
+            path: The folder of the files; by default a folder under the data root.
+            progress: Called while pictures are decoded, which is done once.
         """
-        place = Path(path).expanduser().absolute() if path else self.where()
+        place = Path(path).expanduser().absolute() if path else self.require_folder()
         found = self.read(place, size or self.size, recipe or self.recipe, progress)
         splits, rule, missing = divide(found, split or self.split, self.name, seed, tuple(only))
         return ImageEpisodes(
@@ -133,36 +134,36 @@ class ImageSet:
             digest=found.digest,
         )
 
-    def where(self) -> Path:
-        """The folder that holds the set."""
-        found = self.held()
+    def require_folder(self) -> Path:
+        """The folder of the set or of its stand-in; an error if there is none."""
+        found = self.find_folder()
         if found is not None:
             return found
         raise InputError(
             f"{self.name!r} is not under the data root {data_root()} (looked for {', '.join(self.folders)}). "
-            f"Get it with `quickstudy data prepare {self.name}`, name another root with --data-root or "
-            "QUICKSTUDY_DATA, or give its folder as --tasks.path."
+            f"Get it with `quickstudy data prepare {self.name}`, give another root with --data-root or "
+            "QUICKSTUDY_DATA, or give the folder of the set with --tasks.path."
         )
 
-    def held(self) -> Path | None:
-        """The folder that holds the set or stands in for it, if there is one; nothing in it is looked at."""
+    def find_folder(self) -> Path | None:
+        """The folder of the set or of its stand-in, or None. The files in it are not read."""
         root = data_root()
         return next((root / folder for folder in self.folders if (root / folder).exists()), None)
 
-    def stands_in(self) -> str:
-        """The name of the folder that stands in for it; empty where there is none, or the set itself."""
-        place = self.held()
+    def stand_in_name(self) -> str:
+        """The name of the folder that stands in for the set; empty if the set itself is there, or nothing."""
+        place = self.find_folder()
         return place.name if place is not None and place.name in self.stand_ins else ""
 
-    def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> Stored:
-        """Its pictures, stored for a size and a recipe."""
+    def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> StoredPictures:
+        """The pictures of the set, decoded for a size and a recipe."""
         if not place.exists():
-            raise InputError(f"There is no {place}, where the files of {self.name!r} were to be.")
+            raise InputError(f"There is no {place}, which was given as the folder of {self.name!r}.")
         how = preparation_named(recipe).decoding(size, self.channels, self.inks.get(place.name, self.ink))
         return load_pictures(place, recognise, how, progress)
 
-    def title(self, place: Path, found: Stored) -> str:
-        """The set's name, or what stands in for it: this is printed beside every number."""
+    def title(self, place: Path, found: StoredPictures) -> str:
+        """The name that is printed with every result. It says if the pictures differ from the published set."""
         if (len(found.classes), len(found.labels)) == (self.classes, self.images):
             return self.name
         if place.name.lower() == self.name:
@@ -173,23 +174,25 @@ class ImageSet:
         return f"{place.name} in place of {self.name}"
 
 
-def divide(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
-    """The pictures of each split, the rule in words, and what a published list names that the data lack."""
+def divide(
+    found: StoredPictures, split: str, of: str, seed: int, only: tuple[str, ...]
+) -> tuple[Indices, str, list[str]]:
+    """Divide pictures into splits. Return their indices, the rule in words, and notes on a split that does not fit."""
     keep, labels = select_classes(found, only), found.labels
     inside: Mapping[str, Any]
     among = f", of {len(only)} classes" if only else ""
-    cut = f"train/val/test {'/'.join(map(str, FRACTIONS))}, seed {seed}{among}"
+    cut = f"train/val/test {'/'.join(map(str, SPLIT_FRACTIONS))}, seed {seed}{among}"
     if split == "image":
-        chosen = {name: keep[images] for name, images in split_by_image(labels[keep], FRACTIONS, seed).items()}
+        chosen = {name: keep[images] for name, images in split_by_image(labels[keep], SPLIT_FRACTIONS, seed).items()}
         return chosen, f"by image (classes shared), {cut}", []
     if split == "class":
-        chosen = {name: keep[images] for name, images in split_by_class(labels[keep], FRACTIONS, seed).items()}
+        chosen = {name: keep[images] for name, images in split_by_class(labels[keep], SPLIT_FRACTIONS, seed).items()}
         return chosen, f"by class (classes disjoint), {cut}", []
     if split == "layout":
         if not found.splits:
             raise InputError(
                 f"The files of {of!r} ({found.layout}) are not divided into train, val and test. "
-                f"Use split 'class' or 'image', or folders of these names."
+                f"Use split 'class' or 'image', or sort the files into folders train, val and test."
             )
         inside = {name: images[np.isin(images, keep)] for name, images in found.splits.items()}
         return {name: images for name, images in inside.items() if len(images)}, f"as laid out{among}", []
@@ -198,16 +201,16 @@ def divide(found: Stored, split: str, of: str, seed: int, only: tuple[str, ...])
     except InputError:
         known = []
     if split not in known:
-        raise InputError(f"{of!r} has no split {split!r}. {suggest_nearest(split, [*known, *GENERAL])}")
-    division = published(of, split).divide(found.classes, partial=True)
+        raise InputError(f"{of!r} has no split {split!r}. {suggest_nearest(split, [*known, *GENERAL_SPLITS])}")
+    division = published_split(of, split).divide(found.classes, partial=True)
     present = set(labels[keep].tolist())
     inside = {name: [c for c in members if c in present] for name, members in division.splits.items()}
     notes = [str(division)] if division.missing or division.unlisted else []
     return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", notes
 
 
-def select_classes(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
-    """The pictures of the classes that are named; all, where none is."""
+def select_classes(found: StoredPictures, only: tuple[str, ...]) -> NDArray[np.int64]:
+    """The indices of the pictures of the given classes; of all, if none is given."""
     if not only:
         return np.arange(len(found.labels))
     for name in only:
@@ -216,26 +219,26 @@ def select_classes(found: Stored, only: tuple[str, ...]) -> NDArray[np.int64]:
     return np.flatnonzero(np.isin(found.labels, [found.classes.index(name) for name in only]))
 
 
-def describe_decoding(found: Stored, place: Path) -> list[str]:
-    """The layout, what was changed and what was left out, in words; the last is also a warning."""
+def describe_decoding(found: StoredPictures, place: Path) -> list[str]:
+    """Notes on the layout, on changed pictures and on those left out. The last are also a warning."""
     notes = [f"layout: {found.layout}"]
     notes += [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
     if found.skipped:
         shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
         rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
         notes.append(f"{len(found.skipped)} left out: {shown}{rest}")
-        warnings.warn(f"{notes[-1]}. `quickstudy data check {place} --all` lists them.", LeftOut, stacklevel=2)
+        warnings.warn(f"{notes[-1]}. `quickstudy data check {place} --all` lists them.", LeftOutWarning, stacklevel=2)
     return notes
 
 
-def folder(
+def image_folder(
     path: str,
     split: str = "auto",
     ways: int | None = None,
     shots: int = 1,
     queries: int | None = None,
-    size: int = FOLDER.side,
-    channels: int = FOLDER.channels,
+    size: int = FOLDER_DECODING.side,
+    channels: int = FOLDER_DECODING.channels,
     ink: str | None = None,
     recipe: str = "none",
     rotations: str = "none",
@@ -243,32 +246,33 @@ def folder(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ImageEpisodes:
-    """One's own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
+    """Your own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
 
     Args:
         path: The folder or file.
-        split: "layout" (as the folders or the csv say), "class" (disjoint classes, seeded), "image" (classes shared),
-            or "auto": the layout's, if it has one, else by class when there are enough for every split, else by image.
-        ways: Classes in a task; by default 5, or fewer where a split has fewer.
+        split: "layout" (as the folders or the csv say), "class" (disjoint classes, random), "image" (shared classes,
+            random), or "auto": the layout if it divides the pictures, else by class if every split gets enough classes,
+            else by image.
+        ways: Classes in a task; by default 5, or fewer if a split has fewer.
         shots: Support images per class.
-        queries: Query images per class; by default 15, or as many as the smallest class leaves.
+        queries: Query images per class; by default 15, or fewer if a class has too few pictures.
         size: Height and width, to which pictures are stretched.
         channels: 3 for colour, 1 for grey.
-        ink: "dark" or "light" when the pictures are drawings; they are then not augmented.
-        recipe: The preprocessing, by name.
+        ink: "dark" or "light" if the pictures are drawings, which are not augmented.
+        recipe: The name of the preprocessing.
         rotations: "none", "classes" or "augment".
-        only: Names of the classes to keep; all by default.
-        seed: Of the splits "class" and "image".
-        progress: Told how far decoding is, where the pictures are decoded for the first time.
+        only: Names of the classes to use; all by default.
+        seed: The seed of the splits "class" and "image".
+        progress: Called while pictures are decoded, which is done once.
     """
     place = Path(path).expanduser()
     if not place.exists():
         raise InputError(
-            f"There is no folder or file {path!r}. Name one that holds a folder of pictures per class: "
+            f"There is no folder or file {path!r}. Give a folder that has one folder of pictures per class: "
             "--tasks.path DIRECTORY."
         )
     if ink not in (None, "dark", "light"):
-        raise InputError(f"ink={ink!r} cannot be used: 'dark' or 'light' for drawings, nothing for photographs.")
+        raise InputError(f"ink={ink!r} cannot be used: give 'dark' or 'light' for drawings, nothing for photographs.")
     how = preparation_named(recipe)
     found = load_pictures(place, recognise, how.decoding(size, channels, ink), progress)
     if split == "auto":
@@ -276,7 +280,7 @@ def folder(
     splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
     if ways is None or queries is None:
         check_counts(shots=shots)
-        most_ways, most_queries = _room(found, splits, split, shots)
+        most_ways, most_queries = _largest_task(found, splits, split, shots)
         ways = min(5, most_ways) if ways is None else ways
         queries = min(15, most_queries) if queries is None else queries
     return ImageEpisodes(
@@ -298,13 +302,15 @@ def folder(
     )
 
 
-def default_split(found: Stored, classes: int, ways: int = 5) -> str:
-    """How one's own pictures are divided when nothing is said, by how many of their classes are used."""
+def default_split(found: StoredPictures, classes: int, ways: int = 5) -> str:
+    """The default split of your own pictures, given how many of their classes are used."""
     return "layout" if found.splits else "class" if classes >= 5 * ways else "image"
 
 
-def find_small_classes(found: Stored, splits: Mapping[str, NDArray[Any]], least: int) -> dict[int, tuple[str, int]]:
-    """Classes with fewer than `least` pictures in a split that has some of theirs: that split, and how many."""
+def find_small_classes(
+    found: StoredPictures, splits: Mapping[str, NDArray[Any]], least: int
+) -> dict[int, tuple[str, int]]:
+    """Classes that have pictures in a split, but fewer than `least`: the split, and how many, by class number."""
     few: dict[int, tuple[str, int]] = {}
     for name, images in splits.items():
         for label, count in zip(*np.unique(found.labels[images], return_counts=True), strict=True):
@@ -313,8 +319,8 @@ def find_small_classes(found: Stored, splits: Mapping[str, NDArray[Any]], least:
     return few
 
 
-def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
-    """The most ways and queries that every split has classes and pictures for."""
+def _largest_task(found: StoredPictures, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
+    """The largest ways and queries for which every split has enough classes and pictures."""
     counts = {name: np.unique(found.labels[images], return_counts=True) for name, images in splits.items()}
     narrow = min(counts, key=lambda name: len(counts[name][0]))
     scarce = min(counts, key=lambda name: int(counts[name][1].min()))
@@ -322,7 +328,7 @@ def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: 
     if len(classes) < 2:
         raise InputError(
             f"Split {split!r} leaves {narrow!r} one class, {found.classes[classes[0]]!r}: a task needs 2 or more. "
-            "Add classes, or divide the data otherwise."
+            "Add classes, or use another split."
         )
     least = int(images.min())
     if least <= shots:
@@ -330,12 +336,12 @@ def _room(found: Stored, splits: Mapping[str, NDArray[Any]], split: str, shots: 
         small = {int(c) for own, counted in counts.values() for c in own[counted <= shots]}
         others = [name for c, name in enumerate(found.classes) if c not in small]
         advice = (
-            f"leave out what is too small: --tasks.only '[{', '.join(others)}]'" if len(others) > 1 else "lower shots"
+            f"leave out the small classes: --tasks.only '[{', '.join(others)}]'" if len(others) > 1 else "lower shots"
         )
         raise InputError(
             f"Class {found.classes[label]!r} has {int((found.labels == label).sum())} pictures, {least} of them in "
-            f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them a query. Add pictures of "
-            f"it, or {advice}."
+            f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them as a query. Add pictures "
+            f"of it, or {advice}."
         )
     return len(classes), least - shots
 
@@ -371,4 +377,4 @@ IMAGE_SETS = {
         ),
     )
 }  # fmt: skip
-"""Image sets by name."""
+"""The image sets by name."""

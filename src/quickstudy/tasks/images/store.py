@@ -1,7 +1,7 @@
-"""Decoded pictures on disk: one memory-mapped array of bytes per source and decoding, shared by all processes.
+"""The cache of decoded pictures: one memory-mapped array of bytes per source and decoding, shared by all processes.
 
-An entry is a folder with `pixels.bin` and `index.json`. It is built beside its place and renamed, so that it is whole
-or not there; it is built anew when a name, size or time of the source's files has changed.
+An entry is a folder with `pixels.bin` and `index.json`. It is built under another name and then renamed, so it is
+always complete. It is built again when a name, size, time or permission of the source's files has changed.
 """
 
 import hashlib
@@ -18,36 +18,37 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import UInt8
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import dumps, explain_disk_errors, sync_folder, write_atomic
-from quickstudy.tasks.images.decode import Decoding, Unreadable, decode
+from quickstudy.tasks.images.decode import Decoding, UnreadablePictureError, decode
 from quickstudy.tasks.images.listing import Listing
 
 CACHE_FORMAT = 1
-TABLES = (".csv", ".parquet", ".json")
-"""Files that name pictures beside them."""
-IDX = "ubyte"
-"""In the names of files whose labels are in another file beside them."""
+TABLE_SUFFIXES = (".csv", ".parquet", ".json")
+"""Suffixes of files that list pictures beside them."""
+IDX_MARK = "ubyte"
+"""Part of the names of idx files, whose labels are in another file beside them."""
 
-ADVICE = "Free some space, or name another folder with QUICKSTUDY_CACHE."
+CACHE_ADVICE = "Free some space, or name another folder with QUICKSTUDY_CACHE."
 Progress = Callable[[int, int], None]
-"""Told how many pictures of how many are decoded."""
+"""Called as `progress(done, total)`: with pictures while they are decoded, with bytes while they are downloaded."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPictures:
     """Decoded pictures.
 
     Args:
         pixels: `[N, channels, side, side]`, memory-mapped and read-only.
-        labels: `[N]`, numbers into `classes`.
+        labels: `[N]`, indices into `classes`.
         classes: Names of the classes.
-        names: What each picture is called.
-        splits: Picture numbers by split, where the source's layout divides them.
-        layout: The layout that was recognised, in words.
-        skipped: Left out, as (name, reason): by the reader, or because it could not be decoded.
-        changed: How many pictures were changed beyond resizing, by what was done.
+        names: The name of each picture in messages.
+        splits: The indices of each split, if the layout of the source divides the pictures.
+        layout: The recognised layout, in words.
+        skipped: What the reader left out or what could not be decoded, as (name, reason).
+        changed: How many pictures were changed beyond resizing, by the kind of change.
         digest: 12 hexadecimal digits of the SHA-256 of pixels and labels.
     """
 
@@ -63,24 +64,25 @@ class Stored:
 
 
 def cache_root() -> Path:
-    """`QUICKSTUDY_CACHE`, or the user's cache folder."""
+    """`QUICKSTUDY_CACHE`, or else the user's cache folder of this operating system."""
     given = os.environ.get("QUICKSTUDY_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quickstudy"
+    return Path(given).expanduser() if given else user_cache_path("quickstudy", appauthor=False)
 
 
-def stamp(source: Path) -> str:
-    """A digest of the names, sizes, times and permissions of a file, or of all files under a folder.
+def source_stamp(source: Path) -> str:
+    """A hash of the names, sizes, times and permissions of a file, or of all files under a folder.
 
-    A table stands for its folder, where the pictures are; an idx file for those beside it, which have the labels.
+    For a table it covers the whole folder, which has the pictures. For an idx file it covers the idx files beside it,
+    which have the labels.
     """
     digest = hashlib.sha256()
     try:
-        if source.is_dir() or source.suffix.lower() in TABLES:
+        if source.is_dir() or source.suffix.lower() in TABLE_SUFFIXES:
             found = sorted(_files(source if source.is_dir() else source.parent, "", ()))
-        elif IDX in source.name.lower():
-            found = sorted((path.name, path.stat()) for path in source.parent.iterdir() if IDX in path.name.lower())
+        elif IDX_MARK in source.name.lower():
+            found = sorted(
+                (path.name, path.stat()) for path in source.parent.iterdir() if IDX_MARK in path.name.lower()
+            )
         else:
             found = [(source.name, source.stat())]
     except OSError as error:
@@ -92,7 +94,7 @@ def stamp(source: Path) -> str:
 
 
 def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iterator[tuple[str, os.stat_result]]:
-    """All files under a folder; a link to a folder above itself is not entered."""
+    """All files under a folder. A link to a folder above itself is not followed."""
     own = folder.stat()
     if any(os.path.samestat(own, other) for other in above):
         return
@@ -106,14 +108,14 @@ def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iter
 
 def load_pictures(
     source: Path, read: Callable[[Path], Listing], how: Decoding, progress: Progress | None = None
-) -> Stored:
-    """The source's pictures under this decoding: from the cache, or decoded now.
+) -> StoredPictures:
+    """The pictures of a source under a decoding: from the cache, or decoded now.
 
     Args:
         source: The folder or file.
-        read: Lists its pictures; not called when the cache is good.
+        read: Lists its pictures. It is not called if the cache has a valid entry.
         how: The decoding.
-        progress: Told how far decoding is.
+        progress: Called after each decoded picture.
     """
     source = source.resolve()
     named = dumps({"source": str(source), **asdict(how)})
@@ -124,11 +126,11 @@ def load_pictures(
     if found is not None:
         return found
     with _lock_entry(root, key):
-        mark = _mark(source)  # again: waiting for the lock may have taken long
-        found = _open_entry(entry, mark)  # another process may have built it meanwhile
+        mark = _mark(source)  # again, because the files may have changed while this process waited for the lock
+        found = _open_entry(entry, mark)  # again, because another process may have built the entry meanwhile
         if found is None:
             listing = read(source)
-            with explain_disk_errors(root, ADVICE):
+            with explain_disk_errors(root, CACHE_ADVICE):
                 _build(entry, mark, listing, how, progress, lambda: _check_unchanged(source, mark))
             found = _open_entry(entry, mark)
     if found is None:
@@ -137,22 +139,22 @@ def load_pictures(
 
 
 def _mark(source: Path) -> dict[str, Any]:
-    return {"format": CACHE_FORMAT, "stamp": stamp(source)}
+    return {"format": CACHE_FORMAT, "stamp": source_stamp(source)}
 
 
 def _check_unchanged(source: Path, mark: dict[str, Any]) -> None:
-    """Pixels of now must not be filed under files of before."""
+    """Refuse to keep pixels of files that have changed since they were listed."""
     if _mark(source) != mark:
         raise RunError(
             f"{source} was changed while its pictures were being decoded, so none of them were kept. Try again when "
-            "its files are complete."
+            "all files are complete."
         )
 
 
 @contextmanager
 def _lock_entry(root: Path, key: str) -> Iterator[None]:
     lock = FileLock(root / f"{key}.lock")
-    with explain_disk_errors(root, ADVICE):
+    with explain_disk_errors(root, CACHE_ADVICE):
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
@@ -161,8 +163,8 @@ def _lock_entry(root: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
-def _open_entry(entry: Path, mark: dict[str, Any]) -> Stored | None:
-    """The entry, or None when there is none, or it is of another source, version or length, or was just replaced."""
+def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
+    """The entry, or None if there is no valid one: missing, damaged, of another source or format, or just replaced."""
     try:
         text = (entry / "index.json").read_bytes()
         index = json.loads(text)
@@ -172,10 +174,10 @@ def _open_entry(entry: Path, mark: dict[str, Any]) -> Stored | None:
         if (entry / "pixels.bin").stat().st_size != int(np.prod(shape)):
             return None
         pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape)
-        # No lock is held: another process may have put an entry in this one's place after the index was read.
+        # This process holds no lock: another one may have replaced the entry since the index was read.
         if (entry / "index.json").read_bytes() != text:
             return None
-        return Stored(
+        return StoredPictures(
             pixels,
             np.array(index["labels"], dtype=np.int64),
             index["classes"],
@@ -198,7 +200,7 @@ def _build(
     progress: Progress | None,
     check: Callable[[], None],
 ) -> None:
-    """Decode into the entry, if `check`, which comes last, does not object."""
+    """Decode the pictures into an entry. `check` runs last; if it raises, nothing is kept."""
     with _build_beside(entry) as place:
         digest = hashlib.sha256()
         kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
@@ -206,7 +208,7 @@ def _build(
             for number in range(len(listing.pictures)):
                 try:
                     pixels, done = decode(listing.pictures, number, how)
-                except Unreadable as error:
+                except UnreadablePictureError as error:
                     skipped.append((listing.names[number], str(error)))
                     continue
                 data = pixels.tobytes()
@@ -242,21 +244,21 @@ def _build(
 
 
 def _relabel(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels and classes of what is left: a class that lost all of its pictures is gone."""
+    """Labels and classes of the decoded pictures. A class without any is removed, and the others are renumbered."""
     present, labels = np.unique(listing.labels[kept], return_inverse=True)
     return labels.astype(np.int64), [listing.classes[number] for number in present]
 
 
 @contextmanager
 def _build_beside(entry: Path) -> Iterator[Path]:
-    """A folder to build in, which takes the entry's place when all went well and is gone when not."""
+    """A temporary folder to build an entry in. It replaces the entry if all goes well, and is deleted if not."""
     place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
-    for old in entry.parent.glob(f".{entry.name}.*"):  # the lock is held: whoever left these is dead
+    for old in entry.parent.glob(f".{entry.name}.*"):  # left by killed processes: this one holds the lock
         shutil.rmtree(old, ignore_errors=True)
     place.mkdir()
     try:
         yield place
-        shutil.rmtree(entry, ignore_errors=True)  # out of date, and where it is in use its map outlives the name
+        shutil.rmtree(entry, ignore_errors=True)  # out of date; a process that still maps it keeps its bytes
         place.rename(entry)
         sync_folder(entry.parent)
     finally:

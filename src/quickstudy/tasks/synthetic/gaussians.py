@@ -1,7 +1,7 @@
-"""Four clusters in the plane, told apart one way or the other: the 2-D toy of HyperMAML.
+"""Four clusters in the plane, separated in one of two directions: the 2-D toy problem of HyperMAML.
 
-The clusters sit at (+-1, +-1). A task separates top from bottom or left from right, and calls either side class 0: four
-tasks in all, of which no two agree everywhere, so no universal classifier is good at them.
+The clusters are at (+-1, +-1). A task separates top from bottom or left from right, and either side may be class 0. So
+there are four different tasks, and no single classifier solves all of them.
 
 Reference: Przewiezlikowski et al., 2022 (HyperMAML, figures 1 and 3, https://arxiv.org/abs/2205.15745). The paper gives
 no numbers; the standard deviation, shots and queries are ours.
@@ -24,7 +24,7 @@ from quickstudy.types import Examples, Shape
 
 @dataclass(frozen=True)
 class Gaussians(TaskFamily):
-    """2-way tasks, examples in class order (label 0 first); each point comes from a random one of its class's clusters.
+    """2-way tasks, examples in class order (label 0 first). A point comes from one of its class's two clusters.
 
     `about["kind"]`: 0 top is class 0, 1 bottom is class 0, 2 right is class 0, 3 left is class 0.
 
@@ -33,8 +33,8 @@ class Gaussians(TaskFamily):
     (torch.Size([4, 6, 2]), [0, 0, 0, 1, 1, 1])
 
     Args:
-        shots: Points to adapt on, per class. One is ambiguous: a single corner does not tell which axis separates.
-        queries: Points to be judged on, per class.
+        shots: Support points per class. One is ambiguous: a single corner does not show which axis separates.
+        queries: Query points per class.
         sd: Standard deviation of a cluster in each direction.
     """
 
@@ -47,7 +47,7 @@ class Gaussians(TaskFamily):
     def __post_init__(self) -> None:
         check_counts(shots=self.shots, queries=self.queries)
         if not isfinite(self.sd) or self.sd < 0:
-            raise InputError(f"sd={self.sd!r} is no standard deviation: give 0 or more, for example 0.25.")
+            raise InputError(f"sd={self.sd!r} is not a standard deviation: give 0 or more, for example 0.25.")
 
     @property
     def inputs(self) -> Shape:

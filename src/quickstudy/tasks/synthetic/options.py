@@ -1,4 +1,4 @@
-"""What the families share: checks of their options, and a range applied to uniform draws."""
+"""Shared by the families: checks of their options, and uniform draws scaled to a range."""
 
 from math import isfinite
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from quickstudy.errors import InputError
 
 Interval = tuple[float, float]
-"""Lowest and highest value of a uniform draw; equal ends fix the quantity."""
+"""Lowest and highest value of a uniform draw. Equal ends fix the value."""
 
 
 def check_counts(least: int = 1, **counts: int) -> None:
@@ -27,7 +27,7 @@ def check_counts(least: int = 1, **counts: int) -> None:
 
 
 def check_ranges(**ranges: Interval) -> None:
-    """Refuse ranges that are not two finite numbers in rising order."""
+    """Refuse ranges that are not two finite numbers (low, high) with low <= high."""
     for name, limits in ranges.items():
         if len(limits) != 2 or not all(map(isfinite, limits)) or limits[0] > limits[1]:
             raise InputError(
@@ -37,11 +37,11 @@ def check_ranges(**ranges: Interval) -> None:
 
 
 def draw_within(uniform: NDArray[np.float64], limits: Interval) -> NDArray[np.float64]:
-    """Draws in (0, 1), moved to a range."""
+    """Draws in (0, 1), scaled to a range."""
     low, high = limits
     return low + (high - low) * uniform
 
 
 def draw_signs(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Draws in (0, 1), as -1 or +1 with equal chance."""
+    """Draws in (0, 1), turned into -1 or +1 with equal probability."""
     return np.where(uniform < 0.5, -1.0, 1.0)

@@ -1,10 +1,10 @@
-r"""Polynomials of one order: tasks whose complexity is a number.
+r"""Polynomials: tasks whose complexity is set by their order.
 
 .. math:: y = \sum_{i=0}^{p} c_i x^i, \qquad c_i \sim U[-1, 1] / d^i
 
 Reference: Lee, 2018 (MT-net, section 6.3 and figure 6.1). The thesis states neither the range of x nor a scaling of the
-coefficients. Both defaults, x in [-2, 2] and d = 2, come from the author's `poly_generator.py`: at |x| = 2 every term
-is then of the same size. `divisor=1` is the thesis' text to the letter.
+coefficients. Both defaults, x in [-2, 2] and d = 2, come from the author's `poly_generator.py`. With them every term
+has the same size at |x| = 2. `divisor=1` follows the text of the thesis.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from quickstudy.types import Examples, Shape
 
 @dataclass(frozen=True)
 class Polynomial(TaskFamily):
-    """A task is one polynomial; `about["coefficients"]` is `[T, order + 1]`, constant first, already divided.
+    """A task is one polynomial. `about["coefficients"]` is `[T, order + 1]`: the c_i as used, constant first.
 
     >>> import torch
     >>> task = Polynomial(order=1).source("train", seed=0, size=2)(step=0)
@@ -32,9 +32,9 @@ class Polynomial(TaskFamily):
 
     Args:
         order: The highest power p; 0 gives constants.
-        shots: Points to adapt on.
-        queries: Points to be judged on (the thesis' plots use 3990).
-        divisor: The d by whose i-th power coefficient i is divided; 1 leaves all in [-1, 1].
+        shots: Support points.
+        queries: Query points (the plots of the thesis use 3990).
+        divisor: The d of the formula; with 1 all coefficients are in [-1, 1].
         x: The range of inputs.
     """
 
@@ -52,7 +52,7 @@ class Polynomial(TaskFamily):
         check_ranges(x=self.x)
         if not isfinite(self.divisor) or self.divisor <= 0:
             raise InputError(
-                f"divisor={self.divisor!r} must be positive: 2.0 is the author's code, 1.0 the thesis' text."
+                f"divisor={self.divisor!r} must be positive: the author's code has 2.0, the text of the thesis 1.0."
             )
 
     @property

@@ -1,9 +1,9 @@
-r"""Sine waves: the regression that every MAML descendant starts with.
+r"""Sine waves: the usual first regression problem for MAML and its successors.
 
 .. math:: y = A \sin(\omega x + b)
 
 Reference: Lee, 2018 (MT-net, section 6.1), after Finn et al., 2017 (https://arxiv.org/abs/1703.03400), who fix the
-frequency. The thesis' code subtracts the phase; with x drawn symmetrically that is the same family up to
+frequency. The code of the thesis subtracts the phase. The range of x is symmetric, so that is the same family up to
 (x, y) -> (-x, -y).
 """
 
@@ -23,16 +23,19 @@ from quickstudy.types import Examples, Shape
 class Sine(TaskFamily):
     r"""A task is one wave: amplitude, frequency (radians per unit of x) and phase (radians), each uniform in its range.
 
-    With the default ranges, always answering 0 costs a squared error of :math:`E[A^2]/2 = 4.25`.
+    With the default ranges, the constant answer 0 has a mean squared error of :math:`E[A^2]/2 = 4.25`.
 
     >>> task = Sine(shots=5).source("train", seed=0, size=4)(step=0)
     >>> task.support.x.shape, task.query.y.shape, sorted(task.about)
     (torch.Size([4, 5, 1]), torch.Size([4, 10, 1]), ['amplitude', 'frequency', 'phase'])
 
     Args:
-        shots: Points to adapt on.
-        queries: Points to be judged on.
-        amplitude, frequency, phase, x: Ranges; the defaults are those of the thesis.
+        shots: Support points.
+        queries: Query points.
+        amplitude: The range of the amplitude; this and the other defaults are those of the thesis.
+        frequency: The range of the frequency.
+        phase: The range of the phase.
+        x: The range of inputs.
     """
 
     shots: int = 10

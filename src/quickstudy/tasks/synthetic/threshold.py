@@ -1,11 +1,12 @@
-r"""Is the average above a threshold? Pairs of tasks that are each other's exact opposite.
+r"""Is the average of some numbers above a threshold? Every task has an exact opposite.
 
 .. math:: x \sim U[0, 1]^d, \qquad y = 1[\, s \cdot \mathrm{avg}(x) > s \cdot \tau \,], \qquad s = \pm 1
 
 Reference: Chang, Gao & Lou, 2022 (Wormhole MAML, section 4.1, https://arxiv.org/abs/2212.14094). The paper says only
-that tau is in [0, 1]. The average of 5 uniforms has a standard deviation of .13, so with tau from U[0, 1] one label
-dominates most tasks and a constant answer is right 88% of the time; near 1/2 the labels are balanced, as the paper's
-own stability analysis asks. Hence the default (.4, .6); `tau_range=(0.0, 1.0)` is the wide reading.
+that tau is in [0, 1]. The average of 5 uniform numbers has a standard deviation of .13. With tau from U[0, 1] one label
+would therefore dominate most tasks, and a constant answer would be right in 88% of cases. Near 1/2 the labels are
+balanced, as the paper's stability analysis assumes. Hence the default (.4, .6); `tau_range=(0.0, 1.0)` is the range of
+the paper.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,16 +24,16 @@ from quickstudy.types import Examples, Shape
 
 @dataclass(frozen=True)
 class AverageThreshold(TaskFamily):
-    """A task is a threshold and a sign. Targets are `[n, 1]`, 0. or 1., to match one logit.
+    """A task is a threshold and a sign. Targets are `[n, 1]`, 0. or 1., for a model with one logit.
 
     >>> AverageThreshold().source("train", size=4)(step=0).support.y.shape
     torch.Size([4, 10, 1])
 
     Args:
-        shots: Points to adapt on, of both labels together: a task may hold more of one than of the other.
-        queries: Points to be judged on, likewise.
-        dimension: Numbers that are averaged.
-        tau_range: Range of the threshold, inside [0, 1].
+        shots: Support points of both labels together: a task may have more points of one label than of the other.
+        queries: Query points of both labels together.
+        dimension: How many numbers are averaged.
+        tau_range: The range of the threshold, inside [0, 1].
     """
 
     shots: int = 10
@@ -47,8 +48,8 @@ class AverageThreshold(TaskFamily):
         check_ranges(tau_range=self.tau_range)
         if self.tau_range[0] < 0 or self.tau_range[1] > 1:
             raise InputError(
-                f"tau_range={self.tau_range!r} leaves [0, 1], where all averages lie: beyond it a task has one label. "
-                "Try (0.4, 0.6), or (0.0, 1.0) at the widest."
+                f"tau_range={self.tau_range!r} leaves [0, 1]. All averages are inside, so a task with a threshold "
+                "outside would have one label only. Give (0.4, 0.6), or at most (0.0, 1.0)."
             )
 
     @property

@@ -1,12 +1,12 @@
-r"""Linear functions whose weights are a wavelet: shifted, and of either sign.
+r"""Linear functions whose weights are a shifted wavelet with either sign.
 
 .. math:: x \sim U(0, 1)^n, \quad y = x \cdot f, \quad f_i = s\, \psi(g_i - m), \quad
           \psi(t) = \frac{2}{\sqrt 3\, \pi^{1/4}} (1 - t^2)\, e^{-t^2 / 2}
 
 Reference: Chang, Gao & Lou, 2022 (Wormhole MAML, section 4.2 and figure 4, https://arxiv.org/abs/2212.14094). The paper
-states neither the points n, nor the grid g, nor the translations m. Its axis from -.4 to .8 fixes the normalisation
-above (psi lies in [-.387, .867]); n = 50, g from -5 to 5 and m in (-2, 2) are ours. A mean-reduced descent at the
-paper's rate of .05 is stable for n < 80.
+states neither the number of points n, nor the grid g, nor the translations m. Its figure has an axis from -.4 to .8,
+which fixes the normalisation above (psi lies in [-.387, .867]). n = 50, g from -5 to 5 and m in (-2, 2) are our choice.
+Gradient descent on the mean squared error at the paper's rate of .05 is stable for n < 80.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,25 +24,25 @@ from quickstudy.types import Examples, Shape
 
 
 def mexican_hat(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The wavelet psi, of unit square integral."""
+    """The wavelet psi. The integral of its square is 1."""
     return np.asarray(2 / (sqrt(3) * pi**0.25) * (1 - t**2) * np.exp(-(t**2) / 2))
 
 
 @dataclass(frozen=True)
 class Wavelet(TaskFamily):
-    """A task is a translation and a sign; `about["weights"]` is the f `[T, points]` that a linear model should find.
+    """A task is a translation and a sign. `about["weights"]` is the f `[T, points]` that a linear model should find.
 
-    With the defaults, always answering 0 costs a mean squared error of .41 and a mean absolute error of .51.
+    With the defaults, the constant answer 0 has a mean squared error of .41 and a mean absolute error of .51.
 
     >>> Wavelet(points=20).source("train", size=4)(step=0).support.x.shape
     torch.Size([4, 10, 20])
 
     Args:
-        points: Grid points n, the size of x. The error of answering 0 grows in proportion.
-        shots: Examples to adapt on.
-        queries: Examples to be judged on.
-        translation: Range of m.
-        grid: First and last grid point.
+        points: The number of grid points n, which is the size of x. The error of the answer 0 is proportional to it.
+        shots: Support examples.
+        queries: Query examples.
+        translation: The range of m.
+        grid: The first and last grid point.
     """
 
     points: int = 50

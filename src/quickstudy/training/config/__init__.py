@@ -12,10 +12,10 @@ __all__ = [
     "Setup",
     "TrainSettings",
     "build",
-    "load_config",
     "build_part",
+    "build_tasks",
+    "load_config",
     "parse_config",
     "read_config",
     "shipped_configs",
-    "build_tasks",
 ]

@@ -1,4 +1,4 @@
-"""What a configuration describes, built: tasks, model, method and metric."""
+"""Building what a configuration describes: tasks, model, method and metric."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -27,41 +27,49 @@ from quickstudy.training.init_from import freeze
 
 @dataclass(frozen=True)
 class Setup:
-    """What a configuration describes, built.
+    """The parts of a run, built from its configuration.
 
-    `judged` are the tasks of the evaluation, `family` those of training; `named` are the shapes of the model's tensors
-    by the model's own names, before a method took it apart.
+    Args:
+        config: The configuration with every default filled in.
+        family: The tasks of training and validation.
+        eval_family: The tasks of the evaluation: `family`, unless `evaluate.options` changes them.
+        learner: The method around its model, on its device.
+        metric: What is measured on the queries.
+        model_shapes: The shapes of the model's tensors by the model's own names. A method may rename them.
     """
 
     config: Config
     family: TaskFamily
-    judged: TaskFamily
+    eval_family: TaskFamily
     learner: Learner
     metric: metrics.Metric
-    named: Mapping[str, torch.Size]
+    model_shapes: Mapping[str, torch.Size]
 
 
-KNOWN: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
+FACTORIES: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
 
-
-TARGETS = {  # losses by name, and the families' losses whose targets they can read
+COMPATIBLE_LOSSES = {
     "cross_entropy": ("cross_entropy",),
     "class_sum_cross_entropy": ("cross_entropy",),
     "one_hot_mse": ("cross_entropy",),
     "mse": ("mse", "binary_cross_entropy"),
     "binary_cross_entropy": ("binary_cross_entropy",),
 }
+"""For each loss that a method may use, the losses of the tasks whose targets it can read."""
 
 
 def build(config: Config, progress: Progress | None = None) -> Setup:
-    """Tasks, model and method, started from the seed, and the configuration with nothing left unsaid.
+    """Build tasks, model and method. The model's first numbers depend on the seed alone.
 
-    `progress` is told how many of how many pictures are decoded, where tasks of images are built for the first time.
+    Args:
+        config: The configuration.
+        progress: Called with the number of decoded pictures and of all pictures, when a set of images is read for the
+            first time.
     """
     family, tasks = build_tasks(config.tasks, progress=progress)
-    judged = family
+    eval_family = family
     if config.evaluate.options:
-        judged, _ = build_tasks(
+        eval_family, _ = build_tasks(
             Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}), progress=progress
         )
     torch.manual_seed(config.seed)
@@ -71,33 +79,35 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
         "train_outputs": family.of_split("train").outputs,
     }
     net = None
-    named: dict[str, torch.Size] = {}
+    model_shapes: dict[str, torch.Size] = {}
     if config.model is not None:
         model, net = build_part(config.model, nets.NETS, "model", **context)
         if not isinstance(model, nn.Module):
             raise InputError(f"`model` {config.model.name!r} gave a {type(model).__name__}; an nn.Module is needed.")
         context["model"] = model
-        named = {name: value.shape for name, value in model.state_dict().items()}
+        model_shapes = {name: value.shape for name, value in model.state_dict().items()}
         freeze(model, config.init_from.freeze if config.init_from else ())
     elif config.init_from:
         raise InputError(
-            f"`init_from` starts a model, and `method` {config.method.name!r} was given none. Leave it out."
+            f"`init_from` loads a model, and `method` {config.method.name!r} was given none. Leave `init_from` out."
         )
     for option in ("loss", "inner_loss"):
-        _check_suits(f"method.{option}", config.method.options.get(option), family.loss, TARGETS)
-    learner, way = build_part(config.method, METHODS, "method", {"loss": family.loss}, **context)
+        _check_compatible(f"method.{option}", config.method.options.get(option), family.loss, COMPATIBLE_LOSSES)
+    learner, method = build_part(config.method, METHODS, "method", {"loss": family.loss}, **context)
     if not isinstance(learner, Learner):
         raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
-    metric = metrics.metric(config.evaluate.metric or metrics.FOR_LOSS[family.loss])
-    _check_suits("evaluate.metric", metric.name, family.loss, {m.name: m.suits for m in metrics.METRICS.values()})
+    metric = metrics.get_metric(config.evaluate.metric or metrics.METRIC_FOR_LOSS[family.loss])
+    readable = {m.name: m.compatible_losses for m in metrics.METRICS.values()}
+    _check_compatible("evaluate.metric", metric.name, family.loss, readable)
     device = devices.choose_device(config.compute.device)
     learner.to(device)
-    shared = judged is family
+    shared = eval_family is family
     if device.type != "cpu":
         family = family.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
-        judged = (
-            family if shared else judged.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
-        )
+        if shared:
+            eval_family = family
+        else:
+            eval_family = eval_family.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
     learner.engine = Engine(
         config.compute.backend,
         config.compute.chunk,
@@ -107,32 +117,37 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
         room=devices.memory_budget(device, config.compute.memory),
     )
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
-    resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": way, "compute": compute})
-    return Setup(resolved, family, judged, learner, metric, named)
+    resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": method, "compute": compute})
+    return Setup(resolved, family, eval_family, learner, metric, model_shapes)
 
 
-def _check_suits(option: str, name: Any, loss: str, suits: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse what would compare outputs with targets of another kind: broadcasting makes a number of that as well."""
-    if name in suits and loss not in suits[name]:
-        fit = ", ".join(sorted(other for other, those in suits.items() if loss in those))
-        raise InputError(f"`{option}` is {name!r}, which cannot judge these tasks (their loss is {loss}). Use {fit}.")
+def _check_compatible(option: str, name: Any, loss: str, readable: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse a loss or metric that reads other targets than the tasks have.
+
+    Without this check broadcasting would often make a number of the two, and the run would train on nonsense.
+    """
+    if name in readable and loss not in readable[name]:
+        fit = ", ".join(sorted(other for other, losses in readable.items() if loss in losses))
+        raise InputError(f"`{option}` is {name!r}, which does not fit these tasks (their loss is {loss}). Use {fit}.")
 
 
 def build_tasks(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
-    """The family that a part names, and the part with nothing left unsaid."""
+    """The family that a part names, and the part with every default filled in."""
     family, resolved = build_part(part, FAMILIES, what, progress=progress)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
-        loss, described, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
+        loss, description, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
     except Exception as error:  # the user's family may fail in any way
         raise InputError(f"`{what}` {part.name!r} does not say what its tasks are: {describe_error(error)}.") from error
-    if loss not in metrics.FOR_LOSS:
+    if loss not in metrics.METRIC_FOR_LOSS:
         raise InputError(
-            f"`{what}` {part.name!r} has the loss {loss!r}. {suggest_nearest(str(loss), metrics.FOR_LOSS)}"
+            f"`{what}` {part.name!r} has the loss {loss!r}. {suggest_nearest(str(loss), metrics.METRIC_FOR_LOSS)}"
         )
-    if not isinstance(described, dict):
-        raise InputError(f"`{what}` {part.name!r} describes itself by a {type(described).__name__}; give a dictionary.")
+    if not isinstance(description, dict):
+        raise InputError(
+            f"`{what}` {part.name!r} describes itself by a {type(description).__name__}; give a dictionary."
+        )
     return family, resolved
 
 
@@ -143,10 +158,15 @@ def build_part(
     defaults: Mapping[str, Any] | None = None,
     **context: Any,
 ) -> tuple[Any, Part]:
-    """Call a part's factory; the result, and the part with the factory's defaults filled in.
+    """Call a part's factory. Returned are its result, and the part with the factory's defaults filled in.
 
-    `context` is passed to a factory that asks for it by name (a model may want `inputs` and `outputs`), and so are
-    `defaults`, which the part's own options override.
+    Args:
+        part: The name of the factory and its options.
+        known: Factories by name.
+        what: The setting that holds the part, for messages.
+        defaults: Options that the part itself may override.
+        **context: Values that the library sets. A factory gets those that it has a parameter for: a model may have
+            the parameters `inputs` and `outputs`.
     """
     factory = import_factory(part.name, what) if ":" in part.name else known.get(part.name)
     if factory is None:
@@ -159,28 +179,29 @@ def build_part(
         raise InputError(
             f"`method` {part.name!r} adapts a model, and no `model` is given. {suggest_nearest('', nets.NETS)}"
         )
-    said = {name: value for name, value in (defaults or {}).items() if name in signature}
-    options = _checked(Part.model_validate({**said, **part.model_dump()}), signature, what, context)
-    kept = {name: value for name, value in options.items() if is_plain(value)}
-    for name in [n for n in kept if n in signature and _takes_tasks(signature[n].annotation)]:
-        if kept[name] is not None:
-            options[name], kept[name] = _nested(kept[name], f"{what}.{name}", context.get("progress"))
+    known_defaults = {name: value for name, value in (defaults or {}).items() if name in signature}
+    options = _check_options(Part.model_validate({**known_defaults, **part.model_dump()}), signature, what, context)
+    plain = {name: value for name, value in options.items() if is_plain(value)}
+    for name in [n for n in plain if n in signature and _takes_tasks(signature[n].annotation)]:
+        if plain[name] is not None:
+            options[name], plain[name] = _build_nested_tasks(plain[name], f"{what}.{name}", context.get("progress"))
     wanted = {name: value for name, value in context.items() if name in signature}
     try:
-        made = factory(**wanted, **options)
+        result = factory(**wanted, **options)
     except (InputError, RunError):
         raise
     except Exception as error:  # the user's factory may fail in any way, and torch has its own words for a size of -1
         raise InputError(f"`{what}` {part.name!r} could not be built: {describe_error(error)}.") from error
-    return made, Part.model_validate({"name": part.name, **kept})
+    return result, Part.model_validate({"name": part.name, **plain})
 
 
 def _takes_tasks(annotation: Any) -> bool:
-    """Whether a parameter is itself a family of tasks (or None): it is then built from its name and options."""
+    """Whether a parameter takes a family of tasks (or None). Such a family is built from its name and options."""
     return any(isinstance(kind, type) and issubclass(kind, TaskFamily) for kind in (annotation, *get_args(annotation)))
 
 
-def _nested(value: Any, place: str, progress: Progress | None) -> tuple[TaskFamily, dict[str, Any]]:
+def _build_nested_tasks(value: Any, place: str, progress: Progress | None) -> tuple[TaskFamily, dict[str, Any]]:
+    """A family that is an option of another one (`cross`, `batches`), and its name and options."""
     try:
         family, part = build_tasks(Part.model_validate(value), place, progress)
     except ValidationError as error:
@@ -188,16 +209,17 @@ def _nested(value: Any, place: str, progress: Progress | None) -> tuple[TaskFami
     return family, part.model_dump()
 
 
-def _checked(
+def _check_options(
     part: Part, signature: Mapping[str, inspect.Parameter], what: str, context: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The options as the factory's annotations want them, defaults included; unknown or missing ones are refused."""
     keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     takes = {n: p for n, p in signature.items() if p.kind in keywords and n not in context}
-    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values())
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values())
     for name in part.options:
         if name in context:
             raise InputError(f"`{what}.{name}` comes from the tasks and the model; it cannot be set.")
-        if name not in takes and not free:
+        if name not in takes and not takes_any:
             raise InputError(f"`{what}.{name}` is no option of {part.name!r}. {suggest_nearest(name, takes)}")
     missing = [n for n, p in takes.items() if p.default is p.empty and n not in part.options]
     if missing:
@@ -207,8 +229,8 @@ def _checked(
     checked = {name: parameter.default for name, parameter in takes.items()}
     for name, value in part.options.items():
         try:
-            fits = name not in takes or _takes_tasks(takes[name].annotation)
-            checked[name] = value if fits else fit_value(value, takes[name].annotation)
+            as_given = name not in takes or _takes_tasks(takes[name].annotation)
+            checked[name] = value if as_given else fit_value(value, takes[name].annotation)
         except ValidationError as error:
             raise InputError(explain_validation(error, place=f"{what}.{name}")) from None
     return checked

@@ -1,4 +1,4 @@
-"""What a configuration names, as Python finds it: importing it, reading its options, fitting values to them."""
+"""Factories that a configuration names: importing them, reading their options, converting values for them."""
 
 import importlib
 import inspect
@@ -14,9 +14,9 @@ from quickstudy.training.config.overrides import parse_overrides
 
 
 def import_factory(path: str, what: str) -> Callable[..., Any]:
-    """`package.module:factory`, imported; errors in the user's module are shown as one line with their place."""
+    """Import `package.module:factory`. An error in the user's module becomes one line with its file and line."""
     module_name, _, name = path.partition(":")
-    module_name = module_name.replace("quickstudy.reproduce.", "quickstudy.papers.")  # its name in older runs
+    module_name = module_name.replace("quickstudy.reproduce.", "quickstudy.papers.")  # older runs have the old name
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # the user's module may fail in any way while it is imported
@@ -30,25 +30,29 @@ def import_factory(path: str, what: str) -> Callable[..., Any]:
             f"`{what}` is {path!r}, but {module_name!r} has no callable {name!r}. "
             f"{suggest_nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
         )
-    chosen: Callable[..., Any] = factory
-    return chosen
+    imported: Callable[..., Any] = factory
+    return imported
 
 
 def options_of(factory: Callable[..., Any], name: str, what: str) -> Mapping[str, inspect.Parameter]:
-    """Parameters with annotations evaluated, as far as that is possible: some exist for type checkers only.
+    """The parameters of a factory by name, with their annotations evaluated where possible.
 
-    Options that are collected by `**options: Unpack[SomeTypedDict]` are listed one by one, with their defaults.
+    Some annotations exist for type checkers only and cannot be evaluated. The options of a `TypedDict`
+    (`**options: Unpack[SomeTypedDict]`) are listed one by one, with their defaults.
     """
     for evaluate in (True, False):
         try:
             parameters = inspect.signature(factory, eval_str=evaluate).parameters
-        except Exception:  # an annotation is any expression
+        except Exception:  # evaluating an annotation runs any expression, which may fail in any way
             continue
-        return {p.name: p for parameter in parameters.values() for p in _listed_one_by_one(parameter)}
-    raise InputError(f"`{what}` {name!r} does not tell its options. Wrap it in a function that names them.")
+        return {p.name: p for parameter in parameters.values() for p in _expand_unpacked(parameter)}
+    raise InputError(
+        f"`{what}` {name!r} has no signature, so its options are unknown. Wrap it in a function that names them."
+    )
 
 
-def _listed_one_by_one(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+def _expand_unpacked(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The options of `**options: Unpack[SomeTypedDict]` one by one; any other parameter as it is."""
     if parameter.kind is not parameter.VAR_KEYWORD or get_origin(parameter.annotation) is not Unpack:
         return [parameter]
     hints = get_type_hints(get_args(parameter.annotation)[0], include_extras=True)
@@ -61,39 +65,43 @@ def _listed_one_by_one(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def fit_value(value: Any, annotation: Any) -> Any:
-    """The value as the annotation wants it; as it is, where there is none or it is beyond pydantic.
+    """Convert a value to the type that a parameter is annotated with.
+
+    A value stays as it is where there is no annotation, or none that pydantic understands.
 
     >>> fit_value("cats, dogs", tuple[str, ...]), fit_value("cats", tuple[str, ...]), fit_value("8,16", list[int])
     (('cats', 'dogs'), ('cats',), [8, 16])
     """
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
-    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass brings a config and refuses another
+    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # pydantic accepts no config beside a dataclass's
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-        except Exception:  # an annotation may be anything
+        except Exception:  # an annotation may be any object
             continue
         try:
             return adapter.validate_python(value)
         except ValidationError:
-            items = _listed(value, adapter.validate_python)
+            items = _split_text(value, adapter.validate_python)
             if items is None:
                 raise
             return items
     return value
 
 
-def _listed(value: Any, validated: Callable[[Any], Any]) -> Any:
-    """`cats,dogs` as the list that is wanted; None where it is no such text, or no list is wanted."""
+def _split_text(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """The text `cats,dogs` as a list or tuple; None for any other value, or where no list is wanted."""
+    if not isinstance(value, str):
+        return None
     try:
-        items = validated([item.strip() for item in value.split(",")]) if isinstance(value, str) else None
+        items = validate([item.strip() for item in value.split(",")])
     except ValidationError:
         return None
     return items if isinstance(items, list | tuple) else None
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value can stand in a configuration file as it is."""
+    """Whether a value can be written to a configuration file."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -101,23 +109,24 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-Known = Mapping[str, Mapping[str, Callable[..., Any]]]
-"""Factories by name, by what they make: tasks, model or method."""
+FactoriesByKind = Mapping[str, Mapping[str, Callable[..., Any]]]
+"""For `tasks`, `model` and `method`: the factories by name."""
 
 
-class Dropped(UserWarning):
-    """Options that went with the part they belonged to."""
+class DroppedOptions(UserWarning):
+    """Options in a file that were dropped, because an override chose another part which does not have them."""
 
 
-def drop_foreign_options(raw: Mapping[Any, Any], overrides: Sequence[str], known: Known) -> dict[Any, Any]:
-    """The data without those options of a part that the one put in its place by `--method protonet` does not know.
+def drop_foreign_options(raw: Mapping[Any, Any], overrides: Sequence[str], known: FactoriesByKind) -> dict[Any, Any]:
+    """Drop options that belong to a part which an override replaces.
 
-    What the overrides themselves give is not touched, and is refused later where it does not fit.
+    With `--method protonet` the file's options of `maml` are dropped, except those that `protonet` has too. Options in
+    the overrides themselves are never dropped: an unknown one is refused later.
     """
     data = dict(raw)
-    for (what, *below), name in parse_overrides(overrides):
+    for (what, *deeper), name in parse_overrides(overrides):
         part = data.get(what)
-        if below or what not in known or not isinstance(name, str) or not isinstance(part, dict):
+        if deeper or what not in known or not isinstance(name, str) or not isinstance(part, dict):
             continue
         factory = import_factory(name, what) if ":" in name else known[what].get(name)
         if factory is None or name == part.get("name"):
@@ -125,11 +134,13 @@ def drop_foreign_options(raw: Mapping[Any, Any], overrides: Sequence[str], known
         takes = options_of(factory, name, what)
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()):
             continue
-        lost = [option for option in part if option != "name" and option not in takes]
-        if lost:
-            listed = ", ".join(f"`{option}`" for option in lost)
+        dropped = [option for option in part if option != "name" and option not in takes]
+        if dropped:
+            listed = ", ".join(f"`{option}`" for option in dropped)
             warnings.warn(
-                f"--{what} {name}: {listed} of {part.get('name')} left out, no option of {name}.", Dropped, stacklevel=4
+                f"--{what} {name}: {listed} of {part.get('name')} left out, no option of {name}.",
+                DroppedOptions,
+                stacklevel=4,
             )
-        data[what] = {option: value for option, value in part.items() if option not in lost}
+        data[what] = {option: value for option, value in part.items() if option not in dropped}
     return data

@@ -1,4 +1,4 @@
-"""Configurations from files, from the names of those that ship, and from plain data."""
+"""Reading configurations: from a file, by the name of one that ships, or from plain data."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.training.config.build import KNOWN
+from quickstudy.training.config.build import FACTORIES
 from quickstudy.training.config.factories import drop_foreign_options
 from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
 from quickstudy.training.config.overrides import apply_overrides, read_file
@@ -28,22 +28,22 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_config(source: str | Path) -> dict[Any, Any]:
-    """What a file says, or a shipped configuration by name; not yet looked at."""
+    """The data in a file, or in a shipped configuration by its name. It is not validated here."""
     path = shipped_configs().get(str(source), Path(source))
-    if not os.path.exists(path):  # unlike Path.exists, False also for a name too long to be one
+    if not os.path.exists(path):  # Path.exists raises where a name is too long for a path
         raise InputError(
             explain_mistaken_name(
-                str(source), {name: read_file(path) for name, path in shipped_configs().items()}, KNOWN
+                str(source), {name: read_file(path) for name, path in shipped_configs().items()}, FACTORIES
             )
-            or f"There is no configuration {str(source)!r}: no such file, and none of that name ships. "
+            or f"There is no configuration {str(source)!r}: there is no such file, and none of that name ships. "
             f"{suggest_nearest(str(source), shipped_configs())}"
         )
     return read_file(path)
 
 
 def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:
-    """A configuration from plain data and overrides."""
-    data = apply_overrides(drop_foreign_options(raw, overrides, KNOWN), overrides)
+    """A configuration from plain data and `--key.sub value` overrides."""
+    data = apply_overrides(drop_foreign_options(raw, overrides, FACTORIES), overrides)
     if isinstance(data.get("format"), int) and data["format"] > CONFIG_FORMAT:
         raise InputError(
             f"The configuration has format {data['format']}; this version reads up to {CONFIG_FORMAT}. "

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, in words: what was given, and the nearest setting that there is."""
+"""Messages about mistakes in a configuration: what was given, and the nearest setting that exists."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -7,17 +7,17 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from quickstudy.errors import suggest_nearest
-from quickstudy.training.config.factories import Known
+from quickstudy.training.config.factories import FactoriesByKind
 from quickstudy.training.config.schedule import SCHEDULES
 from quickstudy.training.config.schema import Config, EvaluateSettings, TrainSettings
 
 
 def explain_validation(error: ValidationError, place: str = "") -> str:
-    """A validation error as one sentence per mistake, unknown keys with the nearest known one.
+    """One sentence for each mistake. For an unknown setting it names the nearest known one.
 
     Args:
-        error: The error.
-        place: What was validated; by default a whole configuration.
+        error: pydantic's error.
+        place: The setting that was validated; by default a whole configuration.
     """
     sentences = []
     for item in error.errors():
@@ -26,21 +26,27 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
         given = " ".join(repr(item["input"]).split())
         given = given if len(given) <= 80 else given[:77] + "..."
         if item["type"] == "extra_forbidden":
-            sentences.append(f"`{where}` is no setting. {suggest_setting(steps[-1], _siblings(item['loc'][:-1]))}")
+            sentences.append(
+                f"`{where}` is no setting. {suggest_setting(steps[-1], _known_settings(item['loc'][:-1]))}"
+            )
         elif item["type"] == "missing":
             sentences.append(f"`{where}` is missing.")
         else:
-            said = item["msg"].removeprefix("Value error, ")
-            listed = ("tuple" in said or "list" in said or "Sequence" in said) and not isinstance(item["input"], dict)
-            hint = f" Write a list: '[{given.strip(chr(39))}]'." if listed else ""
-            sentences.append(f"`{where}`: {said[:1].lower()}{said[1:]} (given: {given}).{hint}")
+            message = item["msg"].removeprefix("Value error, ")
+            wants_list = "tuple" in message or "list" in message or "Sequence" in message
+            hint = (
+                f" Write a list: '[{given.strip(chr(39))}]'."
+                if wants_list and not isinstance(item["input"], dict)
+                else ""
+            )
+            sentences.append(f"`{where}`: {message[:1].lower()}{message[1:]} (given: {given}).{hint}")
     return " ".join(dict.fromkeys(sentences))
 
 
 def suggest_setting(key: str, known: Sequence[str]) -> str:
-    """The nearest of the known settings, or where a setting of that name is to be found: `--steps` is `train.steps`."""
+    """Suggest a setting for an unknown one: the nearest name here, or its full path (`--steps` is `train.steps`)."""
     if key.lstrip("-").partition(".")[0] == "search":
-        return "`quickstudy sweep` takes it, with the same configuration; to train once, leave it out."
+        return "`quickstudy sweep` takes it, with the same configuration. To train once, leave it out."
     homes = {
         n: f"{part}.{n}"
         for part, sub in (("evaluate", EvaluateSettings), ("train", TrainSettings))
@@ -52,9 +58,9 @@ def suggest_setting(key: str, known: Sequence[str]) -> str:
     return suggest_nearest(key, known)
 
 
-def _siblings(path: Sequence[Any]) -> list[str]:
-    """The settings beside an unknown one. A schedule's place ends in its kind."""
-    if path and path[-1] in SCHEDULES:
+def _known_settings(path: Sequence[Any]) -> list[str]:
+    """The settings that exist at a path, sorted."""
+    if path and path[-1] in SCHEDULES:  # pydantic ends the path to a schedule with its kind
         return sorted(SCHEDULES[path[-1]].model_fields)
     model: Any = Config
     for step in path:
@@ -64,17 +70,19 @@ def _siblings(path: Sequence[Any]) -> list[str]:
     return sorted(getattr(model, "model_fields", {}))
 
 
-def explain_mistaken_name(name: str, configurations: Mapping[str, Mapping[Any, Any]], known: Known) -> str | None:
-    """What to say of a name that is a part's, where a configuration's was wanted; None where it is no part's either."""
-    for what, makers in known.items():
-        if name not in makers:
+def explain_mistaken_name(
+    name: str, configurations: Mapping[str, Mapping[Any, Any]], known: FactoriesByKind
+) -> str | None:
+    """A message for the name of a method, model or tasks where a configuration was wanted; None for any other name."""
+    for what, factories in known.items():
+        if name not in factories:
             continue
-        using = [one for one, raw in configurations.items() if _name(raw.get(what)) == name]
+        using = [config for config, raw in configurations.items() if _part_name(raw.get(what)) == name]
         kind = "a family of tasks" if what == "tasks" else f"a {what}"
         advice = f"Configurations with it: {', '.join(using)}." if using else f"Put it into one: --{what} {name}."
         return f"{name!r} is {kind}, not a configuration. {advice}"
     return None
 
 
-def _name(part: Any) -> Any:
+def _part_name(part: Any) -> Any:
     return part.get("name") if isinstance(part, dict) else part

@@ -1,4 +1,4 @@
-"""Settings as plain data: YAML read strictly, and `--key.sub value` overrides put into it."""
+"""Settings as plain data: a strict YAML reader, and `--key.sub value` overrides."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,7 +11,7 @@ from quickstudy.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without two of its traps: 1e-3 is a number, and a key given twice is a mistake."""
+    """YAML without two traps of PyYAML: here 1e-3 is a number, and a key that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -23,12 +23,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 wants a point in a number with an exponent, and reads 1e-3 as text.
+# YAML 1.1 reads 1e-3 as text: it wants a decimal point before an exponent.
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def read_text(text: str) -> Any:
-    """YAML's value.
+    """The value of a YAML text.
 
     >>> read_text("{lr: 1e-3, hidden: [40, 40]}")
     {'lr': 0.001, 'hidden': [40, 40]}
@@ -37,37 +37,38 @@ def read_text(text: str) -> Any:
 
 
 def read_file(path: Path) -> dict[Any, Any]:
-    """A file that is to hold a mapping."""
+    """The mapping in a YAML file."""
     if path.is_dir():
         run = (path / "config.yaml").is_file()
         raise InputError(
             f"{path} is a run. Go on with it by --resume {path}, or give its config.yaml to start another like it."
             if run
-            else f"{path} is a directory. Give a YAML file in it."
+            else f"{path} is a directory. Give a YAML file."
         )
     try:
         raw = read_text(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date that is none
-        raise InputError(f"{path} is not readable as YAML: {_place(error)}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the bytes are no text, or 2020-99-99
+        raise InputError(f"{path} is not readable as YAML: {_describe_yaml_error(error)}") from None
     if not isinstance(raw, dict):
-        held = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise InputError(f"{path} {held}; a configuration is a mapping with tasks, model and method.")
+        content = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise InputError(f"{path} {content}; a configuration is a mapping with tasks, model and method.")
     return raw
 
 
-def _place(error: Exception) -> str:
+def _describe_yaml_error(error: Exception) -> str:
+    """The error with its line and column, on one line."""
     return " ".join(str(error).replace(' in "<unicode string>",', " in").split())
 
 
 def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """`--key.sub value` and `--key.sub=value` as paths and values.
+    """Parse `--key.sub value` and `--key.sub=value` into paths and values.
 
     >>> parse_overrides(["--train.meta-lr", "1e-3", "--model.hidden=[8]"])
     [(['train', 'meta_lr'], 0.001), (['model', 'hidden'], [8])]
     """
-    found = []
+    parsed = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -84,32 +85,32 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
                 raise InputError(f"--{key} has no value; write --{key} VALUE.")
             value = rest.pop(0)
         try:
-            found.append((keys, read_text(value)))
+            parsed.append((keys, read_text(value)))
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"--{key} was {value!r}, which is not readable as a value. Quote it.") from None
-    return found
+    return parsed
 
 
 def apply_overrides(raw: Mapping[Any, Any], overrides: Sequence[str]) -> dict[Any, Any]:
-    """The data with overrides put in; `raw` is left as it is."""
+    """A copy of the data with the overrides put in."""
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for keys, value in parse_overrides(overrides):
-        _set(data, keys, value)
+        _set_value(data, keys, value)
     return data
 
 
-def _set(data: dict[Any, Any], keys: list[str], value: Any) -> None:
-    *above, last = keys
-    for depth, key in enumerate(above):
-        below = data.get(key)
-        if isinstance(below, str) and depth == 0:  # a part given by its bare name
-            below = {"name": below}
-        elif below is None:
-            below = {}
-        elif not isinstance(below, dict):
+def _set_value(data: dict[Any, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    for depth, key in enumerate(parents):
+        child = data.get(key)
+        if isinstance(child, str) and depth == 0:  # `method: maml` is short for `method: {name: maml}`
+            child = {"name": child}
+        elif child is None:
+            child = {}
+        elif not isinstance(child, dict):
             raise InputError(f"--{'.'.join(keys)} goes into {key!r}, which is a value and has no settings of its own.")
-        data[key] = dict(below)
+        data[key] = dict(child)
         data = data[key]
     if isinstance(data.get(last), dict) and "name" in data[last] and isinstance(value, str):
-        value = {**data[last], "name": value}  # --method mtnet changes the method and keeps the options
+        value = {**data[last], "name": value}  # --method mtnet replaces the name and keeps the options
     data[last] = value

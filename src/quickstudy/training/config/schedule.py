@@ -1,4 +1,4 @@
-"""Functions of the step, and their application to a learner from outside: no module knows the time."""
+"""Schedules: values of buffers as functions of the step. They are set from outside; no module knows the step."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ Value = float | tuple[float, ...]
 
 
 class Ramp(BaseModel, frozen=True, extra="forbid"):
-    """Linear from one value to another: `before` up to step `start`, `after` from step `end` on.
+    """A linear change: the value is `before` up to `start`, and `after` from `end` on.
 
-    HyperMAML's switch with W warm-up epochs, S switch epochs and k steps an epoch is
-    `Ramp(start=W - 1, end=W + S, before=(0, 1), after=(1, 0), every=k)` on `rule.weights`.
+    `start` and `end` count epochs of `every` steps. HyperMAML's switch with W warm-up epochs, S switch epochs and k
+    steps an epoch is `Ramp(start=W - 1, end=W + S, before=(0, 1), after=(1, 0), every=k)` on `rule.weights`.
     """
 
     kind: Literal["ramp"] = "ramp"
@@ -25,13 +25,13 @@ class Ramp(BaseModel, frozen=True, extra="forbid"):
     end: int
     before: Value
     after: Value
-    every: int = Field(1, ge=1, description="steps during which the value stays (an epoch)")
+    every: int = Field(1, ge=1, description="steps in an epoch, during which the value stays the same")
 
     @model_validator(mode="after")
     def _check(self) -> "Ramp":
         if self.end <= self.start:
             raise ValueError(f"a ramp ends after it starts; start is {self.start} and end is {self.end}")
-        if len(_numbers(self.before)) != len(_numbers(self.after)):
+        if len(_as_tuple(self.before)) != len(_as_tuple(self.after)):
             raise ValueError("`before` and `after` need the same number of values")
         return self
 
@@ -42,11 +42,11 @@ class Ramp(BaseModel, frozen=True, extra="forbid"):
         [0.25, 0.75]
         """
         share = min(max((step // self.every - self.start) / (self.end - self.start), 0.0), 1.0)
-        pairs = zip(_numbers(self.before), _numbers(self.after), strict=True)
+        pairs = zip(_as_tuple(self.before), _as_tuple(self.after), strict=True)
         return [before * (1 - share) + after * share for before, after in pairs]
 
     @property
-    def over(self) -> int:
+    def last_step(self) -> int:
         """The first step at which the value is final."""
         return self.end * self.every
 
@@ -64,7 +64,7 @@ class Multistep(BaseModel, frozen=True, extra="forbid"):
         return [decay(step, self.value, self.milestones, self.gamma)]
 
     @property
-    def over(self) -> int:
+    def last_step(self) -> int:
         """The first step at which the value is final."""
         return max(self.milestones, default=0)
 
@@ -82,17 +82,17 @@ def decay(step: int, value: float, milestones: tuple[int, ...], gamma: float) ->
     return value * gamma ** sum(step >= milestone for milestone in milestones)
 
 
-def _numbers(value: Value) -> tuple[float, ...]:
+def _as_tuple(value: Value) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
 def check_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> None:
-    """Refuse a path that is no buffer, or a value of another size."""
+    """Refuse a schedule whose path is no buffer, or whose value has another size than the buffer."""
     buffers = dict(learner.named_buffers())
     for path, schedule in schedules.items():
         if path not in buffers:
             raise InputError(
-                f"A schedule moves {path!r}, which is no buffer of this learner. {suggest_nearest(path, buffers)}"
+                f"A schedule sets {path!r}, which is no buffer of this learner. {suggest_nearest(path, buffers)}"
             )
         given, wanted = len(schedule.at(0)), buffers[path].numel()
         if given != wanted:
@@ -109,18 +109,21 @@ def apply_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep
 
 def last_step(schedules: Mapping[str, Ramp | Multistep]) -> int:
     """The first step at which every schedule has reached its final value."""
-    return max((schedule.over for schedule in schedules.values()), default=0)
+    return max((schedule.last_step for schedule in schedules.values()), default=0)
 
 
 @contextmanager
 def final_schedules(learner: nn.Module, schedules: Mapping[str, Ramp | Multistep]) -> Iterator[None]:
-    """The learner as it will be when every schedule is over: HyperMAML's pure emission, say."""
+    """The learner with every schedule at its final value, for the time of a `with` block.
+
+    HyperMAML, for example, is validated by its emission alone, also while it still warms up.
+    """
     buffers = dict(learner.named_buffers())
-    kept = {path: buffers[path].clone() for path in schedules}
+    before = {path: buffers[path].clone() for path in schedules}
     apply_schedules(learner, schedules, last_step(schedules))
     try:
         yield
     finally:
         with torch.no_grad():
-            for path, value in kept.items():
+            for path, value in before.items():
                 buffers[path].copy_(value)

@@ -1,8 +1,8 @@
-"""A run as data: what is learned, by which method, from which tasks, and how it is trained.
+"""The settings of a run: tasks, model, method, and how it is trained, evaluated and computed.
 
-A configuration is a YAML file (or one that ships, by name) plus `--key.sub value` overrides. Methods, models and tasks
-are named, or given as `package.module:factory` for one's own code; their options are checked against the factory's
-signature. Unknown keys are refused with the nearest known name.
+A configuration is a YAML file, or the name of one that ships, with `--key.sub value` overrides. Methods, models and
+tasks are chosen by name; a user's own are given as `package.module:factory`. Their options are checked against the
+factory's signature. An unknown setting is refused with the nearest known name.
 """
 
 from typing import Any, Literal
@@ -17,7 +17,7 @@ CONFIG_FORMAT = 1
 
 
 class Part(BaseModel, frozen=True, extra="allow"):
-    """Something built by a factory: its name, or `package.module:factory`, and the factory's options beside it."""
+    """A factory's name (or `package.module:factory`) and, beside it, the factory's options."""
 
     name: str
 
@@ -39,13 +39,13 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     meta_batch_size: int = Field(4, ge=1, description="tasks in an outer step")
     optimizer: Literal["adam", "sgd"] = "adam"
     meta_lr: float = Field(1e-3, gt=0, description="the outer step size")
-    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of the optimizer sgd")
     milestones: tuple[int, ...] = Field((), description="steps at which the outer step size is multiplied by gamma")
     gamma: float = Field(0.3, gt=0)
     reduction: Literal["mean", "sum"] = Field("mean", description="of the outer loss over tasks")
     clip_value: float | None = Field(None, gt=0, description="bound on each number of the meta-gradient")
     clip_norm: float | None = Field(None, gt=0, description="bound on the meta-gradient's norm")
-    schedules: dict[str, Schedule] = Field({}, description="values of buffers by path, as functions of the step")
+    schedules: dict[str, Schedule] = Field({}, description="values of buffers, by path, as functions of the step")
     probes: tuple[str, ...] = Field(
         (), description="quantities to log: names or patterns of parameters or observations"
     )
@@ -54,23 +54,23 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     validate_every: int | None = Field(None, ge=0, description="by default 20 times over the run; 0 is never")
     validate_tasks: int = Field(100, ge=1)
     select_with: Literal["final", "current"] = Field(
-        "final", description="validate with every schedule at its end, and keep no best before; or as it is"
+        "final", description="final: validate at the schedules' final values, and choose no best before; current: as is"
     )
     checkpoint_every: int | None = Field(None, ge=1, description="by default 20 times over the run")
 
-    def often(self, given: int | None, times: int) -> int:
-        """An interval in steps: the one given, or one that comes so many times over the run."""
+    def interval(self, given: int | None, times: int) -> int:
+        """The steps between two events: `given`, or what makes so many events over the run."""
         return given if given is not None else max(1, self.steps // times)
 
 
 class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
-    """How a learner is judged."""
+    """How a learner is evaluated."""
 
     tasks: int = Field(600, ge=1)
     split: str = "test"
-    seed: int = Field(0, description="of the task list; not of the training")
-    metric: str | None = Field(None, description="by default what suits the loss")
-    options: dict[str, Any] = Field({}, description="of the tasks, where evaluation differs: {queries: 15}")
+    seed: int = Field(0, description="of the list of tasks; the training has its own")
+    metric: str | None = Field(None, description="by default the usual one for the tasks' loss")
+    options: dict[str, Any] = Field({}, description="of the tasks, where they differ in evaluation: {queries: 15}")
 
 
 class ComputeSettings(BaseModel, frozen=True, extra="forbid"):
@@ -93,14 +93,14 @@ class ComputeSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class Config(BaseModel):
-    """One run."""
+    """The configuration of one run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     seed: int = Field(0, ge=0, lt=2**63)
     tasks: Part
-    model: Part | None = Field(None, description="none for methods that have no model")
+    model: Part | None = Field(None, description="null for methods without a model")
     method: Part
     init_from: InitFrom | None = Field(None, description="a run whose model this one starts from")
     train: TrainSettings = TrainSettings()

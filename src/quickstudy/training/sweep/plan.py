@@ -1,4 +1,4 @@
-"""What a sweep is to do, refused early where it cannot be done, and what a trial came to."""
+"""What a sweep is asked to do, checked before it begins, and the trials that it made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,19 @@ from quickstudy.training.train import VALIDATIONS, check_training
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep is to do.
+    """What a sweep is asked to do.
 
-    `settings` is the configuration that the samples are put into, as it was given. `metric` and `steps` are those of
-    the runs; `metric` judges them. Without `storage` the study is a file in `folder`. With `threads`, runs take so many
-    unless `settings` says how many.
+    Args:
+        name: The name of the study.
+        settings: The configuration as given. Drawn values are put into it.
+        space: The settings to vary, and their ranges.
+        folder: Where the trials are written.
+        trials: The number of trials that the study shall have.
+        storage: The URL of a database; None for a file in the folder.
+        prune: Whether bad trials are stopped early.
+        threads: Threads of a trial, unless `settings` gives their number.
+        metric: The metric that the trials are compared by.
+        steps: Outer steps of a trial.
     """
 
     name: str
@@ -36,18 +44,36 @@ class SweepPlan:
 
     @property
     def larger_is_better(self) -> bool:
-        """Which way the metric is judged."""
+        """Whether a larger metric is better."""
         return METRICS[self.metric].larger_is_better
 
     @property
-    def url(self) -> str:
-        """Where the study is."""
-        return self.storage or f"sqlite:///{(self.folder / 'study.db').as_posix()}"
+    def journal(self) -> Path:
+        """The file of a study without a database."""
+        return self.folder / "journal.log"
+
+    @property
+    def url(self) -> str | None:
+        """The URL of the study's database; None if the study is in the journal.
+
+        Sweeps of earlier versions have a SQLite database in their folder, and go on in it.
+        """
+        database = self.folder / "study.db"
+        return self.storage or (f"sqlite:///{database.as_posix()}" if database.is_file() else None)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: `value` is its validation metric, where it came to the end; `error` says why it failed."""
+    """One trial of a sweep.
+
+    Args:
+        number: Its number, from 0.
+        state: "complete", "pruned", "failed", "running" or "waiting".
+        value: Its validation metric, if it is complete.
+        params: The settings that were drawn for it.
+        error: Why it failed.
+        run: The directory of its run.
+    """
 
     number: int
     state: str
@@ -57,42 +83,44 @@ class Trial:
     run: str
 
 
-def rank_trials(tried: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
-    """The trials that came to the end, the best first."""
-    done = [(t.value, t) for t in tried if t.state == "complete" and t.value is not None]
-    return [t for _, t in sorted(done, key=lambda pair: (-pair[0] if larger_is_better else pair[0], pair[1].number))]
+def rank_trials(trials: Sequence[Trial], larger_is_better: bool) -> list[Trial]:
+    """The complete trials, the best first."""
+    complete = [(t.value, t) for t in trials if t.state == "complete" and t.value is not None]
+    ranked = sorted(complete, key=lambda pair: (-pair[0] if larger_is_better else pair[0], pair[1].number))
+    return [t for _, t in ranked]
 
 
-def try_ends(settings: Mapping[Any, Any], over: Space) -> Setup:
-    """Refuse a space that cannot be searched, before anything is written; the setup at its lower end.
+def check_space(settings: Mapping[Any, Any], space: Space) -> Setup:
+    """Refuse a space that cannot be searched, before anything is written. Returned is the setup of the lower ends.
 
-    Each setting is tried at its ends, or at each of its values, with the others at their first.
+    Each setting is tried at its ends, or at each of its values, while the others have their first value.
     """
-    first = {key: dimension.probes[0] for key, dimension in over.items()}
-    setup = _validated(settings, first)
+    first = {key: dimension.check_values[0] for key, dimension in space.items()}
+    setup = _build_with_validation(settings, first)
     check_training(setup)
     if setup.config.init_from:
-        find_start(setup.config.init_from, setup.learner, setup.named)
-    for key, dimension in over.items():
-        for value in dimension.probes[1:]:
+        find_start(setup.config.init_from, setup.learner, setup.model_shapes)
+    for key, dimension in space.items():
+        for value in dimension.check_values[1:]:
             try:
-                other = _validated(settings, first | {key: value})
+                other = _build_with_validation(settings, first | {key: value})
             except InputError as error:
                 raise InputError(f"With `{key}` at {value!r}, which is searched: {error}") from error
             if other.metric.name != setup.metric.name:
                 raise InputError(
-                    f"With `{key}` at {value!r} runs are judged by {other.metric.name}, at {first[key]!r} by "
-                    f"{setup.metric.name}, which cannot be compared. Search one of them, or set `evaluate.metric`."
+                    f"With `{key}` at {value!r} the metric of a run is {other.metric.name}, at {first[key]!r} it is "
+                    f"{setup.metric.name}. These cannot be compared. Search one of them, or set `evaluate.metric`."
                 )
     return setup
 
 
-def _validated(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
+def _build_with_validation(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
+    """The setup with drawn values; refused if its training has no validation."""
     setup = config.build(config.parse_config(settings, as_overrides(sample)))
     asked = setup.config.train
-    if not asked.steps or not asked.often(asked.validate_every, VALIDATIONS):
+    if not asked.steps or not asked.interval(asked.validate_every, VALIDATIONS):
         raise InputError(
-            "A sweep is judged by validation, and there is none without training (`train.steps` 0) or with "
+            "A sweep compares trials by their validation, and there is none without training (`train.steps` 0) or with "
             "`train.validate_every` 0. Leave `train.validate_every` out for 20 validations over a run."
         )
     return setup

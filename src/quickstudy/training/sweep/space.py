@@ -1,4 +1,4 @@
-"""Search spaces: which settings a sweep varies, and over what.
+"""Search spaces: the settings that a sweep varies, and their ranges.
 
     log:1e-4..0.5    a number between the two, drawn by its logarithm
     0.1..0.9         a number between the two; float:0..1 where both ends are whole
@@ -21,8 +21,8 @@ from quickstudy.errors import InputError
 from quickstudy.storage.files import dumps
 from quickstudy.training.config.overrides import parse_overrides, read_text
 
-SCALES = ("float", "int", "log", "logint")
-EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
+RANGE_KINDS = ("float", "int", "log", "logint")
+RANGE_EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,11 @@ class Range:
         return f"{kind}:{self.low}..{self.high}"
 
     @property
-    def probes(self) -> tuple[int | float, ...]:
-        """What is tried before the sweep begins: both ends, and between them a number that is not whole."""
+    def check_values(self) -> tuple[int | float, ...]:
+        """The values that are checked before the sweep begins.
+
+        These are both ends and, unless only whole numbers are drawn, a number between them that is not whole.
+        """
         if self.whole:
             return (self.low, self.high)
         return (self.low, self.high, self.low + (self.high - self.low) / pi)
@@ -57,12 +60,12 @@ class Choice:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The values by what a study calls them; it can hold no lists, so text stands for every value."""
+        """The values by their text. Optuna keeps no lists, so a study holds these texts."""
         return {value if isinstance(value, str) else dumps(value): value for value in self.values}
 
     @property
-    def probes(self) -> tuple[Any, ...]:
-        """Every value."""
+    def check_values(self) -> tuple[Any, ...]:
+        """The values that are checked before the sweep begins: all."""
         return self.values
 
 
@@ -71,15 +74,15 @@ Space = Mapping[str, Dimension]
 
 
 def parse_space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]:
-    """The search space that a file's `search` and `--search.key.sub RANGE` describe together; the latter win.
+    """The search space of a file's `search` and of `--search.key.sub RANGE`. The overrides win.
 
-    Settings above come before those below them: a sampled `method` must not wipe out a sampled `method.inner_lr`.
+    `method` comes before `method.inner_lr`. In the other order a drawn method would replace the drawn step size.
 
-    >>> found = parse_space({"method": {"inner_lr": "log:1e-3..0.5"}}, ["--search.method", "maml,mtnet"])
-    >>> [f"{key} {over}" for key, over in found.items()]
+    >>> space = parse_space({"method": {"inner_lr": "log:1e-3..0.5"}}, ["--search.method", "maml,mtnet"])
+    >>> [f"{key} {dimension}" for key, dimension in space.items()]
     ['method maml,mtnet', 'method.inner_lr log:0.001..0.5']
     """
-    given = _flat({} if raw is None else raw)
+    given = _flatten_space({} if raw is None else raw)
     for keys, value in parse_overrides(overrides):
         given[".".join(keys[1:])] = value
     if not given:
@@ -87,25 +90,26 @@ def parse_space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]
             "Nothing is searched. Give the settings to vary, each with its range, for example "
             "--search.method.inner_lr log:0.001..0.5, or under `search` in the file."
         )
-    found = {key: parse_dimension(key, value) for key, value in given.items()}
-    return dict(sorted(found.items(), key=lambda item: item[0].count(".")))
+    space = {key: parse_dimension(key, value) for key, value in given.items()}
+    return dict(sorted(space.items(), key=lambda item: item[0].count(".")))
 
 
-def _flat(raw: Any, above: str = "") -> dict[str, Any]:
+def _flatten_space(raw: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their paths: `{"method": {"inner_lr": R}}` becomes `{"method.inner_lr": R}`."""
     if not isinstance(raw, Mapping):
-        raise InputError(f"`search` holds a {type(raw).__name__}; give settings with their ranges: {EXAMPLES}.")
+        raise InputError(f"`search` holds a {type(raw).__name__}; give settings with their ranges: {RANGE_EXAMPLES}.")
     flat: dict[str, Any] = {}
     for key, value in raw.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+        flat |= _flatten_space(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
 def parse_dimension(key: str, value: Any) -> Dimension:
-    """What one setting is searched over."""
+    """The range or the choice of one setting."""
     if not key:
         raise InputError("`--search` names no setting; write --search.method.inner_lr log:0.001..0.5.")
     if isinstance(value, str) and "," not in value and ".." in value:
-        return _range(key, value)
+        return _parse_range(key, value)
     listed = value
     if isinstance(value, str) and "," in value:
         try:
@@ -114,31 +118,30 @@ def parse_dimension(key: str, value: Any) -> Dimension:
             raise InputError(f"`search.{key}` is {value!r}, which is not readable as a list of values.") from None
     if not isinstance(listed, list) or len(listed) < 2:
         raise InputError(
-            f"`search.{key}` is {_said(value)}, which leaves nothing to search. Give a range or several values: "
-            f"{EXAMPLES}. A fixed value is set by --{key} VALUE."
+            f"`search.{key}` is {_quote(value)}, which leaves nothing to search. Give a range or several values: "
+            f"{RANGE_EXAMPLES}. A fixed value is set by --{key} VALUE."
         )
     choice = Choice(tuple(listed))
     if len(choice.labels) < len(listed):
-        raise InputError(f"`search.{key}` is {_said(value)}, which has a value twice. Give each once.")
+        raise InputError(f"`search.{key}` is {_quote(value)}, which has a value twice. Give each once.")
     return choice
 
 
-def _said(value: Any) -> str:
+def _quote(value: Any) -> str:
     return repr(value) if isinstance(value, str) else dumps(value)
 
 
-def _range(key: str, text: str) -> Range:
+def _parse_range(key: str, text: str) -> Range:
     match = re.fullmatch(r"\s*(?:(\w*):)?\s*(\S+?)\s*\.\.\s*(\S+?)\s*", text)
     kind, *ends = match.groups() if match else ("", "", "")
-    if match is None or (kind is not None and kind not in SCALES):
-        raise InputError(f"`search.{key}` is {text!r}, which is no range. Write it like these: {EXAMPLES}.")
-    low, high = (_number(key, text, end) for end in ends)
+    if match is None or (kind is not None and kind not in RANGE_KINDS):
+        raise InputError(f"`search.{key}` is {text!r}, which is no range. Write it like these: {RANGE_EXAMPLES}.")
+    low, high = (_parse_number(key, text, end) for end in ends)
     if low >= high:
         raise InputError(f"`search.{key}` is {text!r}, which does not go up. Give the smaller end first: 0.1..0.9.")
     if kind is None and isinstance(low, int) and isinstance(high, int):
         raise InputError(
-            f"`search.{key}` is {text!r}: whole numbers, or all between? Write int:{low}..{high} or "
-            f"float:{low}..{high}."
+            f"`search.{key}` is {text!r}. Are only whole numbers meant? Write int:{low}..{high} or float:{low}..{high}."
         )
     whole, log = kind in ("int", "logint"), kind in ("log", "logint")
     if whole and not (isinstance(low, int) and isinstance(high, int)):
@@ -150,18 +153,20 @@ def _range(key: str, text: str) -> Range:
     return Range(low, high, True, log) if whole else Range(float(low), float(high), False, log)
 
 
-def _number(key: str, text: str, end: str) -> int | float:
+def _parse_number(key: str, text: str, end: str) -> int | float:
     try:
         value = read_text(end)
     except (yaml.YAMLError, ValueError):
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise InputError(f"`search.{key}` is {text!r}, where {end!r} is no number. Write it like these: {EXAMPLES}.")
+        raise InputError(
+            f"`search.{key}` is {text!r}, where {end!r} is no number. Write it like these: {RANGE_EXAMPLES}."
+        )
     return value
 
 
 def as_overrides(sample: Mapping[str, Any]) -> list[str]:
-    """Sampled values as overrides of a configuration.
+    """Drawn values as overrides of a configuration.
 
     >>> as_overrides({"method.inner_lr": 0.01, "model.hidden": [40, 40]})
     ['--method.inner_lr=0.01', '--model.hidden=[40, 40]']

@@ -1,16 +1,22 @@
-"""Sweeps: many training runs with sampled settings, judged by validation, in one Optuna study.
+"""Sweeps: many training runs with drawn settings, compared by validation, in one Optuna study.
 
-    sweep/  study.db  values.png  trials/{0000,0001,...}, each a run like any other
+    sweep/  journal.log  values.png  trials/{0000,0001,...}, each a run like any other
 
-A trial is a function of the seed, of its number and of the trials that ended before it: its sampler starts from those
-two numbers. So a sweep that one process stops and takes up again finds what it would have found unstopped.
+What a trial draws depends on the seed, on its number and on the trials that ended before it: its sampler is seeded by
+the first two. So a sweep with one worker that is stopped and continued finds the same as one that was not stopped.
 
-A trial that was cut short stays `running` in the study. Each process holds a lock of the operating system's on the
-trial it works at, and the lock goes with the process; so an unlocked trial has nobody, and the next process that looks
-for work takes it up from its run's last checkpoint. Only trials begun in the same directory are taken up: nobody can
-tell from here whether those of another machine are alive.
+Each process holds a lock of the operating system on the trial that it works at. If the process ends in any way, the
+lock is free, and the trial is still `running` in the study. The next process that looks for work takes such a trial up
+from the last checkpoint of its run. It takes up only trials that were begun in its own directory, because it cannot see
+whether the processes of another machine are alive.
+
+Optuna draws, prunes and keeps the study. Written here are the lock on a trial, because Optuna's own way to find
+abandoned trials (a heartbeat) works with databases only and waits for minutes, and the lock on the study, because
+Optuna's lock on a journal stays for half a minute after its process was killed.
 """
 
+import json
+import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -28,161 +34,191 @@ from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
 from quickstudy.training.sweep.plan import SweepPlan, Trial
-from quickstudy.training.sweep.space import Range, as_overrides
-from quickstudy.training.train import Stopped, train
+from quickstudy.training.sweep.space import Range, Space, as_overrides
+from quickstudy.training.train import StoppedError, train
 from quickstudy.training.watcher import Watcher
 
 if TYPE_CHECKING:
     import optuna
 
-STARTUP = 5  # trials that end before any is pruned: fewer make no median
-PATIENCE = 60.0  # seconds that SQLite waits for another program's writing
+COMPLETE_BEFORE_PRUNING = 5
+"""No trial is pruned before so many are complete: the median of fewer says little."""
+
+SQLITE_TIMEOUT = 60.0
+"""Seconds that SQLite waits while another program writes."""
+
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
 class _StorageError(RunError):
-    """The study could not be read or written, which is no trial's fault."""
+    """The study could not be read or written. This is no failure of a trial."""
 
 
 class Study:
-    """The study of a plan, made or opened."""
+    """The study of a plan, created or opened."""
 
     def __init__(self, plan: SweepPlan) -> None:
         self.plan = plan
-        self.optuna = _optuna()
+        self.optuna = _import_optuna()
         self.home = f"{platform.node()}:{plan.folder.resolve()}"
         if (plan.folder / "config.yaml").is_file():
             raise InputError(f"{plan.folder} is a run, and a sweep holds many. Give another directory by --out.")
         with explain_disk_errors(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
-        with self._alone():
-            self.study = self._opened()
-            self._recognise()
+        self._errors: tuple[type[Exception], ...] = (
+            OSError,
+            json.JSONDecodeError,
+            self.optuna.exceptions.StorageInternalError,
+        )
+        self._distributions = self._make_distributions(plan.space)
+        with self._locked():
+            self.study = self._open()
+            self._check_same_settings()
+
+    @property
+    def place(self) -> str:
+        """Where the study is, without passwords."""
+        return _hide_password(self.plan.url or str(self.plan.journal))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One of this machine's processes at a time: SQLite gives up on some of what it should wait for."""
-        from sqlalchemy.exc import SQLAlchemyError
-
+    def _locked(self) -> Iterator[None]:
+        """Let one process of this machine at a time use the study; explain errors of its storage."""
         try:
             with self._lock:
+                if self.plan.url is None:
+                    _remove_half_line(self.plan.journal)
                 yield
-        except (self.optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        except self._errors as error:
             cause = str(error.__cause__ or error).strip().partition("\n")[0]
             raise _StorageError(
-                f"The study at {_shown(self.plan.url)} could not be read or written: {cause}. No finished trial is "
-                "lost; run the same command again."
+                f"The study at {self.place} could not be read or written: {cause}. No finished trial is lost; run the "
+                "same command again."
             ) from error
 
-    def _opened(self) -> Any:
-        from sqlalchemy.exc import ArgumentError
-
+    def _open(self) -> Any:
         optuna, plan = self.optuna, self.plan
-        options = {"connect_args": {"timeout": PATIENCE}} if plan.url.startswith("sqlite") else {}
-        # In the first tenth of a training nothing is pruned: there all are alike.
-        median = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=plan.steps // 10)
-        try:
-            storage = optuna.storages.RDBStorage(plan.url, engine_kwargs=options)
-        except (ImportError, ArgumentError, RuntimeError) as error:  # the last: tables of another Optuna
-            cause = str(error).partition("\n")[0]
-            raise InputError(
-                f"--storage {_shown(plan.url)} cannot be used: {cause} Give a database's URL, such as "
-                "sqlite:///sweep.db or postgresql://host/name, whose driver is installed."
-            ) from error
+        # All trainings are alike in their first tenth, so nothing is pruned there.
+        median = optuna.pruners.MedianPruner(n_startup_trials=COMPLETE_BEFORE_PRUNING, n_warmup_steps=plan.steps // 10)
         return optuna.create_study(
             study_name=plan.name,
-            storage=storage,
+            storage=self._open_journal() if plan.url is None else self._open_database(plan.url),
             pruner=median if plan.prune else optuna.pruners.NopPruner(),
             direction="maximize" if plan.larger_is_better else "minimize",
             load_if_exists=True,
         )
 
-    def _recognise(self) -> None:
-        """Sign a new study; refuse one that was begun with other settings, whose values mean something else."""
+    def _open_journal(self) -> Any:
+        # The lock is our own, which the process already holds here: it is free as soon as a process ends.
+        backend = self.optuna.storages.journal.JournalFileBackend(str(self.plan.journal), lock_obj=self._lock)
+        return self.optuna.storages.JournalStorage(backend)
+
+    def _open_database(self, url: str) -> Any:
+        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+        self._errors += (SQLAlchemyError,)
+        options = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if url.startswith("sqlite") else {}
+        try:
+            return self.optuna.storages.RDBStorage(url, engine_kwargs=options)
+        except (ImportError, ArgumentError, RuntimeError) as error:  # RuntimeError: tables of another Optuna version
+            cause = str(error).partition("\n")[0]
+            raise InputError(
+                f"--storage {self.place} cannot be used: {cause} Give a database's URL, such as sqlite:///sweep.db or "
+                "postgresql://host/name, whose driver is installed."
+            ) from error
+
+    def _check_same_settings(self) -> None:
+        """Write the settings into a new study. Refuse a study of other settings: its values cannot be compared."""
         asked = {
             "settings": to_plain_or_text(self.plan.settings),
-            "search": {key: str(over) for key, over in self.plan.space.items()},
+            "search": {key: str(dimension) for key, dimension in self.plan.space.items()},
         }
-        held = self.study.user_attrs.get("asked")
-        if held is None and not self.study.get_trials(deepcopy=False):
+        before = self.study.user_attrs.get("asked")
+        if before is None and not self.study.get_trials(deepcopy=False):
             self.study.set_user_attr("asked", asked)
-        elif held != asked:
+        elif before != asked:
             raise InputError(
-                f"The study {self.plan.name!r} at {_shown(self.plan.url)} was begun with "
-                f"{_differences(held or {}, asked)}. Go on with the same command, or begin another study by --out or "
-                "--name."
+                f"The study {self.plan.name!r} at {self.place} was begun with "
+                f"{_describe_differences(before or {}, asked)}. Go on with the same command, or begin another study by "
+                "--out or --name."
             )
 
-    def tried(self) -> list[Trial]:
+    def trials(self) -> list[Trial]:
         """Every trial so far, by number."""
-        with self._alone():
-            return [self._told(frozen) for frozen in self.study.get_trials(deepcopy=False)]
+        with self._locked():
+            return [self._to_trial(frozen) for frozen in self.study.get_trials(deepcopy=False)]
 
-    def _told(self, frozen: "optuna.trial.FrozenTrial") -> Trial:
+    def _to_trial(self, frozen: "optuna.trial.FrozenTrial") -> Trial:
         state = STATES[frozen.state.name]
-        params = {
-            key: over.labels[frozen.params[key]] if not isinstance(over, Range) else frozen.params[key]
-            for key, over in self.plan.space.items()
-            if key in frozen.params
-        }
         value = frozen.value if state == "complete" else None
-        home = self.plan.folder if self._begun_here(frozen) else frozen.user_attrs.get("home", "elsewhere")
+        home = self.plan.folder if self._is_begun_here(frozen) else frozen.user_attrs.get("home", "elsewhere")
         run = f"{home}/trials/{frozen.number:04d}"
-        return Trial(frozen.number, state, value, params, frozen.user_attrs.get("error"), run)
+        return Trial(frozen.number, state, value, self._to_sample(frozen.params), frozen.user_attrs.get("error"), run)
 
-    def _path(self, number: int) -> Path:
+    def _to_sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings by path. The study has a text in place of each value of a choice."""
+        space = self.plan.space
+        return {
+            key: params[key] if isinstance(dimension, Range) else dimension.labels[params[key]]
+            for key, dimension in space.items()
+            if key in params
+        }
+
+    def _trial_folder(self, number: int) -> Path:
         return self.plan.folder / "trials" / f"{number:04d}"
 
     def work(
         self, watching: Callable[[int, Setup], AbstractContextManager[Watcher]], tell: Callable[[Trial], None]
     ) -> None:
-        """Do trials until the study has as many as planned; those that other processes are at count too.
+        """Do trials until the study has as many as planned, counting those of other processes.
 
         Args:
-            watching: Makes the watcher of a trial, from its number and what it trains.
+            watching: Makes the watcher of a trial, from its number and its setup.
             tell: Called with each trial that has ended.
         """
-        while (claimed := self._claim()) is not None:
-            trial, sample, held = claimed
+        while (claim := self._claim()) is not None:
+            trial, sample, lock = claim
             try:
                 stopped = self._run(trial, sample, watching)
             finally:
-                held.release()
-            with self._alone():
-                ended = self._told(self.study.get_trials(deepcopy=False)[trial.number])
+                lock.release()
+            with self._locked():
+                ended = self._to_trial(self.study.get_trials(deepcopy=False)[trial.number])
             tell(ended)
             if stopped:
-                raise Stopped(f"Stopped after trial {trial.number}.")
+                raise StoppedError(f"Stopped after trial {trial.number}.")
 
     def _claim(self) -> "tuple[optuna.Trial, dict[str, Any], FileLock] | None":
-        """A trial to do, its settings, and the lock on it: one that was abandoned, else a new one while any is due."""
-        with self._alone():
+        """An abandoned trial, or else a new one, with its settings and the lock on it; None if there are enough."""
+        with self._locked():
             trials = self.study.get_trials(deepcopy=False)
             for frozen in trials:
-                if frozen.state.name == "RUNNING" and self._begun_here(frozen) and (held := self._hold(frozen.number)):
-                    self._seed(frozen.number)
-                    trial = self.optuna.Trial(self.study, frozen._trial_id)
-                    return trial, self._sample(trial), held
+                if frozen.state.name == "RUNNING" and self._is_begun_here(frozen):
+                    lock = self._lock_trial(frozen.number)
+                    if lock is not None:
+                        trial = self._reopen(frozen)
+                        return trial, self._to_sample(trial.params), lock
+            number = len(trials)
             if sum(frozen.state.name != "WAITING" for frozen in trials) >= self.plan.trials:
                 return None
-            if (self._path(len(trials)) / "config.yaml").exists():  # or its result would be taken for the trial's
+            if (self._trial_folder(number) / "config.yaml").exists():
+                # Another run's result would be taken for the trial's.
                 raise InputError(
-                    f"{self._path(len(trials))} is a run that the study {self.plan.name!r} does not know: it belongs "
-                    "to another study, or to one that was deleted. Give another directory by --out."
+                    f"{self._trial_folder(number)} is a run that the study {self.plan.name!r} does not know: it "
+                    "belongs to another study, or to one that was deleted. Give another directory by --out."
                 )
-            self._seed(len(trials))
-            trial = self.study.ask()
-            held = self._hold(trial.number)
-            assert held is not None, "a new trial is nobody's"
+            self._seed_sampler(number)
+            trial = self.study.ask(fixed_distributions=self._distributions)
+            lock = self._lock_trial(trial.number)
+            assert lock is not None, "no other process knows the new trial"
             trial.set_user_attr("home", self.home)
-            return trial, self._sample(trial), held
+            return trial, self._to_sample(trial.params), lock
 
-    def _begun_here(self, frozen: "optuna.trial.FrozenTrial") -> bool:
-        """All that a study in the directory has; of one elsewhere, what is signed with this machine and directory."""
+    def _is_begun_here(self, frozen: "optuna.trial.FrozenTrial") -> bool:
+        """Whether a trial was begun in this directory. Only a study outside the directory can have others."""
         return self.plan.storage is None or frozen.user_attrs.get("home") == self.home
 
-    def _hold(self, number: int) -> FileLock | None:
+    def _lock_trial(self, number: int) -> FileLock | None:
         lock = FileLock(self.plan.folder / "trials" / f".{number:04d}.lock", timeout=0)
         try:
             lock.acquire()
@@ -190,22 +226,32 @@ class Study:
             return None
         return lock
 
-    def _seed(self, number: int) -> None:
+    def _seed_sampler(self, number: int) -> None:
         seed = int(self.plan.settings.get("seed") or 0)
         drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         self.study.sampler = self.optuna.samplers.TPESampler(seed=drawn)
 
-    def _sample(self, trial: "optuna.Trial") -> dict[str, Any]:
-        """The trial's settings: drawn, or for one that is taken up read back."""
-        sample: dict[str, Any] = {}
-        for key, over in self.plan.space.items():
-            if not isinstance(over, Range):
-                sample[key] = over.labels[trial.suggest_categorical(key, list(over.labels))]
-            elif over.whole:
-                sample[key] = trial.suggest_int(key, int(over.low), int(over.high), log=over.log)
+    def _reopen(self, frozen: "optuna.trial.FrozenTrial") -> "optuna.Trial":
+        """A trial that was abandoned, with its settings. Those that were not drawn before the end are drawn now."""
+        self._seed_sampler(frozen.number)
+        # Private in Optuna (4.0 to 5.0): these are the last two steps of its `ask`, which can make new trials only.
+        trial: optuna.Trial = self.optuna.Trial(self.study, frozen._trial_id)
+        for key, distribution in self._distributions.items():
+            trial._suggest(key, distribution)
+        return trial
+
+    def _make_distributions(self, space: Space) -> dict[str, Any]:
+        """The space as Optuna's distributions."""
+        kinds = self.optuna.distributions
+        distributions: dict[str, Any] = {}
+        for key, dimension in space.items():
+            if not isinstance(dimension, Range):
+                distributions[key] = kinds.CategoricalDistribution(list(dimension.labels))
+            elif dimension.whole:
+                distributions[key] = kinds.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
             else:
-                sample[key] = trial.suggest_float(key, over.low, over.high, log=over.log)
-        return sample
+                distributions[key] = kinds.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+        return distributions
 
     def _run(
         self,
@@ -213,92 +259,92 @@ class Study:
         sample: Mapping[str, Any],
         watching: Callable[[int, Setup], AbstractContextManager[Watcher]],
     ) -> bool:
-        """Train, and tell the study how it ended; whether the user wants to stop."""
-        watch: _Judge | None = None
+        """Train, and tell the study how the trial ended. Returned is whether the user wants to stop."""
+        watch: _PruningWatcher | None = None
         try:
-            run, setup = self._begun(self._path(trial.number), sample)
-            with watching(trial.number, setup) as shown:
-                watch = _Judge(shown, trial, setup.config.train.steps, self._alone)
+            run, setup = self._open_run(self._trial_folder(trial.number), sample)
+            with watching(trial.number, setup) as inner:
+                watch = _PruningWatcher(inner, trial, setup.config.train.steps, self._locked)
                 train(setup, run, watch)
-            value = _value(run, setup.metric.larger_is_better)
-        except Stopped:
+            value = _final_value(run, setup.metric.larger_is_better)
+        except StoppedError:
             if watch is None or not watch.pruned:
                 raise
-            self._end(trial, state="PRUNED")
+            self._tell(trial, state="PRUNED")
         except _StorageError:
             raise
         except (InputError, RunError) as error:
             if isinstance(error.__cause__, OSError):  # a full disk would fail every trial that is left
                 raise
-            self._end(trial, state="FAIL", error=str(error))
+            self._tell(trial, state="FAIL", error=str(error))
         else:
-            self._end(trial, value=value)
-        return watch is not None and watch.shown.stopping
+            self._tell(trial, value=value)
+        return watch is not None and watch.inner.stopping
 
-    def _begun(self, path: Path, sample: Mapping[str, Any]) -> tuple[Run, Setup]:
+    def _open_run(self, path: Path, sample: Mapping[str, Any]) -> tuple[Run, Setup]:
+        """The run of a trial: the one that was begun, or a new one."""
         if (path / "config.yaml").is_file():
             run = Run.open(path)
             return run, config.build(config.parse_config(run.config))
         asked = config.parse_config(self.plan.settings, as_overrides(sample))
         if asked.compute.threads is None and self.plan.threads is not None:
-            asked = asked.model_copy(
-                update={"compute": asked.compute.model_copy(update={"threads": self.plan.threads})}
-            )
+            compute = asked.compute.model_copy(update={"threads": self.plan.threads})
+            asked = asked.model_copy(update={"compute": compute})
         setup = config.build(asked)
         return Run.create(path, setup.config.model_dump(mode="json")), setup
 
-    def _end(
+    def _tell(
         self, trial: "optuna.Trial", *, value: float | None = None, state: str = "COMPLETE", error: str | None = None
     ) -> None:
-        with self._alone():
+        with self._locked():
             if error is not None:
                 trial.set_user_attr("error", error)
             self.study.tell(trial, value, state=self.optuna.trial.TrialState[state])
 
 
-class _Judge(Watcher):
-    """Reports validation to the study, and stops a run that the pruner gives up, as the user would: saved."""
+class _PruningWatcher(Watcher):
+    """Reports validations to the study, and stops a training that the pruner gives up. Its state is saved then."""
 
     def __init__(
-        self, shown: Watcher, trial: "optuna.Trial", steps: int, alone: Callable[[], AbstractContextManager[None]]
+        self, inner: Watcher, trial: "optuna.Trial", steps: int, locked: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        self.shown, self.trial, self.steps, self.alone = shown, trial, steps, alone
-        with alone():
+        self.inner, self.trial, self.steps, self.locked = inner, trial, steps, locked
+        with locked():
             self.reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         self.pruned = False
 
     def step(self, step: int, loss: float) -> None:
-        """After every outer step."""
-        self.shown.step(step, loss)
-        self.stopping = self.pruned or self.shown.stopping
+        """Called after every outer step."""
+        self.inner.step(step, loss)
+        self.stopping = self.pruned or self.inner.stopping
 
     def row(self, row: dict[str, Any]) -> None:
-        """With every row that goes into the metrics."""
-        self.shown.row(row)
+        """Called with every row that is added to the metrics."""
+        self.inner.row(row)
         if row["kind"] != "val":
             return
-        with self.alone():
-            if row["step"] not in self.reported:  # as it is when a trial goes on from a checkpoint before it
+        with self.locked():
+            if row["step"] not in self.reported:  # a trial that was taken up repeats the steps after its checkpoint
                 self.trial.report(row["metric"] if row["finite"] == row["tasks"] else nan, row["step"])
-            # A run that is through is complete, however bad.
+            # A training at its last step is complete, however bad its value.
             self.pruned = row["step"] < self.steps and self.trial.should_prune()
-        self.stopping = self.pruned or self.shown.stopping
+        self.stopping = self.pruned or self.inner.stopping
 
 
-def _value(run: Run, larger_is_better: bool) -> float:
-    """The validation metric of the checkpoint that `evaluate` takes: `best`, or `last` where no step was eligible."""
+def _final_value(run: Run, larger_is_better: bool) -> float:
+    """The validation metric of the checkpoint that `evaluate` takes: `best`, or `last` if there is no `best`."""
     rows = [row for row in run.metrics() if row["kind"] == "val"]
     finite, score = run.load("last").state["best"]
     value = score if larger_is_better else -score
     if finite < 0:
         finite, value = rows[-1]["finite"], rows[-1]["metric"]
-    lost = int(rows[-1]["tasks"] - finite)
-    if lost:
-        raise RunError(f"{lost} of {rows[-1]['tasks']} validation tasks diverged, so that there is no mean over all.")
+    diverged = int(rows[-1]["tasks"] - finite)
+    if diverged:
+        raise RunError(f"{diverged} of {rows[-1]['tasks']} validation tasks diverged, so there is no mean over all.")
     return float(value)
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as missing:
@@ -307,27 +353,42 @@ def _optuna() -> Any:
     return optuna
 
 
-def _shown(url: str) -> str:
+def _remove_half_line(journal: Path) -> None:
+    """Remove a line that was not written to its end, as a full disk can leave it: Optuna could not read on after it."""
+    if not journal.is_file():
+        return
+    with journal.open("rb+") as file:
+        if not file.seek(0, os.SEEK_END):
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            whole = journal.read_bytes()
+            file.truncate(whole.rfind(b"\n") + 1)
+
+
+def _hide_password(url: str) -> str:
     """A URL without its password.
 
-    >>> _shown("postgresql://ann:secret@host/sweeps")
+    >>> _hide_password("postgresql://ann:secret@host/sweeps")
     'postgresql://ann:***@host/sweeps'
     """
     return re.sub(r"(//[^:/@]*):[^/]*@", r"\1:***@", url)
 
 
-def _differences(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What a study was begun with, where that differs."""
-    then, now = _leaves(held), _leaves(asked)
-    said = [
-        f"{key.removeprefix('settings.')} {then.get(key, 'unset')} (now {now.get(key, 'unset')})"
-        for key in sorted({*then, *now})
-        if then.get(key) != now.get(key)
+def _describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ: their values before, and now in brackets."""
+    then, asked = _flatten(before), _flatten(now)
+    differences = [
+        f"{key.removeprefix('settings.')} {then.get(key, 'unset')} (now {asked.get(key, 'unset')})"
+        for key in sorted({*then, *asked})
+        if then.get(key) != asked.get(key)
     ]
-    return ", ".join(said[:5]) + (f", and {len(said) - 5} other differences" if len(said) > 5 else "")
+    more = f", and {len(differences) - 5} other differences" if len(differences) > 5 else ""
+    return ", ".join(differences[:5]) + more
 
 
-def _leaves(tree: Any, above: str = "") -> dict[str, Any]:
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their paths."""
     if not isinstance(tree, Mapping):
-        return {above: tree}
-    return {k: v for key, below in tree.items() for k, v in _leaves(below, f"{above}.{key}".lstrip(".")).items()}
+        return {prefix: tree}
+    return {k: v for key, child in tree.items() for k, v in _flatten(child, f"{prefix}.{key}".lstrip(".")).items()}

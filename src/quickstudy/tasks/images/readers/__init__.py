@@ -1,8 +1,7 @@
-"""Readers: what is in a folder or a file, recognised by its layout. No picture is opened while it is listed.
+"""Readers: list the pictures in a folder or a file, whose layout they recognise. No picture is opened for that.
 
-A reader is a function from a path to a `Listing`, or to None when the path is not of its layout. The first line of its
-docstring names the layout, in the words that messages use. Layouts with names of their own are tried before plain
-folders, which nearly everything resembles.
+A reader is a function from a path to a `Listing`, or to None if the path has another layout. The first line of its
+docstring names the layout. Special layouts are tried before plain class folders, which nearly every folder resembles.
 """
 
 from collections import Counter
@@ -10,41 +9,41 @@ from pathlib import Path
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Listing, Reader
-from quickstudy.tasks.images.readers.filelists import class_lists, file_lists
-from quickstudy.tasks.images.readers.folders import class_folders, zipped_folders
-from quickstudy.tasks.images.readers.gather import scan
-from quickstudy.tasks.images.readers.idx import idx
-from quickstudy.tasks.images.readers.npz import npz
-from quickstudy.tasks.images.readers.omniglot import alphabets, lake, lake_sets
-from quickstudy.tasks.images.readers.pickles import cifar100, split_pickles, tiered
-from quickstudy.tasks.images.readers.tables import table
+from quickstudy.tasks.images.readers.filelists import read_class_lists, read_file_lists
+from quickstudy.tasks.images.readers.folders import read_class_folders, read_zipped_folders
+from quickstudy.tasks.images.readers.gather import list_folder
+from quickstudy.tasks.images.readers.idx import read_idx
+from quickstudy.tasks.images.readers.npz import read_npz
+from quickstudy.tasks.images.readers.omniglot import lake_sets, read_alphabets, read_lake
+from quickstudy.tasks.images.readers.pickles import read_cifar100, read_split_pickles, read_tiered
+from quickstudy.tasks.images.readers.tables import read_table
 
 READERS: dict[str, Reader] = {
-    "omniglot": lake,
-    "alphabets": alphabets,
-    "idx": idx,
-    "cifar100": cifar100,
-    "tiered": tiered,
-    "pickles": split_pickles,
-    "class_lists": class_lists,
-    "file_lists": file_lists,
-    "table": table,
-    "npz": npz,
-    "zip": zipped_folders,
-    "folders": class_folders,
+    "omniglot": read_lake,
+    "alphabets": read_alphabets,
+    "idx": read_idx,
+    "cifar100": read_cifar100,
+    "tiered": read_tiered,
+    "pickles": read_split_pickles,
+    "class_lists": read_class_lists,
+    "file_lists": read_file_lists,
+    "table": read_table,
+    "npz": read_npz,
+    "zip": read_zipped_folders,
+    "folders": read_class_folders,
 }
-"""Readers by name, in the order they are tried."""
-KNOWN = (
+"""The readers by name, in the order in which they are tried."""
+KNOWN_LAYOUTS = (
     "Known layouts are class folders (<class>/*.png or {train,val,test}/<class>/*.png, zipped or not), csv or parquet "
     "tables of paths and classes, npz with images and labels, and those of the published sets (docs/data.md)."
 )
 
 
 def recognise(path: Path) -> Listing:
-    """The listing of the first reader whose layout the path has.
+    """List the pictures at a path with the first reader that recognises its layout.
 
     Raises:
-        InputError: There is nothing at the path, its layout is unknown, or it is known and something in it is broken.
+        InputError: There is nothing at the path, its layout is unknown, or its layout is known but broken.
     """
     path = path.expanduser()
     if not path.exists():
@@ -52,14 +51,14 @@ def recognise(path: Path) -> Listing:
     for reader in READERS.values():
         if (listing := reader(path)) is not None:
             return listing
-    raise InputError(f"The layout of {path} was not recognised: {_found(path)}. {KNOWN}")
+    raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}. {KNOWN_LAYOUTS}")
 
 
-def _found(path: Path) -> str:
-    """What is at the path, in a few words."""
+def _describe_path(path: Path) -> str:
+    """What is at a path, in a few words."""
     if path.is_file():
         return f"it is a file named {path.name!r}, {path.stat().st_size} bytes"
-    entries = scan(path)
+    entries = list_folder(path)
     if not entries:
         return "it is an empty folder"
     kinds = Counter("folders" if e.is_dir() else (Path(e.name).suffix.lower() or "no suffix") for e in entries)

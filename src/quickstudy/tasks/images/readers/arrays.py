@@ -1,4 +1,4 @@
-"""Pictures that come as arrays: brought to one form, and several arrays made one listing."""
+"""Pictures in arrays: convert them to one form, and join several arrays to one listing."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import Arrays, Listing, Pictures
+from quickstudy.tasks.images.listing import ArrayPictures, Listing, Pictures
 from quickstudy.tasks.images.readers.gather import nfc
 
 
-class Part(NamedTuple):
-    """The pictures of one array or file, their classes by number or name, and their split where there is one."""
+class LabelledPictures(NamedTuple):
+    """The pictures of one array or file, their labels (numbers or names), and their split, if any."""
 
     source: str
     pictures: Pictures
@@ -26,8 +26,8 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Pictures as the bytes of image files, decoded when they are asked for."""
+class EncodedPictures:
+    """Pictures as the bytes of image files, opened on access."""
 
     files: Sequence[Any]
 
@@ -40,8 +40,8 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Chained:
-    """Pictures of several sources, one after the other: arrays of gigabytes are not copied into one."""
+class ChainedPictures:
+    """Pictures of several sources, one after the other, without copying arrays of gigabytes into one."""
 
     parts: Sequence[Pictures]
 
@@ -56,8 +56,8 @@ class Chained:
         return self.parts[at][number - ends[at] + len(self.parts[at])]
 
 
-def as_pictures(values: object, source: str) -> Arrays:
-    """`[N, height, width]` or `[N, height, width, 3]` of uint8, from that, or with channels first, or one channel."""
+def as_pictures(values: object, source: str) -> ArrayPictures:
+    """Convert an array to `[N, height, width]` or `[N, height, width, 3]`. Channels may come first or last."""
     array = np.asarray(values)
     if array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] in (1, 3):
         array = array.transpose(0, 2, 3, 1)
@@ -68,43 +68,47 @@ def as_pictures(values: object, source: str) -> Arrays:
             f"The pictures of {source} are {array.dtype} of the shape {list(array.shape)}: give uint8 (0 to 255) as "
             "[N, height, width] or [N, height, width, 3]."
         )
-    return Arrays(array)
+    return ArrayPictures(array)
 
 
 def as_labels(values: object, source: str, count: int) -> NDArray[Any]:
-    """One row of whole numbers or names, one for each picture."""
+    """Convert labels to one row of integers or names, one for each picture."""
     array = np.asarray(values)
     if array.dtype.kind in "SO":
         array = np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel().tolist()])
     if array.size != count:
-        raise InputError(f"{source} has {count} pictures and {array.size} labels: there must be one for each.")
+        raise InputError(f"{source} has {count} pictures and {array.size} labels: each picture needs one label.")
     if array.size and array.dtype.kind not in "iuU":
-        raise InputError(f"The labels of {source} are {array.dtype}: give whole numbers or names.")
+        raise InputError(f"The labels of {source} are {array.dtype}: give integers or names.")
     return array.reshape(-1)
 
 
-def joined(layout: str, parts: Sequence[Part], skipped: Sequence[tuple[str, str]] = (), *, apart: bool) -> Listing:
-    """Parts as a listing; classes in the order of their numbers, or in code-point order of their names.
+def join_pictures(
+    layout: str, parts: Sequence[LabelledPictures], skipped: Sequence[tuple[str, str]] = (), *, disjoint: bool
+) -> Listing:
+    """Join parts to one listing. Classes are in the order of their numbers, or in code-point order of their names.
 
     Args:
-        layout: What to call the layout.
-        parts: The pictures, in the order they are numbered.
-        skipped: What was left out.
-        apart: Whether the parts share no class. A number then means another class in each part where they overlap,
-            and stands behind the split's name ("train/0").
+        layout: The layout, in words.
+        parts: The pictures, in the order of the listing.
+        skipped: What was left out, as (name, reason).
+        disjoint: Whether the parts share no class. If numbers overlap, a number then means another class in each part,
+            and the class is named after its split too ("train/0").
     """
     parts = [part for part in parts if len(part.labels)]
     if not parts:
         raise InputError(f"{layout}: there are no pictures in it.")
-    held = [set(part.labels.tolist()) for part in parts]
-    clashing = {value for at, values in enumerate(held) for other in held[:at] for value in values & other}
-    if apart and any(isinstance(value, str) for value in clashing):
-        raise InputError(f"{layout}: {sorted(map(str, clashing))[0]!r} is a class of two splits, which share none.")
+    labels_of = [set(part.labels.tolist()) for part in parts]
+    shared = {value for at, values in enumerate(labels_of) for other in labels_of[:at] for value in values & other}
+    if disjoint and any(isinstance(value, str) for value in shared):
+        raise InputError(
+            f"{layout}: {sorted(map(str, shared))[0]!r} is a class of two splits, but these splits share no class."
+        )
 
-    def name(part: Part, value: int | str) -> int | str:
-        return f"{part.split}/{value}" if apart and clashing and isinstance(value, int) else value
+    def name(part: LabelledPictures, value: int | str) -> int | str:
+        return f"{part.split}/{value}" if disjoint and shared and isinstance(value, int) else value
 
-    known = {name(part, value) for part, values in zip(parts, held, strict=True) for value in values}
+    known = {name(part, value) for part, values in zip(parts, labels_of, strict=True) for value in values}
     classes = sorted(known, key=lambda value: (0, value, "") if isinstance(value, int) else (1, 0, nfc(value)))
     number = {value: at for at, value in enumerate(classes)}
     labels = [number[name(part, value)] for part in parts for value in part.labels.tolist()]
@@ -115,7 +119,7 @@ def joined(layout: str, parts: Sequence[Part], skipped: Sequence[tuple[str, str]
             splits.setdefault(part.split, []).append(np.arange(start, end))
     return Listing(
         layout=layout,
-        pictures=parts[0].pictures if len(parts) == 1 else Chained([part.pictures for part in parts]),
+        pictures=parts[0].pictures if len(parts) == 1 else ChainedPictures([part.pictures for part in parts]),
         names=[f"{part.source}[{at}]" for part in parts for at in range(len(part.labels))],
         labels=np.array(labels, dtype=np.int64),
         classes=[nfc(str(value)) for value in classes],

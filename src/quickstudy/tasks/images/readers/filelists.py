@@ -1,9 +1,9 @@
 """JSON lists: file lists that name pictures, and class lists that divide class folders into splits.
 
 File lists are `{base,val,novel}.json` with label_names, image_names and image_labels (Chen et al., 2019, "A Closer Look
-at Few-shot Classification"). Their paths are those of the machine that wrote them, so the longest end of each that
-exists under the root is taken. Class lists are `{train,val,test}.json` or `split_{train,val,test}.json` with
-class_names, beside images/ or in splits/ there (EasyFSL's CUB).
+at Few-shot Classification"). Their paths are those of the machine that wrote them. So of each path the longest end that
+exists under the root is used. Class lists are `{train,val,test}.json` or `split_{train,val,test}.json` with
+class_names. They are beside images/ or in splits/ (EasyFSL's CUB).
 """
 
 import json
@@ -17,35 +17,37 @@ import numpy as np
 from quickstudy.errors import InputError
 from quickstudy.tasks.draws import SPLITS
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.folders import class_folders
-from quickstudy.tasks.images.readers.gather import nfc, scan, split_of
-from quickstudy.tasks.images.readers.lists import Entry, listed
+from quickstudy.tasks.images.readers.folders import read_class_folders
+from quickstudy.tasks.images.readers.gather import list_folder, nfc, split_of
+from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
 
-def file_lists(path: Path) -> Listing | None:
-    """JSON file lists: {base,val,novel}.json with label_names, image_names and image_labels"""
+def read_file_lists(path: Path) -> Listing | None:
+    """JSON file lists: {base,val,novel}.json with label_names, image_names and image_labels."""
     if path.is_file() and path.suffix.lower() == ".json":
-        content = _content(path)
+        content = _read_json_object(path)
         if "image_names" not in content:
             raise InputError(f"{path} has no image_names: a file list has label_names, image_names and image_labels.")
         files, root = {path: content}, path.parent
     else:
-        files, root = _lists(path, "image_names"), path
+        files, root = _read_lists(path, "image_names"), path
     if not files:
         return None
-    entries = [entry for file, content in files.items() for entry in _entries(file, content)]
-    return listed(f"JSON file lists ({', '.join(file.name for file in files)})", entries, _Tails(root), root)
+    entries = [entry for file, content in files.items() for entry in _file_list_entries(file, content)]
+    return listing_of_entries(
+        f"JSON file lists ({', '.join(file.name for file in files)})", entries, _PathEnds(root), root
+    )
 
 
-def class_lists(path: Path) -> Listing | None:
-    """class folders divided by JSON class lists: images/<class>/*.jpg and splits/split_{train,val,test}.json"""
+def read_class_lists(path: Path) -> Listing | None:
+    """Class folders divided by JSON class lists: images/<class>/*.jpg and splits/split_{train,val,test}.json."""
     for folder in (path, path / "splits"):
-        files = _lists(folder, "class_names")
+        files = _read_lists(folder, "class_names")
         if files:
             break
     else:
         return None
-    found = class_folders(path)
+    found = read_class_folders(path)
     if found is None:
         raise InputError(
             f"{folder} lists classes ({', '.join(file.name for file in files)}), but {path} has no class folders: put "
@@ -54,11 +56,11 @@ def class_lists(path: Path) -> Listing | None:
     home: dict[str, str] = {}
     skipped = [pair for pair in found.skipped if not pair[0].lower().endswith(".json")]
     for file, content in files.items():
-        split = _split(file)
-        for name in map(nfc, _strings(file, content, "class_names")):
+        split = _split_of_list(file)
+        for name in map(nfc, _get_names(file, content, "class_names")):
             if home.setdefault(name, split) != split:
                 raise InputError(
-                    f"Class {name!r} is in the lists of {home[name]!r} and {split!r} of {folder}: keep one."
+                    f"Class {name!r} is in the lists of {home[name]!r} and {split!r} in {folder}: remove it from one."
                 )
             if name not in found.classes:
                 skipped.append((name, f"in {file.name}, but there is no such class folder"))
@@ -73,24 +75,24 @@ def class_lists(path: Path) -> Listing | None:
     return Listing(layout, found.pictures, found.names, found.labels, found.classes, splits, skipped)
 
 
-def _lists(folder: Path, key: str) -> dict[Path, Mapping[str, Any]]:
-    """The folder's JSON files that are named after a split and have the key."""
+def _read_lists(folder: Path, key: str) -> dict[Path, Mapping[str, Any]]:
+    """The JSON files of a folder that are named after a split and have the key."""
     if not folder.is_dir():
         return {}
-    files = [Path(e.path) for e in scan(folder) if e.name.lower().endswith(".json") and e.is_file()]
-    read = {file: _content(file) for file in files if split_of(file.stem.removeprefix("split_"))}
+    files = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith(".json") and e.is_file()]
+    read = {file: _read_json_object(file) for file in files if split_of(file.stem.removeprefix("split_"))}
     lists = {file: content for file, content in read.items() if key in content}
-    if len({_split(file) for file in lists}) < len(lists):
+    if len({_split_of_list(file) for file in lists}) < len(lists):
         names = ", ".join(file.name for file in lists)
         raise InputError(f"Of the lists {names} in {folder} two mean the same split: rename or remove one.")
     return lists
 
 
-def _split(file: Path) -> str:
+def _split_of_list(file: Path) -> str:
     return split_of(file.stem.removeprefix("split_")) or ""
 
 
-def _content(file: Path) -> Mapping[str, Any]:
+def _read_json_object(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -98,41 +100,41 @@ def _content(file: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _strings(file: Path, content: Mapping[str, Any], key: str) -> list[str]:
+def _get_names(file: Path, content: Mapping[str, Any], key: str) -> list[str]:
     values = content.get(key)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise InputError(f"{file}: {key} must be a list of names.")
     return values
 
 
-def _entries(file: Path, content: Mapping[str, Any]) -> list[Entry]:
-    names, paths = _strings(file, content, "label_names"), _strings(file, content, "image_names")
+def _file_list_entries(file: Path, content: Mapping[str, Any]) -> list[ListEntry]:
+    names, paths = _get_names(file, content, "label_names"), _get_names(file, content, "image_names")
     labels = content.get("image_labels")
     if not isinstance(labels, list) or len(labels) != len(paths):
         count = len(labels) if isinstance(labels, list) else "no"
-        raise InputError(f"{file} has {len(paths)} image_names and {count} image_labels: there must be one for each.")
+        raise InputError(f"{file} has {len(paths)} image_names and {count} image_labels: each name needs one label.")
     entries = []
     for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
         where = f"image {number} of {file.name}"
         if type(label) is not int or not 0 <= label < len(names):
-            raise InputError(f"{file}: the label {label!r} of {where} is no number from 0 to {len(names) - 1}.")
+            raise InputError(f"{file}: the label {label!r} of {where} is not a number from 0 to {len(names) - 1}.")
         if ".." in path.replace("\\", "/").split("/"):
             raise InputError(f"{path!r} ({where}) contains `..`: write the path without it.")
-        entries.append(Entry(path, names[label], _split(file) or None, where))
+        entries.append(ListEntry(path, names[label], _split_of_list(file) or None, where))
     return entries
 
 
-class _Tails:
+class _PathEnds:
     """Finds the longest end of a path that exists under the root or its images/."""
 
     def __init__(self, root: Path) -> None:
-        # An end is looked for only where its first folder exists: a path has many ends, and a list many paths.
+        # An end is tried only if its first folder exists, because a path has many ends and a list many paths.
         self.root = root
         self.tops = {"": set(os.listdir(root))}
         if (root / "images").is_dir():
             self.tops["images/"] = set(os.listdir(root / "images"))
 
-    def __call__(self, entry: Entry) -> str | None:
+    def __call__(self, entry: ListEntry) -> str | None:
         parts = [part for part in entry.path.replace("\\", "/").split("/") if part not in ("", ".")]
         for cut, top in enumerate(parts):
             for prefix, names in self.tops.items():

@@ -1,7 +1,7 @@
 """Class folders: `root/<class>/*`, `root/{train,val,test}/<class>/*`, CUB's `images/<NNN.Name>/*`, also inside a zip.
 
-The name of a class is the name of its folder. Folders in a class folder are not entered. Where split folders share
-classes, the division is by image, and the layout says so.
+The name of a class is the name of its folder. Folders inside a class folder are not read. If split folders share
+classes, the split is by image, and the layout says so.
 """
 
 from collections import Counter
@@ -11,46 +11,46 @@ from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.gather import (
     NOT_AN_IMAGE,
-    Parts,
-    Place,
-    Row,
+    PathParts,
+    PicturePlace,
+    PictureRow,
     Tree,
+    folder_tree,
     is_picture,
     listing_of,
-    members,
     nfc,
     split_of,
-    walk,
+    zip_tree,
 )
 
 
-def class_folders(path: Path) -> Listing | None:
-    """class folders: <class>/*.png, {train,val,test}/<class>/*.png, or images/<class>/*.png (as CUB-200-2011)"""
+def read_class_folders(path: Path) -> Listing | None:
+    """Class folders: <class>/*.png, {train,val,test}/<class>/*.png, or images/<class>/*.png (as CUB-200-2011)."""
     if not path.is_dir():
         return None
     for inner in ("CUB_200_2011/images", "images"):
-        if (path / inner).is_dir() and (found := _read(walk(path / inner, 3), inner, path / inner)):
+        if (path / inner).is_dir() and (found := _read_tree(folder_tree(path / inner, 3), inner, path / inner)):
             return found
-    return _read(walk(path, 4), "", path)
+    return _read_tree(folder_tree(path, 4), "", path)
 
 
-def zipped_folders(path: Path) -> Listing | None:
-    """a zip archive of class folders: name.zip with <class>/*.png or {train,val,test}/<class>/*.png inside"""
+def read_zipped_folders(path: Path) -> Listing | None:
+    """A zip archive of class folders: name.zip with <class>/*.png or {train,val,test}/<class>/*.png inside."""
     if not path.is_file() or path.suffix.lower() != ".zip":
         return None
-    return _read(members(path), "", path)
+    return _read_tree(zip_tree(path), "", path)
 
 
-def _read(tree: Tree, above: str, root: Path) -> Listing | None:
-    """The tree as class folders, or None when no picture stands where a class folder's would."""
-    pictures: list[tuple[Parts, Place]] = []
-    others: list[tuple[Parts, Place]] = []
+def _read_tree(tree: Tree, above: str, root: Path) -> Listing | None:
+    """List a tree of class folders; None if no picture is where a class folder would have it."""
+    pictures: list[tuple[PathParts, PicturePlace]] = []
+    others: list[tuple[PathParts, PicturePlace]] = []
     for parts, place in tree.files:
         (pictures if is_picture(parts[-1]) else others).append((parts, place))
     before = f"{above}/" if above else ""
     skipped = [(before + name, reason) for name, reason in tree.skipped]
     skipped += [(before + "/".join(parts), NOT_AN_IMAGE) for parts, _ in others]
-    # Archives often hold one folder that holds all, and downloads one more: such a wrapping is no class.
+    # Archives often have one folder around everything, and downloads add another: such a folder is not a class.
     while pictures and min(len(parts) for parts, _ in pictures) > 2 and len({parts[0] for parts, _ in pictures}) == 1:
         top = pictures[0][0][0]
         if split_of(top):
@@ -58,17 +58,17 @@ def _read(tree: Tree, above: str, root: Path) -> Listing | None:
         above = f"{above}/{top}" if above else top
         pictures, tree = [(parts[1:], place) for parts, place in pictures], tree.under(top)
     within = f" in {above}/" if above else ""
-    _one_spelling(tree.folders, root)
+    _check_spelling(tree.folders, root)
     divided = [parts for parts, _ in pictures if len(parts) == 3 and split_of(parts[0])]
     if divided:
-        _one_folder_per_split({parts[0] for parts in divided}, root)
-        rows = _rows(pictures, 3, above, skipped)
+        _check_split_names({parts[0] for parts in divided}, root)
+        rows = _folder_rows(pictures, 3, above, skipped)
         shared = Counter(label for label, _ in {(row.label, row.split) for row in rows})
         twice = sum(count > 1 for count in shared.values())
         by_image = f"; {twice} of {len(shared)} classes are in more than one, so the division is by image"
         layout = f"class folders in split folders{within}" + (by_image if twice else "")
     else:
-        rows = _rows(pictures, 2, above, skipped)
+        rows = _folder_rows(pictures, 2, above, skipped)
         layout = f"class folders{within}"
         if rows and all(split_of(row.label) for row in rows):
             raise InputError(
@@ -76,7 +76,7 @@ def _read(tree: Tree, above: str, root: Path) -> Listing | None:
                 "class folders, so no picture has a class: sort them into <split>/<class>/, or list them in a csv."
             )
         if {row.label for row in rows} == {"images"}:
-            return None  # a flat folder beside a list that is missing: "images" names no class
+            return None  # a flat folder images/ whose list is missing: "images" is not the name of a class
     if not rows:
         return None
     depth = 2 if divided else 1
@@ -88,8 +88,10 @@ def _read(tree: Tree, above: str, root: Path) -> Listing | None:
     return listing_of(layout, rows, skipped)
 
 
-def _rows(pictures: list[tuple[Parts, Place]], depth: int, above: str, skipped: list[tuple[str, str]]) -> list[Row]:
-    """The pictures `depth` parts deep; the others are added to `skipped` with the reason."""
+def _folder_rows(
+    pictures: list[tuple[PathParts, PicturePlace]], depth: int, above: str, skipped: list[tuple[str, str]]
+) -> list[PictureRow]:
+    """Rows of the pictures at a depth. The others are added to `skipped` with the reason."""
     rows = []
     for parts, place in pictures:
         name = "/".join((above, *parts) if above else parts)
@@ -101,23 +103,23 @@ def _rows(pictures: list[tuple[Parts, Place]], depth: int, above: str, skipped: 
         elif len(parts) > depth:
             skipped.append((name, "in a folder inside a class folder"))
         else:
-            rows.append(Row(parts[-2], name, place, split))
+            rows.append(PictureRow(parts[-2], name, place, split))
     return rows
 
 
-def _one_spelling(folders: list[Parts], root: Path) -> None:
-    """Refuse two folders whose names differ only in how Unicode composes them: they look like one class."""
-    spelled: dict[Parts, Parts] = {}
+def _check_spelling(folders: list[PathParts], root: Path) -> None:
+    """Refuse two folders whose names differ only in their Unicode form, because they look like one class."""
+    spelled: dict[PathParts, PathParts] = {}
     for parts in folders:
         same = spelled.setdefault(tuple(map(nfc, parts)), parts)
         if same != parts:
             raise InputError(
                 f"{root} has two folders named {'/'.join(map(nfc, parts))!r}, written with different Unicode "
-                "characters that look alike: merge or rename one."
+                "characters that look the same: merge or rename one."
             )
 
 
-def _one_folder_per_split(names: set[str], root: Path) -> None:
+def _check_split_names(names: set[str], root: Path) -> None:
     for split, count in Counter(map(split_of, names)).items():
         if count > 1:
             both = " and ".join(sorted(name for name in names if split_of(name) == split))

@@ -1,7 +1,7 @@
-"""What the readers share: which names are pictures, trees of folders or archive members, and rows made a listing.
+"""Shared by the readers: names of pictures, trees of folders or archive members, and listings made from rows.
 
-Every tree is read to a fixed depth and a link to a folder above itself is not entered, so no loop of links can hang.
-Hidden files and folders (their names start with a dot) and `__MACOSX` are passed over without a word.
+Every tree is read to a fixed depth, and a link to a folder above itself is not followed, so no loop of links can hang.
+Hidden files and folders (names that begin with a dot) and `__MACOSX` are ignored.
 """
 
 import os
@@ -16,40 +16,40 @@ import numpy as np
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.draws import SPLITS
-from quickstudy.tasks.images.listing import Files, Listing, Members
+from quickstudy.tasks.images.listing import FilePictures, Listing, ZipPictures
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 NOT_AN_IMAGE = "not an image by its name"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "base", "meta_train"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "meta_val"), "val"),
     **dict.fromkeys(("test", "novel", "meta_test"), "test"),
 }
-"""Words that circulate for a split, and the split they mean."""
+"""Names that data sets use for a split, and the split that they mean."""
 
-Place = Path | tuple[ZipFile, str]
-Parts = tuple[str, ...]
+PicturePlace = Path | tuple[ZipFile, str]
+PathParts = tuple[str, ...]
 
 
-class Row(NamedTuple):
-    """One picture: its class, what to call it, where it is, and its split where the layout says one."""
+class PictureRow(NamedTuple):
+    """One picture: its class, its name in messages, where it is, and its split, if the layout has splits."""
 
     label: str
     name: str
-    place: Place
+    place: PicturePlace
     split: str | None = None
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files and folders under a root, each by the parts of its path there."""
+    """Files and folders under a root, each by the parts of its path."""
 
-    files: list[tuple[Parts, Place]] = field(default_factory=list)
-    folders: list[Parts] = field(default_factory=list)
+    files: list[tuple[PathParts, PicturePlace]] = field(default_factory=list)
+    folders: list[PathParts] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def under(self, top: str) -> "Tree":
-        """What lies in the folder `top`, its parts counted from there."""
+        """The tree under the folder `top`, with paths that begin there."""
         return Tree(
             [(parts[1:], place) for parts, place in self.files if parts[0] == top and len(parts) > 1],
             [parts[1:] for parts in self.folders if parts[0] == top and len(parts) > 1],
@@ -58,26 +58,29 @@ class Tree:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name ends as an image's does; the file is not opened."""
-    return name.lower().endswith(SUFFIXES)
+    """Whether the name of a file has the suffix of an image. The file is not opened."""
+    return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def nfc(name: str) -> str:
-    """One spelling of a name (macOS and Linux write accents differently), printable even where its bytes are not."""
+    """A name in Unicode's composed form NFC, because macOS and Linux write accents differently.
+
+    Bytes that are not text are replaced, so that the name can be printed.
+    """
     if name.isascii():
         return name
     return normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def split_of(word: str) -> str | None:
-    """The split that a file's or folder's name stands for."""
+    """The split that the name of a file or folder means, or None."""
     return SPLIT_NAMES.get(word.lower().replace("-", "_"))
 
 
-def listing_of(layout: str, rows: Iterable[Row], skipped: Sequence[tuple[str, str]] = ()) -> Listing:
-    """Rows as a listing. Classes are in code-point order of their names, pictures by class and then by name."""
+def listing_of(layout: str, rows: Iterable[PictureRow], skipped: Sequence[tuple[str, str]] = ()) -> Listing:
+    """Make a listing from rows. Classes are in code-point order, pictures in the order of class and then name."""
     rows = [row if row.name.isascii() else row._replace(label=nfc(row.label), name=nfc(row.name)) for row in rows]
-    # Two sorts by text: pairs as keys would be ten thousands of objects more, which cost more than the sorting.
+    # Sorted twice by text: pairs as keys would make tens of thousands of objects, which takes longer than the sorting.
     rows.sort(key=lambda row: row.name)
     rows.sort(key=lambda row: row.label)
     classes = sorted({row.label for row in rows})
@@ -87,7 +90,7 @@ def listing_of(layout: str, rows: Iterable[Row], skipped: Sequence[tuple[str, st
     members = [row.place for row in rows if not isinstance(row.place, Path)]
     return Listing(
         layout=layout,
-        pictures=Members(members) if members else Files(paths),
+        pictures=ZipPictures(members) if members else FilePictures(paths),
         names=[row.name for row in rows],
         labels=np.array([number[row.label] for row in rows], dtype=np.int64),
         classes=classes,
@@ -96,21 +99,21 @@ def listing_of(layout: str, rows: Iterable[Row], skipped: Sequence[tuple[str, st
     )
 
 
-def scan(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, in code-point order."""
+def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden, in code-point order."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not _hidden(e.name)), key=lambda e: nfc(e.name))
+            return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: nfc(e.name))
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read ({error.strerror}): check its permissions.") from error
 
 
-def walk(root: Path, depth: int) -> Tree:
-    """The tree under a folder; folders are entered down to `depth`, the root's own being 1."""
+def folder_tree(root: Path, depth: int) -> Tree:
+    """The tree under a folder, down to `depth`; the entries of the folder itself have depth 1."""
     tree = Tree()
 
-    def enter(folder: str, parts: Parts, above: tuple[os.stat_result, ...]) -> None:
-        for entry in scan(folder):
+    def enter(folder: str, parts: PathParts, above: tuple[os.stat_result, ...]) -> None:
+        for entry in list_folder(folder):
             here = (*parts, entry.name)
             if os.path.isdir(entry.path):
                 inside = os.stat(entry.path)
@@ -129,14 +132,14 @@ def walk(root: Path, depth: int) -> Tree:
     return tree
 
 
-def members(path: Path) -> Tree:
-    """The tree inside a zip archive; a name that would leave the archive makes the whole archive suspect."""
+def zip_tree(path: Path) -> Tree:
+    """The tree inside a zip archive. An archive with a name that leads out of it is refused."""
     try:
         archive = ZipFile(path)
     except (BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise InputError(
-            f"The archive {path} is damaged or no zip ({error}): compare its size and checksum with the publisher's, "
-            "and download it again."
+            f"The archive {path} is damaged or not a zip ({error}): compare its size and checksum with those of the "
+            "publisher, and download it again."
         ) from error
     tree, seen = Tree(), set()
     for info in archive.infolist():
@@ -149,7 +152,7 @@ def members(path: Path) -> Tree:
             )
         if info.flag_bits & 1:
             raise InputError(
-                f"{info.filename!r} in {path} is locked with a password: unpack the archive and give that."
+                f"{info.filename!r} in {path} is locked with a password: unpack the archive and give the folder."
             )
         if not parts or "/." in f"/{name.removeprefix('./')}" or "__MACOSX" in parts:
             continue
@@ -164,5 +167,5 @@ def members(path: Path) -> Tree:
     return tree
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"

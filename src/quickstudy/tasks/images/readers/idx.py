@@ -1,7 +1,7 @@
-"""idx files: MNIST and the sets published in its format (EMNIST, KMNIST, Fashion-MNIST), packed by gzip or not.
+"""The idx files of MNIST and of the sets in its format (EMNIST, KMNIST, Fashion-MNIST), compressed by gzip or not.
 
-Format: two zero bytes, 8 for unsigned bytes, the number of axes, each axis as a big-endian 32-bit number, the values.
-EMNIST stores every image transposed; it is turned upright here. EMNIST's letters count from 1, the others from 0.
+Format: two zero bytes, 8 for unsigned bytes, the number of axes, the size of each axis as a big-endian 32-bit number,
+the values. EMNIST stores every image transposed, which is undone here. Its letters count from 1, all others from 0.
 """
 
 import re
@@ -15,59 +15,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import Arrays, Listing
-from quickstudy.tasks.images.readers.arrays import Part, joined
-from quickstudy.tasks.images.readers.gather import scan
+from quickstudy.tasks.images.listing import ArrayPictures, Listing
+from quickstudy.tasks.images.readers.arrays import LabelledPictures, join_pictures
+from quickstudy.tasks.images.readers.gather import list_folder
 
-NAME = re.compile(
+IDX_NAME = re.compile(
     r"(?:emnist-(?P<emnist>[a-z]+)-)?(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?",
     re.IGNORECASE,
 )
-_MERGED = digits + ascii_uppercase + "abdefghnqrt"
-EMNIST = {
+_MERGED_CHARACTERS = digits + ascii_uppercase + "abdefghnqrt"
+EMNIST_CHARACTERS = {
     "byclass": digits + ascii_uppercase + ascii_lowercase,
-    "bymerge": _MERGED,
-    "balanced": _MERGED,
-    # Label 0 does not occur: A is 1. The space holds its place.
+    "bymerge": _MERGED_CHARACTERS,
+    "balanced": _MERGED_CHARACTERS,
+    # Label 0 does not occur, A is 1: the space stands for label 0.
     "letters": " " + ascii_uppercase,
     "digits": digits,
     "mnist": digits,
 }
-"""The characters of EMNIST's parts by label (Cohen et al., 2017); the merged parts join cases that look alike."""
+"""The characters of EMNIST's parts by label (Cohen et al., 2017). Merged parts join upper and lower case if alike."""
 
 
-def idx(path: Path) -> Listing | None:
-    """idx files of MNIST, KMNIST, Fashion-MNIST or EMNIST, .gz or not, here or in raw/ or MNIST/raw/"""
-    wanted = NAME.fullmatch(path.name) if path.is_file() else None
+def read_idx(path: Path) -> Listing | None:
+    """The idx files of MNIST, KMNIST, Fashion-MNIST or EMNIST, .gz or not, here or in raw/ or MNIST/raw/."""
+    wanted = IDX_NAME.fullmatch(path.name) if path.is_file() else None
     if path.is_file() and not wanted:
         return None
     if wanted:
-        return _read(path.parent, (wanted["emnist"] or "").lower(), _found(path.parent))
-    inner = (".", "raw", "gzip", *(f"{name}/raw" for name in ("MNIST", "EMNIST", "KMNIST", "FashionMNIST")))
-    found = {path / name: _found(path / name) for name in inner if (path / name).is_dir()}
+        return _read_idx_set(path.parent, (wanted["emnist"] or "").lower(), _find_idx_files(path.parent))
+    inner = (".", "raw", "gzip", *(f"{name}/raw" for name in ("MNIST", "EMNIST_CHARACTERS", "KMNIST", "FashionMNIST")))
+    found = {path / name: _find_idx_files(path / name) for name in inner if (path / name).is_dir()}
     sets = [(folder, name) for folder, files in found.items() for name in sorted({name for name, _, _ in files})]
     if len(sets) > 1:
-        told = ", ".join(f"{folder}: {'EMNIST ' + name if name else 'as MNIST'}" for folder, name in sets)
-        raise InputError(f"{path} holds several sets ({told}): give the path of one file of the set that is meant.")
-    return _read(*sets[0], found[sets[0][0]]) if sets else None
+        names = ", ".join(f"{folder}: {'EMNIST ' + name if name else 'as MNIST'}" for folder, name in sets)
+        raise InputError(f"{path} has several sets ({names}): give the path of one file of the set that you mean.")
+    return _read_idx_set(*sets[0], found[sets[0][0]]) if sets else None
 
 
-def _found(folder: Path) -> dict[tuple[str, str, str], list[Path]]:
-    """The folder's idx files by EMNIST's part, split and kind; the unpacked one before its .gz."""
+def _find_idx_files(folder: Path) -> dict[tuple[str, str, str], list[Path]]:
+    """The idx files of a folder by EMNIST's part, split and kind. A file comes before its .gz."""
     found: dict[tuple[str, str, str], list[Path]] = {}
-    for entry in scan(folder):
-        if (match := NAME.fullmatch(entry.name)) and entry.is_file():
+    for entry in list_folder(folder):
+        if (match := IDX_NAME.fullmatch(entry.name)) and entry.is_file():
             split = "train" if match["split"].lower() == "train" else "test"
             key = ((match["emnist"] or "").lower(), split, match["kind"].lower())
             found.setdefault(key, []).append(Path(entry.path))
     return {key: sorted(paths, key=lambda path: path.suffix.lower() == ".gz") for key, paths in found.items()}
 
 
-def _read(folder: Path, name: str, found: dict[tuple[str, str, str], list[Path]]) -> Listing:
-    if name and name not in EMNIST:
-        raise InputError(f"{folder} holds EMNIST {name!r}; its parts are {', '.join(sorted(EMNIST))}.")
-    characters = EMNIST[name] if name else digits
-    parts: list[Part] = []
+def _read_idx_set(folder: Path, name: str, found: dict[tuple[str, str, str], list[Path]]) -> Listing:
+    if name and name not in EMNIST_CHARACTERS:
+        raise InputError(f"{folder} has EMNIST {name!r}, but its parts are {', '.join(sorted(EMNIST_CHARACTERS))}.")
+    characters = EMNIST_CHARACTERS[name] if name else digits
+    parts: list[LabelledPictures] = []
     skipped: list[tuple[str, str]] = []
     for split in ("train", "test"):
         images, labels = found.get((name, split, "images"), []), found.get((name, split, "labels"), [])
@@ -79,30 +79,32 @@ def _read(folder: Path, name: str, found: dict[tuple[str, str, str], list[Path]]
                 raise InputError(f"{lone[0]} has no {kind} beside it: put the file of the {kind} into {folder}.")
             skipped.append((f"{split} images", f"no such idx files in {folder.name}/"))
             continue
-        values, numbers = _values(images[0], 3), _values(labels[0], 1)
+        values, numbers = _read_values(images[0], 3), _read_values(labels[0], 1)
         if len(values) != len(numbers):
             raise InputError(
-                f"{images[0].name} has {len(values)} images and {labels[0].name} has {len(numbers)} labels: they are "
-                "not of one set. Download both again."
+                f"{images[0].name} has {len(values)} images and {labels[0].name} has {len(numbers)} labels: they do "
+                "not belong together. Download both again."
             )
         least = len(characters) - len(characters.strip())
         if len(numbers) and not (least <= numbers.min() and numbers.max() < len(characters)):
             raise InputError(
                 f"{labels[0]} has labels from {numbers.min()} to {numbers.max()}; {least} to {len(characters) - 1} "
-                f"stand for {characters.strip()}. It is the file of another set, or damaged."
+                f"stand for {characters.strip()}. The file belongs to another set, or is damaged."
             )
         upright = values.transpose(0, 2, 1) if name else values
-        parts.append(Part(images[0].name, Arrays(upright), np.array(list(characters))[numbers], split))
-    return joined(
-        f"idx files, EMNIST {name}, turned upright" if name else "idx files as MNIST's", parts, skipped, apart=False
+        parts.append(
+            LabelledPictures(images[0].name, ArrayPictures(upright), np.array(list(characters))[numbers], split)
+        )
+    return join_pictures(
+        f"idx files, EMNIST {name}, turned upright" if name else "idx files as MNIST's", parts, skipped, disjoint=False
     )
 
 
-def _values(path: Path, axes: int) -> NDArray[Any]:
-    """The array in an idx file of unsigned bytes with `axes` axes."""
+def _read_values(path: Path, axes: int) -> NDArray[Any]:
+    """Read the array in an idx file of unsigned bytes with `axes` axes."""
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
-        unpacked = zlib.decompressobj(wbits=31)  # 31: gzip; unlike gzip.open it gives what a truncated file still has
+        unpacked = zlib.decompressobj(wbits=31)  # 31 is gzip; unlike gzip.open, it can read a truncated file
         try:
             data = unpacked.decompress(data)
         except zlib.error as error:
@@ -110,7 +112,7 @@ def _values(path: Path, axes: int) -> NDArray[Any]:
     if data[:4] != bytes((0, 0, 8, axes)):
         raise InputError(
             f"{path} begins with the bytes {data[:4].hex(' ') or '(none)'}, an idx file of {axes} axes with "
-            f"{bytes((0, 0, 8, axes)).hex(' ')}: it is another file under this name, or damaged."
+            f"{bytes((0, 0, 8, axes)).hex(' ')}: it is another file with this name, or damaged."
         )
     start = 4 + 4 * axes
     shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4)]

@@ -1,4 +1,4 @@
-"""Pictures that a list names: each entry is found under the root, and what is wrong with the list is said by line."""
+"""Pictures that are named in a list: each is looked up under the root, and errors name the line of the list."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.gather import NOT_AN_IMAGE, Row, is_picture, listing_of, nfc
+from quickstudy.tasks.images.readers.gather import NOT_AN_IMAGE, PictureRow, is_picture, listing_of, nfc
 
 
-class Entry(NamedTuple):
-    """One line of a list: the path as written, the class, the split if the list says one, and where it stands."""
+class ListEntry(NamedTuple):
+    """One line of a list: the path as written, the class, the split, if any, and the place of the line."""
 
     path: str
     label: str
@@ -18,23 +18,25 @@ class Entry(NamedTuple):
     where: str
 
 
-def listed(layout: str, entries: Sequence[Entry], find: Callable[[Entry], str | None], root: Path) -> Listing:
-    """The entries as a listing.
+def listing_of_entries(
+    layout: str, entries: Sequence[ListEntry], find: Callable[[ListEntry], str | None], root: Path
+) -> Listing:
+    """Make a listing from the entries of lists.
 
-    A path that stands there twice counts once, and a missing file is left out: both are said, with the line.
+    A path that is listed twice counts once, and a missing file is left out. Both are reported with their line.
 
     Args:
-        layout: What to call the layout.
-        entries: The lines of all the lists.
-        find: The entry's file as a path under the root, or None when there is no such file.
-        root: The folder that all paths are under.
+        layout: The layout, in words.
+        entries: The lines of all lists.
+        find: Returns the file of an entry as a path under the root, or None if there is no such file.
+        root: The folder of all paths.
 
     Raises:
-        InputError: No file is there, or one picture has two classes or two splits.
+        InputError: None of the files exists, or one picture has two classes or two splits.
     """
-    rows: list[Row] = []
+    rows: list[PictureRow] = []
     skipped: list[tuple[str, str]] = []
-    seen: dict[str, Entry] = {}
+    seen: dict[str, ListEntry] = {}
     missing = 0
     for entry in entries:
         if not is_picture(entry.path):
@@ -47,7 +49,7 @@ def listed(layout: str, entries: Sequence[Entry], find: Callable[[Entry], str | 
             continue
         first = seen.setdefault(name, entry)
         if first is entry:
-            rows.append(Row(entry.label, name, root / name, entry.split))
+            rows.append(PictureRow(entry.label, name, root / name, entry.split))
         elif nfc(first.label) != nfc(entry.label):
             raise InputError(
                 f"{name} has two classes: {first.label!r} ({first.where}) and {entry.label!r} ({entry.where}). "
@@ -55,8 +57,8 @@ def listed(layout: str, entries: Sequence[Entry], find: Callable[[Entry], str | 
             )
         elif first.split != entry.split:
             raise InputError(
-                f"{name} is in two splits: {first.split!r} ({first.where}) and {entry.split!r} ({entry.where}). What "
-                "is trained on cannot be tested on: keep one of the two lines."
+                f"{name} is in two splits: {first.split!r} ({first.where}) and {entry.split!r} ({entry.where}). A "
+                "training picture cannot be a test picture: keep one of the two lines."
             )
         else:
             skipped.append((name, f"{entry.where}: given already, {first.where}"))
@@ -65,6 +67,6 @@ def listed(layout: str, entries: Sequence[Entry], find: Callable[[Entry], str | 
         example = next((f", for example {name!r} ({reason})" for name, reason in skipped), "")
         raise InputError(
             f"{root}: {layout}, but {what}{example}. Put the pictures under {root} or {root / 'images'}, "
-            "at the paths that the list gives."
+            "at the paths in the list."
         )
     return listing_of(layout + (f"; {missing} of {len(entries)} files are missing" if missing else ""), rows, skipped)

@@ -1,8 +1,8 @@
-"""Tables: csv or parquet with a column of paths and a column of classes, and maybe one of splits.
+"""Tables: csv or parquet with a column of paths, a column of classes, and optionally one of splits.
 
 Known headers: `filename,label` (Ravi & Larochelle: train.csv, val.csv and test.csv beside images/),
-`class_name,image_name` (EasyFSL), `path,label[,split]` and `image,label`; other columns are passed over. Paths are
-relative to the table's folder, its images/ folder or the root; there they may stand in a folder named as the class.
+`class_name,image_name` (EasyFSL), `path,label[,split]` and `image,label`. Other columns are ignored. Paths are relative
+to the folder of the table, to its images/ folder or to the root, or to a folder named after the class in one of these.
 """
 
 import csv
@@ -16,31 +16,33 @@ from pathlib import Path
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, scan, split_of
-from quickstudy.tasks.images.readers.lists import Entry, listed
+from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, list_folder, split_of
+from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
-PATHS = ("path", "filename", "image_name", "image", "file", "filepath")
-LABELS = ("label", "class_name", "class")
-KNOWN = "filename,label | class_name,image_name | path,label[,split] | image,label"
+PATH_COLUMNS = ("path", "filename", "image_name", "image", "file", "filepath")
+LABEL_COLUMNS = ("label", "class_name", "class")
+KNOWN_HEADERS = "filename,label | class_name,image_name | path,label[,split] | image,label"
 
 
-def table(path: Path) -> Listing | None:
-    """csv or parquet tables of paths and classes: {train,val,test}.csv or one file, headers as filename,label"""
+def read_table(path: Path) -> Listing | None:
+    """Tables (csv or parquet) of paths and classes: {train,val,test}.csv or one file, headers as filename,label."""
     if path.is_file():
         if path.suffix.lower() not in (".csv", ".parquet"):
             return None
-        if _columns(_lines(path)) is None:
-            header = next(_lines(path), ("", ["nothing"]))[1]
-            raise InputError(f"{path} has the columns {', '.join(header)}. Known headers are: {KNOWN}.")
-        return _listing([path], path.parent)
+        if _find_columns(_table_lines(path)) is None:
+            header = next(_table_lines(path), ("", ["nothing"]))[1]
+            raise InputError(f"{path} has the columns {', '.join(header)}. Known headers are: {KNOWN_HEADERS}.")
+        return _list_tables([path], path.parent)
     for folder in (path, path / "splits"):
         if not folder.is_dir():
             continue
-        files = [Path(e.path) for e in scan(folder) if e.name.lower().endswith((".csv", ".parquet")) and e.is_file()]
+        files = [
+            Path(e.path) for e in list_folder(folder) if e.name.lower().endswith((".csv", ".parquet")) and e.is_file()
+        ]
         divided = [file for file in files if split_of(file.stem)]
-        known = [file for file in divided or files if _columns(_lines(file)) is not None]
+        known = [file for file in divided or files if _find_columns(_table_lines(file)) is not None]
         if known and (len(known) == 1 or divided):
-            return _listing(known, path)
+            return _list_tables(known, path)
         if known:
             raise InputError(
                 f"{folder} has several tables ({', '.join(file.name for file in known)}): give the path of one, or "
@@ -49,18 +51,20 @@ def table(path: Path) -> Listing | None:
     return None
 
 
-def _listing(files: list[Path], root: Path) -> Listing:
+def _list_tables(files: list[Path], root: Path) -> Listing:
     splits = [split for file in files if (split := split_of(file.stem))]
     if len(set(splits)) < len(splits):
         names = ", ".join(file.name for file in files)
         raise InputError(f"Of the tables {names} in {files[0].parent} two mean the same split: rename or remove one.")
-    found = _Found(root)
-    entries = [entry for file in files for entry in _entries(file, root, found)]
-    return listed(f"tables of paths and classes ({', '.join(file.name for file in files)})", entries, found, root)
+    found = _TableFiles(root)
+    entries = [entry for file in files for entry in _table_entries(file, root, found)]
+    return listing_of_entries(
+        f"tables of paths and classes ({', '.join(file.name for file in files)})", entries, found, root
+    )
 
 
-class _Found:
-    """Looks where a table's paths may be relative to; the place that held the last file is tried first."""
+class _TableFiles:
+    """Finds the file of an entry in the folders that its path may be relative to, the one with the last file first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +75,7 @@ class _Found:
         bases = [base for base in near if (self.root / base).is_dir()]
         self.places = [place for base in bases for place in ((base, False), (base, True))]
 
-    def __call__(self, entry: Entry) -> str | None:
+    def __call__(self, entry: ListEntry) -> str | None:
         for place in self.places:
             base, by_class = place
             name = posixpath.normpath("/".join((base, entry.label, entry.path) if by_class else (base, entry.path)))
@@ -82,13 +86,13 @@ class _Found:
         return None
 
 
-def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where a line stands and its fields; the first is the header."""
+def _table_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """The lines of a table as (place, fields). The first is the header."""
     if file.suffix.lower() == ".parquet":
-        yield from _parquet(file)
+        yield from _parquet_lines(file)
         return
     try:
-        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        # utf-8-sig: spreadsheet programs write a byte order mark before the first column.
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
@@ -102,12 +106,12 @@ def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
         raise InputError(f"Line {reader.line_num} of {file} cannot be read: {error}.") from error
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, list[str]]]:
+def _parquet_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
         raise InputError(
-            f"{file} is a parquet table, which pyarrow reads and which is not installed: pip install pyarrow, or save "
+            f"{file} is a parquet table, and pyarrow, which reads it, is not installed: pip install pyarrow, or save "
             "the table as csv."
         ) from error
     try:
@@ -119,20 +123,20 @@ def _parquet(file: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"row {number} of {file.name}", ["" if value is None else str(value) for value in values]
 
 
-def _columns(lines: Iterator[tuple[str, list[str]]]) -> tuple[int, int, int | None] | None:
-    """Which columns hold the path, the class and the split; None when the header names no path or no class."""
+def _find_columns(lines: Iterator[tuple[str, list[str]]]) -> tuple[int, int, int | None] | None:
+    """The indices of the columns for path, class and split; None if the header has no path or no class."""
     header = [field.strip().lower() for field in next(lines, ("", []))[1]]
-    path = next((header.index(name) for name in PATHS if name in header), None)
-    label = next((header.index(name) for name in LABELS if name in header), None)
+    path = next((header.index(name) for name in PATH_COLUMNS if name in header), None)
+    label = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
     if path is None or label is None:
         return None
     return path, label, header.index("split") if "split" in header else None
 
 
-def _entries(file: Path, root: Path, found: _Found) -> Iterator[Entry]:
-    lines = _lines(file)
-    columns = _columns(lines)
-    assert columns is not None, "only tables with a known header come here"
+def _table_entries(file: Path, root: Path, found: _TableFiles) -> Iterator[ListEntry]:
+    lines = _table_lines(file)
+    columns = _find_columns(lines)
+    assert columns is not None, "the callers have checked the header"
     at_path, at_label, at_split = columns
     folder = file.parent.relative_to(root).as_posix()
     found.start(folder)
@@ -150,12 +154,12 @@ def _entries(file: Path, root: Path, found: _Found) -> Iterator[Entry]:
             raise InputError(f"{file}: {where} has no {'class' if written else 'path'}: complete it.")
         if written.startswith("/") or re.match("[A-Za-z]:", written):
             raise InputError(
-                f"{written!r} ({where}, {file}) is an absolute path, which no other machine has: write paths relative "
-                "to the table's folder."
+                f"{written!r} ({where}, {file}) is an absolute path, which exists on one machine only: write paths "
+                "relative to the folder of the table."
             )
         if posixpath.normpath(posixpath.join(folder, written)).startswith(".."):
             raise InputError(
-                f"{written!r} ({where}, {file}) leads out of {root}: keep the pictures below it and write their paths "
-                "from there."
+                f"{written!r} ({where}, {file}) leads out of {root}: put the pictures below this folder and write "
+                "paths relative to it."
             )
-        yield Entry(written, label, split, where)
+        yield ListEntry(written, label, split, where)

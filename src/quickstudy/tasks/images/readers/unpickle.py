@@ -1,8 +1,9 @@
-"""Pickles of arrays and containers, and of nothing else: a data set is read without running what is in its file.
+"""A restricted unpickler for arrays and containers: it reads a data set without running code from its file.
 
-A pickle is a program: it may name any function of any module and call it. This reader knows a few names, each bound to
-an object of its own that can only build data; any other name is refused before anything is called. Python 2 pickles are
-read with their strings as latin-1, which keeps every byte.
+A pickle is a program: it may name any function of any module and call it. This unpickler knows a few names. Each stands
+for an object of this module that can only build data. Any other name is refused before anything is called. Strings of
+Python 2 pickles are read as latin-1, which keeps every byte. This is written by hand because NumPy reads pickled arrays
+only with the full `pickle`.
 """
 
 import pickle
@@ -16,10 +17,10 @@ from quickstudy.errors import InputError
 
 
 def load_pickle(path: Path) -> Any:
-    """The containers, numbers, strings and arrays in a pickle.
+    """Read the containers, numbers, strings and arrays in a pickle.
 
     Raises:
-        InputError: The file is no pickle, is cut short, or wants something called that is not data.
+        InputError: The file is not a pickle, is cut short, or asks for code.
     """
     try:
         with path.open("rb") as file:
@@ -27,36 +28,36 @@ def load_pickle(path: Path) -> Any:
     except InputError as error:
         raise InputError(f"{path} was not read: {error}") from None
     except MemoryError as error:
-        raise InputError(f"{path} wants more memory than there is.") from error
-    # A damaged pickle can misuse any of its parts, so what it raises can be of nearly any kind.
+        raise InputError(f"{path} needs more memory than this machine has.") from error
+    # A damaged pickle can misuse any of its parts, so it can raise nearly any error.
     except Exception as error:
-        raise InputError(f"{path} is damaged or no pickle ({error}): download it again.") from error
+        raise InputError(f"{path} is damaged or not a pickle ({error}): download it again.") from error
 
 
-# The objects below have empty __slots__, so that a pickle cannot set attributes on them: they outlive the file. Their
-# arguments are whatever the pickle says, hence the loose types.
+# The objects below outlive the file, so they have empty __slots__: a pickle cannot set attributes on them. Their
+# arguments are whatever the pickle gives, hence the loose types.
 
 
 class _Dtype:
-    """`numpy.dtype(code, align, copy)` and then its state, of which the byte order alone is taken."""
+    """`numpy.dtype(code, align, copy)`, followed by its state, of which only the byte order is used."""
 
     __slots__ = ("dtype",)
 
     def __init__(self, code: object, align: object = False, copy: object = True) -> None:
         self.dtype = np.dtype(code) if isinstance(code, str) else np.dtype("V")
         if self.dtype.kind not in "biufSUO":
-            raise InputError(f"it holds an array of the type {code!r}; numbers, strings and lists are read.")
+            raise InputError(f"it has an array of the type {code!r}; only numbers, strings and lists are read.")
 
     def __setstate__(self, state: Any) -> None:
         self.dtype = self.dtype.newbyteorder(state[1] if state[1] in "<>" else "=")
 
 
 class _Array(np.ndarray[Any, Any]):
-    """An array whose state a pickle sets: its type is one of ours, whatever the pickle says of it."""
+    """An array whose state comes from a pickle. Its type must be a `_Dtype`, which only this module makes."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
-        super().__setstate__((1, shape, _plain(dtype), bool(fortran), raw))  # type: ignore[arg-type]
+        super().__setstate__((1, shape, _numpy_dtype(dtype), bool(fortran), raw))  # type: ignore[arg-type]
 
 
 class _Call:
@@ -83,14 +84,14 @@ class _FromBuffer(_Call):
     __slots__ = ()
 
     def __call__(self, buffer: Any, dtype: object, shape: Any, order: object) -> object:
-        return np.frombuffer(buffer, dtype=_plain(dtype)).reshape(shape, order="F" if order == "F" else "C")
+        return np.frombuffer(buffer, dtype=_numpy_dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
 
 
 class _Scalar(_Call):
     __slots__ = ()
 
     def __call__(self, dtype: object, raw: Any) -> object:
-        return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=_plain(dtype))[0].item()
+        return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=_numpy_dtype(dtype))[0].item()
 
 
 class _Encode(_Call):
@@ -100,18 +101,18 @@ class _Encode(_Call):
 
     def __call__(self, text: Any, codec: object = "latin1") -> object:
         if codec not in ("latin1", "latin-1"):
-            raise InputError(f"it wants bytes decoded as {codec!r}.")
+            raise InputError(f"it asks to encode text as {codec!r}; only latin-1 is allowed.")
         return text.encode("latin1")
 
 
-def _plain(dtype: object) -> "np.dtype[Any]":
+def _numpy_dtype(dtype: object) -> "np.dtype[Any]":
     if not isinstance(dtype, _Dtype):
-        raise InputError("it holds an array without a type.")
+        raise InputError("it has an array without a type.")
     return dtype.dtype
 
 
 _CORES = ("numpy.core", "numpy._core")
-_KNOWN: dict[tuple[str, str], object] = {
+_ALLOWED: dict[tuple[str, str], object] = {
     **{(f"{core}.multiarray", "_reconstruct"): _Reconstruct() for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _Scalar() for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): _FromBuffer() for core in _CORES},
@@ -129,9 +130,9 @@ _KNOWN: dict[tuple[str, str], object] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _KNOWN:
+        if (module, name) not in _ALLOWED:
             raise InputError(
-                f"it asks for {module}.{name}, which is code and no data, and nothing of it was run. If you trust the "
+                f"it asks for {module}.{name}, which is code and not data, and nothing of it was run. If you trust the "
                 "file, load it yourself and save its arrays with numpy.savez."
             )
-        return _KNOWN[module, name]
+        return _ALLOWED[module, name]

@@ -1,0 +1,161 @@
+"""Implementations of a case, with one interface: a training step, an evaluation, and the meta-gradient of the step.
+
+All start from the same parameters and the same tasks, and return their gradients in the order of
+`learner.meta_params()`, so that they can be compared.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from quickstudy.bench import plain
+from quickstudy.bench.workloads import BENCH_METHODS, Case, build_learner, draw_case_tasks
+from quickstudy.engine import allocator
+from quickstudy.engine.engine import Engine, channels_last
+from quickstudy.errors import InputError
+from quickstudy.evaluation.evaluate import BATCH
+from quickstudy.methods.learner import evaluation_mode
+from quickstudy.types import Params, Task, pick
+
+TINY_LR = 1e-6
+"""Adam's step size: so small that the parameters, and with them the cost of a step, stay the same."""
+
+
+class Implementation(ABC):
+    """One implementation of one case.
+
+    Args:
+        case: What is computed.
+        dtype: The type of parameters and tasks.
+        part: The tasks of the case that this process computes.
+        engine: Options of the library's engine, for `Library` alone.
+    """
+
+    methods: ClassVar[tuple[str, ...]] = BENCH_METHODS
+
+    def __init__(self, case: Case, dtype: torch.dtype, part: slice, engine: Mapping[str, Any]) -> None:
+        if case.method not in self.methods:
+            raise InputError(f"only {', '.join(self.methods)} is written with it")
+        self.case = case
+        self.learner = build_learner(case, dtype)
+        self.learner.engine = Engine(**engine)
+        self.tasks: Task = pick(draw_case_tasks(case, dtype), part)
+        self.prepare()
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=TINY_LR)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Build everything that is not timed."""
+
+    def parameters(self) -> list[Tensor]:
+        """The parameters that a step changes, in the order of `learner.meta_params()`."""
+        return list(self.learner.meta_params().values())
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The gradient of the mean query loss over the tasks."""
+
+    @abstractmethod
+    def evaluate(self) -> Tensor:
+        """The query loss of each task."""
+
+    def train(self) -> None:
+        """One training step. If several processes share the tasks, their gradients are averaged."""
+        grads = self.gradients()
+        if dist.is_initialized():
+            flat = torch.cat([g.flatten() for g in grads])
+            dist.all_reduce(flat)
+            sizes = [g.numel() for g in grads]
+            parts = torch.split(flat / dist.get_world_size(), sizes)
+            grads = [part.view_as(g) for part, g in zip(parts, grads, strict=True)]
+        for p, g in zip(self.parameters(), grads, strict=True):
+            p.grad = g
+        self.optimizer.step()
+
+
+class Library(Implementation):
+    """quickstudy, with the engine of the contender."""
+
+    def prepare(self) -> None:
+        if self.learner.engine.recompute:
+            allocator.return_freed_memory()  # as the command does
+
+    def gradients(self) -> list[Tensor]:
+        _, grads = self.learner.meta_gradient(self.tasks)
+        params = self.parameters()
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+
+    def evaluate(self) -> Tensor:
+        size = len(self.tasks.key)
+        with torch.no_grad(), evaluation_mode(self.learner):
+            parts = [pick(self.tasks, slice(i, i + BATCH)) for i in range(0, size, BATCH)]
+            return torch.cat([self.learner(part, evaluating=True).loss for part in parts])
+
+
+def short_name(name: str) -> str:
+    """The name that a learner's parameter has in the loops by hand.
+
+    >>> short_name("head.block0.conv.weight"), short_name("body.block0.conv.weight")
+    ('block0.conv.weight', 'block0.conv.weight')
+    >>> short_name("rule.rate.logits.layer0/rows40")
+    'layer0.logit'
+    >>> short_name("rule.rules.0.network.layers.2.bias")
+    'hyper.2.bias'
+    """
+    if name.startswith("rule.rate.logits."):
+        return name.removeprefix("rule.rate.logits.").rpartition("/")[0].replace("/", ".") + ".logit"
+    name = name.replace("rule.rules.0.network.layers.", "hyper.").removeprefix("body.")
+    return name.removeprefix("head.") if name.count(".") > 1 else name
+
+
+class ByHand(Implementation):
+    """The loop of `plain`, with the learner's parameters."""
+
+    def prepare(self) -> None:
+        load = self.case.load
+        net: plain.PlainNet = plain.plain_conv4 if load.ways else plain.plain_mlp
+        loss: plain.PlainLoss = F.cross_entropy if load.ways else F.mse_loss
+        named = {short_name(n): p.detach().clone().requires_grad_() for n, p in self.learner.meta_params().items()}
+        self.hand = plain.PLAIN_METHODS[self.case.method](named, net, loss, load.inner_lr, self.case.steps)
+        self.noise: list[Params] | None = None
+
+    def share_noise(self) -> None:
+        """Use the learner's random draws instead of new ones, so that the gradients can be compared."""
+        drawn = self.learner.draw(self.tasks)
+        named = {name.removeprefix("mask.").rpartition(".")[0] + ".logit": u for name, u in drawn.items()}
+        self.noise = [{name: u[i] for name, u in named.items()} for i in range(len(self.tasks.key))]
+
+    def parameters(self) -> list[Tensor]:
+        return list(self.hand.leaves.values())
+
+    def gradients(self) -> list[Tensor]:
+        return self.hand.gradients(self.tasks.support, self.tasks.query, self.noise)
+
+    def evaluate(self) -> Tensor:
+        return self.hand.evaluate(self.tasks.support, self.tasks.query, self.noise)
+
+
+class Forward(Implementation):
+    """The model alone, without adaptation, on all images of a task together. There is no training step."""
+
+    def prepare(self) -> None:
+        if self.case.phase != "evaluate":
+            raise InputError("a forward pass has no training step")
+        self.net = self.case.load.net().eval()
+
+    def gradients(self) -> list[Tensor]:
+        raise InputError("a forward pass has no meta-gradient")
+
+    def evaluate(self) -> Tensor:
+        losses = []
+        with torch.no_grad():
+            for i in range(len(self.tasks.key)):
+                support, query = pick((self.tasks.support, self.tasks.query), i)
+                out = self.net(channels_last(torch.cat([support.x, query.x])))
+                losses.append(self.learner.criterion(out[len(support.x) :], query.y))
+        return torch.stack(losses)

@@ -1,0 +1,103 @@
+"""What was found of an item: its readings by row, column and seed, and what they come to."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quickstudy.errors import RunError
+from quickstudy.evaluation.metrics import Spread, spread
+from quickstudy.papers.runner.items import Item, Row
+from quickstudy.papers.runner.measures import Array, Reading, Trained
+
+WORST = {False: float("inf"), True: float("-inf"), None: float("nan")}
+"""What a row that diverged counts as: by whether the item's numbers are errors, scores or neither."""
+
+
+class Missing(RunError):
+    """A row or a column was not run, so that something cannot be said."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Readings of an item at a scale."""
+
+    item: Item
+    scale: str
+    readings: Mapping[tuple[str, str], tuple[Reading, ...]]  # by row and column, one a seed
+    trained: Mapping[str, tuple[Trained, ...]]  # by row, one a seed: where a figure finds what was logged
+    stopped: Mapping[str, Mapping[int, str]]  # by row and seed: why a training ended before its last step
+    genuine: Set[str] = frozenset()  # rows read while no folder stood in for an image set that they name
+
+    def stand_in(self, row: Row) -> str:
+        """What stood for the paper's data in a row; empty where these were at hand."""
+        return "" if row.name in self.genuine else row.stand_in
+
+    def all(self, row: str, column: str) -> tuple[Reading, ...]:
+        """Of every seed."""
+        if (row, column) not in self.readings:
+            raise Missing(f"{self.item.name} has no reading of {row}, {column}.")
+        return self.readings[row, column]
+
+    def first(self, row: str, column: str) -> Reading:
+        """Of the first seed."""
+        return self.all(row, column)[0]
+
+    def value(self, row: str, column: str) -> float:
+        """The mean over seeds."""
+        return float(np.mean([one.value for one in self.all(row, column)]))
+
+    def each_seed(self, row: str, column: str) -> list[float]:
+        """One value a seed."""
+        return [one.value for one in self.all(row, column)]
+
+    def at_worst(self, row: str, column: str) -> list[float]:
+        """One value a seed; where the training or a task diverged, the worst there is."""
+        worst = WORST[self.item.larger_is_better]
+        return [worst if lost_tasks(one) else one.value for one in self.all(row, column)]
+
+    def spread(self, row: str, column: str) -> Spread | None:
+        """Over tasks, each task's value being its mean over seeds; None where there are no tasks."""
+        each = self._each(row, column)
+        return None if each is None else spread(each)
+
+    def paired_difference(self, first: str, second: str, column: str) -> Spread:
+        """Second minus first over identical tasks, each task's difference being its mean over seeds."""
+        if any(one.each is None and lost_tasks(one) for row in (first, second) for one in self.all(row, column)):
+            return Spread(float("nan"), float("nan"), 0, 1)  # a training left nothing to read
+        one, two = self._each(first, column), self._each(second, column)
+        if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
+            raise Missing(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
+        return spread(two - one)
+
+    def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
+        """The sign of second minus first where it is sure, else 0: beyond the interval over tasks, and with every seed.
+
+        The interval knows nothing of the chance of training. Where a row diverged on some tasks nothing is sure.
+        """
+        over = self.paired_difference(first, second, column)
+        # Of a run that was stopped, one row may have more seeds than the other.
+        seeds = zip(self.each_seed(first, column), self.each_seed(second, column), strict=False)
+        sign = int(np.sign(over.mean)) if over.finite == over.tasks and abs(over.mean) > over.interval else 0
+        return (sign if all(np.sign(two - one) == sign for one, two in seeds) else 0), over
+
+    def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
+        """The metrics of a training: rows of loss, and of what its configuration probes."""
+        if row not in self.trained or self.trained[row][seed].run is None:
+            raise Missing(f"{self.item.name} has no training of {row}.")
+        run = self.trained[row][seed].run
+        assert run is not None
+        return run.metrics()
+
+    def _each(self, row: str, column: str) -> Array | None:
+        readings = self.all(row, column)
+        every = [one.each for one in readings if one.each is not None]
+        return np.mean(np.stack(every), axis=0) if len(every) == len(readings) else None
+
+
+def lost_tasks(reading: Reading) -> bool:
+    """Whether the training, or the adaptation to one of the tasks, diverged."""
+    each = np.ones(1) if reading.each is None else reading.each
+    counted = reading.more.get("tasks", 0) > reading.more.get("finite", np.inf)
+    return bool(np.isnan(reading.value) or not np.isfinite(each).all() or counted)

@@ -1,0 +1,96 @@
+"""What this package uses of torch that torch does not document, in one place.
+
+Every entry says why it is needed. All were checked on torch 2.13; to move to a newer version, begin here.
+`torch._dynamo`, whose import takes longer than that of torch itself, is imported by the functions that need it.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The key-value store by which workers meet: documented, but missing from `torch.distributed.__all__`. `rendezvous`
+# gives the store that the environment describes, which `init_process_group` makes too, but keeps to itself.
+from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
+
+# The common class of the batch norms for one, two and three axes, and that of the instance norms: neither is public.
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm as AnyInstanceNorm
+
+# Sees every operator below autograd and `vmap`, where memory is allocated; no documented hook is called there.
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# The tensors in a task, an outcome or the arguments of a call. The documented module came after torch 2.6.
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = [
+    "AnyBatchNorm",
+    "AnyInstanceNorm",
+    "PrefixStore",
+    "Store",
+    "TCPStore",
+    "TorchDispatchMode",
+    "axes_of_one_example",
+    "compiler_errors",
+    "convolve",
+    "leave_fast_path",
+    "named_places",
+    "outside_transforms",
+    "recompile_limit",
+    "rendezvous",
+    "stand_in_for",
+    "tree_leaves",
+    "tree_map",
+]
+
+
+def outside_transforms() -> bool:
+    """Whether no transform of `torch.func` is active: some kernels are wrong inside one, and torch has no test."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
+
+
+def compiler_errors() -> tuple[type[Exception], ...]:
+    """What `torch.compile` raises when it refuses a function: torch documents no class for it."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    return TorchDynamoException, FailOnRecompileLimitHit
+
+
+def recompile_limit(versions: int) -> AbstractContextManager[Any]:
+    """Allow this many compiled versions of one function: no public setting does."""
+    from torch._dynamo import config
+
+    patched: AbstractContextManager[Any] = config.patch(recompile_limit=versions)
+    return patched
+
+
+def named_places(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
+    """The children of a module under every name: the public `named_children` gives a child's first name only."""
+    return list(module._modules.items())
+
+
+def stand_in_for(module: nn.Module, original: nn.Module) -> None:
+    """Give a module the parts of another, so that paths into it stay the same: no public way adds shared parts.
+
+    Parameters and buffers are shared also when they are replaced later, as `Module.to` does.
+    """
+    module._parameters, module._buffers = original._parameters, original._buffers
+    module._non_persistent_buffers_set = original._non_persistent_buffers_set
+    module._modules = dict(original._modules)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution layer with another weight and bias, in any padding mode: its public forward takes neither."""
+    output: Tensor = layer._conv_forward(x, weight, bias)
+    return output
+
+
+def axes_of_one_example(norm: AnyInstanceNorm) -> int:
+    """How many axes one example of an instance norm has: such a norm also takes one example without a batch axis."""
+    return int(norm._get_no_batch_dim())  # type: ignore[no-untyped-call]
+
+
+def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
+    """Make an encoder layer call its sublayers, whose weights its fast path reads itself: it has no public switch."""
+    layer.activation_relu_or_gelu = 0

@@ -1,0 +1,257 @@
+"""The vocabulary of claims, and its one rule for intervals, seeds, rows that are missing and rows that diverged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made import made, printed, reading
+
+from quickstudy.papers.catalog import item
+from quickstudy.papers.hypermaml.claims import linear
+from quickstudy.papers.runner.claims import WORDS, all_hold, decide, inside, keep_inside, most_hold
+from quickstudy.papers.runner.found import Found, Missing, lost_tasks
+from quickstudy.papers.runner.items import Claim
+from quickstudy.papers.runner.measures import Reading
+
+LOW, HIGH = np.linspace(50, 60, 20), np.linspace(55, 65, 20)
+NAN = float("nan")
+
+
+def claim(*parts, most=False):
+    return Claim("", "", tuple((word, {"column": "x", **options}) for word, options in parts), most=most)
+
+
+def holds(here, word, row="b", than="a", **options):
+    names = {"row": row, "than": than} if than else {"row": row}
+    return decide(claim((word, {**names, **options})), here).holds
+
+
+def two(a, b, better=False):
+    return made({("a", "x"): a, ("b", "x"): b}, better=better)
+
+
+def test_a_difference_counts_beyond_its_interval():
+    assert holds(two(LOW, HIGH), "above") is True and holds(two(LOW, HIGH), "below") is False
+    assert holds(two(LOW, LOW[::-1]), "above") is None, "within its interval"
+    assert holds(two(LOW, LOW[::-1]), "not_below") is True, "no difference is none"
+    assert holds(two(HIGH, LOW), "not_below") is False
+    verdict = decide(claim(("above", {"row": "b", "than": "a"})), two(LOW, HIGH))
+    assert verdict.evidence == "b - a = +5 ± 0 (x)."
+
+
+def test_a_difference_counts_with_every_seed():
+    agree, differ = two((LOW, LOW), (HIGH, HIGH)), two((LOW, LOW), (HIGH + 9, LOW - 1))
+    assert holds(agree, "above") is True and holds(differ, "above") is None
+    assert differ.paired_difference("a", "b", "x").mean > 0, "sure over tasks, not over trainings"
+    assert "above in 1 of 2 seeds" in decide(claim(("above", {"row": "b", "than": "a"})), differ).evidence
+    unlike = two((LOW, LOW, LOW), (HIGH,))
+    assert holds(unlike, "above") is True, "of unlike numbers of seeds, those that both have"
+
+
+def test_a_row_that_was_not_run_leaves_the_whole_claim_open():
+    refused = ("above", {"row": "a", "than": "b"})
+    gone = ("above", {"row": "b", "than": "c"})
+    assert decide(claim(refused), two(LOW, HIGH)).holds is False
+    for parts in ([refused, gone], [gone, refused], [gone]):
+        verdict = decide(claim(*parts), two(LOW, HIGH))
+        assert verdict.holds is None and verdict.evidence == "Not run: made-up has no reading of c, x."
+
+
+def test_a_row_that_diverged_leaves_differences_open_and_others_decide():
+    part = np.where(LOW < 51, NAN, HIGH)
+    for lost in (part, np.full(20, NAN)):
+        here = two(LOW, lost)
+        for word in ("above", "below", "not_below", "difference"):
+            assert holds(here, word, **({"at_least": 0} if word == "difference" else {})) is None
+        assert holds(here, "above", share=0.1) is None and holds(here, "below", by=1.0) is None
+    assert "2 of 20 tasks diverged" in decide(claim(("above", {"row": "b", "than": "a"})), two(LOW, part)).evidence
+    stopped = Reading(NAN, more={"failed": "loss became nan"})
+    here = replace(two(LOW, HIGH), readings={**two(LOW, HIGH).readings, ("b", "x"): (stopped,)})
+    assert holds(here, "above") is None
+    three = made({("a", "x"): LOW, ("b", "x"): part, ("c", "x"): HIGH})
+    assert decide(claim(*[("below", {"row": "c", "than": name}) for name in "ab"]), three).holds is False
+
+
+@pytest.mark.parametrize(
+    ("better", "above", "below"), [(False, True, False), (True, False, True), (None, False, False)]
+)
+def test_a_row_that_diverged_is_the_worst_there_is_to_a_bound(better, above, below):
+    for lost in ([0.5, NAN], [NAN, NAN]):
+        here = made({("b", "x"): lost, ("a", "x"): [1.0, 1.0]}, better=better)
+        assert holds(here, "within", than=None, above=0.4) is above
+        assert holds(here, "within", than=None, below=0.6) is below
+        assert holds(here, "ratio", than=None, over="a", above=0.4) is above
+    counted = reading([0.5, 0.5], tasks=50, finite=49)
+    assert lost_tasks(counted) and not lost_tasks(reading([0.5], tasks=50, finite=50)), "told by the measure"
+
+
+def test_all_or_most_of_the_parts():
+    parts = [("above", {"row": row, "than": "a"}) for row in "bcd"]
+    cells = {("a", "x"): LOW, ("b", "x"): HIGH, ("c", "x"): HIGH, ("d", "x"): LOW[::-1]}
+    assert decide(claim(*parts), made(cells)).holds is None
+    assert decide(claim(*parts, most=True), made(cells)).holds is True
+    assert decide(claim(*parts), made({**cells, ("d", "x"): LOW - 9})).holds is False
+    assert decide(claim(*parts[1:], most=True), made({**cells, ("c", "x"): LOW - 9})).holds is False
+    assert (all_hold([True, None]), all_hold([None, False]), most_hold([True, None, None])) == (None, False, None)
+    many = [("above", {"row": "b", "than": "a"})] * 7 + [("above", {"row": "d", "than": "a"})]
+    assert decide(claim(*many), made(cells)).evidence.startswith("7 of 8 hold; open: d - a")
+
+
+def test_by_so_much_at_least():
+    high, low = [1.0, 2, 3, 4], [0.0, 1, 2, 3.1]
+    assert holds(two(high, low), "below", share=0.3) is True
+    assert holds(two(high, low), "below", share=0.5) is False, "no seed reaches it"
+    assert holds(two((high, high), ([0.0, 0, 0, 0], [1.1, 2.1, 3.1, 4.1])), "below", share=0.3) is None, "one seed does"
+    assert holds(two([4.0] * 4, [1.0] * 4), "below", by=2.0) is True
+    assert holds(two([4.0] * 4, [3.0] * 4), "below", by=2.0) is False
+
+
+def test_intervals_are_widened_for_several_comparisons():
+    noise = np.tile([1.0, -1.0], 10)
+    here = two(LOW, LOW + 0.5 + noise)
+    assert holds(here, "above") is True and holds(here, "above", comparisons=20) is None
+
+
+def test_a_part_that_does_not_apply_is_left_out():
+    cells = {("a", "x"): LOW, ("b", "x"): HIGH, ("b", "flips"): [50.0], ("c", "x"): LOW - 9, ("c", "flips"): [0.0]}
+    where = {"column": "flips", "above": 5, "below": 95}
+    parts = [("above", {"row": row, "than": "a", "where": where}) for row in "bc"]
+    verdict = decide(claim(*parts), made(cells))
+    assert verdict.holds is True and verdict.evidence.endswith("It does not apply: c, flips: 0.")
+    assert decide(claim(parts[1]), made(cells)).holds is None
+
+
+def test_a_small_difference_asks_for_an_interval_that_could_show_a_large_one():
+    here = made({("a", "x"): LOW, ("b", "x"): LOW - 0.5, ("c", "x"): LOW - 3, ("d", "x"): LOW[::-1]})
+    bounds = {"at_least": -1.0, "at_most": 1.0}
+    assert [holds(here, "difference", row, **bounds) for row in "bcd"] == [True, False, None]
+    assert holds(here, "difference", "b", at_least=-1.0) is True
+
+
+def test_rows_in_order_over_tasks_and_over_seeds():
+    here = made({("a", "x"): LOW, ("b", "x"): HIGH, ("c", "x"): HIGH[::-1]})
+    order = WORDS["in_order"]
+    assert (
+        order(here, rising=["a", "b"], column="x")[0] is True
+        and order(here, falling=["a", "b"], column="x")[0] is False
+    )
+    assert order(here, rising=["a", "b", "c"], column="x")[0] is None
+    grown = made({(f"o{n}", "x"): tuple([v + 0.001 * s * n] for s in range(5)) for n, v in enumerate((0.4, 0.5, 0.6))})
+    for names, expected in ((("o0", "o1", "o2"), True), (("o1", "o0", "o2"), False)):
+        assert order(grown, rising=list(names), column="x", over_seeds=5)[0] is expected
+    assert order(grown, rising=["o0", "o1"], column="x", over_seeds=6)[0] is None, "fewer seeds decide nothing"
+
+
+def test_numbers_within_bounds_by_mean_and_by_seed():
+    assert (inside(1.0, at_most=1.0), inside(1.0, below=1.0), inside(NAN), inside(NAN, below=1)) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert (
+        keep_inside([96.0, 90.0], "each", at_least=95) is None
+        and keep_inside([96.0, 97.0], "each", at_least=95) is True
+    )
+    assert (
+        keep_inside([90.0, 90.0], "each", at_least=95) is False
+        and keep_inside([96.0, 95.0], "mean", at_least=95) is True
+    )
+    assert (
+        keep_inside([-15.0, -3.0], "worst", below=-8) is False and keep_inside([-15.0, NAN], "worst", below=-8) is False
+    )
+    here = made({("a", "x"): [2.0], ("b", "x"): [3.0]})
+    assert holds(here, "ratio", than=None, over="a", at_most=1.5) is True
+    assert holds(here, "excess", than=None, over="a", above=1.0) is False
+    steps = made({(f"m-{k}", "x"): [v] for k, v in ((0.1, 3.0), (0.01, 1.0), (10, 99.0))})
+    assert decide(claim(("spread_of", {"rows": "m-0.*", "at_most": 3.0})), steps).holds is True
+    assert decide(claim(("spread_of", {"rows": "m-*", "at_most": 3.0})), steps).holds is False
+
+
+def test_time_is_linear_in_the_steps():
+    straight = made({(f"maml-{k}", "x"): [2 + 3 * k] for k in (0, 1, 2, 5)})
+    curved = made({(f"maml-{k}", "x"): [2 + 3 * k**3] for k in (0, 1, 2, 5, 10)})
+    for here, expected in ((straight, True), (curved, False)):
+        assert linear(here, rows="maml-*", column="x", above=0.98)[0] is expected
+
+
+def test_paired_differences_are_over_tasks_and_means_over_seeds():
+    here = made({("maml", "x"): ([1.0, 5.0], [3.0, 5.0]), ("fast", "x"): ([1.0, 1.0], [1.0, 1.0])})
+    over = here.paired_difference("maml", "fast", "x")
+    assert (over.mean, over.tasks) == (-2.5, 2)
+    assert over.interval == pytest.approx(1.96 * 1.5 / 2**0.5)
+    other = replace(here.first("fast", "x"), tasks="other")
+    with pytest.raises(Missing, match="same tasks"):
+        replace(here, readings={**here.readings, ("fast", "x"): (other,)}).paired_difference("maml", "fast", "x")
+    with pytest.raises(Missing):
+        here.log("maml")
+
+
+# -- the thesis's own numbers --
+
+TABLE_6_1, TABLE_6_2 = item("mtnet", "table-6.1"), item("mtnet", "table-6.2")
+
+
+def verdicts(one, here):
+    return [decide(claim, here).holds for claim in one.claims]
+
+
+def test_the_thesis_s_own_numbers_meet_what_it_claims_but_for_m_net_at_20_shots():
+    assert verdicts(TABLE_6_1, printed(TABLE_6_1)) == [True, False, True, True, True, True]
+    assert verdicts(TABLE_6_2, printed(TABLE_6_2)) == [True, True, True, True]
+    evidence = decide(TABLE_6_2.claims[3], printed(TABLE_6_2)).evidence
+    assert all(f"largest over smallest {number}" in evidence for number in ("3.58", "1.21", "1.47"))
+
+
+def test_numbers_that_say_otherwise_are_not_let_through():
+    for one, expected in ((TABLE_6_1, [None, None, None, None, False, False]), (TABLE_6_2, [False] * 4)):
+        level = {(row.name, column): (np.full(5, 4.25),) * 3 for row in one.rows for column in row.cells}
+        assert verdicts(one, made(level, one)) == expected
+
+
+def test_what_takes_the_whole_budget_is_not_decided_by_less():
+    assert [claim.decides for claim in TABLE_6_1.claims] == ["", "", "", "", "full", ""]
+    assert [claim.decides for claim in TABLE_6_2.claims] == ["", "", "", "full"]
+
+
+def test_a_training_that_blew_up_is_a_failure_of_mtnet_and_what_is_said_of_maml():
+    whole = printed(TABLE_6_2).readings
+    nan = (Reading(NAN, more={"failed": "loss became nan"}),)
+    for row, expected in (("maml-10", True), ("mtnet-10", False)):
+        there = Found(TABLE_6_2, "full", {**whole, (row, "10-shot"): nan}, {}, {})
+        assert decide(TABLE_6_2.claims[2], there).holds is expected
+
+
+def test_mtnet_alone_learns_at_alpha_1_with_every_seed():
+    whole, learns = printed(TABLE_6_2).readings, TABLE_6_2.claims[1]
+    assert decide(learns, Found(TABLE_6_2, "full", whole, {}, {})).holds
+    tnet = {**whole, ("tnet-1", "10-shot"): whole["mtnet-1", "10-shot"]}
+    assert decide(learns, Found(TABLE_6_2, "full", tnet, {}, {})).holds is False
+    half = {**whole, ("mtnet-1", "10-shot"): (whole["mtnet-1", "10-shot"][0], reading([4.1]))}
+    assert decide(learns, Found(TABLE_6_2, "full", half, {}, {})).holds is None
+
+
+def test_changes_that_do_not_span_prove_nothing():
+    figure_3 = item("mtnet", "figure-3")
+    spans = next(claim for claim in figure_3.claims if claim.source == "proposition 1")
+
+    def found(value, missing=0):
+        readings = tuple(Reading(v, more={"rank minus d, largest": m}) for v, m in ((value, missing), (-15.0, 0)))
+        return Found(figure_3, "full", {("proposition-1", "error"): readings}, {}, {})
+
+    assert decide(spans, found(-15.0)).holds
+    for other in (found(-15.0, 2), found(-3.0), found(NAN)):
+        assert decide(spans, other).holds is False
+
+
+def test_a_bump_is_of_one_sign_and_within_the_papers_range():
+    one = item("wormhole", "figure-5")
+    bump = next(claim for claim in one.claims if "bump" in claim.text)
+
+    def there(low, high):
+        reading = Reading(1.0, arrays={"weights": np.linspace(low, high, 5)})
+        return decide(bump, Found(one, "full", {("default-tanh", "largest |w|"): (reading,)}, {}, {})).holds
+
+    assert there(-0.35, 0.8) and there(-0.8, 0.3)
+    assert not there(-0.5, 0.6), "of both signs"
+    assert not there(-0.4, 2.0), "out of the range"

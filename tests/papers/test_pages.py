@@ -1,0 +1,55 @@
+"""Pages: what is stored is what they say, in one table first; in HTML nothing that was stored is read as markup."""
+
+from pathlib import Path
+
+import pytest
+
+from quickstudy.papers.catalog import PAPERS, items
+from quickstudy.papers.runner import page
+
+PAGES = Path(__file__).parents[2] / "docs" / "reproductions"
+STORED = {paper: page.read_results(PAGES, paper) for paper in PAPERS}
+every_paper = pytest.mark.parametrize("paper", PAPERS)
+
+
+@every_paper
+def test_pages_say_what_is_stored(paper):
+    assert (PAGES / f"{paper}.md").read_text() == page.render(paper, STORED[paper], PAGES, "md")
+    for one in STORED[paper]:
+        assert all((PAGES / paper / f"{one['item']}-{name}.svg").is_file() for name in one["figures"])
+        assert one["scale"] != "smoke" and one["commits"] and not any("dirty" in commit for commit in one["commits"])
+    assert not list(PAGES.glob("*/*.png")), "a figure is kept once"
+
+
+@every_paper
+def test_what_is_stored_is_of_items_claims_and_rows_that_there_are(paper):
+    for one in STORED[paper]:
+        item = items(paper)[one["item"]]
+        assert sorted(claim.text for claim in item.claims) == sorted(claim["text"] for claim in one["claims"])
+        assert {line["row"] for line in one["rows"]} <= {row.name for row in item.rows}
+        assert set(one["figures"]) <= set(item.figures)
+
+
+@every_paper
+def test_a_page_opens_with_one_table_of_all_claims_and_folds_the_rest(paper):
+    text = page.render(paper, STORED[paper], PAGES, "md")
+    opening, *sections = text.split("\n## ")
+    lines = [line for line in opening.splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + sum(len(one["claims"]) for one in STORED[paper])
+    signs = [line.rstrip(" |")[-1] for line in lines[1:]]
+    held = [claim["holds"] for one in STORED[paper] for claim in one["claims"]]
+    assert signs == [page.SIGNS[one] for one in held]
+    for one, section in zip(STORED[paper], sections, strict=True):
+        shown, folded = section.split("<details>")
+        assert shown.count("![") == len(one["figures"]) and one["command"] in folded
+
+
+def test_html_is_whole_and_escapes_what_was_stored():
+    (one,) = [one for one in STORED["mtnet"] if one["item"] == "table-6.1"]
+    evil = "<script>alert(1)</script> `a < b`"
+    claims = [{**claim, "text": evil, "evidence": evil} for claim in one["claims"]]
+    text = page.render("mtnet", [{**one, "title": evil, "claims": claims, "notes": [evil]}], PAGES, "html")
+    assert "<script>" not in text and "<code>a &lt; b</code>" in text
+    assert text.count("data:image/svg+xml;base64,") == 1 and text.count("<details>") == 1
+    gone = page.render("mtnet", [one], PAGES / "nowhere", "html")
+    assert "errors was not drawn" in gone and "<figure>" not in gone

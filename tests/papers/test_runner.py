@@ -1,0 +1,308 @@
+"""Reproductions: what is run, kept, taken up again and shown, whatever the paper."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quickstudy.errors import InputError
+from quickstudy.papers.beyond.combined import PARTS, combined
+from quickstudy.papers.catalog import PAPERS, items
+from quickstudy.papers.runner import tables
+from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row, Scale
+from quickstudy.papers.runner.results import result
+from quickstudy.papers.runner.store import Store
+from quickstudy.papers.runner.work import Plan, collect, stand_ins, work
+from quickstudy.training.train import Stopped
+from quickstudy.training.watcher import Watcher
+
+MACHINE = {"cores": 2, "processor": "some", "torch": "2.13.0"}
+
+
+def sine(name, **method):
+    """A row of MAML on sine waves."""
+    return Row(
+        name,
+        name.upper(),
+        {
+            "10-shot": Cell("judged", {"tasks": 50}, (Reported(0.7, 0.07, "table"), Reported(0.8, source="text"))),
+            "loss": Cell("judged", {"tasks": 50, "of": "loss"}),
+        },
+        {
+            "tasks": {"name": "sine", "shots": 10, "queries": 10},
+            "model": {"name": "mlp", "hidden": [8]},
+            "method": {"name": "maml", "inner_lr": 0.01, **method},
+            "train": {"steps": 400, "checkpoint_every": 10, "validate_every": 0},
+            "compute": {"threads": 1},
+        },
+    )
+
+
+FASTER = {"row": "fast", "over": "maml", "column": "10-shot", "below": 1.0}
+
+
+def made(*rows, **more):
+    """An item of these rows."""
+    scales = {"smoke": Scale({"train.steps": 2}), "quick": Scale({"train.steps": 20}), "full": Scale(seeds=2)}
+    claims = (Claim("Faster is better.", "nowhere", (("ratio", FASTER),)),)
+    return Item("mtnet", "item", "An item", rows, scales, "squared error", False, claims=claims, **more)
+
+
+QUOTED = Row("quoted", "Quoted", {"10-shot": Cell(reported=(Reported(0.5, 0.05, "table"),))})
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """`plan(*rows, scale="quick", seeds=1)` in a directory of its own."""
+
+    def make(*rows, scale="quick", seeds=1):
+        one = made(*rows)
+        return Plan(one, scale, seeds, one.rows, tmp_path / "out")
+
+    return make
+
+
+def done(one, watch=None):
+    """Run a plan; the names of the units that this took."""
+    said = []
+    work(watch or Watcher(), one.units(), one.folder, lambda unit, seconds: said.append((unit.row, unit.seed)))
+    return said
+
+
+# -- running --
+
+
+def test_what_is_done_is_not_done_again(plan):
+    one = plan(sine("maml"), sine("again"), QUOTED)
+    assert done(one) == [("maml", 0)], "two rows of one configuration are one training"
+    assert done(one) == []
+    assert done(plan(sine("maml"), sine("fast", inner_lr=0.1))) == [("fast", 0)]
+    assert len(list((one.folder / "runs").glob("*/config.yaml"))) == 2
+
+
+def test_a_new_seed_adds_to_the_old_ones(plan):
+    done(plan(sine("maml")))
+    assert done(plan(sine("maml"), seeds=3)) == [("maml", 1), ("maml", 2)]
+    here, _ = collect(plan(sine("maml"), seeds=3))
+    values = here.each_seed("maml", "10-shot")
+    assert len(set(values)) == 3
+    assert here.value("maml", "10-shot") == pytest.approx(np.mean(values))
+    assert here.first("maml", "10-shot").tasks == here.all("maml", "10-shot")[2].tasks, (
+        "all seeds are on the same tasks"
+    )
+
+
+class Impatient(Watcher):
+    """Stops after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def step(self, step, loss):
+        self.left -= 1
+        self.stopping = self.left <= 0
+
+
+def test_what_was_interrupted_goes_on_and_ends_the_same(plan, tmp_path):
+    one = plan(sine("maml"))
+    with pytest.raises(Stopped):
+        done(one, Impatient(15))
+    assert not Store(one.folder).is_done(one.units()[0])
+    assert done(one) == [("maml", 0)]
+    other = Plan(one.item, "quick", 1, one.rows, tmp_path / "other")
+    done(other)
+    assert collect(one)[0].each_seed("maml", "10-shot") == collect(other)[0].each_seed("maml", "10-shot")
+
+
+def test_another_process_is_left_alone_at_its_work(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    with Store(one.folder).hold(one.units()[0]) as mine:
+        assert mine
+        assert done(one) == [("fast", 0)]
+    assert done(one) == [("maml", 0)]
+
+
+def test_what_another_process_leaves_is_taken_up_in_the_end(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    held = Store(one.folder).hold(one.units()[0])
+    held.__enter__()
+    said = []
+
+    def tell(unit, seconds):
+        said.append(unit.row)
+        if unit.row == "fast":
+            held.__exit__(None, None, None)
+
+    work(Watcher(), one.units(), one.folder, tell)
+    assert said == ["fast", "maml"]
+
+
+def test_a_training_that_diverges_is_shown_so(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=1e12, inner_steps=5))
+    done(one)
+    here, about = collect(one)
+    shown = result(one, here, about, MACHINE)
+    assert "nan" in shown["stopped"]["fast"]["0"] or "inf" in shown["stopped"]["fast"]["0"]
+    lines, _ = tables.lines(shown)
+    assert [line[3] for line in lines if line[0] == "FAST"] == ["diverged", "diverged"]
+    assert done(one) == []
+
+
+# -- what is said of it --
+
+
+def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1), QUOTED)
+    done(one)
+    here, about = collect(one)
+    shown = result(one, here, about, MACHINE)
+    first = shown["rows"][0]
+    assert first["gap"] == pytest.approx(here.value("maml", "10-shot") - 0.7)
+    assert first["departs"] == ["Scale `quick`: `train.steps` 20 instead of 400."]
+    assert shown["rows"][-1]["ours"] is None
+    verdict = shown["claims"][0]
+    assert verdict["holds"] == (here.value("fast", "10-shot") < here.value("maml", "10-shot"))
+    lines, notes = tables.lines(shown)
+    assert lines[0][2] == "0.70 ± 0.07 (table); 0.80 (text)" and lines[-1][3] == "quoted" and len(notes) == 1
+    rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
+    assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"
+    assert shown["command"] == "quickstudy reproduce mtnet item --scale quick"
+
+
+def test_a_stand_in_is_named_only_where_the_papers_pictures_were_not_at_hand(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path))
+    trained_on = {"tasks": {"name": "cross", "train": {"name": "mini_imagenet"}, "test": {"name": "omniglot"}}}
+    (tmp_path / "mini_imagenet_tiny64").mkdir()
+    assert stand_ins(trained_on) == ["mini_imagenet_tiny64"]
+    (tmp_path / "mini_imagenet").mkdir()
+    assert stand_ins(trained_on) == []
+
+    one = plan(dataclasses.replace(sine("maml"), stand_in="other waves"))
+    done(one)
+    shown = result(one, *collect(one), MACHINE)["rows"][0]
+    assert shown["stand_in"] == "" and "gap" in shown
+    for reading in (one.folder / "readings").glob("*.json"):
+        reading.write_text(reading.read_text().replace('"stand_ins": []', '"stand_ins": ["waves"]'))
+    shown = result(one, *collect(one), MACHINE)["rows"][0]
+    assert shown["stand_in"] == "other waves" and "gap" not in shown
+
+
+def test_a_smoke_run_decides_nothing(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1), scale="smoke")
+    done(one)
+    assert result(one, *collect(one), MACHINE)["claims"][0]["holds"] is None
+
+
+def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    done(one)
+    (claim,) = result(one, *collect(one), MACHINE)["claims"]
+    assert claim["holds"] is not None and not claim["own"]
+    late = dataclasses.replace(one.item, decides="full")
+    own = dataclasses.replace(one.item, claims=tuple(dataclasses.replace(c, decides="full") for c in one.item.claims))
+    for less in (late, own):
+        one = dataclasses.replace(one, item=less)
+        (claim,) = result(one, *collect(one), MACHINE)["claims"]
+        assert claim["holds"] is None and claim["evidence"].endswith(f"The `{one.scale}` scale does not decide it.")
+
+
+def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
+    one = plan(sine("maml"))
+    done(one)
+    claim = result(one, *collect(one), MACHINE)["claims"][0]
+    assert claim["holds"] is None and "no reading of fast" in claim["evidence"]
+
+
+# -- the command --
+
+
+def test_the_command_runs_lists_and_writes_pages(cli):
+    words = ("reproduce", "mtnet", "table-6.1", "--scale", "smoke", "--rows", "maml,tnet", "--out", "out")
+    ran = cli(*words, "--json")
+    assert ran.code == 0, ran.err
+    shown, written = [json.loads(line) for line in ran.out.splitlines()]
+    assert {line["row"] for line in shown["rows"] if line["ours"]} == {"maml", "tnet"}
+    for path in written["written"]:
+        assert "Table 6.1" in Path(path).read_text()
+    again = cli(*words)
+    assert again.code == 0 and "(2 are here already)" in again.err and "Table 6.1" in again.out
+    listed = cli("reproduce", "--list", "--json")
+    assert {json.loads(line)["item"] for line in listed.out.splitlines()} == {
+        name for paper in PAPERS for name in items(paper)
+    }
+
+
+@pytest.mark.slow
+def test_several_processes_know_the_measures_of_a_paper(shell):
+    ran = shell("reproduce", "mtnet", "figure-3", "--scale", "smoke", "--workers", "2", "--json")
+    shown = json.loads(ran.out.splitlines()[0])
+    assert ran.code == 0 and all(line["ours"] for line in shown["rows"]), ran.err
+    assert Path("reproductions/mtnet/figure-3-3.3.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Say which paper: mtnet, wormhole, hypermaml, beyond"),
+        (("mtnett",), "Did you mean `mtnet`"),
+        (("mtnet",), "Nothing of mtnet has been run in reproductions"),
+        (("mtnet", "table-61"), "Did you mean `table-6.1`"),
+        (("mtnet", "table-6.1", "--scale", "ful"), "Did you mean `full`"),
+        (("mtnet", "table-6.1", "--rows", "maml,tnt"), "no row 'tnt'"),
+        (("mtnet", "table-6.1", "--seeds", "0"), "`--seeds` was 0"),
+        (("mtnet", "table-6.1", "--workers", "-1"), "`--workers` was -1"),
+        (("mtnet", "all", "--rows", "maml"), "--rows names rows of one item"),
+        (("mtnet", "table-6.1", "--train.steps", "5"), "no option"),
+    ],
+)
+def test_mistakes_are_named(cli, words, said):
+    ended = cli("reproduce", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err and "Traceback" not in ended.err
+
+
+def test_image_sets_that_are_missing_are_named_before_anything_runs(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path / "empty"))
+    ended = cli("reproduce", "beyond", "shots", "--scale", "smoke")
+    assert ended.code == 2 and "needs the image set 'omniglot'" in ended.err
+    assert not Path("reproductions").exists()
+
+
+def test_all_leaves_out_what_has_no_pictures_here(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path / "empty"))
+    ended = cli("reproduce", "beyond", "all", "--scale", "ful")
+    assert ended.code == 2 and "Did you mean `full`" in ended.err
+    assert "ways is left out: omniglot is not here" in ended.err
+
+
+# -- combinations --
+
+
+@pytest.mark.parametrize(("parts", "said"), [(["metrics"], "Did you mean `metric`"), (["emission"], "set `adapted`")])
+def test_combinations_that_cannot_be(parts, said):
+    from torch import nn
+
+    with pytest.raises(InputError, match=said):
+        combined(nn.Linear(3, 2), parts=parts)
+
+
+def test_parts_at_rest_are_gradient_steps_alone(double):
+    """A metric that is the identity changes nothing; every other part is seen in the outcome."""
+    import torch
+    from torch import nn
+
+    from cases import NETS, tasks
+
+    batch = tasks(NETS[0])
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    outcomes = {}
+    for part in (None, *PARTS):
+        torch.manual_seed(0)
+        model = combined(net, parts=[part] if part else [], adapted="head")
+        outcomes[part] = model(batch).loss
+    torch.testing.assert_close(outcomes["metric"], outcomes[None])
+    for part in PARTS[1:]:
+        assert not torch.allclose(outcomes[part], outcomes[None]), part
