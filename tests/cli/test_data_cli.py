@@ -28,7 +28,7 @@ from conftest import held as find_real
 from quickstudy.errors import RunError
 from quickstudy.storage.run import Run
 from quickstudy.tasks import FAMILIES
-from quickstudy.tasks.images.downloads import BY_HAND, SOURCES, Remote, Source, fetch
+from quickstudy.tasks.images.downloads import MANUAL_SOURCES, SOURCES, Remote, Source, fetch
 from quickstudy.tasks.images.sets import IMAGE_SETS
 
 
@@ -117,11 +117,11 @@ def test_list_says_what_is_here_and_what_only_stands_in(cli, root):
     assert told["sets"]["omniglot"]["splits"].startswith("finn, lake, ")
     text = cli("data", "list").out
     assert f"data root: {root}" in text and "cub_200_2010_84px, which stands in for it: other pictures" in text
-    assert BY_HAND["mini_imagenet"][0] in text and "quickstudy data prepare omniglot (15.9 MB)" in text
+    assert MANUAL_SOURCES["mini_imagenet"][0] in text and "quickstudy data prepare omniglot (15.9 MB)" in text
 
 
 def test_every_set_can_be_had_one_way(root):
-    assert set(IMAGE_SETS) == set(SOURCES) | set(BY_HAND) and not set(SOURCES) & set(BY_HAND)
+    assert set(IMAGE_SETS) == set(SOURCES) | set(MANUAL_SOURCES) and not set(SOURCES) & set(MANUAL_SOURCES)
     for name, source in SOURCES.items():
         assert source.folder in IMAGE_SETS[name].folders and source.folder not in IMAGE_SETS[name].stand_ins
         for file in source.files:

@@ -57,7 +57,7 @@ def image_tasks(recipe, rotations):
 @pytest.mark.parametrize("recipe", list(PREPARATIONS))
 def test_pictures_on_a_device_are_prepared_there(recipe, rotations):
     family = image_tasks(recipe, rotations)
-    task = family.on(META, most=10**6).source("train", size=2)(0)
+    task = family.to_device(META, max_bytes=10**6).source("train", size=2)(0)
     assert task.support.x.device == task.query.x.device == META
     here = family.source("train", size=2)(0)
     assert task.support.x.shape == here.support.x.shape and torch.equal(task.key, here.key)
@@ -70,14 +70,14 @@ def test_pictures_on_a_device_give_the_same_tasks():
     plain = Episodes.by_class(images, labels, ways=2, shots=1, queries=2)
     crossed = Cross(train=plain, test=plain)
     for family in (plain, Batches(plain, size=4), crossed, image_tasks("metaoptnet", "augment")):
-        one, other = (f.source("train", size=3)(5) for f in (family, family.on(torch.device("cpu"), most=10**6)))
+        one, other = (f.source("train", size=3)(5) for f in (family, family.to_device(torch.device("cpu"), max_bytes=10**6)))
         torch.testing.assert_close(other, one, rtol=0, atol=0)
-        assert family.describe() == family.on(torch.device("cpu"), most=10**6).describe()
+        assert family.describe() == family.to_device(torch.device("cpu"), max_bytes=10**6).describe()
 
 
 def test_pictures_that_are_too_large_stay_on_the_cpu():
     family = image_tasks("none", "none")
-    assert family.on(META, most=100) is family
+    assert family.to_device(META, max_bytes=100) is family
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch):

@@ -27,7 +27,7 @@ from quickstudy.evaluation.thumbnails import (
 from quickstudy.methods.nearest_neighbour import NearestNeighbour
 from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.reports.report import write_report
-from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, Result
+from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, EvaluationResult
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Cross, Episodes, digits
 from quickstudy.training.evaluate_run import evaluate_run
@@ -67,7 +67,7 @@ def family(classes=9, per=12, shape=(3, 84, 84), **options):
 def result_of(tasks, n=4, **summary):
     """A result of the nearest neighbour, as `evaluate_run` would keep it."""
     judged = evaluate(NearestNeighbour(tasks.outputs), tasks, get_metric("accuracy"), n=n)
-    return Result(
+    return EvaluationResult(
         {"split": "test", "hash": judged.hash, **summary},
         collect_thumbnails(tasks, "test", judged.example, [judged.confusion]),
     )
@@ -174,7 +174,7 @@ def test_tasks_from_several_families_keep_what_the_part_that_is_judged_keeps():
     assert set(joined["sheet_splits"]) == {"test"}
     assert joined["sheet_labels"].tolist() == alone["sheet_labels"][of_test].tolist()
     assert set(joined["names"]) <= set(alone["names"])
-    assert image_figures.draw_contact_sheet(Result({"split": "test"}, joined)) is not None
+    assert image_figures.draw_contact_sheet(EvaluationResult({"split": "test"}, joined)) is not None
 
 
 # -- what is drawn --
@@ -204,7 +204,7 @@ def test_right_and_wrong_queries_have_frames_of_their_own(shift, frames):
     result = result_of(family(shape=(1, 12, 18)))
     y = result.arrays["query_y"]
     output = np.full((len(y), 3), np.nan) if shift is None else np.eye(3)[(y + shift) % 3]
-    png, caption = figures.draw_example_task(Result({}, result.arrays | {"output": output}))
+    png, caption = figures.draw_example_task(EvaluationResult({}, result.arrays | {"output": output}))
     assert png.startswith(PNG) and colours(png) == frames
     assert caption.startswith(f"{0 if shift != 0 else len(y)} of {len(y)} queries")
 
@@ -228,7 +228,7 @@ def test_few_classes_make_a_matrix_and_many_a_list_of_pairs(classes):
 
 def test_many_classes_without_a_mistake_need_no_picture():
     every = np.arange(40)
-    png, caption = image_figures.draw_confusion(Result({}, {"confusion": np.stack([every, every, every + 1], 1)}))
+    png, caption = image_figures.draw_confusion(EvaluationResult({}, {"confusion": np.stack([every, every, every + 1], 1)}))
     assert png is None and "Every one of 820 queries was right" in caption
 
 

@@ -16,7 +16,7 @@ from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row, Sca
 from quickstudy.papers.runner.results import result
 from quickstudy.papers.runner.store import Store
 from quickstudy.papers.runner.work import Plan, collect, stand_ins, work
-from quickstudy.training.train import Stopped
+from quickstudy.training.train import StoppedError
 from quickstudy.training.watcher import Watcher
 
 MACHINE = {"cores": 2, "processor": "some", "torch": "2.13.0"}
@@ -108,7 +108,7 @@ class Impatient(Watcher):
 
 def test_what_was_interrupted_goes_on_and_ends_the_same(plan, tmp_path):
     one = plan(sine("maml"))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         done(one, Impatient(15))
     assert not Store(one.folder).is_done(one.units()[0])
     assert done(one) == [("maml", 0)]

@@ -12,7 +12,7 @@ from processes import Command, run_code
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures
 from quickstudy.reports.report import format_amount, format_score, write_report
-from quickstudy.storage.result import Result
+from quickstudy.storage.result import EvaluationResult
 from quickstudy.storage.run import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -230,7 +230,7 @@ def test_a_score_says_how_many_tasks_diverged():
     ids=["gray", "colour", "curve", "plane"],
 )
 def test_an_example_task_is_drawn(task, caption):
-    png, said = figures.draw_example_task(Result({}, task(np.random.default_rng(0))))
+    png, said = figures.draw_example_task(EvaluationResult({}, task(np.random.default_rng(0))))
     assert png.startswith(PNG) and re.search(caption, said)
 
 
@@ -247,7 +247,7 @@ def test_an_example_task_is_drawn(task, caption):
 def test_what_cannot_be_drawn_is_left_out(change):
     arrays = image_task(np.random.default_rng(0)) | change
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    assert figures.draw_example_task(Result({}, arrays)) is None
+    assert figures.draw_example_task(EvaluationResult({}, arrays)) is None
 
 
 def test_diverged_tasks_and_predictions_do_not_break_a_figure():
@@ -255,9 +255,9 @@ def test_diverged_tasks_and_predictions_do_not_break_a_figure():
     task = curve_task(rng)
     task["output"][:50] = math.inf
     task["output"][50:] = 1e30
-    assert figures.draw_example_task(Result({}, task))
+    assert figures.draw_example_task(EvaluationResult({}, task))
     for values in ([math.nan], [], [0.5], [0.5, 0.5, 1e30], rng.standard_cauchy(500), [[0.25, 0.5]]):
-        result = Result({}, {"metric": np.array(values, dtype=float)})
+        result = EvaluationResult({}, {"metric": np.array(values, dtype=float)})
         for metric in ("accuracy", "mse"):
             png = figures.draw_spread({"run": result}, metric)
             assert (png is None) == (not np.isfinite(values).any())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import SINE
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.published import published
+from quickstudy.tasks.images.published import published_split
 from quickstudy.training import config
 from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_text
 
@@ -179,7 +179,7 @@ def data_root(tmp_path_factory):
     classes = {"mnist": ["0", "1"], "pictures": ["cats", "dogs", "owls"]}
     for name, split in SPLITS.items():
         most = 62 if name == "emnist" else 5  # the rule of emnist counts through all of its classes
-        classes[name] = [one for names in published(name, split).classes.values() for one in list(names)[:most]]
+        classes[name] = [one for names in published_split(name, split).classes.values() for one in list(names)[:most]]
     for name, folders in classes.items():
         count = {"mnist": 40, "pictures": 10}.get(name, 16)
         for folder in folders:

@@ -19,7 +19,7 @@ from quickstudy.evaluation.dry_run import draw_first_tasks
 from quickstudy.methods.baseline_pp import Cosine
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.nets import conv_net, mlp
-from quickstudy.models.norms import OneAtATime
+from quickstudy.models.norms import SingleExampleWarning
 from quickstudy.rules.params import dotted_params
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
@@ -323,8 +323,8 @@ class TestBaselines:
         params = learner.update(pick(batch.support, 0), pick(learner.draw(batch), 0), evaluating=True)
         assert params["weight"].shape == (3, 16) and not any(p.requires_grad for p in learner.draw(batch).values())
         torch.testing.assert_close(dict(learner.state_dict()), before, rtol=0, atol=0)
-        fitted = learner.judge(params, pick(batch.support, 0))
-        fresh = learner.judge(transfer(name, eval_inner_steps=0).update(
+        fitted = learner.query_outcome(params, pick(batch.support, 0))
+        fresh = learner.query_outcome(transfer(name, eval_inner_steps=0).update(
             pick(batch.support, 0), pick(learner.draw(batch), 0)), pick(batch.support, 0))  # fmt: skip
         assert fitted.loss < 0.5 * fresh.loss
 
@@ -353,7 +353,7 @@ class TestBaselines:
     def test_a_module_that_normalises_one_example_by_itself_says_so(self, name):
         batch = doubles("test")
         adapted = transfer(name, eval_inner_steps=1).adapt(pick(batch.support, 0))
-        with pytest.warns(OneAtATime):
+        with pytest.warns(SingleExampleWarning):
             adapted(batch.query.x[0, :1])
 
     def test_norms_per_step_are_refused(self, name):

@@ -142,11 +142,11 @@ def share_run(world: World, find: Callable[[], Run]) -> Run:
 @contextmanager
 def name_run_in_errors(path: str) -> Iterator[None]:
     """Begin an error with the run that it is about: several may have been given."""
-    from quickstudy.engine.distributed import WorkerLost
+    from quickstudy.engine.distributed import WorkerLostError
 
     try:
         yield
-    except WorkerLost:
+    except WorkerLostError:
         raise
     except InputError as error:
         raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error

@@ -56,9 +56,9 @@ def _run(words: Sequence[str]) -> int:
 
     verb, overrides = parsed
     if isinstance(verb, SharedCommand) and verb.workers != 1:
-        from quickstudy.engine.launch import launch, without_workers
+        from quickstudy.engine.launch import launch_workers, without_workers
 
-        return launch(verb.workers, without_workers(words))
+        return launch_workers(verb.workers, without_workers(words))
     if isinstance(verb, ConfigCommand) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: package.module:factory is found, and a yaml.py there is not PyYAML
     with warnings.catch_warnings(), verb.use_data_root() if isinstance(verb, ImageCommand) else nullcontext():
@@ -73,9 +73,9 @@ def _speaks(error: BaseException | None = None) -> bool:
     """Whether this process is the one that tells the user; it is, unless it is one of several workers."""
     if "RANK" not in os.environ:
         return True
-    from quickstudy.engine.distributed import speaks_to_user
+    from quickstudy.engine.distributed import is_reporting_worker
 
-    return speaks_to_user(error)
+    return is_reporting_worker(error)
 
 
 def _report_error(error: BaseException, *, as_json: bool) -> None:

@@ -71,13 +71,13 @@ def _run_job(job: Job, console: Console, args: tuple[Any, ...]) -> None:
     watcher = SignalWatcher()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watcher.stop)
-    from quickstudy.training.train import Stopped
+    from quickstudy.training.train import StoppedError
 
     try:
         with warnings.catch_warnings():
             console.show_warnings()
             job(watcher, console, *args)
-    except Stopped:
+    except StoppedError:
         pass
     except (InputError, RunError) as error:
         Console().error(

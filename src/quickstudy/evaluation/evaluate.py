@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_map
 
-from quickstudy.engine.distributed import ALONE, World
+from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, suggest_nearest
@@ -103,7 +103,7 @@ def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice 
     """The fixed list of n tasks in batches, or some of these batches."""
     if n < 1:
         raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
-    source = family.source(split, seed=seed, size=BATCH).judged()
+    source = family.source(split, seed=seed, size=BATCH).without_augmentation()
     for step in range(-(-n // BATCH))[part]:
         yield draw_tasks(source, step, slice(0, min(BATCH, n - step * BATCH)))
 
@@ -137,7 +137,7 @@ def evaluate(
     split: str = "test",
     n: int = 600,
     seed: int = 0,
-    world: World = ALONE,
+    world: World = SINGLE_WORKER,
 ) -> Summary:
     """Evaluate a learner on n fixed tasks of a split. Workers share the batches, and each returns the whole result."""
     family = family.of_split(split)
@@ -194,7 +194,7 @@ def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.g
 
 def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
     """Milliseconds to adapt to one task alone: the median over several tasks, after a warm-up."""
-    tasks = learner.placed(family.source(split, seed=seed, size=BATCH).judged()(0, slice(0, TIMED_TASKS)))
+    tasks = learner.move_tasks(family.source(split, seed=seed, size=BATCH).without_augmentation()(0, slice(0, TIMED_TASKS)))
     noise = learner.draw(tasks, seed)
     times = []
     with torch.no_grad(), evaluation_mode(learner), twice_differentiable():

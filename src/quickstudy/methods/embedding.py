@@ -26,7 +26,7 @@ from quickstudy.models.norms import (
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.params import with_prefix
-from quickstudy.tasks.support import explain_misfit
+from quickstudy.tasks.check import explain_misfit
 from quickstudy.types import Criterion, Examples, Params
 
 NORM_PREFIX = "norm:"

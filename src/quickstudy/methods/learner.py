@@ -21,7 +21,7 @@ from quickstudy.engine.precision import autocast_products
 from quickstudy.errors import InputError
 from quickstudy.models.norms import describe_norms
 from quickstudy.tasks.draws import task_noise
-from quickstudy.tasks.support import explain_misfit
+from quickstudy.tasks.check import explain_misfit
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
 Noise = Mapping[str, Tensor]

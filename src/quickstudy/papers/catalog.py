@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.items import Item
 from quickstudy.papers.runner.load import load
 
@@ -22,7 +22,7 @@ def _loaded(paper: str) -> dict[str, Item]:
 def items(paper: str) -> dict[str, Item]:
     """A paper's items by name."""
     if paper not in PAPERS:
-        raise InputError(f"There is no paper {paper!r}. {nearest(paper, PAPERS)}")
+        raise InputError(f"There is no paper {paper!r}. {suggest_nearest(paper, PAPERS)}")
     return dict(_loaded(paper))
 
 
@@ -30,5 +30,5 @@ def item(paper: str, name: str) -> Item:
     """One item."""
     known = items(paper)
     if name not in known:
-        raise InputError(f"There is no item {name!r} of {paper}. {nearest(name, [*known, 'all'])}")
+        raise InputError(f"There is no item {name!r} of {paper}. {suggest_nearest(name, [*known, 'all'])}")
     return known[name]

@@ -12,7 +12,7 @@ import numpy as np
 
 from quickstudy.reports import canvas, image_figures
 from quickstudy.reports.canvas import COLOURS, DASHES, MARKERS
-from quickstudy.storage.result import Array, Result, is_images
+from quickstudy.storage.result import Array, EvaluationResult, is_images
 from quickstudy.storage.run import Run
 
 LOSS_BINS = 100
@@ -61,7 +61,7 @@ def draw_learning_curves(runs: Mapping[str, Run]) -> bytes | None:
     return canvas.to_png(figure)
 
 
-def draw_spread(results: Mapping[str, Result], metric: str) -> bytes | None:
+def draw_spread(results: Mapping[str, EvaluationResult], metric: str) -> bytes | None:
     """Histograms of the metric of single tasks: one for each result, one below the other, on the same x axis."""
     values = {label: np.ravel(result.arrays["metric"]) for label, result in results.items() if _has_task_values(result)}
     values = {label: of[np.isfinite(of)] for label, of in values.items()}
@@ -122,7 +122,7 @@ def draw_probes(run: Run) -> bytes | None:
     return canvas.to_png(figure)
 
 
-def draw_example_task(result: Result) -> tuple[bytes, str] | None:
+def draw_example_task(result: EvaluationResult) -> tuple[bytes, str] | None:
     """The example task of a result with the learner's predictions, and a caption; None if it cannot be drawn."""
     wanted = ("support_x", "support_y", "query_x", "query_y", "output")
     if not all(name in result.arrays for name in wanted):
@@ -192,7 +192,7 @@ def _draw_curve_task(
     return canvas.to_png(figure), f"Mean squared error on this task: {error:.3g}.{part}"
 
 
-def _has_task_values(result: Result) -> bool:
+def _has_task_values(result: EvaluationResult) -> bool:
     """Whether a result has the metric of each task, as numbers."""
     return "metric" in result.arrays and result.arrays["metric"].dtype.kind in "fiub"
 

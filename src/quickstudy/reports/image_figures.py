@@ -11,7 +11,7 @@ import numpy as np
 
 from quickstudy.reports import canvas
 from quickstudy.reports.canvas import FAINT, INK, RIGHT, WRONG
-from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, SHOTS_SHOWN, WAYS_SHOWN, Array, Result
+from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, SHOTS_SHOWN, WAYS_SHOWN, Array, EvaluationResult
 
 IMAGE_SIDE, IMAGE_STEP = 0.78, 0.86
 SHEET_COLUMNS = 12
@@ -20,7 +20,7 @@ MAX_MATRIX_CLASSES = 20
 MAX_PAIRS = 20
 
 
-def draw_task(result: Result) -> tuple[bytes, str] | None:
+def draw_task(result: EvaluationResult) -> tuple[bytes, str] | None:
     """A row for each class: its support images, then its query images, framed as right or wrong."""
     arrays = result.arrays
     support_y, query_y = arrays["support_y"], arrays["query_y"]
@@ -65,7 +65,7 @@ def draw_task(result: Result) -> tuple[bytes, str] | None:
     return page.png(), f"{canvas.count_right(guess, query_y)} {about}" + (f" The first {cut} are shown." if cut else "")
 
 
-def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
+def draw_contact_sheet(result: EvaluationResult) -> tuple[bytes, str] | None:
     """One image of each class, split by split."""
     arrays = result.arrays
     wanted = ("sheet_x", "sheet_labels", "sheet_splits", "sheet_classes", "sheet_shared")
@@ -104,7 +104,7 @@ def draw_contact_sheet(result: Result) -> tuple[bytes, str] | None:
     return page.png(), f"One image of each class. {sharing}"
 
 
-def draw_confusion(result: Result) -> tuple[bytes | None, str] | None:
+def draw_confusion(result: EvaluationResult) -> tuple[bytes | None, str] | None:
     """Which classes were taken for which: all pairs of a few classes, or the worst pairs of many.
 
     There is no image, only a caption, if no query of many classes was wrong.
@@ -221,7 +221,7 @@ def _class_names(arrays: dict[str, Array]) -> dict[int, str]:
     return {label: str(name).replace("_", " ") for label, name in zip(labels, names, strict=False)}
 
 
-def _example_class_names(result: Result, labels: Array) -> dict[int, str]:
+def _example_class_names(result: EvaluationResult, labels: Array) -> dict[int, str]:
     """The names of the classes 0..ways-1 of the example task."""
     classes, names = result.arrays.get("classes"), _class_names(result.arrays)
     if classes is None or classes.ndim != 1 or len(classes) <= labels.max():

@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.storage.files import write_atomic
-from quickstudy.storage.result import Result
+from quickstudy.storage.result import EvaluationResult
 from quickstudy.storage.run import Run
 
 STYLE = files("quickstudy").joinpath("reports", "style.css").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ UNTESTED = "This run has no results yet: it was not tested."
 DASH = "\N{EN DASH}"
 """Stands for a value that is not there."""
 
-Results = Mapping[str, Mapping[str, Result]]
+Results = Mapping[str, Mapping[str, EvaluationResult]]
 """The results of each run: by the run's label, then by their name."""
 
 
@@ -121,7 +121,7 @@ def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures)
     )
 
 
-def _describe_run(label: str, run: Run, results: Mapping[str, Result], drawn: _Figures) -> dict[str, Any]:
+def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult], drawn: _Figures) -> dict[str, Any]:
     """The section of one run: an example task, its classes, its probes, its settings and versions."""
     example = next(
         ((name, found) for name in _sort_names(results) if (found := figures.draw_example_task(results[name]))), None
@@ -150,7 +150,7 @@ def _describe_run(label: str, run: Run, results: Mapping[str, Result], drawn: _F
     }
 
 
-def _draw_classes(label: str, results: Mapping[str, Result], drawn: _Figures) -> list[_Figure]:
+def _draw_classes(label: str, results: Mapping[str, EvaluationResult], drawn: _Figures) -> list[_Figure]:
     """Confusions and a contact sheet, from the first result if it has them."""
     parts = []
     for name in _sort_names(results)[:1]:
@@ -170,7 +170,7 @@ def _draw_classes(label: str, results: Mapping[str, Result], drawn: _Figures) ->
     return parts
 
 
-def _describe_result(name: str, results: Mapping[str, Result]) -> str:
+def _describe_result(name: str, results: Mapping[str, EvaluationResult]) -> str:
     """A result's name with its split and its list of tasks."""
     summary = results[name].summary if name in results else {}
     parts = [f"{summary['split']} split"] if summary.get("split") else []
@@ -185,7 +185,7 @@ def _describe_data(summary: Mapping[str, Any]) -> str:
     return " · ".join(f"{key}: {_format_value(value)}" for key, value in data.items())
 
 
-def _table_rows(label: str, own: Mapping[str, Result], shared_data: str) -> list[dict[str, str]]:
+def _table_rows(label: str, own: Mapping[str, EvaluationResult], shared_data: str) -> list[dict[str, str]]:
     """The rows of one run: a row for each result, or one that says that there is none."""
     if not own:
         return [{"title": label, "untested": UNTESTED}]
@@ -266,7 +266,7 @@ def _find_unequal_lists(results: Results) -> list[dict[str, str]]:
 
 def _draw_spreads(results: Results, drawn: _Figures) -> list[_Figure]:
     """How the metric of single tasks is spread: a figure for each metric."""
-    by_metric: dict[str, dict[str, Result]] = {}
+    by_metric: dict[str, dict[str, EvaluationResult]] = {}
     for label, own in results.items():
         for name in _sort_names(own):
             metric = str(own[name].summary.get("metric", "metric"))
@@ -291,7 +291,7 @@ def _title(label: str, name: str) -> str:
     return label if name == "test" else f"{label} · {name}"
 
 
-def _sort_names(results: Mapping[str, Result]) -> list[str]:
+def _sort_names(results: Mapping[str, EvaluationResult]) -> list[str]:
     """The names of results, `test` first."""
     return sorted(results, key=lambda name: (name != "test", name))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quickstudy.engine.distributed import ALONE, World
+from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.engine import use_threads
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
@@ -23,7 +23,7 @@ def evaluate_run(
     protocol: str | None = None,
     overrides: Sequence[str] = (),
     name: str = "test",
-    world: World = ALONE,
+    world: World = SINGLE_WORKER,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, and write the result into the run under `name`. Returned is the result's summary.
 

@@ -113,7 +113,7 @@ def apply_start(start: Start, learner: Learner) -> None:
         for name, value in start.tensors.items():
             own[name].copy_(value)
     if isinstance(learner, RuleLearner) and isinstance(learner.rule, Descend) and learner.rule.per_step is not None:
-        learner.rule.per_step.begin(learner.params())
+        learner.rule.restart(learner.params())
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

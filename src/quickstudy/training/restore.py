@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from quickstudy.engine.distributed import ALONE, World
+from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.errors import InputError
 from quickstudy.evaluation.leakage import check_leakage
 from quickstudy.methods.learner import Learner
@@ -38,7 +38,7 @@ def load(path: str | Path, checkpoint: str | None = None) -> Learner:
 
 
 def restore(
-    run: Run, checkpoint: str | None = None, overrides: Sequence[str] = (), world: World = ALONE
+    run: Run, checkpoint: str | None = None, overrides: Sequence[str] = (), world: World = SINGLE_WORKER
 ) -> tuple[Setup, dict[str, Any]]:
     """The learner of a run, ready for evaluation, and the state in its checkpoint.
 

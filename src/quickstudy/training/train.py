@@ -22,7 +22,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from quickstudy.engine.distributed import ALONE, RemoteError, Sums, WorkerLost, World
+from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, WorkerLostError, World
 from quickstudy.engine.engine import use_threads
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
@@ -110,7 +110,7 @@ def _dry_run_evaluation(setup: Setup, tasks: Task) -> None:
     dry_run(setup.learner, family, tasks)
 
 
-def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = ALONE) -> None:
+def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = SINGLE_WORKER) -> None:
     """Meta-train `setup.learner` in a run directory, from its last checkpoint if it has one.
 
     The run then has the checkpoint `last` and, if there was a validation, `best`. Only the first worker writes to the
@@ -214,7 +214,7 @@ class _Trainer:
         progress.step += 1
         return sums.loss, sums.stopping > 0
 
-    def _compute_share(self) -> Sums:
+    def _compute_share(self) -> StepSums:
         """Gradients, loss and metric of this worker's tasks, weighted by their share of the meta-batch.
 
         A worker has no tasks when there are more workers than tasks.
@@ -222,7 +222,7 @@ class _Trainer:
         seed, step, total = self.setup.config.seed, self.progress.step, self.config.meta_batch_size
         part = self.world.share(total)
         if part.start == part.stop:
-            return Sums([None] * len(self.params), 0.0, 0.0, float(self.watch.stopping))
+            return StepSums([None] * len(self.params), 0.0, 0.0, float(self.watch.stopping))
         if not self.world.first:
             # A user's dropout draws other numbers here than on the first worker. They are a function of the step, so
             # that a checkpoint needs the first worker's generator only.
@@ -233,7 +233,7 @@ class _Trainer:
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
         metric = self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean()
-        return Sums(gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping))
+        return StepSums(gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping))
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -241,8 +241,8 @@ class _Trainer:
         try:
             with explain_out_of_memory(f"Step {self.progress.step + 1}", self._describe_checkpoint):
                 yield
-        except WorkerLost as lost:
-            raise WorkerLost(
+        except WorkerLostError as lost:
+            raise WorkerLostError(
                 f"{lost} {self._describe_checkpoint()} Continue with: quickstudy train --resume {self.run.path}"
             ) from lost
         except RemoteError as error:

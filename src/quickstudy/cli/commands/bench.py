@@ -18,7 +18,7 @@ from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError
 
 if TYPE_CHECKING:
-    from quickstudy.bench.measure import Measured
+    from quickstudy.bench.measure import Timing
     from quickstudy.bench.runner import BenchRun
     from quickstudy.bench.workloads import Case
 
@@ -52,9 +52,9 @@ class Bench(Command):
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Measure a suite."""
-        from quickstudy.bench.contenders import chosen_peers
+        from quickstudy.bench.contenders import choose_peers
         from quickstudy.bench.runner import BenchRun
-        from quickstudy.bench.suites import suite
+        from quickstudy.bench.suites import get_suite
         from quickstudy.storage.files import explain_disk_errors
 
         if self.rounds < 1:
@@ -63,8 +63,8 @@ class Bench(Command):
             raise InputError(
                 f"--seconds was {self.seconds:g}; it is the time for the rounds of a case, so a number above 0."
             )
-        chosen = suite(self.suite or "quick").only(
-            _split_names(self.methods), chosen_peers(_split_names(self.peers)), self.cases or "*"
+        chosen = get_suite(self.suite or "quick").only(
+            _split_names(self.methods), choose_peers(_split_names(self.peers)), self.cases or "*"
         )
         folder = None if self.out is None else Path(self.out)
         if folder is not None:
@@ -109,7 +109,7 @@ def _format_property(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _show_times(measured: Measured, machine: Mapping[str, Any], console: Console) -> None:
+def _show_times(measured: Timing, machine: Mapping[str, Any], console: Console) -> None:
     from quickstudy.bench.workloads import WORKLOADS
 
     rows = measured.rows()
@@ -127,7 +127,7 @@ def _show_times(measured: Measured, machine: Mapping[str, Any], console: Console
         console.note(f"{name} is left out: {reason}")
 
 
-def _time_row(name: str, row: Mapping[str, Any], measured: Measured, machine: Mapping[str, Any]) -> tuple[str, ...]:
+def _time_row(name: str, row: Mapping[str, Any], measured: Timing, machine: Mapping[str, Any]) -> tuple[str, ...]:
     from quickstudy.bench.contenders import CONTENDERS
 
     kind = "conv" if measured.case.load.ways else "matmul"

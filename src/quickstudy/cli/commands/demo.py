@@ -87,7 +87,7 @@ class Demo(ImageCommand):
         from quickstudy.tasks.images.sets import IMAGE_SETS
         from quickstudy.training import config
 
-        drawings: Sequence[str] = OMNIGLOT_SETTINGS if IMAGE_SETS["omniglot"].held() else ()
+        drawings: Sequence[str] = OMNIGLOT_SETTINGS if IMAGE_SETS["omniglot"].find_folder() else ()
         if name == "digits-nearest":  # which has no net and no training
             drawings = drawings[:2]
         settings = config.load_config(name, [*drawings, *changes, "--seed", str(self.seed)])

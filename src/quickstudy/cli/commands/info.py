@@ -18,7 +18,7 @@ from quickstudy.errors import InputError, RunError, suggest_nearest
 
 if TYPE_CHECKING:
     from quickstudy.engine.engine import Engine
-    from quickstudy.engine.memory import Need
+    from quickstudy.engine.memory import MemoryNeed
     from quickstudy.storage.run import Run
     from quickstudy.training.config import Config, Setup
     from quickstudy.types import Task
@@ -128,8 +128,8 @@ def _checkpoint_state(run: Run, name: str) -> str:
 def describe_config(settings: Config) -> Rows:
     """What training and evaluating by a configuration would take, measured on a few of its tasks."""
     from quickstudy.engine import devices
-    from quickstudy.engine.engine import Engine, LoopFallback, use_threads
-    from quickstudy.evaluation.dry_run import dry_run, first_tasks
+    from quickstudy.engine.engine import Engine, LoopFallbackWarning, use_threads
+    from quickstudy.evaluation.dry_run import dry_run, draw_first_tasks
     from quickstudy.evaluation.evaluate import BATCH
     from quickstudy.training import config
 
@@ -144,12 +144,12 @@ def describe_config(settings: Config) -> Rows:
     family, on = setup.family.of_split("train"), setup.config.evaluate
     batch = settings.train.meta_batch_size
     with use_threads(settings.compute.threads), warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", LoopFallback)
-        tasks = first_tasks(setup.family, "train", seed=settings.seed, size=max(batch, 2))
-        judged = first_tasks(setup.judged, on.split, seed=on.seed, size=BATCH)
+        warnings.simplefilter("always", LoopFallbackWarning)
+        tasks = draw_first_tasks(setup.family, "train", seed=settings.seed, size=max(batch, 2))
+        judged = draw_first_tasks(setup.judged, on.split, seed=on.seed, size=BATCH)
         dry_run(learner, family, tasks, training=bool(moved))
-        room, engine.room = (
-            engine.room,
+        room, engine.memory = (
+            engine.memory,
             None,
         )  # the memory of a whole batch is measured, so it must not be cut into chunks
         engine.chunk = None
@@ -169,7 +169,7 @@ def describe_config(settings: Config) -> Rows:
     return rows
 
 
-def _measure_training(setup: Setup, tasks: Task) -> Need:
+def _measure_training(setup: Setup, tasks: Task) -> MemoryNeed:
     from quickstudy.engine.memory import measure_memory
     from quickstudy.evaluation.dry_run import restoring_buffers
     from quickstudy.types import pick
@@ -178,7 +178,7 @@ def _measure_training(setup: Setup, tasks: Task) -> Need:
         return measure_memory(lambda n: setup.learner.meta_gradient(pick(tasks, slice(n))))
 
 
-def _measure_evaluation(setup: Setup, tasks: Task) -> Need:
+def _measure_evaluation(setup: Setup, tasks: Task) -> MemoryNeed:
     import torch
 
     from quickstudy.engine.memory import measure_memory
@@ -189,13 +189,13 @@ def _measure_evaluation(setup: Setup, tasks: Task) -> Need:
         return measure_memory(lambda n: setup.learner(pick(tasks, slice(n)), evaluating=True))
 
 
-def _memory_row(need: Need, size: int, engine: Engine, chunk: int | None, room: int | None) -> Rows:
+def _memory_row(need: MemoryNeed, size: int, engine: Engine, chunk: int | None, room: int | None) -> Rows:
     """Under `vmap` the memory of all tasks of a chunk is held at once; on the loop, that of one task."""
     one = need.of(1)
     over: Rows = {} if room is None or one <= room else {"too much": "one task takes more than compute.memory allows"}
     if engine.backend == "loop":
         return {"tasks": f"{size}, one at a time", "in all": one, **over}
-    fits = min(chunk or (size if room is None else need.fitting(room)), size)
+    fits = min(chunk or (size if room is None else need.tasks_in(room)), size)
     taken = f"{size}, all at once" if fits == size else f"{size}, {fits} at once"
     return {"tasks": taken, "in all": need.of(fits), "a task": need.task, "and once": need.fixed, **over}
 

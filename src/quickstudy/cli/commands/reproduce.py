@@ -89,7 +89,7 @@ class Reproduce(ImageCommand):
 def _missing_data(one: Item) -> Sequence[str]:
     from quickstudy.tasks.images.sets import IMAGE_SETS
 
-    return [name for name in one.needs if not IMAGE_SETS[name].held()]
+    return [name for name in one.needs if not IMAGE_SETS[name].find_folder()]
 
 
 def _with_data(known: Mapping[str, Item], console: Console) -> Sequence[Item]:
@@ -150,7 +150,7 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
     from quickstudy.papers.runner.store import Store
     from quickstudy.papers.runner.work import found, work
     from quickstudy.storage.versions import describe_machine
-    from quickstudy.training.train import Stopped
+    from quickstudy.training.train import StoppedError
 
     store, units = Store(plan.folder), plan.units()
     waiting = [one for one in units if not store.done(one)]
@@ -165,7 +165,7 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
         else:
             with TerminalWatcher(console, 0, "") as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
                 work(watcher, waiting, plan.folder, _note_trainings(plan.item.name, console))
-    except (Stopped, KeyboardInterrupt):
+    except (StoppedError, KeyboardInterrupt):
         left = sum(not store.done(one) for one in units)
         raise RunError(
             f"Stopped: {left} of {len(units)} trainings are not done, and nothing is lost. The same command goes on."

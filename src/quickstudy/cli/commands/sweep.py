@@ -56,7 +56,7 @@ class Sweep(ConfigCommand):
         """Bring the study to its number of trials, and show them."""
         from quickstudy.training.sweep.plan import rank_trials
         from quickstudy.training.sweep.study import Study
-        from quickstudy.training.train import Stopped
+        from quickstudy.training.train import StoppedError
 
         plan = self._plan(overrides)
         study = Study(plan)
@@ -72,7 +72,7 @@ class Sweep(ConfigCommand):
                 )
             else:
                 run_side_by_side(_work_on_trials, (plan,), self.workers, console)
-        except (Stopped, KeyboardInterrupt):
+        except (StoppedError, KeyboardInterrupt):
             stopped = True
         trials = study.tried()
         _show_study(plan, trials, console, stopped=stopped)
@@ -90,7 +90,7 @@ class Sweep(ConfigCommand):
         from quickstudy.storage.files import to_plain, to_plain_or_text
         from quickstudy.training import config
         from quickstudy.training.config.overrides import apply_overrides
-        from quickstudy.training.sweep.plan import SweepPlan, try_ends
+        from quickstudy.training.sweep.plan import SweepPlan, check_space
         from quickstudy.training.sweep.space import parse_space
 
         if self.config is None:
@@ -104,7 +104,7 @@ class Sweep(ConfigCommand):
         searched, others = _split_search(overrides)
         space = parse_space(raw.pop("search", None), searched)
         settings = apply_overrides(raw, others)
-        setup = try_ends(settings, space)
+        setup = check_space(settings, space)
         name = Path(self.config).stem
         return SweepPlan(
             name=self.name or name,
@@ -203,10 +203,10 @@ def _show_study(plan: SweepPlan, trials: Sequence[Trial], console: Console, *, s
 def _draw_study(plan: SweepPlan, trials: Sequence[Trial]) -> tuple[Path | None, str]:
     """The path of the figure, or the reason why there is none."""
     from quickstudy.storage.files import explain_disk_errors, write_atomic
-    from quickstudy.training.sweep.figure import draw_values
+    from quickstudy.training.sweep.figure import draw_sweep
 
     try:
-        drawn = draw_values(trials, plan.space, plan.metric, plan.larger_is_better)
+        drawn = draw_sweep(trials, plan.space, plan.metric, plan.larger_is_better)
     except InputError as missing:
         return None, str(missing)
     if drawn is None:

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.models.cells import cell_params, with_metric
+from quickstudy.models.cells import cell_param_names, with_metric
 from quickstudy.models.hypernet import ClassHypernet
 from quickstudy.models.split import last_linear, split_head
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.combine import Chain
-from quickstudy.rules.criteria import criterion
+from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.descend import Constant, Descend, Learned
 from quickstudy.rules.emit import Emit
 from quickstudy.rules.mask import Masked
@@ -52,14 +52,14 @@ def combined(
     """
     for part in parts:
         if part not in PARTS:
-            raise InputError(f"There is no part {part!r}. {nearest(part, PARTS)}")
+            raise InputError(f"There is no part {part!r}. {suggest_nearest(part, PARTS)}")
     if adapted not in ("all", "head"):
         raise InputError(f"`adapted` is 'all' or 'head', not {adapted!r}.")
     if "emission" in parts and adapted == "all":
         raise InputError("An emission is the update of a head: set `adapted` to 'head'.")
     body, head = split_head(model) if adapted == "head" else (None, model)
     head = with_metric(head) if "metric" in parts else head
-    names = list(cell_params(head))
+    names = list(cell_param_names(head))
     params = adaptable(head, names)
     rate: Rate = Learned(params, rate_between) if "rate" in parts else Constant(inner_lr)
     if "mask" in parts:
@@ -71,4 +71,4 @@ def combined(
     if "emission" in parts:
         rules.append(Emit(ClassHypernet(params, width=width)))
     rules.append(Descend(rate, inner_steps))
-    return RuleLearner(head, Chain(rules), criterion(loss), body=body, adapts=names)
+    return RuleLearner(head, Chain(rules), get_criterion(loss), body=body, adapts=names)

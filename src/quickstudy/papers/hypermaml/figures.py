@@ -7,7 +7,7 @@ import numpy as np
 
 from quickstudy.papers.hypermaml.measures import KINDS
 from quickstudy.papers.runner.found import Found
-from quickstudy.reports.canvas import COLOURS, FAINT, INK, dress, figure
+from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure
 from quickstudy.storage.result import Array
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
     A line is where both classes get the same output; the arrow from its foot, as long for every classifier, points to
     the side of class 0. The norm of the update is below each task.
     """
-    sheet, every = figure(13.0, 2.8 * len(rows), len(rows), 5)
+    sheet, every = new_figure(13.0, 2.8 * len(rows), len(rows), 5)
     for place, name in enumerate(rows):
         arrays = found.first(name, "accuracy").arrays
         panels = every[5 * place : 5 * place + 5]
         data, queries = panels[0], arrays["query_x"].reshape(-1, 2)
-        dress(data, f"{found.item.label(name)}: data", "", "")
+        label_axes(data, f"{found.item.label(name)}: data", "", "")
         data.scatter(queries[:, 0], queries[:, 1], s=6, color=FAINT)
         _line(data, arrays["theta"], COLOURS[0], "universal")
         for kind, axes in enumerate(panels[1:]):
-            dress(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
+            label_axes(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
             for label, colour, mark in ((0, COLOURS[2], "o"), (1, COLOURS[4], "^")):
                 points = arrays["query_x"][kind][arrays["query_y"][kind] == label]
                 axes.scatter(
@@ -66,9 +66,9 @@ def _line(axes: "Axes", rows: Array, colour: str, label: str) -> None:
 def accuracy_by_task(found: Found) -> "Figure":
     """The accuracy on each of the four tasks, for every seed."""
     names = [row.name for row in found.item.rows if (row.name, "accuracy") in found.readings]
-    sheet, every = figure(9.0, 2.8, 1, 4)
+    sheet, every = new_figure(9.0, 2.8, 1, 4)
     for kind, axes in enumerate(every):
-        dress(axes, KINDS[kind], "accuracy, %", "")
+        label_axes(axes, KINDS[kind], "accuracy, %", "")
         for place, name in enumerate(names[::-1]):
             values = [one.arrays["by_kind"][kind] for one in found.all(name, "accuracy")]
             axes.plot(values, [place] * len(values), "o", color=COLOURS[0], mfc="none", ms=6)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches, evaluate, task_hash
-from quickstudy.evaluation.metrics import spread
-from quickstudy.methods.learner import Learner, Noise, settled
+from quickstudy.evaluation.evaluate import task_batches, evaluate, task_hash
+from quickstudy.evaluation.metrics import compute_spread
+from quickstudy.methods.learner import Learner, Noise, evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Reading, Settings, Trained, measure, over_tasks
 from quickstudy.training.config import Setup
@@ -49,7 +49,7 @@ def rule_learner(setup: Setup) -> RuleLearner:
 @contextmanager
 def alone(learner: Learner) -> Iterator[None]:
     """As an evaluation runs a learner: no outer graph, dropout off."""
-    with torch.no_grad(), settled(learner), twice_differentiable():
+    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
         yield
 
 
@@ -60,8 +60,8 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     learner = rule_learner(setup)
     family = setup.judged.of_split("test")
     drawn, norms = [], []
-    with settled(learner):
-        for batch in batches(family, "test", tasks, 0):
+    with evaluation_mode(learner):
+        for batch in task_batches(family, "test", tasks, 0):
             seen = learner.observe(batch, seed=0)
             moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
             norms.append(classifier(moved)[of].cpu().double().numpy())
@@ -100,8 +100,8 @@ def metric_after_finetuning(
     family = setup.judged.of_split("test")
     drawn, values = [], []
     with alone(learner):
-        for batch in batches(family, "test", tasks, 0):
-            placed = learner.placed(batch)
+        for batch in task_batches(family, "test", tasks, 0):
+            placed = learner.move_tasks(batch)
             learner.engine.settle(learner, placed.support.x)
             noise = learner.draw(placed, 0)
             for i in range(len(batch.key)):
@@ -123,21 +123,21 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     """
     setup = one.setup(settings)
     learner = setup.learner
-    (batch,) = batches(setup.judged.of_split("test"), "test", timed + 1, 0)
+    (batch,) = task_batches(setup.judged.of_split("test"), "test", timed + 1, 0)
 
     def process(task: Task) -> None:
         if not finetuning:
             learner(task, seed=0, evaluating=True)
             return
         moved = rule_learner(setup)
-        placed = moved.placed(task)
+        placed = moved.move_tasks(task)
         support, query, noise = pick((placed.support, placed.query, moved.draw(placed, 0)), 0)
         finetuned_copy(moved, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
     with alone(learner):
         learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
         each = of * np.array([_timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)])[1:]
-    return Reading(float(np.median(each)), spread(each).interval, each, "", {"timed": timed, "tasks": of})
+    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"timed": timed, "tasks": of})
 
 
 @measure("forward_passes")
@@ -145,8 +145,8 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
     """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    (batch,) = batches(setup.judged.of_split("test"), "test", timed + 1, 0)
-    placed = learner.placed(batch)
+    (batch,) = task_batches(setup.judged.of_split("test"), "test", timed + 1, 0)
+    placed = learner.move_tasks(batch)
     noise = learner.draw(placed, 0)
     ratios, passes = [], []
     with alone(learner):
@@ -158,7 +158,7 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
             ratios.append(adapting / passes[-1])
     each = np.array(ratios[1:])
     milliseconds = 1e3 * float(np.median(passes[1:]))
-    return Reading(float(np.median(each)), spread(each).interval, each, "", {"forward pass, ms": milliseconds})
+    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"forward pass, ms": milliseconds})
 
 
 def _timed(learner: Learner, process: Callable[[Any], object], what: Any) -> float:
@@ -185,7 +185,7 @@ def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
     setup = one.setup()
     learner = rule_learner(setup)
     summary = evaluate(learner, setup.judged, setup.metric, n=tasks, seed=0)
-    drawn = list(batches(setup.judged, "test", tasks, 0))
+    drawn = list(task_batches(setup.judged, "test", tasks, 0))
     kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
     each = 100 * np.asarray(summary.values, dtype=np.float64)
     by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])

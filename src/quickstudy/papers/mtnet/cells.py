@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_map
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches
-from quickstudy.methods.learner import settled
+from quickstudy.evaluation.evaluate import task_batches
+from quickstudy.methods.learner import evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Array, Trained
 from quickstudy.rules.descend import Constant, Descend
@@ -74,10 +74,10 @@ def movements(one: Trained, tasks: int) -> list[Movement]:
     learner = setup.learner.double()
     if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
         raise InputError("The closed form is that of one gradient step: a T-net or an MT-net with inner_steps 1.")
-    listed = list(batches(setup.judged, "test", tasks, 0))
+    listed = list(task_batches(setup.judged, "test", tasks, 0))
     drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
     noise = learner.draw(drawn, 0)
-    with settled(learner), twice_differentiable(), torch.no_grad():
+    with evaluation_mode(learner), twice_differentiable(), torch.no_grad():
         learner.engine.settle(learner, drawn.support.x)
         phi: Params = learner.engine.each(
             lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quickstudy.papers.runner.found import Found, Missing
-from quickstudy.reports.canvas import COLOURS, INK, dress, figure
+from quickstudy.reports.canvas import COLOURS, INK, label_axes, new_figure
 from quickstudy.storage.result import Array
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ TASKS_SHOWN = 3
 def fractions_in_training(found: Found) -> "Figure":
     """How the fraction that adapts moves in training: a line a seed, and one panel an order."""
     rows = [row for row in found.item.rows if row.name in found.trained]
-    sheet, axes = figure(10.0, 3.2, columns=max(1, len(rows)))
+    sheet, axes = new_figure(10.0, 3.2, columns=max(1, len(rows)))
     for panel, row in zip(axes, rows, strict=False):
         for seed in range(len(found.trained[row.name])):
             held: dict[int, list[float]] = {}
@@ -32,7 +32,7 @@ def fractions_in_training(found: Found) -> "Figure":
                     held.setdefault(one["step"], []).extend(np.atleast_1d(one["value"]).tolist())
             adapts = [float((1 / (1 + np.exp(-np.array(logits)))).mean()) for logits in held.values()]
             panel.plot(list(held), adapts, "-", lw=1.2, color=COLOURS[seed % len(COLOURS)], label=f"seed {seed}")
-        dress(panel, row.label, "outer step", "adapts, all rows")
+        label_axes(panel, row.label, "outer step", "adapts, all rows")
         panel.set_ylim(0, 1)
     axes[0].legend(fontsize=8, frameon=False)
     return sheet
@@ -45,7 +45,7 @@ def cell_changes(found: Found, *, row: str, title: str) -> "Figure":
     _, first = np.unique(held["mask"], axis=0, return_index=True)
     unlike = sorted(int(i) for i in first if held["mask"][i].any())
     chosen = list(dict.fromkeys([*unlike, *range(len(held["mask"]))]))[:TASKS_SHOWN]
-    sheet, axes = figure(10.0, 3.4, rows=1, columns=2 + len(chosen))
+    sheet, axes = new_figure(10.0, 3.4, rows=1, columns=2 + len(chosen))
     moved = float(np.abs(held["weight_change"][chosen]).max()) or 1.0
     _heat(axes[0], held["weight"].T, float(np.abs(held["weight"]).max()) or 1.0, "PuOr", "W, shared start", "input")
     _heat(axes[1], held["metric"].T, float(np.abs(held["metric"]).max()), "PuOr", "T, shared, fixed", "row of W x")
@@ -74,7 +74,7 @@ def _heat(panel: "Axes", values: Array, limit: float, colours: str, title: str, 
 
 def subspace(found: Found, *, rows: Sequence[str]) -> "Figure":
     """Figure 3.3 from trained cells: output changes of many tasks, and the plane of T's columns where the mask is 1."""
-    sheet, axes = figure(10.0, 4.4, columns=2)
+    sheet, axes = new_figure(10.0, 4.4, columns=2)
     for place, row in zip(axes, rows, strict=True):
         held = found.first(row, "outside the plane").arrays
         panel: Any = sheet.add_subplot(place.get_subplotspec(), projection="3d")

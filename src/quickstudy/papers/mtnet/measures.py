@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.methods.mtnet import mtnet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.mtnet.cells import SMALLEST, gap, masks_of, movements, outside
@@ -34,7 +34,7 @@ def predicting_zero(one: Trained, *, shots: int = 10, tasks: int = 600) -> Readi
     """The squared error of always answering 0, on the tasks of the other rows. Nothing is trained."""
     del one
     drawn_from = Sine(shots=shots)
-    drawn = list(batches(drawn_from, "test", tasks, 0))
+    drawn = list(task_batches(drawn_from, "test", tasks, 0))
     values = np.concatenate([task.query.y.flatten(1).square().mean(1).numpy() for task in drawn]).astype(np.float64)
     return over_tasks(values, task_hash(drawn_from, drawn))
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from quickstudy.evaluation.metrics import Z95, Spread, spread
+from quickstudy.evaluation.metrics import Z95, Spread, compute_spread
 from quickstudy.papers.runner.found import Found, Missing
 from quickstudy.papers.runner.items import Claim
 
@@ -188,7 +188,7 @@ def in_order(
             parts.append(above(found, row=row, than=than, column=column))
             continue
         pairs = _by_seed(found, row, than, column)
-        over = spread(np.array([one - two for one, two in pairs]))
+        over = compute_spread(np.array([one - two for one, two in pairs]))
         sure = abs(over.mean) > over.interval and over.finite == over.tasks >= over_seeds
         words = f"{_difference(found, row, than, column, over)}, over seeds; {over_seeds} are needed"
         parts.append((bool(over.mean > 0) if sure else None, words))

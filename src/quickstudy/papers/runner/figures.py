@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quickstudy.evaluation.metrics import spread
+from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.papers.runner.found import Found, Missing
-from quickstudy.reports.canvas import COLOURS, FAINT, INK, dress, figure, log_if_wide
+from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure, log_if_wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +58,9 @@ def dots(found: Found, *, x: str, columns: Sequence[str] = (), but: Sequence[str
     short = max(len(row.label) for row in found.item.rows) < 20  # enough for three panels side by side
     most, across = max(map(len, rows.values())), min(3 if short else 2, len(chosen))
     down = -(-len(chosen) // across)
-    sheet, panels = figure(5.2 * across, (0.9 + 0.3 * most) * down, down, across)
+    sheet, panels = new_figure(5.2 * across, (0.9 + 0.3 * most) * down, down, across)
     for axes, column in zip(panels, chosen, strict=False):
-        dress(axes, column, x, "")
+        label_axes(axes, column, x, "")
         for place, row in enumerate(rows[column]):
             for printed in row.cells[column].reported[:1]:
                 axes.errorbar(
@@ -104,7 +104,7 @@ def curves(
     """
     across = min(2, len(panels)) if len(panels) != 3 else 3
     down = -(-len(panels) // across)
-    sheet, every = figure(max(6.4, 4.6 * across), 3.6 * down, down, across)
+    sheet, every = new_figure(max(6.4, 4.6 * across), 3.6 * down, down, across)
     drawn = False
     for axes, panel in zip(every, panels, strict=False):
         columns: Mapping[str, str] = panel.get("columns") or {"": panel["column"]}
@@ -140,7 +140,7 @@ def curves(
             log_if_wide(axes, [np.array(ran)])
         elif "y" in own:
             axes.set_yscale("log")
-        dress(axes, panel.get("column", ""), panel["x"], panel["y"])
+        label_axes(axes, panel.get("column", ""), panel["x"], panel["y"])
         axes.legend(fontsize=8, frameon=False)
     if not drawn:
         raise Missing(f"No row of {found.item.name} was run.")
@@ -174,7 +174,7 @@ def interval(found: Found, row: str, column: str) -> float:
     """Half of the interval over tasks; over seeds where there are no tasks but several seeds; else none."""
     over = found.spread(row, column)
     seeds = found.each_seed(row, column)
-    half = over.interval if over else spread(np.array(seeds)).interval if len(seeds) > 1 else 0.0
+    half = over.interval if over else compute_spread(np.array(seeds)).interval if len(seeds) > 1 else 0.0
     return half if np.isfinite(half) else 0.0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quickstudy.errors import RunError
-from quickstudy.evaluation.metrics import Spread, spread
+from quickstudy.evaluation.metrics import Spread, compute_spread
 from quickstudy.papers.runner.items import Item, Row
 from quickstudy.papers.runner.measures import Array, Reading, Trained
 
@@ -60,7 +60,7 @@ class Found:
     def spread(self, row: str, column: str) -> Spread | None:
         """Over tasks, each task's value being its mean over seeds; None where there are no tasks."""
         each = self._each(row, column)
-        return None if each is None else spread(each)
+        return None if each is None else compute_spread(each)
 
     def paired_difference(self, first: str, second: str, column: str) -> Spread:
         """Second minus first over identical tasks, each task's difference being its mean over seeds."""
@@ -69,7 +69,7 @@ class Found:
         one, two = self._each(first, column), self._each(second, column)
         if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
             raise Missing(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
-        return spread(two - one)
+        return compute_spread(two - one)
 
     def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
         """The sign of second minus first where it is sure, else 0: beyond the interval over tasks, and with every seed.

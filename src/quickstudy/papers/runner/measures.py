@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import adaptation_ms, evaluate
-from quickstudy.evaluation.metrics import spread
+from quickstudy.evaluation.evaluate import time_adaptation, evaluate
+from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
@@ -94,7 +94,7 @@ def over_tasks(
     values: Array, tasks: str = "", more: Mapping[str, Any] | None = None, arrays: Mapping[str, Array] | None = None
 ) -> Reading:
     """The mean of per-task values with its interval."""
-    over = spread(values)
+    over = compute_spread(values)
     return Reading(over.mean, over.interval, values, tasks, more or {}, arrays or {})
 
 
@@ -106,7 +106,7 @@ def evaluate_metric(
     setup = one.setup(settings)
     found = evaluate(setup.learner, setup.judged, setup.metric, split="test", n=tasks, seed=0)
     values = times * np.asarray(found.losses if of == "loss" else found.values, dtype=np.float64)
-    over = spread(values)
+    over = compute_spread(values)
     return over_tasks(values, found.hash, {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean})
 
 
@@ -114,4 +114,4 @@ def evaluate_metric(
 def milliseconds(one: Trained, *, settings: Settings = None) -> Reading:
     """Milliseconds to adapt to one task alone, the median of several."""
     setup = one.setup(settings)
-    return Reading(adaptation_ms(setup.learner, setup.judged, "test", seed=0))
+    return Reading(time_adaptation(setup.learner, setup.judged, "test", seed=0))

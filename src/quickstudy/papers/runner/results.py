@@ -14,7 +14,7 @@ from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Claim, Row
 from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
-from quickstudy.storage.files import FORMAT
+from quickstudy.storage.files import FILE_FORMAT
 
 Result = dict[str, Any]
 
@@ -23,7 +23,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
     """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
     return {
-        "format": FORMAT,
+        "format": FILE_FORMAT,
         **{"paper": item.paper, "item": item.name, "title": item.title, "unit": item.unit},
         **{"larger_is_better": item.larger_is_better, "digits": item.digits},
         "scale": plan.scale,

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
-from quickstudy.storage.files import FORMAT, check_format, pretty, read_json, write_atomic, writes
+from quickstudy.storage.files import FILE_FORMAT, check_format, dump_pretty, read_json, write_atomic, explain_disk_errors
 from quickstudy.storage.run import Run
 
 
@@ -109,12 +109,12 @@ class Store:
             named["each"] = reading.each
         packed = io.BytesIO()
         np.savez_compressed(packed, **named)
-        with writes(table, "Free some space; what is there is intact, and the same command goes on."):
+        with explain_disk_errors(table, "Free some space; what is there is intact, and the same command goes on."):
             table.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(table.with_suffix(".npz"), packed.getvalue())
             plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
             asked_for = {"measure": asked.measure, "options": dict(asked.options)}
-            write_atomic(table, pretty({"format": FORMAT, **plain, "more": dict(reading.more), **asked_for, **about}))
+            write_atomic(table, dump_pretty({"format": FILE_FORMAT, **plain, "more": dict(reading.more), **asked_for, **about}))
 
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
@@ -132,7 +132,7 @@ class Store:
     @contextmanager
     def hold(self, one: Unit) -> Iterator[bool]:
         """Whether this process has the unit to itself; another one may be at it."""
-        with writes(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
+        with explain_disk_errors(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0)
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from quickstudy.errors import InputError, nearest
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import Item, Row
 from quickstudy.papers.runner.measures import Reading, Trained, find_measure, known_options, overrides
@@ -15,8 +15,8 @@ from quickstudy.storage.run import Run
 from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
-from quickstudy.training.config.overrides import overlaid
-from quickstudy.training.train import Diverged, Stopped, train
+from quickstudy.training.config.overrides import apply_overrides
+from quickstudy.training.train import DivergedError, StoppedError, train
 from quickstudy.training.watcher import Watcher
 
 
@@ -41,7 +41,7 @@ class Plan:
             for column, cell in row.cells.items()
             if cell.measure is not None
         }
-        asked = None if row.config is None else overlaid(row.config, overrides(self.settings(row)))
+        asked = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
         return unit(row.name, seed, asked, cells)
 
     def settings(self, row: Row) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def choose_rows(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
     known = [row.name for row in item.rows if not row.quoted]
     for name in names:
         if name not in known:
-            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {nearest(name, known)}")
+            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {suggest_nearest(name, known)}")
     return tuple(row for row in item.rows if row.quoted or row.name in names)
 
 
@@ -82,7 +82,7 @@ def _work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
         do(one, store, watch)
         tell(one, perf_counter() - started)
     if watch.stopping:
-        raise Stopped(f"Stopped after {one.row}, seed {one.seed}.")
+        raise StoppedError(f"Stopped after {one.row}, seed {one.seed}.")
     return True
 
 
@@ -107,14 +107,14 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
     if (path / "config.yaml").is_file():
         run = Run.open(path)
         setup = config.build(config.parse(run.config))
-        if run.reached(setup.config.train.steps):
+        if run.has_reached(setup.config.train.steps):
             return
     else:
         setup = config.build(config.parse({**one.config, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))
     try:
         train(setup, run, watch)
-    except Diverged as gone:
+    except DivergedError as gone:
         store.note_stop(one, str(gone).partition(". ")[0])
 
 
@@ -131,7 +131,7 @@ def stand_ins(settings: Any) -> list[str]:
     >>> stand_ins({"tasks": {"name": "sine"}})
     []
     """
-    held = {place for name in _names(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stands_in())}
+    held = {place for name in _names(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stand_in_name())}
     return sorted(held)
 
 

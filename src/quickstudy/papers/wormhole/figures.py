@@ -32,7 +32,7 @@ WAYS = {
 
 def conflicting_gradients(found: Found) -> "Figure":
     """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what is left."""
-    figure, axes = canvas.figure(11.0, 6.6, rows=2, columns=3)
+    figure, axes = canvas.new_figure(11.0, 6.6, rows=2, columns=3)
     read = {how: found.first("early", f"left, {how}").arrays for how in HOW}
     before = {how: read["plain" if how == "surgery" else how]["gradients"] for how in HOW}
     turned = {how: read[how]["gradients"] / np.linalg.norm(before[how], axis=1, keepdims=True) for how in HOW}
@@ -41,16 +41,16 @@ def conflicting_gradients(found: Found) -> "Figure":
     bins = np.linspace(-1, 1, 41).tolist()
     for place, (how, (label, colour)) in zip(axes, HOW.items(), strict=False):
         _arrows(place, turned[how] @ plane.T, read[how]["sign"], colour)
-        canvas.dress(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "")
+        canvas.label_axes(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "")
         cosines = read[how]["opposite"]
         axes[3].hist(cosines[np.isfinite(cosines)], bins=bins, color=colour, alpha=0.55, label=label)
         left = [found.value(row, f"left, {how}") for row in rows]
         axes[5].plot(range(len(rows)), left, color=colour, marker="o", ms=4, label=label)
-    canvas.dress(axes[3], "cosine of two tasks of opposite sign", "cosine", "pairs")
+    canvas.label_axes(axes[3], "cosine of two tasks of opposite sign", "cosine", "pairs")
     _what_surgery_leaves(axes[4], read["plain"]["opposite"])
     axes[5].set_xticks(range(len(rows)), rows)
     axes[5].set_ylim(0, 1)
-    canvas.dress(axes[5], "share of the gradients left by adding up", "in training", "")
+    canvas.label_axes(axes[5], "share of the gradients left by adding up", "in training", "")
     axes[3].legend(frameon=False, fontsize=8)
     return figure
 
@@ -71,13 +71,13 @@ def _what_surgery_leaves(axes: "Axes", cosines: Array) -> None:
     axes.plot(angles.rad2deg(), after_surgery(angles), color=SURGERY, label="after surgery")
     measured = np.degrees(np.arccos(np.clip(cosines[np.isfinite(cosines)], -1, 1)))
     axes.plot(measured, np.full(len(measured), -0.04), "|", color=INK, ms=7, alpha=0.4, label="measured angles")
-    canvas.dress(axes, "two gradients of equal length", "angle between them, degrees", "left by adding up")
+    canvas.label_axes(axes, "two gradients of equal length", "angle between them, degrees", "left by adding up")
     axes.legend(frameon=False, fontsize=8)
 
 
 def optima(found: Found) -> "Figure":
     """The outer loss over the two parameters, without and with the gain; stars are the tasks' own optima."""
-    figure, axes = canvas.figure(9.4, 4.4, columns=2)
+    figure, axes = canvas.new_figure(9.4, 4.4, columns=2)
     titles = {"vanilla": "(a) vanilla MAML", "wormhole": "(b) Wormhole MAML"}
     for place, (row, title) in zip(axes, titles.items(), strict=True):
         read = found.first(row, "outer loss").arrays
@@ -89,14 +89,14 @@ def optima(found: Found) -> "Figure":
             place.plot(*line.T, color="white", lw=1.2, ls="--", label="reached by C alone")
         place.plot(*read["end"], "o", color=COLOURS[1], mec="white", ms=9, label="the trained theta")
         place.set_aspect("equal")
-        canvas.dress(place, title, "theta, first number", "theta, second number")
+        canvas.label_axes(place, title, "theta, first number", "theta, second number")
         place.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def training(found: Found) -> "Figure":
     """Parameters, gains and losses in training: (a) without the gain, (b) with it."""
-    figure, axes = canvas.figure(11.0, 6.0, rows=2, columns=3)
+    figure, axes = canvas.new_figure(11.0, 6.0, rows=2, columns=3)
     axes[1].set_axis_off()
     for theta, loss, row, mark in ((axes[0], axes[2], "vanilla", "(a)"), (axes[3], axes[5], "tanh", "(b)")):
         logged = found.log(row)
@@ -104,17 +104,17 @@ def training(found: Found) -> "Figure":
         theta.plot(step, weight, color=GAIN, lw=1.1, label=["weights", *[""] * (weight.shape[1] - 1)])
         theta.plot(*probe(logged, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--", label="bias")
         theta.legend(frameon=False, fontsize=8)
-        canvas.dress(theta, f"{mark} theta", "step", "")
+        canvas.label_axes(theta, f"{mark} theta", "step", "")
         loss.plot(*_logged(logged, "loss"), color=INK, lw=1.1)
         loss.axhline(np.log(2), color=FAINT, ls=":")
         loss.set_ylim(0, 0.95)
-        canvas.dress(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
+        canvas.label_axes(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
     step, t = probe(found.log("tanh"), "gain.t")
     axes[4].plot(np.repeat(step, t.shape[1]), np.tanh(t).ravel(), ".", color=FAINT, ms=3, label="each task")
     axes[4].plot(step, np.abs(np.tanh(t)).mean(1), color=GAIN, label="mean of |C|")
     axes[4].plot(step, np.tanh(t).mean(1), color=COLOURS[1], ls="--", lw=1, label="mean of C")
     axes[4].legend(fontsize=8, loc="center")
-    canvas.dress(axes[4], "(b) C = tanh(t)", "step", "")
+    canvas.label_axes(axes[4], "(b) C = tanh(t)", "step", "")
     for place in axes:
         canvas.whole_steps(place)
     return figure
@@ -134,12 +134,12 @@ def _logged(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], 
 
 def mexican_hats(found: Found) -> "Figure":
     """The wavelets at several translations, of both signs."""
-    figure, axes = canvas.figure(8.6, 3.4, columns=2)
+    figure, axes = canvas.new_figure(8.6, 3.4, columns=2)
     read = found.first("wavelets", "largest").arrays
     for place, sign in zip(axes, (1, -1), strict=True):
         for moved, curve, colour in zip(read["translations"], read["wavelets"], COLOURS, strict=False):
             place.plot(read["at"], sign * curve, color=colour, label=f"m = {moved:g}")
-        canvas.dress(place, f"sign {sign:+d}", "grid", "f")
+        canvas.label_axes(place, f"sign {sign:+d}", "grid", "f")
         place.set_ylim(-1, 1)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -148,7 +148,7 @@ def mexican_hats(found: Found) -> "Figure":
 def meta_wavelets(found: Found) -> "Figure":
     """The meta-parameters w at the end, how their numbers lie, and the absolute error in training; a row a start."""
     starts = list(dict.fromkeys(row.partition("-")[0] for row, _ in found.readings))
-    figure, axes = canvas.figure(11.5, 3.0 * len(starts), rows=len(starts), columns=3)
+    figure, axes = canvas.new_figure(11.5, 3.0 * len(starts), rows=len(starts), columns=3)
     for place, start in enumerate(starts):
         shape, spread, error = axes[3 * place : 3 * place + 3]
         for arm, (label, colour, dash) in ARMS.items():
@@ -162,9 +162,9 @@ def meta_wavelets(found: Found) -> "Figure":
             error.plot(*_logged(found.log(row), "metric"), color=colour, ls=dash, lw=1.1)
         shape.plot(at, mexican_hat(at), color=FAINT, ls=":", label="a wavelet (m = 0)")
         shape.legend(frameon=False, fontsize=8)
-        canvas.dress(shape, f"meta-w, {found.item.label(f'{start}-vanilla').partition(', ')[2]}", "grid", "w")
-        canvas.dress(spread, "its numbers", "w", "points")
-        canvas.dress(error, "absolute error of queries", "step", "L1")
+        canvas.label_axes(shape, f"meta-w, {found.item.label(f'{start}-vanilla').partition(', ')[2]}", "grid", "w")
+        canvas.label_axes(spread, "its numbers", "w", "points")
+        canvas.label_axes(error, "absolute error of queries", "step", "L1")
         canvas.whole_steps(error)
         error.set_ylim(bottom=0)
     return figure
@@ -172,7 +172,7 @@ def meta_wavelets(found: Found) -> "Figure":
 
 def gain_against_error(found: Found) -> "Figure":
     """c against what is off: medians with quartiles, and how often its sign is right."""
-    figure, axes = canvas.figure(12.0, 6.6, rows=2, columns=len(SWEEPS))
+    figure, axes = canvas.new_figure(12.0, 6.6, rows=2, columns=len(SWEEPS))
     read = found.first("curves", "places").arrays
     for high, low, (sweep, title) in zip(axes[:3], axes[3:], SWEEPS.items(), strict=True):
         for way, (label, colour, dash) in WAYS.items():
@@ -184,8 +184,8 @@ def gain_against_error(found: Found) -> "Figure":
         high.axhline(0, color=FAINT, lw=0.8)
         high.set_ylim(-2, 6)
         low.set_ylim(0, 103)
-        canvas.dress(high, title, "", "c (positive is right)")
-        canvas.dress(low, "", "off by, standard deviations of the average", "%")
+        canvas.label_axes(high, title, "", "c (positive is right)")
+        canvas.label_axes(low, "", "off by, standard deviations of the average", "%")
     axes[0].legend(frameon=False, fontsize=8)
     axes[3].set_title("right sign (grey: share of the rarer label)", fontsize=9, loc="left", color=INK)
     return figure

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.engine.engine import threads
-from quickstudy.evaluation.evaluate import batches, task_hash
+from quickstudy.engine.engine import use_threads
+from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.evaluation.metrics import METRICS
-from quickstudy.methods.learner import Learner, settled
+from quickstudy.methods.learner import Learner, evaluation_mode
 from quickstudy.papers.runner.measures import Array, Reading, Trained, evaluate_metric, measure, over_tasks
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
 from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
@@ -36,7 +36,7 @@ def answering_zero(one: Trained, *, points: int, metric: str = "mse", times: flo
     """The error on wavelets of always answering 0: what a model that learned nothing makes."""
     del one
     family = Wavelet(points=points)
-    listed = list(batches(family, "test", tasks, 0))
+    listed = list(task_batches(family, "test", tasks, 0))
     each = [METRICS[metric].measure(torch.zeros_like(b.query.y), b.query.y) for b in listed]
     return over_tasks(times * torch.cat(each).double().numpy(), task_hash(family, listed))
 
@@ -49,7 +49,7 @@ def gains(one: Trained, *, of: str = "flipped", times: float = 1.0, tasks: int =
     task's sign, up to one sign for all), "size" (mean |C|) or "mean" (mean C).
     """
     setup = one.setup()
-    seen = [(_gain(setup, batch), batch.about) for batch in batches(setup.judged, "test", tasks, 0)]
+    seen = [(_gain(setup, batch), batch.about) for batch in task_batches(setup.judged, "test", tasks, 0)]
     c = torch.cat([gain for gain, _ in seen]).double().numpy()
     each = {"flipped": c < 0, "size": np.abs(c), "mean": c}
     arrays = {"gain": c}
@@ -106,7 +106,7 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
     settings = {} if how == "gain" else without_gain(setup)
     learner = one.setup(settings).learner if settings else setup.learner
     batch = setup.family.source("train", seed=one.seed + 1, size=tasks)(0)
-    with threads(setup.config.compute.threads):
+    with use_threads(setup.config.compute.threads):
         named = learner.task_gradients(batch)
     before = torch.cat([g.reshape(tasks, -1) for g in named.values()], dim=1).detach().double()
     after = operate(before, orders(tasks, one.seed)) if how == "surgery" else before
@@ -141,7 +141,7 @@ def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 
             param.copy_(torch.tensor([x, y]).reshape(param.shape))
             return float(setup.learner(batch, evaluating=True).loss.mean())
 
-    with settled(setup.learner), threads(setup.config.compute.threads):
+    with evaluation_mode(setup.learner), use_threads(setup.config.compute.threads):
         table = np.array([[loss(x, y) for x in at] for y in at])
         end = trained.reshape(-1).tolist()
         value = loss(*end)

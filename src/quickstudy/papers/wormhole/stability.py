@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import threads
+from quickstudy.engine.engine import use_threads
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Array
 from quickstudy.tasks import AverageThreshold
@@ -79,7 +79,7 @@ def gains_off(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Arr
     assert isinstance(setup.family, AverageThreshold)
     learner, facing = _with_threshold(setup, model)
     batch = replace(setup.family, tau_range=(task, task)).source("test", seed=0, size=tasks)(0)
-    with threads(setup.config.compute.threads), torch.no_grad():
+    with use_threads(setup.config.compute.threads), torch.no_grad():
         z = torch.stack([learner.head(x) for x in batch.support.x]).double()[..., 0]
         seen = learner.observe(batch)
     y = batch.support.y.double()[..., 0]

@@ -103,7 +103,7 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
     learner.to(device)
     shared = eval_family is family
     if device.type != "cpu":
-        family = family.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
+        family = family.to_device(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
         if shared:
             eval_family = family
         else:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quickstudy.tasks.images.checkup import Identical, Indices
     from quickstudy.tasks.images.listing import Listing
     from quickstudy.tasks.images.sets import ImageSet
-    from quickstudy.tasks.images.store import Stored
+    from quickstudy.tasks.images.store import StoredPictures
 
 FEW = 10
 """How many of a kind are named without `--all`."""
@@ -41,7 +41,7 @@ class DataCheck(ImageCommand):
         if self.source is None:
             raise InputError("Say what to look through: a set by name (see `quickstudy data list`), or a folder.")
         one = IMAGE_SETS.get(self.source)
-        place = one.where() if one else Path(self.source).expanduser()
+        place = one.require_folder() if one else Path(self.source).expanduser()
         if not place.exists():
             raise InputError(f"There is no set and no path {self.source!r}. {suggest_nearest(self.source, IMAGE_SETS)}")
         try:
@@ -61,7 +61,7 @@ class DataCheck(ImageCommand):
             )
 
     def _report(
-        self, one: ImageSet | None, place: Path, listing: Listing, found: Stored, console: Console
+        self, one: ImageSet | None, place: Path, listing: Listing, found: StoredPictures, console: Console
     ) -> dict[str, Any]:
         from quickstudy.tasks.images.checkup import count_per_class, find_identical, read_headers
 
@@ -87,20 +87,20 @@ class DataCheck(ImageCommand):
         }
 
 
-def _read_pictures(one: ImageSet | None, place: Path, console: Console) -> tuple[Listing, Stored]:
+def _read_pictures(one: ImageSet | None, place: Path, console: Console) -> tuple[Listing, StoredPictures]:
     """The listing, and the decoded pictures. They are decoded as for tasks, so training finds them in the cache."""
     from quickstudy.tasks.images.readers import recognise
-    from quickstudy.tasks.images.sets import FOLDER
+    from quickstudy.tasks.images.sets import FOLDER_DECODING
     from quickstudy.tasks.images.store import load_pictures
 
     listing = recognise(place)
     with console.progress("reading") as progress:
         if one:
             return listing, one.read(place, one.size, one.recipe, progress)
-        return listing, load_pictures(place, lambda _: listing, FOLDER, progress)
+        return listing, load_pictures(place, lambda _: listing, FOLDER_DECODING, progress)
 
 
-def _split_as_training(one: ImageSet | None, found: Stored, place: Path) -> tuple[Indices, str]:
+def _split_as_training(one: ImageSet | None, found: StoredPictures, place: Path) -> tuple[Indices, str]:
     """The splits that training uses by default; duplicates and classes that are too small are reported for them."""
     from quickstudy.tasks.images.sets import default_split, divide
 
@@ -122,7 +122,7 @@ def _describe_sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any]:
     }
 
 
-def _describe_small(found: Stored, splits: Indices, most: int | None) -> dict[str, Any]:
+def _describe_small(found: StoredPictures, splits: Indices, most: int | None) -> dict[str, Any]:
     """Classes with fewer than two pictures in a split: a task needs one for the support and one for the query."""
     from quickstudy.tasks.images.sets import find_small_classes
 
@@ -131,7 +131,7 @@ def _describe_small(found: Stored, splits: Indices, most: int | None) -> dict[st
     return {"count": len(few), "first": first[:most]}
 
 
-def _describe_identical(found: Stored, same: Identical, splits: Indices, most: int | None) -> dict[str, Any]:
+def _describe_identical(found: StoredPictures, same: Identical, splits: Indices, most: int | None) -> dict[str, Any]:
     home = {int(number): name for name, numbers in splits.items() for number in numbers}
     first = [
         [{"name": found.names[n], "class": found.classes[found.labels[n]], "split": home.get(n)} for n in numbers]
@@ -147,14 +147,14 @@ def _describe_identical(found: Stored, same: Identical, splits: Indices, most: i
     }
 
 
-def _describe_published(one: ImageSet, place: Path, found: Stored) -> dict[str, Any]:
+def _describe_published(one: ImageSet, place: Path, found: StoredPictures) -> dict[str, Any]:
     """How the data compare to the published set, and how each published split falls on them."""
-    from quickstudy.tasks.images.published import published
+    from quickstudy.tasks.images.published import published_split
 
     splits = {}
     for name in published_names(one.name):
         try:
-            splits[name] = str(published(one.name, name).divide(found.classes, partial=True))
+            splits[name] = str(published_split(one.name, name).divide(found.classes, partial=True))
         except InputError as error:
             splits[name] = str(error)
     here = (len(found.classes), len(found.labels))

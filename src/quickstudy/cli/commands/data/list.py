@@ -35,16 +35,16 @@ class DataList(ImageCommand):
 
 
 def _describe_set(one: ImageSet) -> dict[str, Any]:
-    from quickstudy.tasks.images.sets import GENERAL
+    from quickstudy.tasks.images.sets import GENERAL_SPLITS
 
-    place = one.held()
+    place = one.find_folder()
     return {
         "about": one.about,
         "classes": one.classes,
         "images": one.images,
         "here": place.name if place else None,
-        "stands_in": bool(one.stands_in()),
-        "splits": ", ".join([*published_names(one.name), *GENERAL]),
+        "stands_in": bool(one.stand_in_name()),
+        "splits": ", ".join([*published_names(one.name), *GENERAL_SPLITS]),
         "default": f"split {one.split}, size {one.size}, recipe {one.recipe}",
         "get": _explain_source(one.name),
     }
@@ -58,20 +58,20 @@ def _explain_place(row: Mapping[str, Any]) -> str:
 
 def published_names(name: str) -> list[str]:
     """The published splits of an image set."""
-    from quickstudy.tasks.images.published import names
+    from quickstudy.tasks.images.published import published_names
 
     try:
-        return names(name)
+        return published_names(name)
     except InputError:  # no split of it has been published
         return []
 
 
 def _explain_source(name: str) -> str:
-    from quickstudy.tasks.images.downloads import BY_HAND, SOURCES
+    from quickstudy.tasks.images.downloads import MANUAL_SOURCES, SOURCES
 
     if name in SOURCES:
         return f"quickstudy data prepare {name} ({format_megabytes(SOURCES[name].size)})"
-    return f"by hand, see {BY_HAND[name][0]}"
+    return f"by hand, see {MANUAL_SOURCES[name][0]}"
 
 
 def format_megabytes(size: int) -> str:

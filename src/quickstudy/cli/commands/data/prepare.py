@@ -32,7 +32,7 @@ class DataPrepare(ImageCommand):
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Show addresses, sizes, licence and place, ask, and download."""
-        from quickstudy.tasks.images.downloads import BY_HAND, SOURCES, empty, fetch
+        from quickstudy.tasks.images.downloads import MANUAL_SOURCES, SOURCES, is_empty, fetch
         from quickstudy.tasks.images.sets import IMAGE_SETS, data_root
 
         name = self.image_set
@@ -41,12 +41,12 @@ class DataPrepare(ImageCommand):
         if name not in IMAGE_SETS:
             raise InputError(f"There is no image set {name!r}. {suggest_nearest(name, IMAGE_SETS)}")
         one, root = IMAGE_SETS[name], data_root()
-        place = one.held()
-        if place is not None and not one.stands_in() and not empty(place):
+        place = one.find_folder()
+        if place is not None and not one.stand_in_name() and not is_empty(place):
             self._show(place, console, fetched=False)
             return
         if name not in SOURCES:
-            page, why = BY_HAND[name]
+            page, why = MANUAL_SOURCES[name]
             raise InputError(f"{name!r} cannot be downloaded from here: {why}. See {page}")
         source = SOURCES[name]
         _show_plan(name, source, root, console, always=not self.yes)  # who is asked must see what is asked
