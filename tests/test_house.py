@@ -12,7 +12,8 @@ import quickstudy
 ROOT = Path(quickstudy.__file__).parent
 
 FLOORS = [
-    "errors types",
+    "errors torch_private",
+    "types",
     "rules storage",
     "engine tasks reports",
     "models",
@@ -105,7 +106,8 @@ def test_files_open_by_explaining_themselves(path: Path) -> None:
 def test_the_top_of_the_package_has_rooms_and_little_else() -> None:
     entries = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
     rooms = {room for room in FLOOR if (ROOT / room).is_dir()}
-    assert entries == {*rooms, "configs", "errors.py", "types.py", "__init__.py", "__main__.py", "py.typed"}
+    files = {"errors.py", "types.py", "torch_private.py", "__init__.py", "__main__.py", "py.typed"}
+    assert entries == {*rooms, *files, "configs"}
 
 
 def test_core_code_has_no_device_clock_or_printer() -> None:

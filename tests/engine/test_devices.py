@@ -70,7 +70,9 @@ def test_pictures_on_a_device_give_the_same_tasks():
     plain = Episodes.by_class(images, labels, ways=2, shots=1, queries=2)
     crossed = Cross(train=plain, test=plain)
     for family in (plain, Batches(plain, size=4), crossed, image_tasks("metaoptnet", "augment")):
-        one, other = (f.source("train", size=3)(5) for f in (family, family.to_device(torch.device("cpu"), max_bytes=10**6)))
+        one, other = (
+            f.source("train", size=3)(5) for f in (family, family.to_device(torch.device("cpu"), max_bytes=10**6))
+        )
         torch.testing.assert_close(other, one, rtol=0, atol=0)
         assert family.describe() == family.to_device(torch.device("cpu"), max_bytes=10**6).describe()
 

@@ -211,9 +211,9 @@ calls, load = [], ctypes.CDLL
 allocator.ctypes = type("ctypes", (), {"CDLL": staticmethod(lambda name: calls.append(name) or load(name))})
 import quickstudy
 print("imported", len(calls))
-sys.argv = ["quickstudy", "list", "charts"]
-import quickstudy_entry
-quickstudy_entry.main()
+sys.argv = ["quickstudy", "info"]
+import quickstudy.__main__ as command
+command.main()
 print("ran", len(calls))
 """
 

@@ -228,7 +228,9 @@ def test_few_classes_make_a_matrix_and_many_a_list_of_pairs(classes):
 
 def test_many_classes_without_a_mistake_need_no_picture():
     every = np.arange(40)
-    png, caption = image_figures.draw_confusion(EvaluationResult({}, {"confusion": np.stack([every, every, every + 1], 1)}))
+    png, caption = image_figures.draw_confusion(
+        EvaluationResult({}, {"confusion": np.stack([every, every, every + 1], 1)})
+    )
     assert png is None and "Every one of 820 queries was right" in caption
 
 

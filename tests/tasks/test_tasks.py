@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._pytree import tree_leaves
 
 from quickstudy.errors import InputError
 from quickstudy.tasks import (
@@ -26,6 +25,7 @@ from quickstudy.tasks import (
 )
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.tasks.synthetic.wavelet import mexican_hat
+from quickstudy.torch_private import tree_leaves
 from quickstudy.types import pick
 
 # The first 16 digits of the SHA-256 of the keys and `about` of two steps. Another hash means other tasks. Then old

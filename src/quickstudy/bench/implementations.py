@@ -82,7 +82,7 @@ class Library(Implementation):
     """quickstudy, with the engine of the contender."""
 
     def prepare(self) -> None:
-        if self.learner.engine.recompute:
+        if self.learner.engine.settings.recompute:
             allocator.return_freed_memory()  # as the command does
 
     def gradients(self) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
@@ -87,7 +86,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
 def without_compiling(learner: Learner) -> Iterator[None]:
     """Turn off `torch.compile` in a `with` block: compiling for one task takes a minute and is of no use later."""
     engine = learner.engine
-    learner.engine = replace(engine, compile=False)
+    learner.engine = engine.replace(compile=False)
     try:
         yield
     finally:

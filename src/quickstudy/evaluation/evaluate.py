@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils._pytree import tree_map
 
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.engine import twice_differentiable
@@ -25,6 +24,7 @@ from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
 from quickstudy.methods.learner import Learner, evaluation_mode
 from quickstudy.tasks import Episodes, TaskFamily
+from quickstudy.torch_private import tree_map
 from quickstudy.types import Task, move, pick
 
 BATCH = 50
@@ -194,7 +194,9 @@ def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.g
 
 def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
     """Milliseconds to adapt to one task alone: the median over several tasks, after a warm-up."""
-    tasks = learner.move_tasks(family.source(split, seed=seed, size=BATCH).without_augmentation()(0, slice(0, TIMED_TASKS)))
+    tasks = learner.move_tasks(
+        family.source(split, seed=seed, size=BATCH).without_augmentation()(0, slice(0, TIMED_TASKS))
+    )
     noise = learner.draw(tasks, seed)
     times = []
     with torch.no_grad(), evaluation_mode(learner), twice_differentiable():

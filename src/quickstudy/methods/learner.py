@@ -20,8 +20,8 @@ from quickstudy.engine.gradient_check import GradientCheck, relative_errors
 from quickstudy.engine.precision import autocast_products
 from quickstudy.errors import InputError
 from quickstudy.models.norms import describe_norms
-from quickstudy.tasks.draws import task_noise
 from quickstudy.tasks.check import explain_misfit
+from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
 Noise = Mapping[str, Tensor]

@@ -16,10 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import Timeout
-from torch import Tensor
-
 from quickstudy.errors import InputError, RunError
 
 FILE_FORMAT = 1
@@ -72,6 +68,8 @@ def remove_stale(folder: Path) -> None:
 @contextmanager
 def explain_disk_errors(path: Path, advice: str) -> Iterator[None]:
     """Turn an error of the disk into a `RunError` that names the file and says what to do."""
+    from filelock import Timeout
+
     try:
         yield
     except Timeout:  # a lock's timeout is an OSError too, but no failure of the disk
@@ -97,7 +95,7 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray | Tensor):
+    if hasattr(value, "tolist"):  # NumPy's and torch's arrays and scalars; neither library is imported for this
         return to_plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

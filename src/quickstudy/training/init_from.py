@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.rules.descend import Descend
 from quickstudy.rules.params import layer_of
+from quickstudy.rules.per_step import PerStep
 from quickstudy.storage.checkpoints import describe_step, read_checkpoint
 from quickstudy.storage.run import Run
 from quickstudy.types import Params
@@ -112,7 +112,7 @@ def apply_start(start: Start, learner: Learner) -> None:
     with torch.no_grad():
         for name, value in start.tensors.items():
             own[name].copy_(value)
-    if isinstance(learner, RuleLearner) and isinstance(learner.rule, Descend) and learner.rule.per_step is not None:
+    if isinstance(learner, RuleLearner) and isinstance(learner.rule, PerStep):
         learner.rule.restart(learner.params())
 
 

@@ -233,7 +233,9 @@ class _Trainer:
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
         metric = self.metric.measure(outcome.output, tasks.query.y.to(outcome.output.device)).mean()
-        return StepSums(gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping))
+        return StepSums(
+            gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping)
+        )
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:

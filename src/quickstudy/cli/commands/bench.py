@@ -77,13 +77,13 @@ class Bench(Command):
                 console.print_json({"machine": machine})
             else:
                 console.listing("machine", {name: _format_property(value) for name, value in machine.items()})
-            for measured in bench.cells():
+            for measured in bench.time_cases():
                 _show_times(measured, machine, console)
                 if folder is not None:
-                    bench.written(folder, [])  # an interruption loses the case that was running, and no other
-            for case, peaks in bench.memory():
+                    bench.write(folder, [])  # an interruption loses the case that was running, and no other
+            for case, peaks in bench.measure_memory():
                 _show_memory(case, peaks, console)
-            goals = bench.goals()
+            goals = bench.check_goals()
             _show_goals(goals, console)
         if folder is not None:
             _write_results(bench, folder, goals, console)
@@ -132,7 +132,7 @@ def _time_row(name: str, row: Mapping[str, Any], measured: Timing, machine: Mapp
 
     kind = "conv" if measured.case.load.ways else "matmul"
     peak = machine["peak, default" if CONTENDERS[name].threads is None else "peak, one thread"][kind]
-    gain = measured.faster(name)
+    gain = measured.speedup(name)
     return (
         name,
         f"{1e3 * median(row['rounds']):.3g}",
@@ -174,11 +174,11 @@ def _show_goals(goals: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def _write_results(bench: BenchRun, folder: Path, goals: list[dict[str, Any]], console: Console) -> None:
-    paths = [bench.written(folder, goals)]
+    paths = [bench.write(folder, goals)]
     try:
         from quickstudy.bench.plots import draw_plots
 
-        paths += draw_plots(bench.found, folder)
+        paths += draw_plots(bench.result, folder)
     except InputError as missing:  # without matplotlib the numbers are written all the same
         console.note(str(missing), always=True)
     if console.json:

@@ -62,12 +62,12 @@ class Compare(ConfigCommand):
 def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str]) -> tuple[str, Summary]:
     """The method of a run, and its values on the tasks that the configuration names."""
     from quickstudy.engine.engine import use_threads
-    from quickstudy.evaluation.dry_run import dry_run, draw_first_tasks
+    from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import evaluate
     from quickstudy.training.restore import restore
 
     setup, _ = restore(run, checkpoint, overrides)
-    learner, family, on = setup.learner, setup.judged, setup.config.evaluate
+    learner, family, on = setup.learner, setup.eval_family, setup.config.evaluate
     with use_threads(setup.config.compute.threads):
         dry_run(learner, family.of_split(on.split), draw_first_tasks(family, on.split, seed=on.seed))
         summary = evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)

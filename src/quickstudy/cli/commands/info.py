@@ -129,7 +129,7 @@ def describe_config(settings: Config) -> Rows:
     """What training and evaluating by a configuration would take, measured on a few of its tasks."""
     from quickstudy.engine import devices
     from quickstudy.engine.engine import Engine, LoopFallbackWarning, use_threads
-    from quickstudy.evaluation.dry_run import dry_run, draw_first_tasks
+    from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import BATCH
     from quickstudy.training import config
 
@@ -146,13 +146,10 @@ def describe_config(settings: Config) -> Rows:
     with use_threads(settings.compute.threads), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", LoopFallbackWarning)
         tasks = draw_first_tasks(setup.family, "train", seed=settings.seed, size=max(batch, 2))
-        judged = draw_first_tasks(setup.judged, on.split, seed=on.seed, size=BATCH)
+        judged = draw_first_tasks(setup.eval_family, on.split, seed=on.seed, size=BATCH)
         dry_run(learner, family, tasks, training=bool(moved))
-        room, engine.memory = (
-            engine.memory,
-            None,
-        )  # the memory of a whole batch is measured, so it must not be cut into chunks
-        engine.chunk = None
+        room, engine = engine.memory, engine.replace(chunk=None)
+        learner.engine, engine.memory = engine, None  # the whole batch is measured, not cut into chunks
         steps = _measure_training(setup, tasks) if moved else None
         judging = _measure_evaluation(setup, judged)
     rows["backend"] = f"{engine.backend}: {_explain_backend(settings, engine, [str(w.message) for w in said])}"

@@ -15,7 +15,8 @@ from quickstudy.cli.terminal import Console, TerminalWatcher
 from quickstudy.errors import InputError, RunError, suggest_nearest
 
 if TYPE_CHECKING:
-    from quickstudy.papers.runner.items import Found, Item
+    from quickstudy.papers.runner.found import Found
+    from quickstudy.papers.runner.items import Item
     from quickstudy.papers.runner.store import Unit
     from quickstudy.papers.runner.work import Plan
     from quickstudy.training.watcher import Watcher
@@ -48,8 +49,7 @@ class Reproduce(ImageCommand):
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Show the items, or run what was named and write the paper's page."""
-        from quickstudy.papers.catalog import item, items
-        from quickstudy.papers.runner.page import PAPERS
+        from quickstudy.papers.catalog import PAPERS, item, items
 
         if self.list:
             _list_items(self.paper, self.item, console)
@@ -65,8 +65,8 @@ class Reproduce(ImageCommand):
         _write_pages(self.paper, folder, console)
 
     def _plan(self, one: Item, folder: Path) -> Plan:
-        from quickstudy.papers.runner.rows import SCALES
-        from quickstudy.papers.runner.work import Plan, chosen
+        from quickstudy.papers.runner.items import SCALES
+        from quickstudy.papers.runner.work import Plan, choose_rows
 
         if self.scale not in SCALES:
             raise InputError(f"There is no scale {self.scale!r}. {suggest_nearest(self.scale, SCALES)}")
@@ -83,7 +83,7 @@ class Reproduce(ImageCommand):
                 f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says "
                 "how to get it, --data-root where it is."
             )
-        return Plan(one, self.scale, self.seeds or one.scales[self.scale].seeds, chosen(one, rows), folder)
+        return Plan(one, self.scale, self.seeds or one.scales[self.scale].seeds, choose_rows(one, rows), folder)
 
 
 def _missing_data(one: Item) -> Sequence[str]:
@@ -102,9 +102,8 @@ def _with_data(known: Mapping[str, Item], console: Console) -> Sequence[Item]:
 
 
 def _list_items(paper: str | None, name: str | None, console: Console) -> None:
-    from quickstudy.papers.catalog import item, items
-    from quickstudy.papers.runner.page import PAPERS
-    from quickstudy.papers.runner.rows import SCALES
+    from quickstudy.papers.catalog import PAPERS, item, items
+    from quickstudy.papers.runner.items import SCALES
 
     papers = [paper] if paper else list(PAPERS)
     every = [one for paper in papers for one in items(paper).values() if name in (None, one.name)]
@@ -148,47 +147,43 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
     """Train what is missing, and show and write the item."""
     from quickstudy.papers.runner.results import result
     from quickstudy.papers.runner.store import Store
-    from quickstudy.papers.runner.work import found, work
+    from quickstudy.papers.runner.work import collect, work
     from quickstudy.storage.versions import describe_machine
     from quickstudy.training.train import StoppedError
 
     store, units = Store(plan.folder), plan.units()
-    waiting = [one for one in units if not store.done(one)]
+    waiting = [one for one in units if not store.is_done(one)]
     console.note(
         f"{plan.item.paper} {plan.item.name}, {plan.scale}: {len(waiting)} of {len(units)} to do "
         f"({len(units) - len(waiting)} are here already), in {plan.folder}"
     )
     try:
         if workers > 1 and len(waiting) > 1:
-            args = (plan.item.paper, waiting, plan.folder, plan.item.name)
+            args = (waiting, plan.folder, plan.item.name)
             run_side_by_side(_work_on_trainings, args, min(workers, len(waiting)), console)
         else:
             with TerminalWatcher(console, 0, "") as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
                 work(watcher, waiting, plan.folder, _note_trainings(plan.item.name, console))
     except (StoppedError, KeyboardInterrupt):
-        left = sum(not store.done(one) for one in units)
+        left = sum(not store.is_done(one) for one in units)
         raise RunError(
             f"Stopped: {left} of {len(units)} trainings are not done, and nothing is lost. The same command goes on."
         ) from None
-    if any(not store.done(one) for one in units):
+    if any(not store.is_done(one) for one in units):
         console.note(
             "some trainings are under way in another process; the same command shows them when they are done",
             always=True,
         )
-    here, about = found(plan)
+    here, about = collect(plan)
     made = result(plan, here, about, describe_machine())
     _write_item(plan, made, here, console)
     _show_item(made, console)
 
 
-def _work_on_trainings(
-    watcher: Watcher, console: Console, paper: str, units: Sequence[Unit], folder: Path, title: str
-) -> None:
+def _work_on_trainings(watcher: Watcher, console: Console, units: Sequence[Unit], folder: Path, title: str) -> None:
     """One of several processes."""
-    from quickstudy.papers.catalog import items
     from quickstudy.papers.runner.work import work
 
-    items(paper)  # importing a paper's items registers its measures
     work(watcher, units, folder, _note_trainings(title, console))
 
 
@@ -204,22 +199,22 @@ def _note_trainings(title: str, console: Console) -> Callable[[Unit, float], Non
 def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console) -> None:
     """The figures of an item, its table and its result."""
     from quickstudy.papers.runner import tables
-    from quickstudy.papers.runner.items import Missing
-    from quickstudy.reports.canvas import to_png, to_svg
+    from quickstudy.papers.runner.figures import draw
+    from quickstudy.papers.runner.found import Missing
+    from quickstudy.reports.canvas import to_svg
     from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
 
     place = plan.folder / plan.item.paper
     with explain_disk_errors(place, "Free some space and run the same command again; the trainings are intact."):
         place.mkdir(parents=True, exist_ok=True)
         drawn = []
-        for name, draw in plan.item.figures.items():
+        for name in plan.item.figures:
             try:
-                picture = draw(here)
+                picture = draw(here, name)
             except (Missing, InputError) as missing:
                 console.note(f"figure {name} is left out: {missing}")
                 continue
             drawn.append(name)
-            write_atomic(place / f"{plan.item.name}-{name}.png", to_png(picture))
             write_atomic(place / f"{plan.item.name}-{name}.svg", to_svg(picture))
         made["figures"] = sorted(drawn)
         write_atomic(place / f"{plan.item.name}.csv", tables.as_csv(made).encode())
@@ -253,17 +248,16 @@ def _write_pages(paper: str, folder: Path, console: Console) -> None:
     from quickstudy.papers.runner import page
     from quickstudy.storage.files import explain_disk_errors, write_atomic
 
-    results = page.stored(folder, paper)
+    results = page.read_results(folder, paper)
     if not results:
         raise InputError(
             f"Nothing of {paper} has been run in {folder}. Run an item: quickstudy reproduce {paper} "
             f"{next(iter(items(paper)))} --scale quick"
         )
-    made = page.blocks(paper, results)
-    paths = [folder / f"{paper}.md", folder / f"{paper}.html"]
+    paths = [folder / f"{paper}.{kind}" for kind in ("md", "html")]
     with explain_disk_errors(folder, "Free some space and run the same command again."):
-        write_atomic(paths[0], page.markdown(paper, made).encode())
-        write_atomic(paths[1], page.html(paper, made, folder).encode())
+        for path in paths:
+            write_atomic(path, page.render(paper, results, folder, path.suffix[1:]).encode())
     if console.json:
         console.print_json({"written": [str(path) for path in paths]})
     for path in paths:

@@ -60,7 +60,7 @@ class Sweep(ConfigCommand):
 
         plan = self._plan(overrides)
         study = Study(plan)
-        before = len(study.tried())
+        before = len(study.trials())
         console.note(f"sweep: {plan.folder}" + (f", which has {before} trials already" if before else ""))
         for key, values in plan.space.items():
             console.note(f"search: {key} {values}")
@@ -74,7 +74,7 @@ class Sweep(ConfigCommand):
                 run_side_by_side(_work_on_trials, (plan,), self.workers, console)
         except (StoppedError, KeyboardInterrupt):
             stopped = True
-        trials = study.tried()
+        trials = study.trials()
         _show_study(plan, trials, console, stopped=stopped)
         if stopped:
             ended = sum(t.state in ("complete", "pruned", "failed") for t in trials)
@@ -147,7 +147,7 @@ def _note_trials(study: Study, console: Console) -> Callable[[Trial], None]:
     def note(trial: Trial) -> None:
         if not console.talks:
             return
-        first = rank_trials(study.tried(), study.plan.larger_is_better)[:1]
+        first = rank_trials(study.trials(), study.plan.larger_is_better)[:1]
         best = f"; best {first[0].value:.4g}, of trial {first[0].number}" if first else ""
         result = f"{study.plan.metric} {trial.value:.4g}" if trial.value is not None else trial.state
         console.note(f"trial {trial.number}: {result}{f': {trial.error}' if trial.error else best}")

@@ -65,7 +65,7 @@ class Train(SharedCommand):
             return
         world.agree(partial(check_training, setup))
         if init := setup.config.init_from:  # refused here, before a directory is made
-            start = world.from_first(lambda: str(find_start(init, setup.learner, setup.named)))
+            start = world.from_first(lambda: str(find_start(init, setup.learner, setup.model_shapes)))
             console.note(f"start: {start}")
         self._train(share_run(world, partial(self._create_run, setup, world)), setup, console, world)
 
@@ -83,7 +83,7 @@ class Train(SharedCommand):
         steps = setup.config.train.steps
         if self.print_config:
             _print_config(setup)
-        elif world.from_first(partial(run.reached, steps)):
+        elif world.from_first(partial(run.has_reached, steps)):
             console.note(f"{run.path} is finished: {steps} steps are done.")
             self._finish(run, setup, console, world)
         else:

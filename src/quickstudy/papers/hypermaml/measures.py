@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import task_batches, evaluate, task_hash
+from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
 from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.methods.learner import Learner, Noise, evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
@@ -58,7 +58,7 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.judged.of_split("test")
+    family = setup.eval_family.of_split("test")
     drawn, norms = [], []
     with evaluation_mode(learner):
         for batch in task_batches(family, "test", tasks, 0):
@@ -97,7 +97,7 @@ def metric_after_finetuning(
     """
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.judged.of_split("test")
+    family = setup.eval_family.of_split("test")
     drawn, values = [], []
     with alone(learner):
         for batch in task_batches(family, "test", tasks, 0):
@@ -123,7 +123,7 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     """
     setup = one.setup(settings)
     learner = setup.learner
-    (batch,) = task_batches(setup.judged.of_split("test"), "test", timed + 1, 0)
+    (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
 
     def process(task: Task) -> None:
         if not finetuning:
@@ -145,7 +145,7 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
     """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    (batch,) = task_batches(setup.judged.of_split("test"), "test", timed + 1, 0)
+    (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
     placed = learner.move_tasks(batch)
     noise = learner.draw(placed, 0)
     ratios, passes = [], []
@@ -184,8 +184,8 @@ def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
     """
     setup = one.setup()
     learner = rule_learner(setup)
-    summary = evaluate(learner, setup.judged, setup.metric, n=tasks, seed=0)
-    drawn = list(task_batches(setup.judged, "test", tasks, 0))
+    summary = evaluate(learner, setup.eval_family, setup.metric, n=tasks, seed=0)
+    drawn = list(task_batches(setup.eval_family, "test", tasks, 0))
     kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
     each = 100 * np.asarray(summary.values, dtype=np.float64)
     by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])

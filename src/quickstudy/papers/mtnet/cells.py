@@ -74,7 +74,7 @@ def movements(one: Trained, tasks: int) -> list[Movement]:
     learner = setup.learner.double()
     if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
         raise InputError("The closed form is that of one gradient step: a T-net or an MT-net with inner_steps 1.")
-    listed = list(task_batches(setup.judged, "test", tasks, 0))
+    listed = list(task_batches(setup.eval_family, "test", tasks, 0))
     drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
     noise = learner.draw(drawn, 0)
     with evaluation_mode(learner), twice_differentiable(), torch.no_grad():

@@ -14,7 +14,7 @@ import numpy as np
 
 from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.papers.runner.found import Found, Missing
-from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure, log_if_wide
+from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, log_if_wide, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

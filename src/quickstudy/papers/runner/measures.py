@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import time_adaptation, evaluate
+from quickstudy.evaluation.evaluate import evaluate, time_adaptation
 from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup
@@ -104,7 +104,7 @@ def evaluate_metric(
 ) -> Reading:
     """The metric (or the query loss) on fixed tasks, the same for every row; `of` is "metric" or "loss"."""
     setup = one.setup(settings)
-    found = evaluate(setup.learner, setup.judged, setup.metric, split="test", n=tasks, seed=0)
+    found = evaluate(setup.learner, setup.eval_family, setup.metric, split="test", n=tasks, seed=0)
     values = times * np.asarray(found.losses if of == "loss" else found.values, dtype=np.float64)
     over = compute_spread(values)
     return over_tasks(values, found.hash, {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean})
@@ -114,4 +114,4 @@ def evaluate_metric(
 def milliseconds(one: Trained, *, settings: Settings = None) -> Reading:
     """Milliseconds to adapt to one task alone, the median of several."""
     setup = one.setup(settings)
-    return Reading(time_adaptation(setup.learner, setup.judged, "test", seed=0))
+    return Reading(time_adaptation(setup.learner, setup.eval_family, "test", seed=0))

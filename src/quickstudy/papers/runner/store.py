@@ -20,7 +20,14 @@ from filelock import FileLock, Timeout
 
 from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
-from quickstudy.storage.files import FILE_FORMAT, check_format, dump_pretty, read_json, write_atomic, explain_disk_errors
+from quickstudy.storage.files import (
+    FILE_FORMAT,
+    check_format,
+    dump_pretty,
+    explain_disk_errors,
+    read_json,
+    write_atomic,
+)
 from quickstudy.storage.run import Run
 
 
@@ -114,7 +121,9 @@ class Store:
             write_atomic(table.with_suffix(".npz"), packed.getvalue())
             plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
             asked_for = {"measure": asked.measure, "options": dict(asked.options)}
-            write_atomic(table, dump_pretty({"format": FILE_FORMAT, **plain, "more": dict(reading.more), **asked_for, **about}))
+            write_atomic(
+                table, dump_pretty({"format": FILE_FORMAT, **plain, "more": dict(reading.more), **asked_for, **about})
+            )
 
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""

@@ -106,11 +106,11 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
     path = store.path(one)
     if (path / "config.yaml").is_file():
         run = Run.open(path)
-        setup = config.build(config.parse(run.config))
+        setup = config.build(config.parse_config(run.config))
         if run.has_reached(setup.config.train.steps):
             return
     else:
-        setup = config.build(config.parse({**one.config, "seed": one.seed}))
+        setup = config.build(config.parse_config({**one.config, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))
     try:
         train(setup, run, watch)

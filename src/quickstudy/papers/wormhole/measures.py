@@ -49,7 +49,7 @@ def gains(one: Trained, *, of: str = "flipped", times: float = 1.0, tasks: int =
     task's sign, up to one sign for all), "size" (mean |C|) or "mean" (mean C).
     """
     setup = one.setup()
-    seen = [(_gain(setup, batch), batch.about) for batch in task_batches(setup.judged, "test", tasks, 0)]
+    seen = [(_gain(setup, batch), batch.about) for batch in task_batches(setup.eval_family, "test", tasks, 0)]
     c = torch.cat([gain for gain, _ in seen]).double().numpy()
     each = {"flipped": c < 0, "size": np.abs(c), "mean": c}
     arrays = {"gain": c}

@@ -107,15 +107,10 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
         if shared:
             eval_family = family
         else:
-            eval_family = eval_family.on(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
-    learner.engine = Engine(
-        config.compute.backend,
-        config.compute.chunk,
-        compile=config.compute.compile,
-        recompute=config.compute.recompute,
-        autocast=config.compute.autocast,
-        room=devices.memory_budget(device, config.compute.memory),
-    )
+            eval_family = eval_family.to_device(
+                device, (devices.memory_budget(device, config.compute.memory) or 0) // 2
+            )
+    learner.engine = Engine.from_settings(config.compute, devices.memory_budget(device, config.compute.memory))
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": method, "compute": compute})
     return Setup(resolved, family, eval_family, learner, metric, model_shapes)

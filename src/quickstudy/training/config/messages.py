@@ -1,15 +1,21 @@
 """Messages about mistakes in a configuration: what was given, and the nearest setting that exists."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from quickstudy.errors import suggest_nearest
+from quickstudy.errors import suggest_setting
 from quickstudy.training.config.factories import FactoriesByKind
 from quickstudy.training.config.schedule import SCHEDULES
 from quickstudy.training.config.schema import Config, EvaluateSettings, TrainSettings
+
+PATHS = {
+    name: f"{part}.{name}"
+    for part, settings in (("evaluate", EvaluateSettings), ("train", TrainSettings))
+    for name in settings.model_fields
+}
+"""Full paths of the settings that are most often given without one, by their last name."""
 
 
 def explain_validation(error: ValidationError, place: str = "") -> str:
@@ -26,9 +32,8 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
         given = " ".join(repr(item["input"]).split())
         given = given if len(given) <= 80 else given[:77] + "..."
         if item["type"] == "extra_forbidden":
-            sentences.append(
-                f"`{where}` is no setting. {suggest_setting(steps[-1], _known_settings(item['loc'][:-1]))}"
-            )
+            advice = suggest_setting(steps[-1], _known_settings(item["loc"][:-1]), PATHS)
+            sentences.append(f"`{where}` is no setting. {advice}")
         elif item["type"] == "missing":
             sentences.append(f"`{where}` is missing.")
         else:
@@ -41,21 +46,6 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
             )
             sentences.append(f"`{where}`: {message[:1].lower()}{message[1:]} (given: {given}).{hint}")
     return " ".join(dict.fromkeys(sentences))
-
-
-def suggest_setting(key: str, known: Sequence[str]) -> str:
-    """Suggest a setting for an unknown one: the nearest name here, or its full path (`--steps` is `train.steps`)."""
-    if key.lstrip("-").partition(".")[0] == "search":
-        return "`quickstudy sweep` takes it, with the same configuration. To train once, leave it out."
-    homes = {
-        n: f"{part}.{n}"
-        for part, sub in (("evaluate", EvaluateSettings), ("train", TrainSettings))
-        for n in sub.model_fields
-    }
-    close = get_close_matches(key.lstrip("-").replace("-", "_"), homes, n=1, cutoff=0.8)
-    if close and homes[close[0]].partition(".")[2] not in known:
-        return f"Did you mean `{homes[close[0]]}`? Known here: {', '.join(sorted(known))}."
-    return suggest_nearest(key, known)
 
 
 def _known_settings(path: Sequence[Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from quickstudy.engine import devices
+from quickstudy.engine.settings import EngineSettings
 from quickstudy.training.config.schedule import Schedule
 from quickstudy.training.init_from import InitFrom
 
@@ -73,17 +74,20 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, Any] = Field({}, description="of the tasks, where they differ in evaluation: {queries: 15}")
 
 
-class ComputeSettings(BaseModel, frozen=True, extra="forbid"):
-    """How the machine is used. A run keeps its number of threads, which its exact numbers depend on."""
+class ComputeSettings(BaseModel, EngineSettings, frozen=True, extra="forbid"):
+    """The engine's settings, and what else of the machine a run uses.
+
+    A run keeps its number of threads, which its exact numbers depend on.
+    """
 
     threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
-    backend: Literal["auto", "vmap", "loop"] = Field("auto", description="how a batch of tasks is run")
-    chunk: int | None = Field(None, ge=1, description="at most so many tasks at once under vmap; by default what fits")
-    compile: bool = Field(False, description="with torch.compile: minutes before the first step, then faster ones")
-    recompute: bool = Field(False, description="inner steps again in the backward pass: memory that K does not raise")
     device: str = Field("auto", description="cpu, cuda or cuda:1; auto is the GPU where there is one")
-    autocast: Literal["bf16", "fp16"] | None = Field(None, description="products in half precision")
     memory: float | str = Field(0.5, description="that tasks may take: a fraction of what is free, or '6 GB'")
+
+    @model_validator(mode="after")
+    def _suits_an_engine(self) -> "ComputeSettings":
+        self.check()
+        return self
 
     @field_validator("memory")
     @classmethod

@@ -16,10 +16,11 @@ from quickstudy.cli.terminal import Console, describe_values
 from quickstudy.errors import InputError, RunError, suggest_nearest
 
 if TYPE_CHECKING:
-    from quickstudy.tasks.images.checkup import Identical, Indices
+    from quickstudy.tasks.images.checkup import Identical
     from quickstudy.tasks.images.listing import Listing
     from quickstudy.tasks.images.sets import ImageSet
     from quickstudy.tasks.images.store import StoredPictures
+    from quickstudy.tasks.splits import Indices
 
 FEW = 10
 """How many of a kind are named without `--all`."""

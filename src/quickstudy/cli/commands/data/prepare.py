@@ -32,7 +32,7 @@ class DataPrepare(ImageCommand):
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Show addresses, sizes, licence and place, ask, and download."""
-        from quickstudy.tasks.images.downloads import MANUAL_SOURCES, SOURCES, is_empty, fetch
+        from quickstudy.tasks.images.downloads import MANUAL_SOURCES, SOURCES, fetch, is_empty
         from quickstudy.tasks.images.sets import IMAGE_SETS, data_root
 
         name = self.image_set
