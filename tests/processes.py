@@ -92,9 +92,9 @@ class Command:
 
 def _command(words):
     sys.argv = ["quickstudy", *words]
-    import quickstudy_entry
+    from quickstudy.__main__ import main
 
-    sys.exit(quickstudy_entry.main())
+    sys.exit(main())
 
 
 def run_code(words):

@@ -9,7 +9,7 @@ from quickstudy.papers.runner.items import Cell, Item, Row
 from quickstudy.papers.runner.measures import Reading, overrides
 from quickstudy.papers.runner.work import Plan, choose_rows, collect, work
 from quickstudy.training import config
-from quickstudy.training.config.overrides import overlaid
+from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.watcher import Watcher
 
 
@@ -45,7 +45,7 @@ def printed(item, unknown=4.25):
 def at(item, row, scale):
     """A row's configuration at a scale, as the runner makes it."""
     settings = {**item.scales[scale].settings, **row.scales.get(scale, {})}
-    return config.parse(overlaid(row.config, overrides(settings)))
+    return config.parse_config(apply_overrides(row.config, overrides(settings)))
 
 
 def row_of(item, name):

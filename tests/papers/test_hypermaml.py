@@ -6,7 +6,7 @@ import torch
 from made import at, at_smoke, row_of
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import batches
+from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.methods.registry import METHODS
 from quickstudy.models import nets
 from quickstudy.papers.catalog import item
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     made = {}
     for name, steps in (("maml-1", 20), ("hypermaml", 60)):
         path = tmp_path_factory.mktemp("runs") / name
-        setup = config.build(config.parse(row_of(FIGURE, name).config, [f"--train.steps={steps}"]))
+        setup = config.build(config.parse_config(row_of(FIGURE, name).config, [f"--train.steps={steps}"]))
         run = Run.create(path, setup.config.model_dump(mode="json"))
         train(setup, run)
         made[name] = Trained(run, 0)
@@ -107,7 +107,7 @@ def test_an_update_is_the_step_times_the_gradients_norm(trained):
 
 
 def iter_batch(one, tasks):
-    return batches(one.setup().judged, "test", tasks, 0)
+    return task_batches(one.setup().judged, "test", tasks, 0)
 
 
 def test_the_classifier_is_found_in_a_net_and_alone():
@@ -118,7 +118,7 @@ def test_the_classifier_is_found_in_a_net_and_alone():
 def test_finetuning_moves_a_copy_by_adams_first_step(double):
     """Adam's first step is the rate times the sign of the gradient, in every number that has one."""
     model = nets.mlp(2, 2, hidden=(6,), std=None)
-    learner, _ = config.make(
+    learner, _ = config.build_part(
         config.Part.model_validate({"name": "hypermaml", "width": 8}), METHODS, "method", model=model
     )
     tasks = Gaussians(shots=3).source("test", seed=0, size=1)(0)
@@ -174,7 +174,7 @@ def test_a_method_without_parameters_to_move_is_refused(tmp_path):
         "method": "nearest_neighbour",
         "train": {"steps": 0, "validate_every": 0},
     }
-    setup = config.build(config.parse(raw))
+    setup = config.build(config.parse_config(raw))
     run = Run.create(tmp_path / "nn", setup.config.model_dump(mode="json"))
     train(setup, run)
     with pytest.raises(InputError, match="nearest_neighbour moves no parameters"):

@@ -42,7 +42,7 @@ def test_items_are_sound(one):
     for scale in SCALES:
         for unit in Plan(one, scale, 1, one.rows, Path("nowhere")).units():
             if unit.config is not None:
-                asked = config.parse({**unit.config, "seed": 0})
+                asked = config.parse_config({**unit.config, "seed": 0})
                 assert not asked.train.steps or asked.train.validate_every == 0
                 assert asked.compute.compile == (scale == "full" and unit.config["compute"].get("compile", False))
             for asked in unit.asked.values():
@@ -65,9 +65,11 @@ def test_every_training_builds_at_every_scale():
         elif asked.model is not None:
             options = asked.tasks.options.get("test", {"name": asked.tasks.name, **asked.tasks.options})
             context = {"inputs": _inputs(options), "outputs": options.get("ways", 2), "train_outputs": 7}
-            net, _ = config.make(asked.model, nets.NETS, "model", None, **context)
-            learner, _ = config.make(asked.method, METHODS, "method", {"loss": "cross_entropy"}, model=net, **context)
-            schedule.check(learner, asked.train.schedules)
+            net, _ = config.build_part(asked.model, nets.NETS, "model", None, **context)
+            learner, _ = config.build_part(
+                asked.method, METHODS, "method", {"loss": "cross_entropy"}, model=net, **context
+            )
+            schedule.check_schedules(learner, asked.train.schedules)
             if one.paper == "mtnet":
                 moved = {f"block{i}.conv" for i in range(4)} | {"head"}
                 assert {name.rpartition(".")[0] for name in learner.adapts} == moved, "no task moves a norm's bias"
@@ -91,7 +93,7 @@ def test_every_quick_training_builds_on_the_pictures(real):
             done.add(repr(asked))
             setup = config.build(asked)
             assert setup.family.source("train", seed=0, size=1)(0).support.y.numel()
-            judged = setup.judged.of_split("test").source("test", seed=0, size=1)(0)
+            judged = setup.eval_family.of_split("test").source("test", seed=0, size=1)(0)
             assert one.paper != "hypermaml" or judged.query.y.numel() == 75
 
 

@@ -50,7 +50,7 @@ def trained(tmp_path, method, steps, **model):
     (base,) = (row.config for row in item("mtnet", "table-6.1").rows if row.name == method)
     small = {"name": "mlp", "hidden": [8, 3, 8], "std": None} | model
     raw = merge(base, {"model": small, "train": {"steps": steps, "meta_lr": 0.02}, "compute": {"compile": False}})
-    setup = config.build(config.parse(raw))
+    setup = config.build(config.parse_config(raw))
     run = Run.create(tmp_path / method, setup.config.model_dump(mode="json"))
     train(setup, run)
     return Trained(run, 0)
@@ -95,7 +95,7 @@ def test_the_closed_form_is_refused_where_there_are_more_steps(tmp_path):
     settings = yaml.safe_load((one.run.path / "config.yaml").read_text())
     settings["method"] |= {"inner_steps": 2, "eval_inner_steps": 2}
     run = Run.create(tmp_path / "two", settings)
-    train(config.build(config.parse(settings)), run)
+    train(config.build(config.parse_config(settings)), run)
     with pytest.raises(InputError, match="one gradient step"):
         closed_form(Trained(run, 0))
 
