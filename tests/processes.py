@@ -17,7 +17,7 @@ from conftest import Done
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["quickstudy.cli.dispatch", "quickstudy.training.sweep.study", "quickstudy.bench.implementations", "optuna"]
+    ["quickstudy.cli.main", "quickstudy.training.sweep.study", "quickstudy.bench.implementations", "optuna"]
 )
 
 PATIENCE = 600

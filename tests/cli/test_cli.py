@@ -571,7 +571,7 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(cli, run, place
 # -- one part in place of another --
 
 
-@pytest.mark.filterwarnings("always::quickstudy.training.config.factories.Dropped")
+@pytest.mark.filterwarnings("always::quickstudy.training.config.factories.DroppedOptions")
 def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so(cli):
     done = cli(
         "train", "sine.yaml", "--method", "reptile", "--tasks", "gaussians", "--model.std", "0.1", "--print-config"
@@ -589,7 +589,7 @@ def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so
     )
 
 
-@pytest.mark.filterwarnings("default::quickstudy.training.config.factories.Dropped")
+@pytest.mark.filterwarnings("default::quickstudy.training.config.factories.DroppedOptions")
 @pytest.mark.parametrize(
     "words",
     [

@@ -393,7 +393,7 @@ def test_baseline_pp_learns_its_scale_in_training_and_keeps_it_in_a_task():
 
 
 def test_a_transfer_needs_a_linear_layer_to_replace():
-    with pytest.raises(InputError, match="Baseline.. puts a classifier .* `head` is a Tanh"):
+    with pytest.raises(InputError, match="Baseline.. replaces .* by a classifier, and `head` is a Tanh"):
         METHODS["baseline_pp"](nn.Sequential(nn.Linear(64, 3), nn.Tanh()), 3, 6, head="1")
 
 
