@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from quickstudy.cli.main import main
+from quickstudy.cli.main import run_command
 from quickstudy.tasks.images.downloads import SOURCES
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers import recognise
@@ -175,7 +175,7 @@ def cli(place, capsys):
     def run(*words):
         capsys.readouterr()
         try:
-            code = main([str(word) for word in words])
+            code = run_command([str(word) for word in words])
         except SystemExit as leaving:  # how the parser ends on --help and on what it cannot read
             code = leaving.code
         return Done(code, *capsys.readouterr())

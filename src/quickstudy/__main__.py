@@ -18,7 +18,7 @@ def main() -> int:
     from quickstudy.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
-    return cli.main()
+    return cli.run_command()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

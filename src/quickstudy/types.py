@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from quickstudy.torch_private import tree_map
+# Private, and used everywhere: the documented module came after torch 2.6. Checked on torch 2.13.
+from torch.utils._pytree import tree_map
 
 T = TypeVar("T")
 

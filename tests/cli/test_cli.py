@@ -215,7 +215,7 @@ def test_files_in_the_current_directory_replace_no_library(place, shell):
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("charts\n"), done
     words = "train sine.yaml --model mine:net --train.steps 1 --out run --no-tensorboard --quiet"
     begin = (
-        "from quickstudy.cli.main import main\n"
+        "from quickstudy.cli.main import run_command as main\n"
         f"print([main(words.split()) for words in ({words!r}, 'report run', 'info run')])"
     )
     done = finish([sys.executable, "-P", "-c", begin], cwd=place)  # as in the command, the directory is not on sys.path
@@ -375,7 +375,7 @@ def test_runs_get_a_place_of_their_own(cli, place):
         assert (place / "runs" / name / "checkpoints" / "last.safetensors").is_file()
     assert list((place / "runs" / "sine" / "tensorboard").iterdir())
     done = cli("train", "sine.yaml", "--out", "runs/sine")
-    assert done.code == 2 and "already holds a run. Go on with it by `quickstudy train --resume" in done.err
+    assert done.code == 2 and "already holds a run. Continue it with `quickstudy train --resume" in done.err
     done = cli("train", "runs/sine")
     assert done.code == 2 and "runs/sine is a run. Go on with it by --resume runs/sine" in done.err
     done = cli("evaluate", "runs")
@@ -555,7 +555,7 @@ def test_a_model_of_too_many_outputs_is_refused(parts, shell):
     """In a process of its own, where no type checks see it first: a squared error would broadcast."""
     done = shell("train", "sine.yaml", "--model", "{name: parts0:wide}")
     assert (done.code, done.out) == (2, "")
-    assert "shape [5, 2]; the tasks want [5, 1]. Give the model 1 outputs" in done.err
+    assert "shape [5, 2]; the targets have [5, 1]. Give the model 1 outputs" in done.err
     assert not (parts / "runs").exists()
 
 

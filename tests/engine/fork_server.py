@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import torch
 import torch._dynamo
 
-from quickstudy.cli.main import main
+from quickstudy.cli.main import run_command
 from quickstudy.engine import launch
 
 
@@ -36,7 +36,7 @@ def run(words: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         torch.set_num_threads(int(env.get("OMP_NUM_THREADS", 1)))
         sys.argv = ["quickstudy", *words]
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-        code = main()
+        code = run_command()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BaseException:

@@ -53,7 +53,7 @@ def test_the_task_list_and_the_metric_are_those_of_the_cpu(name):
     found = {}
     for device in ("cpu", "cuda"):
         setup = build(load_config(name, ["--compute.device", device]))
-        found[device] = evaluate(setup.learner, setup.judged, setup.metric, n=60)
+        found[device] = evaluate(setup.learner, setup.eval_family, setup.metric, n=60)
     assert found["cpu"].hash == found["cuda"].hash
     # In single precision a query near the boundary may change its class: one in 60 tasks of 10 queries or more.
     close = torch.isclose(*(torch.from_numpy(found[device].values) for device in ("cpu", "cuda")), rtol=1e-2, atol=1e-3)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from processes import Command, run_code
-from quickstudy.cli.main import main
+from quickstudy.cli.main import run_command
 from quickstudy.evaluation.evaluate import PROTOCOLS, Protocol, evaluate
 from quickstudy.evaluation.metrics import get_metric
 from quickstudy.evaluation.thumbnails import (
@@ -39,8 +39,8 @@ TASKS, QUERIES = 30, 15
 @pytest.fixture(scope="module")
 def evaluated_once(tmp_path_factory):
     run = tmp_path_factory.mktemp("once") / "run"
-    assert main(["train", "digits-nearest", "--out", str(run), "--no-tensorboard", "--quiet"]) == 0
-    assert main(["evaluate", str(run), "--evaluate.tasks", str(TASKS), "--quiet"]) == 0
+    assert run_command(["train", "digits-nearest", "--out", str(run), "--no-tensorboard", "--quiet"]) == 0
+    assert run_command(["evaluate", str(run), "--evaluate.tasks", str(TASKS), "--quiet"]) == 0
     return run
 
 

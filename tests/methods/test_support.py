@@ -73,7 +73,7 @@ def test_a_run_is_loaded_with_the_parameters_it_was_saved_with(cli, place):
     for name, value in learner.state_dict().items():
         assert torch.equal(value, saved[f"model.{name}"]), name
     setup, _ = restore(qs.Run.open("run"))  # the best checkpoint if there is one
-    task = setup.judged.source("test", seed=0, size=1)(0)
+    task = setup.eval_family.source("test", seed=0, size=1)(0)
     support = qs.Examples(task.support.x[0], task.support.y[0])
     chosen = qs.load("run").adapt(support)(task.query.x[0])
     torch.testing.assert_close(chosen, setup.learner.adapt(support)(task.query.x[0]), rtol=0, atol=0)

@@ -7,9 +7,9 @@ import pytest
 from made import made, printed, reading
 
 from quickstudy.papers.catalog import item
-from quickstudy.papers.hypermaml.claims import linear
+from quickstudy.papers.hypermaml.claims import time_is_linear
 from quickstudy.papers.runner.claims import WORDS, all_hold, decide, inside, keep_inside, most_hold
-from quickstudy.papers.runner.found import Found, Missing, lost_tasks
+from quickstudy.papers.runner.found import Found, MissingError, lost_tasks
 from quickstudy.papers.runner.items import Claim
 from quickstudy.papers.runner.measures import Reading
 
@@ -172,7 +172,7 @@ def test_time_is_linear_in_the_steps():
     straight = made({(f"maml-{k}", "x"): [2 + 3 * k] for k in (0, 1, 2, 5)})
     curved = made({(f"maml-{k}", "x"): [2 + 3 * k**3] for k in (0, 1, 2, 5, 10)})
     for here, expected in ((straight, True), (curved, False)):
-        assert linear(here, rows="maml-*", column="x", above=0.98)[0] is expected
+        assert time_is_linear(here, rows="maml-*", column="x", above=0.98)[0] is expected
 
 
 def test_paired_differences_are_over_tasks_and_means_over_seeds():
@@ -181,9 +181,9 @@ def test_paired_differences_are_over_tasks_and_means_over_seeds():
     assert (over.mean, over.tasks) == (-2.5, 2)
     assert over.interval == pytest.approx(1.96 * 1.5 / 2**0.5)
     other = replace(here.first("fast", "x"), tasks="other")
-    with pytest.raises(Missing, match="same tasks"):
+    with pytest.raises(MissingError, match="same tasks"):
         replace(here, readings={**here.readings, ("fast", "x"): (other,)}).paired_difference("maml", "fast", "x")
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         here.log("maml")
 
 

@@ -107,7 +107,7 @@ def test_an_update_is_the_step_times_the_gradients_norm(trained):
 
 
 def iter_batch(one, tasks):
-    return task_batches(one.setup().judged, "test", tasks, 0)
+    return task_batches(one.setup().eval_family, "test", tasks, 0)
 
 
 def test_the_classifier_is_found_in_a_net_and_alone():

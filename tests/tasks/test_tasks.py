@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quickstudy.errors import InputError
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.tasks import (
     FAMILIES,
     AverageThreshold,
@@ -25,7 +26,6 @@ from quickstudy.tasks import (
 )
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.tasks.synthetic.wavelet import mexican_hat
-from quickstudy.torch_private import tree_leaves
 from quickstudy.types import pick
 
 # The first 16 digits of the SHA-256 of the keys and `about` of two steps. Another hash means other tasks. Then old

@@ -245,7 +245,7 @@ def copy_best(place):
     ("damage", "code", "words"),
     [
         (cut, 1, r"last.safetensors is cut short.*Use `best` \(step 5\) instead"),
-        (flip, 1, "last.safetensors is damaged.*digest"),
+        (flip, 1, "last.safetensors is damaged.*hash"),
         (copy_best, 2, "no optimizer state.*a copy of `best` has none"),
         (lambda p: replace(p / "run/config.yaml", "optimizer: adam", "optimizer: sgd"), 2, "another optimizer.*sgd"),
         (lambda p: replace(p / "run/config.yaml", "name: maml", "name: tnet"), 2, "another method or model.*metric"),

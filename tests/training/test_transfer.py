@@ -19,12 +19,12 @@ from quickstudy.methods.baseline_pp import Cosine
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.norms import SingleExampleWarning
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.recipes import preparation_named
 from quickstudy.tasks.splits import split_by_class
-from quickstudy.torch_private import tree_leaves
 from quickstudy.training import config
 from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.init_from import InitFrom, apply_start, find_start, match_names
@@ -183,7 +183,7 @@ def test_a_class_of_two_images_is_trained_on():
         (lambda: Batches(few(9), hold_out=0.99), "class '0' has 9, .* leaves 0. Lower hold_out to 0.83"),
         (lambda: Batches(few(2), hold_out=0.9), "class '0' has 2, .* leaves 0. Lower hold_out to 0.25"),
         (lambda: Batches(BY_CLASS, size=0), "size=0"),
-        (lambda: Batches(BY_CLASS, hold_out=1.0), "hold_out=1.0 is no share"),
+        (lambda: Batches(BY_CLASS, hold_out=1.0), "hold_out=1.0 is not a fraction"),
         (lambda: Batches(Sine()), "`of` is a Sine, which has none.*name: digits"),
         (lambda: Batches(BY_CLASS, size=970).source("train", size=1), "970 images.*'train' has 969 .*Lower size"),
         (lambda: Batches(BY_CLASS, size=109).source("val", size=1), "'val' has 108 .*raise hold_out"),

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from quickstudy.bench.contenders import clean_environment
 
-START = "from quickstudy.cli.main import main; raise SystemExit(main())"
+START = "from quickstudy.__main__ import main; raise SystemExit(main())"
 TRAIN_COMMAND = ("train", "sine-mtnet", "--compute.compile", "true", "--quiet")
 
 

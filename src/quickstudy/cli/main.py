@@ -25,7 +25,7 @@ from quickstudy.cli.words import read_words
 from quickstudy.errors import InputError, RunError
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def run_command(args: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
     words = list(sys.argv[1:] if args is None else args)
     if sys.stderr is None:  # closed by the caller: what is written there is lost

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from quickstudy.errors import InputError
 from quickstudy.rules.params import parameter_paths
-from quickstudy.torch_private import compiler_errors, recompile_limit, tree_leaves, tree_map
+from quickstudy.rules.torch_private import compiler_errors, recompile_limit, tree_leaves, tree_map
 from quickstudy.types import Outcome, Params
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from quickstudy.errors import InputError, RunError, describe_error
-from quickstudy.torch_private import PrefixStore, Store, rendezvous
+from quickstudy.rules.torch_private import PrefixStore, Store, rendezvous
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from quickstudy.engine.settings import EngineSettings
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
-from quickstudy.torch_private import outside_transforms, tree_leaves, tree_map
+from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Outcome, pick, stack
 
 SMALL_IMAGE = 10 * 10

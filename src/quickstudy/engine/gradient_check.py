@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from quickstudy.rules.params import call_with, parameter_paths
-from quickstudy.torch_private import tree_leaves
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.types import Params
 
 TOLERANCE = 1e-8

@@ -18,7 +18,7 @@ from types import FrameType
 import torch
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.torch_private import TCPStore
+from quickstudy.rules.torch_private import TCPStore
 
 GRACE_SECONDS = 60.0
 """How long the other workers may take to end after one has failed: they must notice it, report it and save."""

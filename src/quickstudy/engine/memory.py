@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quickstudy.engine.devices import format_bytes
 from quickstudy.errors import RunError
-from quickstudy.torch_private import TorchDispatchMode, tree_leaves
+from quickstudy.rules.torch_private import TorchDispatchMode, tree_leaves
 
 OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 """What allocators and kernel libraries write in their errors where they have no class for running out of memory."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.torch_private import tree_leaves, tree_map
+from quickstudy.rules.torch_private import tree_leaves, tree_map
 
 AUTOCAST_KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRODUCT_NAMES = {

@@ -23,8 +23,8 @@ from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
 from quickstudy.methods.learner import Learner, evaluation_mode
+from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks import Episodes, TaskFamily
-from quickstudy.torch_private import tree_map
 from quickstudy.types import Task, move, pick
 
 BATCH = 50

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.errors import InputError
 from quickstudy.models.surgery import replace_modules, with_class
-from quickstudy.torch_private import convolve, leave_fast_path
+from quickstudy.rules.torch_private import convolve, leave_fast_path
 
 
 class MetricLinear(nn.Linear):

@@ -25,7 +25,7 @@ from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
 from quickstudy.models.surgery import replace_modules, with_class
 from quickstudy.rules.params import broadcast_rows
-from quickstudy.torch_private import AnyBatchNorm, AnyInstanceNorm, axes_of_one_example, outside_transforms
+from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm, axes_of_one_example, outside_transforms
 from quickstudy.types import Params
 
 NORM_POLICIES = ("batch", "support", "per_step", "running")

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from quickstudy.torch_private import named_places
+from quickstudy.rules.torch_private import named_places
 
 
 def with_class(module: nn.Module, kind: type[nn.Module]) -> nn.Module:

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import fx, nn
 
-from quickstudy.torch_private import AnyBatchNorm, AnyInstanceNorm
+from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm
 
 
 class _LeafTracer(fx.Tracer):

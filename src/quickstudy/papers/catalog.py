@@ -4,7 +4,7 @@ from functools import cache
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.items import Item
-from quickstudy.papers.runner.load import load
+from quickstudy.papers.runner.load import load_items
 
 PAPERS = {
     "mtnet": "T-net and MT-net (Lee, 2018)",
@@ -16,7 +16,7 @@ PAPERS = {
 
 @cache
 def _loaded(paper: str) -> dict[str, Item]:
-    return {item.name: item for item in load(paper)}
+    return {item.name: item for item in load_items(paper)}
 
 
 def items(paper: str) -> dict[str, Item]:

@@ -174,7 +174,7 @@ def _describe_result(name: str, results: Mapping[str, EvaluationResult]) -> str:
     """A result's name with its split and its list of tasks."""
     summary = results[name].summary if name in results else {}
     parts = [f"{summary['split']} split"] if summary.get("split") else []
-    parts += [f"list {_format_value(summary['hash'])}"] if summary.get("hash") else []
+    parts += [f"list {_format_setting(summary['hash'])}"] if summary.get("hash") else []
     return f"`{name}`" + (f" ({', '.join(parts)})" if parts else "")
 
 
@@ -182,7 +182,7 @@ def _describe_data(summary: Mapping[str, Any]) -> str:
     data = summary.get("data") or {}
     if not isinstance(data, dict):
         return str(data)
-    return " · ".join(f"{key}: {_format_value(value)}" for key, value in data.items())
+    return " · ".join(f"{key}: {_format_setting(value)}" for key, value in data.items())
 
 
 def _table_rows(label: str, own: Mapping[str, EvaluationResult], shared_data: str) -> list[dict[str, str]]:
@@ -196,18 +196,18 @@ def _table_row(title: str, summary: Mapping[str, Any], shared_data: str) -> dict
     return {
         "title": title,
         "untested": "",
-        "method": _format_value(summary.get("method")),
-        "norms": _format_value(summary.get("norms")),
+        "method": _format_setting(summary.get("method")),
+        "norms": _format_setting(summary.get("norms")),
         "score": format_score(summary),
         "metric": str(summary.get("metric", "metric")),
-        "finite": _format_value(summary.get("finite")),
-        "tasks": _format_value(summary.get("tasks")),
+        "finite": _format_setting(summary.get("finite")),
+        "tasks": _format_setting(summary.get("tasks")),
         "adapt_ms": _format_number(summary.get("adapt_ms"), 2),
         "train_seconds": _format_number(summary.get("train_seconds"), 0),
         "parameters": _format_number(summary.get("parameters"), 0),
         "data": "as above" if shared_data else _describe_data(summary) or DASH,
-        "protocol": _format_value(summary.get("protocol")),
-        "hash": _format_value(summary.get("hash"))[:12],
+        "protocol": _format_setting(summary.get("protocol")),
+        "hash": _format_setting(summary.get("hash"))[:12],
     }
 
 
@@ -256,7 +256,7 @@ def _find_unequal_lists(results: Results) -> list[dict[str, str]]:
     for label, own in results.items():
         for name, result in own.items():
             by_hash = lists.setdefault((name, str(result.summary.get("metric"))), {})
-            by_hash.setdefault(_format_value(result.summary.get("hash")), []).append(label)
+            by_hash.setdefault(_format_setting(result.summary.get("hash")), []).append(label)
     return [
         {"result": name, "groups": "; ".join(f"{key[:12]}: {', '.join(labels)}" for key, labels in by_hash.items())}
         for (name, _), by_hash in sorted(lists.items())
@@ -309,7 +309,7 @@ def _format_number(value: Any, digits: int) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, int | float) else DASH
 
 
-def _format_value(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     if value is None or value == "":
         return DASH
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

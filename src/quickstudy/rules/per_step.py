@@ -11,7 +11,7 @@ from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, parameter_dict
-from quickstudy.torch_private import stand_in_for
+from quickstudy.rules.torch_private import stand_in_for
 from quickstudy.types import Params, Shape
 
 

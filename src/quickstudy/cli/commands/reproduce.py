@@ -200,7 +200,7 @@ def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console)
     """The figures of an item, its table and its result."""
     from quickstudy.papers.runner import tables
     from quickstudy.papers.runner.figures import draw
-    from quickstudy.papers.runner.found import Missing
+    from quickstudy.papers.runner.found import MissingError
     from quickstudy.reports.canvas import to_svg
     from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
 
@@ -211,7 +211,7 @@ def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console)
         for name in plan.item.figures:
             try:
                 picture = draw(here, name)
-            except (Missing, InputError) as missing:
+            except (MissingError, InputError) as missing:
                 console.note(f"figure {name} is left out: {missing}")
                 continue
             drawn.append(name)

@@ -4,12 +4,12 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from quickstudy.papers.runner.claims import Part
+from quickstudy.papers.runner.claims import ClaimPart
 from quickstudy.papers.runner.figures import number_in
 from quickstudy.papers.runner.found import Found
 
 
-def linear(found: Found, *, rows: str, column: str, above: float) -> Part:
+def time_is_linear(found: Found, *, rows: str, column: str, above: float) -> ClaimPart:
     """Time rises with the steps, and a straight line explains more than a share of its variance."""
     names = [row.name for row in found.item.rows if fnmatchcase(row.name, rows)]
     steps, times = np.array([[number_in(name), found.value(name, column)] for name in names]).T

@@ -28,7 +28,7 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
         data, queries = panels[0], arrays["query_x"].reshape(-1, 2)
         label_axes(data, f"{found.item.label(name)}: data", "", "")
         data.scatter(queries[:, 0], queries[:, 1], s=6, color=FAINT)
-        _line(data, arrays["theta"], COLOURS[0], "universal")
+        _draw_line(data, arrays["theta"], COLOURS[0], "universal")
         for kind, axes in enumerate(panels[1:]):
             label_axes(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
             for label, colour, mark in ((0, COLOURS[2], "o"), (1, COLOURS[4], "^")):
@@ -36,8 +36,8 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
                 axes.scatter(
                     points[:, 0], points[:, 1], s=10, color=colour, marker=mark, alpha=0.7, label=f"class {label}"
                 )
-            _line(axes, arrays["theta"], COLOURS[0], "universal")
-            _line(axes, arrays["phi"][kind], COLOURS[1], "updated")
+            _draw_line(axes, arrays["theta"], COLOURS[0], "universal")
+            _draw_line(axes, arrays["phi"][kind], COLOURS[1], "updated")
             moved = np.linalg.norm(arrays["phi"][kind] - arrays["theta"])
             axes.set_xlabel(f"the update's norm: {moved:.2g}", fontsize=8, color=INK)
         for axes in panels:
@@ -49,7 +49,7 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
     return sheet
 
 
-def _line(axes: "Axes", rows: Array, colour: str, label: str) -> None:
+def _draw_line(axes: "Axes", rows: Array, colour: str, label: str) -> None:
     """Where two classes get the same output, and the way to class 0."""
     *normal, offset = rows[0] - rows[1]
     normal = np.asarray(normal)

@@ -189,13 +189,13 @@ def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
     kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
     each = 100 * np.asarray(summary.values, dtype=np.float64)
     by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])
-    arrays = _lines(learner, drawn) | {"by_kind": by_kind}
+    arrays = _fit_lines(learner, drawn) | {"by_kind": by_kind}
     if worst:
         return Reading(float(np.nanmin(by_kind)), None, None, "", {}, arrays)
     return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
 
 
-def _lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
+def _fit_lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
     """Weights before and after the first task of each kind, and that task's points."""
     tasks = [pick(batch, slice(i, i + 1)) for batch in drawn for i in range(len(batch.key))]
     every = [int(task.about["kind"][0]) for task in tasks]
@@ -205,16 +205,17 @@ def _lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
     first = [tasks[every.index(kind)] for kind in range(4)]
     with alone(learner):
         phis = [
-            _rows(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True)) for task in first
+            _rows_of_classes(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True))
+            for task in first
         ]
     points = {
         f"{half}_{axis}": np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])
         for half in ("support", "query")
         for axis in "xy"
     }
-    return {"theta": _rows(learner.params()), "phi": np.stack(phis)} | points
+    return {"theta": _rows_of_classes(learner.params()), "phi": np.stack(phis)} | points
 
 
-def _rows(params: Params) -> Any:
+def _rows_of_classes(params: Params) -> Any:
     own = classifier(params)
     return torch.cat([own["weight"], own["bias"][:, None]], dim=1).detach().numpy()

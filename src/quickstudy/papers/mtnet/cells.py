@@ -23,9 +23,10 @@ from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.methods.learner import evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Array, Trained
+from quickstudy.papers.runner.measures import Trained
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.mask import Masked
+from quickstudy.storage.result import Array
 from quickstudy.types import Examples, Params, Task, move
 
 SMALLEST = 2.0**-53
@@ -82,10 +83,10 @@ def movements(one: Trained, tasks: int) -> list[Movement]:
         phi: Params = learner.engine.each(
             lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise
         )
-    return _cells(learner, drawn, phi, noise)
+    return _moved_cells(learner, drawn, phi, noise)
 
 
-def _cells(learner: RuleLearner, drawn: Task, phi: Params, noise: Mapping[str, Tensor]) -> list[Movement]:
+def _moved_cells(learner: RuleLearner, drawn: Task, phi: Params, noise: Mapping[str, Tensor]) -> list[Movement]:
     assert isinstance(learner.rule, Descend)
     rate, head = learner.rule.rate, learner.head
     gradients = _gradients(head, learner, drawn.support)

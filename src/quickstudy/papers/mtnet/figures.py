@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quickstudy.papers.runner.found import Found, Missing
+from quickstudy.papers.runner.found import Found, MissingError
 from quickstudy.reports.canvas import COLOURS, INK, label_axes, new_figure
 from quickstudy.storage.result import Array
 
@@ -108,6 +108,6 @@ def _usual(masks: Array) -> Array:
     rows = every.sum(1)
     wanted = rows == 2 if (rows == 2).any() else rows > 0
     if not wanted.any():
-        raise Missing("No task's mask lets a row of the drawn cell adapt, so there is nothing to draw.")
+        raise MissingError("No task's mask lets a row of the drawn cell adapt, so there is nothing to draw.")
     mask: Array = every[np.where(wanted, counts, -1).argmax()]
     return mask

@@ -16,7 +16,8 @@ from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.methods.mtnet import mtnet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.mtnet.cells import SMALLEST, gap, masks_of, movements, outside
-from quickstudy.papers.runner.measures import Array, Reading, Trained, measure, over_tasks
+from quickstudy.papers.runner.measures import Reading, Trained, measure, over_tasks
+from quickstudy.storage.result import Array
 from quickstudy.tasks import Sine
 from quickstudy.types import Examples
 

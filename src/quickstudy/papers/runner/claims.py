@@ -15,6 +15,7 @@ The rule:
   more than half of its parts do, and is refused where half of them or more are.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -25,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from quickstudy.evaluation.metrics import Z95, Spread, compute_spread
-from quickstudy.papers.runner.found import Found, Missing
+from quickstudy.papers.runner.found import Found, MissingError
 from quickstudy.papers.runner.items import Claim
 
 Real = float | int
-Part = tuple[bool | None, str]
-Word = Callable[..., Part]
+ClaimPart = tuple[bool | None, str]
+Word = Callable[..., ClaimPart]
 WORDS: dict[str, Word] = {}
 
 MANY = 6
@@ -45,7 +46,7 @@ class Verdict:
     evidence: str
 
 
-class LeftOut(Exception):
+class LeftOutError(Exception):
     """A part that does not apply, with the words that say so."""
 
 
@@ -57,15 +58,15 @@ def word(function: Word) -> Word:
 
 def decide(claim: Claim, found: Found) -> Verdict:
     """Whether a claim holds by what was found; a word that is not of this vocabulary is of the paper's `claims`."""
-    parts: list[Part] = []
+    parts: list[ClaimPart] = []
     beside = []
     for name, options in claim.parts:
         own = WORDS.get(name) or getattr(import_module(f"quickstudy.papers.{found.item.paper}.claims"), name)
         try:
             parts.append(own(found, **options))
-        except LeftOut as other:
+        except LeftOutError as other:
             beside.append(str(other))
-        except Missing as gone:
+        except MissingError as gone:
             return Verdict(None, f"Not run: {gone}")
     holds, words = [one for one, _ in parts], [words for _, words in parts]
     if len(parts) > MANY:
@@ -111,7 +112,7 @@ def above(
     comparisons: int = 1,
     beside: Sequence[Sequence[str]] = (),
     side: int = 1,
-) -> Part:
+) -> ClaimPart:
     """One row is above another.
 
     Args:
@@ -129,7 +130,7 @@ def above(
     if where is not None:
         level = found.value(row, where["column"])
         if not inside(level, **{name: bound for name, bound in where.items() if name != "column"}):
-            raise LeftOut(f"{found.item.label(row)}, {where['column']}: {level:.3g}")
+            raise LeftOutError(f"{found.item.label(row)}, {where['column']}: {level:.3g}")
     sign, over = found.sure_sign(than, row, column)
     words = _difference(found, row, than, column, over)
     for one, two in beside:
@@ -150,13 +151,13 @@ def above(
 
 
 @word
-def below(found: Found, **options: Any) -> Part:
+def below(found: Found, **options: Any) -> ClaimPart:
     """One row is below another; see `above`."""
     return above(found, **options, side=-1)
 
 
 @word
-def not_below(found: Found, *, row: str, than: str, column: str) -> Part:
+def not_below(found: Found, *, row: str, than: str, column: str) -> ClaimPart:
     """One row is not below another; a difference within its interval is none."""
     sign, over = found.sure_sign(than, row, column)
     return None if over.finite < over.tasks else sign >= 0, _difference(found, row, than, column, over)
@@ -165,7 +166,7 @@ def not_below(found: Found, *, row: str, than: str, column: str) -> Part:
 @word
 def difference(
     found: Found, *, row: str, than: str, column: str, at_least: Real = -np.inf, at_most: Real = np.inf
-) -> Part:
+) -> ClaimPart:
     """One row minus another is within bounds, its interval included; refused where all of the interval is outside."""
     over = found.paired_difference(than, row, column)
     low, high = over.mean - over.interval, over.mean + over.interval
@@ -176,14 +177,14 @@ def difference(
 @word
 def in_order(
     found: Found, *, column: str, rising: Sequence[str] = (), falling: Sequence[str] = (), over_seeds: int = 0
-) -> Part:
+) -> ClaimPart:
     """Rows whose numbers rise, or fall, from each to the next.
 
     Where there are no tasks to pair over, the interval is over seeds, and fewer than `over_seeds` decide nothing.
     """
     rows = list(rising) or list(falling)[::-1]
-    parts: list[Part] = []
-    for than, row in zip(rows, rows[1:], strict=False):
+    parts: list[ClaimPart] = []
+    for than, row in itertools.pairwise(rows):
         if not over_seeds:
             parts.append(above(found, row=row, than=than, column=column))
             continue
@@ -239,14 +240,14 @@ def keep_inside(numbers: Sequence[float], seeds: str, **bounds: Real) -> bool | 
 
 
 @word
-def within(found: Found, *, row: str, column: str, more: str = "", seeds: str = "mean", **bounds: Real) -> Part:
+def within(found: Found, *, row: str, column: str, more: str = "", seeds: str = "mean", **bounds: Real) -> ClaimPart:
     """A row's number is within bounds; `more` is another number of the same reading."""
     numbers = [float(one.more[more]) for one in found.all(row, column)] if more else found.at_worst(row, column)
     return keep_inside(numbers, seeds, **bounds), _number(f"{found.item.label(row)}, {more or column}", numbers)
 
 
 @word
-def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean", **bounds: Real) -> Part:
+def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean", **bounds: Real) -> ClaimPart:
     """One row's number over another's is within bounds."""
     pairs = list(zip(found.at_worst(row, column), found.at_worst(over, column), strict=False))
     if seeds == "mean":
@@ -258,7 +259,7 @@ def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean"
 
 
 @word
-def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) -> Part:
+def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) -> ClaimPart:
     """By how much one row's mean is above another's, on tasks that cannot be paired, is within bounds."""
     one, two = (float(np.mean(found.at_worst(name, column))) for name in (row, over))
     return inside(
@@ -267,7 +268,7 @@ def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) ->
 
 
 @word
-def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds: Real) -> Part:
+def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds: Real) -> ClaimPart:
     """The largest of several rows' numbers over the smallest is within bounds; `over`, that ratio over other rows'."""
     words, numbers = [], []
     for pattern in [rows, over] if over else [rows]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quickstudy.evaluation.metrics import compute_spread
-from quickstudy.papers.runner.found import Found, Missing
+from quickstudy.papers.runner.found import Found, MissingError
 from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, log_if_wide, new_figure
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def curves(
             # Several lines at one place hide each other's intervals, so each is moved a little aside.
             aside = 0.02 * (i - len(named) / 2)
             at = {row: places.index(number_in(row)) + aside if even else number_in(row) for row in rows}
-            _line(axes, found, column, {name: at[name] for name in names}, label, i)
+            _draw_series(axes, found, column, {name: at[name] for name in names}, label, i)
             drawn = drawn or bool(names)
         for i, (label, row) in enumerate(panel.get("levels", levels or {}).items()):
             _level(axes, found, row, panel["column"], label, i)
@@ -143,11 +143,11 @@ def curves(
         label_axes(axes, panel.get("column", ""), panel["x"], panel["y"])
         axes.legend(fontsize=8, frameon=False)
     if not drawn:
-        raise Missing(f"No row of {found.item.name} was run.")
+        raise MissingError(f"No row of {found.item.name} was run.")
     return sheet
 
 
-def _line(axes: "Axes", found: Found, column: str, at: Mapping[str, float], label: str, i: int) -> None:
+def _draw_series(axes: "Axes", found: Found, column: str, at: Mapping[str, float], label: str, i: int) -> None:
     """Rows' means through their places, with intervals, and what the paper reports of them."""
     if not at:
         return

@@ -9,13 +9,14 @@ import numpy as np
 from quickstudy.errors import RunError
 from quickstudy.evaluation.metrics import Spread, compute_spread
 from quickstudy.papers.runner.items import Item, Row
-from quickstudy.papers.runner.measures import Array, Reading, Trained
+from quickstudy.papers.runner.measures import Reading, Trained
+from quickstudy.storage.result import Array
 
 WORST = {False: float("inf"), True: float("-inf"), None: float("nan")}
 """What a row that diverged counts as: by whether the item's numbers are errors, scores or neither."""
 
 
-class Missing(RunError):
+class MissingError(RunError):
     """A row or a column was not run, so that something cannot be said."""
 
 
@@ -37,7 +38,7 @@ class Found:
     def all(self, row: str, column: str) -> tuple[Reading, ...]:
         """Of every seed."""
         if (row, column) not in self.readings:
-            raise Missing(f"{self.item.name} has no reading of {row}, {column}.")
+            raise MissingError(f"{self.item.name} has no reading of {row}, {column}.")
         return self.readings[row, column]
 
     def first(self, row: str, column: str) -> Reading:
@@ -68,7 +69,7 @@ class Found:
             return Spread(float("nan"), float("nan"), 0, 1)  # a training left nothing to read
         one, two = self._each(first, column), self._each(second, column)
         if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
-            raise Missing(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
+            raise MissingError(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
         return compute_spread(two - one)
 
     def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
@@ -85,7 +86,7 @@ class Found:
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
         """The metrics of a training: rows of loss, and of what its configuration probes."""
         if row not in self.trained or self.trained[row][seed].run is None:
-            raise Missing(f"{self.item.name} has no training of {row}.")
+            raise MissingError(f"{self.item.name} has no training of {row}.")
         run = self.trained[row][seed].run
         assert run is not None
         return run.metrics()

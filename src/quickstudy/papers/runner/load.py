@@ -30,7 +30,7 @@ ABOUT_A_CLAIM = {"says", "source", "most", "decides", "for"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def load(paper: str) -> tuple[Item, ...]:
+def load_items(paper: str) -> tuple[Item, ...]:
     """All items of a paper, from the data in its folder."""
     folder = files("quickstudy.papers") / paper
     held = yaml.load((folder / "items.yaml").read_text(encoding="utf-8"), LOADER)
@@ -44,9 +44,9 @@ def load(paper: str) -> tuple[Item, ...]:
 
 
 def read_reports(text: str) -> Reports:
-    """What a paper reports, by row and column: the lines of a CSV.
+    r"""What a paper reports, by row and column: the lines of a CSV.
 
-    >>> read_reports("table,row,column,value,interval,source\\ntable-1,maml,5-shot,0.7,0.1,table 1\\n")
+    >>> read_reports("table,row,column,value,interval,source\ntable-1,maml,5-shot,0.7,0.1,table 1\n")
     {('maml', '5-shot'): (Reported(value=0.7, interval=0.1, source='table 1'),)}
     """
     reports: dict[tuple[str, str], tuple[Reported, ...]] = {}
@@ -60,7 +60,7 @@ def read_reports(text: str) -> Reports:
 def read_item(paper: str, name: str, spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Item:
     """An item from its entry in `items.yaml`; what its own `for` names is known to all of its rows and claims."""
     (shared,) = scopes(spec.get("for", {}), shared)
-    rows = tuple(row for one in spec["rows"] for row in _rows(one, shared, reports))
+    rows = tuple(row for one in spec["rows"] for row in _read_rows(one, shared, reports))
     for row, column in reports:
         if not any(one.name == row and column in one.cells for one in rows):
             raise InputError(f"{paper} {name}: a number is reported for {row}, {column}, which is no cell.")
@@ -75,7 +75,7 @@ def read_item(paper: str, name: str, spec: Mapping[str, Any], shared: Scope, rep
     )  # fmt: skip
 
 
-def _rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iterator[Row]:
+def _read_rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iterator[Row]:
     """The rows of one entry: quoted ones by name and label, or one for each combination of its loops."""
     for name, label in spec.get("quoted", {}).items():
         yield Row(name, label, {column: Cell(reported=said) for (row, column), said in reports.items() if row == name})

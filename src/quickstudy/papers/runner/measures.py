@@ -14,16 +14,15 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import evaluate, time_adaptation
 from quickstudy.evaluation.metrics import compute_spread
+from quickstudy.storage.result import Array
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
 
-Array = NDArray[Any]
 Settings = Mapping[str, Any] | None
 
 

@@ -95,10 +95,10 @@ def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for said in one["claims"]:
         claim = known.get(said["text"])
-        cells = _cells(claim, one) if claim else []
+        cells = _format_cells(claim, one) if claim else []
         digits = one["digits"]
         paper = [f"{row} {tables.paper_number(cell['reported'][0], digits)}" for row, cell in cells if cell["reported"]]
-        ours = [f"{row} {_ours(claim, cell, digits)}" for row, cell in cells if claim and cell["ours"]]
+        ours = [f"{row} {_format_ours(claim, cell, digits)}" for row, cell in cells if claim and cell["ours"]]
         parts = len(claim.parts) if claim and ours else 1
         stand_in = any(line["stand_in"] for line in one["rows"])
         lines.append(
@@ -115,13 +115,13 @@ def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
     return lines
 
 
-def _cells(claim: Claim, one: Result) -> list[tuple[str, dict[str, Any]]]:
+def _format_cells(claim: Claim, one: Result) -> list[tuple[str, dict[str, Any]]]:
     """The lines of a result that a claim's first part is about, two at most, by row: as it names them, or extremes."""
     word, options = claim.parts[0]
     names = (
         ("rows",) if word == "spread_of" else ("row", "rows", "than", "over", "rising", "falling", "vanilla", "gain")
     )
-    patterns = [pattern for key in names for pattern in _names(options.get(key))]
+    patterns = [pattern for key in names for pattern in _names_of_items(options.get(key))]
     lines = [line for line in one["rows"] if line["column"] == options.get("column")]
     chosen = [line for pattern in patterns for line in lines if fnmatchcase(line["row"], pattern)]
     if word == "spread_of":
@@ -129,13 +129,13 @@ def _cells(claim: Claim, one: Result) -> list[tuple[str, dict[str, Any]]]:
     return [(line["row"], line) for line in chosen[:1] + chosen[1:][-1:]]
 
 
-def _ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
+def _format_ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
     """The number of this library that a claim is about: a row's own, or another of the same reading."""
     more = claim.parts[0][1].get("more", "")
     return f"{line['ours']['more'][more]:.3g}" if more else tables.our_number(line["ours"], digits)
 
 
-def _names(value: Any) -> list[str]:
+def _names_of_items(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 

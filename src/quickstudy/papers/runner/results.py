@@ -32,7 +32,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
         "commits": sorted({str(one["commit"])[:12] for one in about if one["commit"]}),
         "machine": dict(machine),
         "seconds": sum(one["seconds"] for one in about) + trained_seconds(found),
-        "rows": [line for row in plan.rows for line in _lines(plan, found, row)],
+        "rows": [line for row in plan.rows for line in _result_lines(plan, found, row)],
         "claims": [_verdict(claim, found) for claim in item.claims],
         "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
         "figures": sorted(item.figures),
@@ -55,7 +55,7 @@ def trained_seconds(found: Found) -> float:
     return float(sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints()))
 
 
-def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
+def _result_lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
     departs = [*row.departs, *_reductions(plan, row)]
     stand_in = found.stand_in(row)
     lines = []
@@ -64,14 +64,14 @@ def _lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
         line |= {"reported": [asdict(one) for one in cell.reported], "stand_in": stand_in, "departs": departs}
         line |= {"quoted": cell.measure is None, "ours": None}
         if cell.measure is not None and (row.name, column) in found.readings:
-            line["ours"] = _ours(found, row.name, column)
+            line["ours"] = _our_numbers(found, row.name, column)
             if cell.reported and not stand_in:
                 line["gap"] = line["ours"]["value"] - cell.reported[0].value
         lines.append(line)
     return lines
 
 
-def _ours(found: Found, row: str, column: str) -> dict[str, Any]:
+def _our_numbers(found: Found, row: str, column: str) -> dict[str, Any]:
     every, over = found.each_seed(row, column), found.spread(row, column)
     first = found.first(row, column)
     finite = [value for value in every if isfinite(value)]

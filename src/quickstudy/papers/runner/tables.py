@@ -87,12 +87,12 @@ def as_csv(result: Mapping[str, Any]) -> str:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown.
+    r"""A table in Markdown.
 
     >>> print(markdown_table(("a", "b"), [("1", "x|y")]))
     | a | b |
     |---|---|
-    | 1 | x\\|y |
+    | 1 | x\|y |
     """
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     body = [f"| {' | '.join(row)} |" for row in [list(columns), *cells]]

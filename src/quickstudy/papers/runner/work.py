@@ -67,7 +67,7 @@ Tell = Callable[[Unit, float], None]
 def work(watch: Watcher, units: Sequence[Unit], folder: Path, tell: Tell) -> None:
     """Do every unit that is not done and that no other process holds; `watch` may ask to stop."""
     store = Store(folder)
-    while any([_work_on(one, store, watch, tell) for one in units]):
+    while any(_work_on(one, store, watch, tell) for one in units):
         pass  # again from the start: another process may have left what it held
 
 
@@ -131,16 +131,16 @@ def stand_ins(settings: Any) -> list[str]:
     >>> stand_ins({"tasks": {"name": "sine"}})
     []
     """
-    held = {place for name in _names(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stand_in_name())}
+    held = {place for name in _names_in(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stand_in_name())}
     return sorted(held)
 
 
-def _names(settings: Any) -> Iterator[str]:
+def _names_in(settings: Any) -> Iterator[str]:
     if isinstance(settings, str):
         yield settings
     elif isinstance(settings, Mapping):
         for value in settings.values():
-            yield from _names(value)
+            yield from _names_in(value)
 
 
 def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:

@@ -4,12 +4,12 @@ from math import isfinite
 
 import numpy as np
 
-from quickstudy.papers.runner.claims import Part, keep_inside
+from quickstudy.papers.runner.claims import ClaimPart, keep_inside
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.wormhole.figures import HOW, probe
 
 
-def surgery_leaves_little(found: Found, *, rows: list[str], column: str, least: float) -> Part:
+def surgery_leaves_little(found: Found, *, rows: list[str], column: str, least: float) -> ClaimPart:
     """Adding up after surgery leaves less than `least` of the gradients, and the gain more than twice of that.
 
     It must be so at all stages of training, or at none.
@@ -20,7 +20,7 @@ def surgery_leaves_little(found: Found, *, rows: list[str], column: str, least: 
     return holds.pop() if len(holds) == 1 else None, f"Left without the gain, after surgery and with the gain. {words}"
 
 
-def between_the_optima(found: Found, *, vanilla: str, gain: str, column: str) -> Part:
+def between_the_optima(found: Found, *, vanilla: str, gain: str, column: str) -> ClaimPart:
     """Without the gain theta ends near 0, between the tasks' optima; with it theta ends near one of them."""
     stars = found.first(vanilla, column).arrays["stars"]
     size = float(np.linalg.norm(stars[0]))
@@ -29,7 +29,7 @@ def between_the_optima(found: Found, *, vanilla: str, gain: str, column: str) ->
     return plain < 0.2 * size and own < 0.5 * size, f"{words}from one of them"
 
 
-def shrinks(found: Found, *, row: str, column: str, below: float) -> Part:
+def shrinks(found: Found, *, row: str, column: str, below: float) -> ClaimPart:
     """With every seed the mean of the norm over the last third of training is less than a share of the first."""
     starts = [one.more["start"] for one in found.all(row, column)]
     late = [_late_norm(found, row, seed) for seed in range(len(starts))]
@@ -43,7 +43,7 @@ def _late_norm(found: Found, row: str, seed: int) -> float:
     return float(norms[-(-2 * len(norms) // 3) :].mean()) if len(norms) > 2 else float(norms[-1])
 
 
-def bump(found: Found, *, row: str, column: str) -> Part:
+def bump(found: Found, *, row: str, column: str) -> ClaimPart:
     """With every seed w is mostly of one sign, and in [-.4, .8] or [-.8, .4], to .1."""
     weights = [one.arrays["weights"] for one in found.all(row, column)]
     reach = [sorted((float(-w.min()), float(w.max()))) for w in weights]
@@ -51,7 +51,7 @@ def bump(found: Found, *, row: str, column: str) -> Part:
     return holds, "By seed w ranges in " + ", ".join(f"[{w.min():.2f}, {w.max():.2f}]" for w in weights)
 
 
-def near_the_exact_c(found: Found, *, column: str, below: float) -> Part:
+def near_the_exact_c(found: Found, *, column: str, below: float) -> ClaimPart:
     """A formula's c is near the exact one in every condition where that is finite; open where it is in none."""
     rows = [row.name for row in found.item.rows if column in row.cells]
     away = [found.first(row, column).more["from exact"] for row in rows]

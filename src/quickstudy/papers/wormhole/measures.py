@@ -11,9 +11,10 @@ from quickstudy.engine.engine import use_threads
 from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.methods.learner import Learner, evaluation_mode
-from quickstudy.papers.runner.measures import Array, Reading, Trained, evaluate_metric, measure, over_tasks
+from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
 from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
+from quickstudy.storage.result import Array
 from quickstudy.tasks import Wavelet
 from quickstudy.tasks.synthetic.wavelet import mexican_hat
 from quickstudy.training.config import Setup, build

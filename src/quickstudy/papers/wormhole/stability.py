@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quickstudy.engine.engine import use_threads
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Array
+from quickstudy.storage.result import Array
 from quickstudy.tasks import AverageThreshold
 from quickstudy.training.config import Setup
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Flag, ImageCommand
-from quickstudy.cli.commands.data.list import published_names
+from quickstudy.cli.commands.data.list import describe_published
 from quickstudy.cli.terminal import Console, describe_values
 from quickstudy.errors import InputError, RunError, suggest_nearest
 
@@ -153,7 +153,7 @@ def _describe_published(one: ImageSet, place: Path, found: StoredPictures) -> di
     from quickstudy.tasks.images.published import published_split
 
     splits = {}
-    for name in published_names(one.name):
+    for name in describe_published(one.name):
         try:
             splits[name] = str(published_split(one.name, name).divide(found.classes, partial=True))
         except InputError as error:

@@ -44,7 +44,7 @@ def _describe_set(one: ImageSet) -> dict[str, Any]:
         "images": one.images,
         "here": place.name if place else None,
         "stands_in": bool(one.stand_in_name()),
-        "splits": ", ".join([*published_names(one.name), *GENERAL_SPLITS]),
+        "splits": ", ".join([*describe_published(one.name), *GENERAL_SPLITS]),
         "default": f"split {one.split}, size {one.size}, recipe {one.recipe}",
         "get": _explain_source(one.name),
     }
@@ -56,12 +56,10 @@ def _explain_place(row: Mapping[str, Any]) -> str:
     return f"{row['here']}, which stands in for it: other pictures" if row["stands_in"] else f"yes, in {row['here']}"
 
 
-def published_names(name: str) -> list[str]:
+def describe_published(name: str) -> list[str]:
     """The published splits of an image set."""
-    from quickstudy.tasks.images.published import published_names
-
     try:
-        return published_names(name)
+        return describe_published(name)
     except InputError:  # no split of it has been published
         return []
 

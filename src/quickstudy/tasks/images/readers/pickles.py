@@ -80,7 +80,7 @@ def read_tiered(path: Path) -> Listing | None:
         values = _get_first(content, labels, "label_specific", "labels")
         numbers = as_labels(values, labels.name, len(pictures))
         if "label_specific_str" in content:
-            numbers = _class_names(numbers, content["label_specific_str"], labels)
+            numbers = _read_class_names(numbers, content["label_specific_str"], labels)
         parts.append(LabelledPictures(file.name, pictures, numbers, split_of(match["split"])))
     return (
         join_pictures(f"tieredImageNet ({', '.join(match[0] for match in found)})", parts, disjoint=True)
@@ -106,7 +106,7 @@ def read_cifar100(path: Path) -> Listing | None:
                 raise InputError(f"{file} has data of the shape {list(rows.shape)}; CIFAR's is [N, 3072].")
             pictures = as_pictures(rows.reshape(-1, 3, 32, 32), str(file))
             labels = as_labels(_get_first(content, file, "fine_labels"), str(file), len(pictures))
-            parts.append(LabelledPictures(split, pictures, _class_names(labels, names, file), split))
+            parts.append(LabelledPictures(split, pictures, _read_class_names(labels, names, file), split))
         return join_pictures("CIFAR-100, Python version, fine labels, divided by image", parts, disjoint=False)
     return None
 
@@ -149,7 +149,7 @@ def _labels_from_classes(class_dict: object, count: int, file: Path) -> NDArray[
     return labels.astype(str)
 
 
-def _class_names(numbers: NDArray[Any], names: object, file: Path) -> NDArray[Any]:
+def _read_class_names(numbers: NDArray[Any], names: object, file: Path) -> NDArray[Any]:
     listed = [_to_text(name) for name in np.asarray(names, dtype=object).ravel().tolist()]
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < len(listed)):
         raise InputError(f"{file} has labels from {numbers.min()} to {numbers.max()} and {len(listed)} class names.")
