@@ -58,8 +58,10 @@ def _explain_place(row: Mapping[str, Any]) -> str:
 
 def describe_published(name: str) -> list[str]:
     """The published splits of an image set."""
+    from quickstudy.tasks.images.published import published_names
+
     try:
-        return describe_published(name)
+        return published_names(name)
     except InputError:  # no split of it has been published
         return []
 
