@@ -14,7 +14,7 @@ from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.images.family import ImageEpisodes
-from quickstudy.tasks.images.recipes import PREPARATIONS
+from quickstudy.tasks.images.preparations import PREPARATIONS
 from quickstudy.training.config import build, parse_config
 from quickstudy.types import pick
 

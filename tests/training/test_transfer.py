@@ -23,7 +23,7 @@ from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Sine, digits
 from quickstudy.tasks.images.family import ImageEpisodes
-from quickstudy.tasks.images.recipes import preparation_named
+from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.splits import split_by_class
 from quickstudy.training import config
 from quickstudy.training.evaluate_run import evaluate_run

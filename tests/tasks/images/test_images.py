@@ -19,8 +19,8 @@ from quickstudy.tasks.draws import SPLITS, Draws
 from quickstudy.tasks.images import augment, sets, store
 from quickstudy.tasks.images.family import ImageEpisodes, rotate_classes
 from quickstudy.tasks.images.listing import FilePictures
+from quickstudy.tasks.images.preparations import PREPARATIONS, preparation_named
 from quickstudy.tasks.images.published import published_split
-from quickstudy.tasks.images.recipes import PREPARATIONS, preparation_named
 from quickstudy.tasks.images.sets import IMAGE_SETS, ImageSet, LeftOutWarning, data_root, image_folder
 from quickstudy.tasks.splits import split_by_class, split_by_image
 from quickstudy.types import pick

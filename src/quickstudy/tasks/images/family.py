@@ -15,7 +15,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.draws import Draws
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.images.recipes import Preparation
+from quickstudy.tasks.images.preparations import Preparation
 from quickstudy.tasks.splits import Pool
 from quickstudy.types import Shape
 

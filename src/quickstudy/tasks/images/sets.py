@@ -18,10 +18,10 @@ from platformdirs import user_data_path
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import published_names as published_names
 from quickstudy.tasks.images.published import published_split
 from quickstudy.tasks.images.readers import recognise
-from quickstudy.tasks.images.recipes import preparation_named
 from quickstudy.tasks.images.store import Progress, StoredPictures, load_pictures
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
 from quickstudy.tasks.synthetic.options import check_counts
