@@ -72,7 +72,7 @@ class Contender:
     def make(self, case: Case, rank: int = 0, dtype: torch.dtype = torch.float32) -> Implementation:
         """The implementation, ready to be timed."""
         if self.engine.get("compile"):
-            torch._dynamo.reset()  # torch.compile stops after a number of graphs, and those of earlier cases count
+            torch.compiler.reset()  # torch.compile stops after a number of graphs, and those of earlier cases count
         return IMPLEMENTATIONS[self.implementation](case, dtype, self.part(case, rank), self.engine)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
@@ -26,6 +25,7 @@ from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Trained
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.mask import Masked
+from quickstudy.rules.torch_private import tree_map
 from quickstudy.storage.result import Array
 from quickstudy.types import Examples, Params, Task, move
 
