@@ -171,7 +171,7 @@ def test_other_errors_pass_unchanged():
 
 
 def test_running_out_of_memory_is_no_refusal_of_vmap():
-    learner = maml(mlp(1, 1), inner_lr=0.01)
+    learner = maml(mlp(1, 1), inner_lr=0.01, loss="mse")
     learner.engine = Engine("vmap")
 
     def one(support, query, noise):

@@ -19,7 +19,6 @@ from quickstudy.engine import allocator
 from quickstudy.engine.engine import Engine, channels_last
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import BATCH
-from quickstudy.methods.learner import evaluation_mode
 from quickstudy.types import Params, Task, pick
 
 TINY_LR = 1e-6
@@ -92,9 +91,10 @@ class Library(Implementation):
 
     def evaluate(self) -> Tensor:
         size = len(self.tasks.key)
-        with torch.no_grad(), evaluation_mode(self.learner):
+        learner = self.learner.evaluation_twin()
+        with torch.no_grad():
             parts = [pick(self.tasks, slice(i, i + BATCH)) for i in range(0, size, BATCH)]
-            return torch.cat([self.learner(part, evaluating=True).loss for part in parts])
+            return torch.cat([learner(part, evaluating=True).loss for part in parts])
 
 
 def short_name(name: str) -> str:

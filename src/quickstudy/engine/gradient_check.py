@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from quickstudy.rules.params import call_with, parameter_paths
+from quickstudy.engine.twin import Twins
 from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.types import Params
 
@@ -122,7 +122,7 @@ def find_suspects(model: nn.Module, run: Callable[[], object]) -> dict[str, str]
 def _check_module(module: nn.Module, x: Tensor) -> str:
     """Where one module is wrong on one of its inputs: "under vmap", "everywhere", or "" for nowhere."""
     own = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
-    paths = parameter_paths(module, own)
+    twins = Twins(module)
     draw = torch.Generator().manual_seed(0)
 
     def noise(shape: torch.Size) -> Tensor:
@@ -134,7 +134,7 @@ def _check_module(module: nn.Module, x: Tensor) -> str:
     weights: list[Tensor] = []
 
     def value(params: Params, x: Tensor) -> Tensor:
-        out = next(leaf for leaf in tree_leaves(call_with(module, params, paths, x)) if isinstance(leaf, Tensor))
+        out = next(leaf for leaf in tree_leaves(twins.call(params, x)) if isinstance(leaf, Tensor))
         if not weights:
             weights.append(noise(out.shape))
         total: Tensor = (out.tanh() * weights[0]).sum()  # not a square: after a norm, the sum of squares is a constant
@@ -148,19 +148,38 @@ def _check_module(module: nn.Module, x: Tensor) -> str:
         g_params, g_x = grad(value, argnums=(0, 1))(params, x)
         return value({n: params[n] - 0.1 * g for n, g in g_params.items()}, x - 0.1 * g_x)
 
+    def on_the_tape(params: Params, x: Tensor) -> Tensor:
+        """The same by the tape, which also takes functions that `torch.func` refuses."""
+        inputs = [*params.values(), *([x] if floating else [])]
+        found = torch.autograd.grad(value(params, x), inputs, create_graph=True, allow_unused=True)
+        moved = [p if g is None else p - 0.1 * g for p, g in zip(inputs, found, strict=True)]
+        return value(dict(zip(params, moved, strict=False)), moved[-1] if floating else x)
+
     def looped() -> Tensor:
-        return torch.stack([one(own, x_i) for x_i in xs]).sum()
+        return torch.stack([on_the_tape(own, x_i) for x_i in xs]).sum()
 
     if not leaves:
         return ""
     try:
-        plain = torch.autograd.grad(looped(), leaves, allow_unused=True)
-        if _differs_from_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
-            return "everywhere"
+        total = looped()
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return ""  # a module that cannot run alone is not wrong without an error
+    if not total.requires_grad:
+        return ""
+    try:
+        # Not `grad`: it skips a part that leads to none of the leaves, and a function that can be differentiated only
+        # once is such a part. `backward` raises its error.
+        torch.autograd.backward(total)
+    except (RuntimeError, NotImplementedError):
+        return "everywhere"
+    plain = [leaf.grad for leaf in leaves]
+    if _differs_from_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
+        return "everywhere"
+    try:
         together = torch.vmap(one, in_dims=(None, 0))(own, xs).sum()
         given = torch.autograd.grad(together, leaves, allow_unused=True)
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return ""  # a module that cannot run alone, or that vmap refuses, is not wrong without an error
+        return ""  # what vmap refuses runs on the loop
     errors = relative_errors([str(i) for i in range(len(leaves))], given, plain)
     return "under vmap" if any(error >= TOLERANCE for error in errors.values()) else ""
 
@@ -187,7 +206,8 @@ def _differs_from_slope(
             with torch.no_grad():
                 for leaf, w in zip(leaves, way, strict=True):
                     leaf.add_(w, alpha=sign * step)
-            ends.append(float(function().detach()))
+            with torch.enable_grad():  # the inner gradient is part of the function
+                ends.append(float(function().detach()))
         if abs((ends[0] - ends[1]) / (2 * step) - slope) < SLOPE_TOLERANCE * scale:
             return False
     return True

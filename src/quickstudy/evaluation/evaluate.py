@@ -22,7 +22,7 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
-from quickstudy.methods.learner import Learner, evaluation_mode
+from quickstudy.methods.learner import Learner
 from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.types import Task, move, pick
@@ -144,9 +144,10 @@ def evaluate(
 
     def evaluate_share() -> list[_BatchResult]:
         own: list[_BatchResult] = []
-        with torch.no_grad(), evaluation_mode(learner):
+        twin = learner.evaluation_twin()
+        with torch.no_grad():
             for tasks in task_batches(family, split, n, seed, world.turns()):
-                own.append(_evaluate_batch(tasks, learner, family, metric, seed, first=world.first and not own))
+                own.append(_evaluate_batch(tasks, twin, family, metric, seed, first=world.first and not own))
         return own
 
     shares = world.gather(world.agree(evaluate_share))
@@ -199,11 +200,12 @@ def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: int)
     )
     noise = learner.draw(tasks, seed)
     times = []
-    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
+    twin = learner.evaluation_twin()
+    with torch.no_grad(), twice_differentiable():
         for i in range(TIMED_TASKS):
             support, own_noise = pick((tasks.support, noise), i)
             start = perf_counter()
-            learner.update(support, own_noise, evaluating=True)
+            twin.update(support, own_noise, evaluating=True)
             if learner.device.type == "cuda":  # `update` returns before the GPU has finished
                 torch.cuda.synchronize(learner.device)
             times.append(perf_counter() - start)

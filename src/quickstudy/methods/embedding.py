@@ -10,13 +10,13 @@ from copy import deepcopy
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
+    norm_twins,
     record_statistics,
     refuse_per_step,
     store_statistics,
@@ -59,21 +59,23 @@ class EmbeddingLearner(Learner):
         body, _ = split_head(model, head)
         self.body = with_safe_norms(body, refuse_per_step(norms, "this method takes no step through them"))
         self.ways = ways
+        self.twins = norm_twins(self)
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise
-        summary = self.summarize(self.body(support.x), support.y, evaluating)
-        norms = {f"{NORM_PREFIX}{name}": norm for name, norm in support_norms(self).items()}
-        if not norms:
+        twin: EmbeddingLearner = self.twins.twin({})
+        summary = twin.summarize(twin.body(support.x), support.y, evaluating)
+        if not support_norms(self):
             return summary
-        with record_statistics(norms) as statistics:
-            self.predict(summary, support.x)
+        statistics: Params = {}
+        twin = self.twins.twin({})
+        record_statistics(twin, NORM_PREFIX, statistics)
+        twin.compare(summary, twin.body(support.x))
         return summary | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        statistics = {f"learner.{name}": value for name, value in with_prefix(params, NORM_PREFIX).items()}
-        output: Tensor = functional_call(_PredictionModule(self), statistics, (params, x), tie_weights=False)
-        return output
+        twin: EmbeddingLearner = self.twins.twin(with_prefix(params, NORM_PREFIX))
+        return twin.compare(params, twin.body(x))
 
     def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
         with explain_misfit(support):
@@ -96,17 +98,6 @@ class EmbeddingLearner(Learner):
 
     def module(self, params: Params) -> nn.Module:
         return AdaptedLearner(self, params)
-
-
-class _PredictionModule(nn.Module):
-    """A learner's prediction as a module's forward, so that `functional_call` can set the statistics of its norms."""
-
-    def __init__(self, learner: EmbeddingLearner) -> None:
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, params: Params, x: Tensor) -> Tensor:
-        return self.learner.compare(params, self.learner.body(x))
 
 
 class AdaptedLearner(nn.Module):

@@ -13,22 +13,20 @@ gradient descent on the whole support set.
 A head that is not a Linear, or norms="per_step", is an `InputError`.
 """
 
-from copy import deepcopy
-
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Loss
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
+    norm_twins,
     record_statistics,
     refuse_per_step,
     store_statistics,
-    support_norms,
     with_safe_norms,
 )
 from quickstudy.models.split import split_head
@@ -67,17 +65,18 @@ class FeatureTransfer(Learner):
             body, refuse_per_step(norms, "the steps of this method move a head that comes after the norms")
         )
         self.classifier = classifier
+        self.body_twins, self.classifier_twins = norm_twins(self.body), Twins(classifier)
         self.ways = ways
         self.rule = rule
 
     def classify(self, params: Params, features: Tensor) -> Tensor:
         """The outputs of the classifier with other weights, one for each of their rows."""
-        output: Tensor = functional_call(self.classifier, params, (features,))
+        output: Tensor = self.classifier_twins.call(params, features)
         return output
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del support, noise
-        output = self.classifier(self.body(query.x))
+        output = self.classifier_twins.call({}, self.body_twins.call({}, query.x))
         return Outcome(self.criterion(output, query.y), output)
 
     def noise(self) -> dict[str, Shape]:
@@ -85,9 +84,10 @@ class FeatureTransfer(Learner):
         return {name: shape for name, shape in rows.items() if getattr(self.classifier, name) is not None}
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
-        norms = {f"{BODY_PREFIX}{name}": norm for name, norm in support_norms(self.body).items()}
-        with record_statistics(norms) as statistics:
-            features = self.body(support.x).detach()
+        statistics: Params = {}
+        body = self.body_twins.twin({})
+        record_statistics(body, BODY_PREFIX, statistics)
+        features = body(support.x).detach()
         start = {name: (2 * u - 1) / self.classifier.in_features**0.5 for name, u in noise.items()}
         loss = Objective(
             lambda params: self.classify(params, features),
@@ -98,11 +98,11 @@ class FeatureTransfer(Learner):
         return self.rule(start, loss) | statistics
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        features = functional_call(self.body, with_prefix(params, BODY_PREFIX), (x,), tie_weights=False)
+        features = self.body_twins.call(with_prefix(params, BODY_PREFIX), x)
         return self.classify(_head_params(params), features)
 
     def module(self, params: Params) -> nn.Module:
-        body, head = deepcopy(self.body), deepcopy(self.classifier)
+        body, head = copy_module(self.body), copy_module(self.classifier)
         store_statistics(body, with_prefix(params, BODY_PREFIX))
         for name, value in _head_params(params).items():
             setattr(head, name, nn.Parameter(value))

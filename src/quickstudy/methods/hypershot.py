@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import Twins
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import mlp
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import call_with, parameter_paths
 from quickstudy.types import Criterion, Examples, Params
 
 
@@ -59,7 +59,7 @@ class HyperShot(EmbeddingLearner):
         self.finetune = finetune
         self.layers = list(pairwise([ways, *target, ways]))  # (in, out) of each layer of t
         self.network = mlp(ways * ways, sum((a + 1) * b for a, b in self.layers), hidden=hidden, std=None)
-        self.paths = parameter_paths(self.network, self.eta())
+        self.network_twins = Twins(self.network)
 
     def eta(self) -> Params:
         """The hypernetwork's parameters."""
@@ -67,7 +67,7 @@ class HyperShot(EmbeddingLearner):
 
     def emit(self, eta: Params, kernel: Float[Tensor, "ways ways"]) -> Params:
         """phi = H(K): the weight and bias of each layer of the classifier t."""
-        emitted = call_with(self.network, eta, self.paths, kernel.flatten())
+        emitted = self.network_twins.call(eta, kernel.flatten())
         layers = torch.split(emitted, [(a + 1) * b for a, b in self.layers])
         phi: Params = {}
         for i, ((a, b), numbers) in enumerate(zip(self.layers, layers, strict=True)):

@@ -7,9 +7,9 @@ behind a body that all tasks share.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from quickstudy.engine.engine import Engine, Gradients, LoopFallbackWarning, sum_gradients, twice_differentiable
 from quickstudy.engine.gradient_check import GradientCheck, relative_errors
 from quickstudy.engine.precision import autocast_products
+from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
 from quickstudy.models.norms import describe_norms
 from quickstudy.tasks.check import explain_misfit
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
+
+L = TypeVar("L", bound="Learner")
 
 Noise = Mapping[str, Tensor]
 
@@ -39,6 +42,7 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
+        self.checked = False
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +56,15 @@ class Learner(nn.Module, ABC):
             return tasks
         support, query = move((tasks.support, tasks.query), device)
         return tasks._replace(support=support, query=query)
+
+    def check_first_task(self, support: Examples) -> None:
+        """Look at the support set of a first task, and refuse a model that could not learn it; nothing by default."""
+
+    def check_once(self, support: Examples) -> None:
+        """Call `check_first_task` on the first task that this learner is given."""
+        if not self.checked:
+            self.check_first_task(support)
+            self.checked = True
 
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -88,6 +101,7 @@ class Learner(nn.Module, ABC):
             return _pad_outcomes([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
         tasks = self.move_tasks(tasks)
         self.engine.settle(self, tasks.support.x)
+        self.check_once(pick(tasks.support, 0))
         one = self.evaluate if evaluating else self.solve
         outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
         return outcome
@@ -116,6 +130,7 @@ class Learner(nn.Module, ABC):
             ]
         tasks = self.move_tasks(tasks)
         self.engine.settle(self, tasks.support.x)
+        self.check_once(pick(tasks.support, 0))
         weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
         args = (tasks.support, tasks.query, self.draw(tasks, seed))
         return self.engine.meta_gradient(self, self.solve, args, self.meta_params(), weight)
@@ -175,13 +190,31 @@ class Learner(nn.Module, ABC):
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
         with (
+            torch.inference_mode(False),  # inner steps need gradients, which inference mode leaves out
             explain_misfit(support),
             torch.no_grad(),
             twice_differentiable(),
-            evaluation_mode(self),
             autocast_products(self.engine.settings.autocast),
         ):
-            return self.module(self.update(move(support, self.device), pick(noise, 0), evaluating=True))
+            support = move(Examples(*map(_recordable, support)), self.device)
+            twin = self.evaluation_twin()
+            twin.check_once(support)
+            self.checked = True
+            return self.module(twin.update(support, pick(noise, 0), evaluating=True))
+
+    def evaluation_twin(self: L) -> L:
+        """A twin of this learner in evaluation mode (dropout off), with the same tensors and the same engine.
+
+        The learner itself stays in its mode. A module whose `train` does more than set the flag is put into evaluation
+        mode by that method, on a copy, unless the method changes tensors (as merged low-rank layers do).
+        """
+        twin = Twins(self).twin({})
+        twin.engine = self.engine
+        set_mode(twin, self, training=False)
+        return twin
+
+    def __deepcopy__(self: L, memo: dict[int, Any]) -> L:
+        return copy_module(self, memo)
 
     @abstractmethod
     def module(self, params: Params) -> nn.Module:
@@ -193,16 +226,9 @@ class Learner(nn.Module, ABC):
         return describe_norms(self.modules())
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode (dropout off); afterwards each module has its earlier mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def _recordable(tensor: Tensor) -> Tensor:
+    """The tensor; a copy if it was made in inference mode, because no gradient can be computed through it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _as_batch(task: Task) -> Task:

@@ -25,12 +25,14 @@ class HeadOptions(TypedDict, total=False):
     """Options of a method that itself decides which parameters adapt.
 
     `loss` is the query loss, by name or as a function; `inner_loss` is the support loss, if it differs. `norms` is
-    "batch", "support", "running" or "per_step": see `quickstudy.models.norms.with_safe_norms`.
+    "batch", "support", "running" or "per_step": see `quickstudy.models.norms.with_safe_norms`. `allow_unused` lets
+    parameters adapt that the support loss does not depend on; the first task refuses them otherwise.
     """
 
     loss: Annotated[Loss, Default("cross_entropy")]
     inner_loss: Annotated[Loss | None, Default(None)]
     norms: Annotated[str, Default("batch")]
+    allow_unused: Annotated[bool, Default(False)]
 
 
 class Options(HeadOptions, total=False):
@@ -47,12 +49,22 @@ def make_rule_learner(
     inner_loss: Loss | None = None,
     adapts: Selection = trainable,
     norms: str = "batch",
+    allow_unused: bool = False,
     body: nn.Module | None = None,
     kind: type[RuleLearner] = RuleLearner,
 ) -> Learner:
     """A learner of one rule, with losses by name or as functions."""
     inner = None if inner_loss is None else get_criterion(inner_loss)
-    return kind(model, rule, get_criterion(loss), inner_criterion=inner, adapts=adapts, norms=norms, body=body)
+    return kind(
+        model,
+        rule,
+        get_criterion(loss),
+        inner_criterion=inner,
+        body=body,
+        adapts=adapts,
+        norms=norms,
+        allow_unused=allow_unused,
+    )
 
 
 def select_moved_params(model: nn.Module, **options: Unpack[Options]) -> Params:

@@ -1,29 +1,27 @@
 """A learner made of a head that a rule adapts, behind a body that all tasks share."""
 
-from copy import deepcopy
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.engine.engine import Engine
 from quickstudy.engine.gradient_check import find_suspects
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
+    norm_twins,
     per_step_params,
     record_statistics,
-    statistics_names,
     store_statistics,
     support_norms,
     with_safe_norms,
 )
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import Selection, adaptable, call_with, parameter_paths, trainable, with_prefix
+from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task
 
@@ -43,6 +41,8 @@ class RuleLearner(Learner):
         adapts: A pattern, names or a predicate. A parameter that requires no gradient never adapts.
         norms: "batch", "support", "per_step" (norms of the head; the rule is then a `Descend`) or "running": see
             `with_safe_norms`.
+        allow_unused: Whether parameters may adapt that the support loss does not depend on. They would never move, so
+            the first task refuses them by name unless this is set.
         engine: How batches of tasks are run.
     """
 
@@ -58,9 +58,11 @@ class RuleLearner(Learner):
         body: nn.Module | None = None,
         adapts: Selection = trainable,
         norms: str = "batch",
+        allow_unused: bool = False,
         engine: Engine | None = None,
     ) -> None:
         super().__init__(criterion, engine)
+        self.allow_unused = allow_unused
         self.head = with_safe_norms(head, norms)
         # Inner steps do not run the body, so its norms have one scale and bias.
         self.body = None if body is None else with_safe_norms(body, "batch" if norms == "per_step" else norms)
@@ -79,12 +81,8 @@ class RuleLearner(Learner):
             except InputError as refusal:
                 raise InputError(f"`norms` is 'per_step'. {refusal} Else use norms='support'.") from None
             self.adapts = tuple(name for name in dict(self.head.named_parameters()) if name in {*self.adapts, *own})
-        self.support_norms = {f"head:{name}": norm for name, norm in support_norms(self.head).items()}
-        if self.body is not None:
-            self.support_norms |= {f"body:{name}": norm for name, norm in support_norms(self.body).items()}
-        self.paths = parameter_paths(self.head, self.adapts)
-        for name in (name for norm in self.support_norms for name in statistics_names(norm)):
-            self.paths[name] = [name.removeprefix("head:")] if name.startswith("head:") else []
+        self.head_twins = norm_twins(self.head)
+        self.body_twins = None if self.body is None else norm_twins(self.body)
         self.noise()  # raises an error if the rule was built for other parameters
 
     def params(self) -> Params:
@@ -97,25 +95,32 @@ class RuleLearner(Learner):
 
     def features(self, x: Tensor, params: Params | None = None) -> Tensor:
         """The input of the head; by the support set's statistics if `params` contain them."""
-        if self.body is None:
+        if self.body_twins is None:
             return x
-        x = self.engine.autodiff.images(x)
-        features: Tensor = functional_call(self.body, with_prefix(params or {}, "body:"), (x,), tie_weights=False)
+        features: Tensor = self.body_twins.call(with_prefix(params or {}, "body:"), self.engine.autodiff.images(x))
         return features
 
     def run_head(self, params: Params, features: Tensor) -> Tensor:
         """The output of the head with these parameters."""
-        return call_with(self.head, params, self.paths, features)
+        output: Tensor = self.head_twins.call(_of_head(params), features)
+        return output
 
     def with_statistics(self, params: Params, support: Examples) -> Params:
         """The parameters for prediction: under norms="support", together with the support set's statistics.
 
         The names of the statistics begin with `body:` or `head:`; the name of a parameter does not contain a colon.
         """
-        if not self.support_norms:
+        if not any(support_norms(part) for part in (self.head, self.body) if part is not None):
             return params
-        with record_statistics(self.support_norms) as statistics:
-            self.predict(params, support.x)
+        statistics: Params = {}
+        x = self.engine.autodiff.images(support.x)
+        if self.body_twins is not None:
+            body = self.body_twins.twin({})
+            record_statistics(body, "body:", statistics)
+            x = self.engine.autodiff.images(body(x))
+        head = self.head_twins.twin(_of_head(params))
+        record_statistics(head, "head:", statistics)
+        head(x)
         return params | statistics
 
     def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
@@ -131,6 +136,27 @@ class RuleLearner(Learner):
             evaluating,
             self.engine.autodiff,
         )
+
+    def check_first_task(self, support: Examples) -> None:
+        """Refuse parameters that should adapt and that the loss of a first task does not depend on.
+
+        A forward may read a parameter in a way that nobody can follow, such as through a C extension. It would then
+        never move, and training would seem to succeed.
+        """
+        if self.allow_unused:
+            return
+        theta = {name: p.detach().requires_grad_() for name, p in self.params().items()}
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
+            x = self.features(support.x).detach()
+            loss = self.inner_criterion(self.run_head(theta, x), support.y)
+            grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
+        unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
+        if unused:
+            raise InputError(
+                f"These parameters should adapt, but the support loss does not depend on them: {', '.join(unused)}. "
+                "Leave them out of `adapts`, freeze them by requires_grad_(False), or read them from the module in its "
+                "forward. allow_unused=True lets them stay as they are."
+            )
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
@@ -166,11 +192,13 @@ class RuleLearner(Learner):
         return observed
 
     def suspects(self, x: Tensor) -> dict[str, str]:
-        model = nn.ModuleDict({"head": self.head} if self.body is None else {"body": self.body, "head": self.head})
-        return find_suspects(model, lambda: self.head(self.features(x)))
+        head = copy_module(self.head)
+        body = nn.Identity() if self.body is None else copy_module(self.body)
+        return find_suspects(nn.ModuleDict({"body": body, "head": head}), lambda: head(body(x)))
 
     def module(self, params: Params) -> nn.Module:
-        head, body = deepcopy(self.head), deepcopy(self.body)
+        head = copy_module(self.head)
+        body = None if self.body is None else copy_module(self.body)
         own = dict(head.named_parameters())
         for name in self.adapts:
             own[name].data.copy_(params[name])
@@ -181,3 +209,8 @@ class RuleLearner(Learner):
         if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnSingleExample())
         return adapted.eval().requires_grad_(False)
+
+
+def _of_head(params: Params) -> Params:
+    """The parameters and statistics of the head among those of a task; the body's statistics are left out."""
+    return {name.removeprefix("head:"): value for name, value in params.items() if not name.startswith("body:")}

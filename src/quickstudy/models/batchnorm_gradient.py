@@ -25,12 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from quickstudy.rules.torch_private import is_tracing
+
 _BACKWARD_KERNEL = torch.ops.aten.native_batch_norm_backward
 
 
 def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """As `torch.nn.functional.batch_norm` with the statistics of the batch. Not for use in a `torch.func` transform."""
-    plain = x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.numel() == x.shape[1]
+    plain = is_tracing() or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
+    plain = plain or x.numel() == x.shape[1]
     if plain or not torch.is_grad_enabled():
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
     normal: Tensor = _BatchNormFunction.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]

@@ -11,22 +11,30 @@ support set are taken once, after adaptation, and serve every prediction, which 
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
 from quickstudy.models.surgery import replace_modules, with_class
 from quickstudy.rules.params import broadcast_rows
-from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm, axes_of_one_example, outside_transforms
+from quickstudy.rules.torch_private import (
+    AnyBatchNorm,
+    AnyInstanceNorm,
+    axes_of_one_example,
+    is_tracing,
+    outside_transforms,
+)
 from quickstudy.types import Params
+
+M = TypeVar("M", bound=nn.Module)
 
 NORM_POLICIES = ("batch", "support", "per_step", "running")
 
@@ -78,8 +86,11 @@ class SupportBatchNorm(SafeBatchNorm):
     any_layout = True
     support_mean: Tensor | None
     support_var: Tensor | None
+    recorder: Callable[[Tensor], None] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.recorder is not None:
+            self.recorder(input)
         if self.support_mean is None or self.support_var is None:
             return super().forward(input)
         return _normalise_by(self, input, self.support_mean, self.support_var)
@@ -97,6 +108,11 @@ def statistics_names(norm: str) -> list[str]:
     return [f"{norm}.{buffer}".replace(":.", ":") for buffer in STATISTICS_BUFFERS]
 
 
+def norm_twins(model: M) -> Twins[M]:
+    """Twins of a model whose norms were made safe: these change no buffer, so theirs are not copied for each call."""
+    return Twins(model, (SafeBatchNorm, FrozenBatchNorm))
+
+
 def support_norms(model: nn.Module) -> dict[str, SupportBatchNorm]:
     """The norms that take the statistics of a support set, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, SupportBatchNorm)}
@@ -109,14 +125,17 @@ def store_statistics(model: nn.Module, statistics: Params) -> None:
         setattr(model.get_submodule(norm), buffer, value)
 
 
-@contextmanager
-def record_statistics(norms: Mapping[str, SupportBatchNorm]) -> Iterator[Params]:
-    """Record the statistics of the input of each norm inside the context, under the names of its two buffers.
+def record_statistics(twin: nn.Module, mark: str, statistics: Params) -> None:
+    """Have the norms of a twin that take a support set's statistics record those of their inputs.
 
     The variance is the biased one that a batch norm uses, so that the recorded forward pass and the same pass with the
     recorded statistics give the same output.
+
+    Args:
+        twin: A twin, made for one call: the norms of a learner itself record nothing.
+        mark: Begins the names of the statistics.
+        statistics: Where they are put, under the names of the norms' two buffers.
     """
-    statistics: Params = {}
 
     def record(name: str, x: Tensor) -> None:
         own = statistics_names(name)
@@ -128,15 +147,8 @@ def record_statistics(norms: Mapping[str, SupportBatchNorm]) -> Iterator[Params]
         axes = (0, *range(2, x.ndim))
         statistics.update(zip(own, (x.mean(axes), x.var(axes, correction=0)), strict=True))
 
-    handles = [
-        norm.register_forward_pre_hook(lambda module, args, name=name: record(name, args[0]))
-        for name, norm in norms.items()
-    ]
-    try:
-        yield statistics
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, norm in support_norms(twin).items():
+        norm.recorder = partial(record, f"{mark}{name}")
 
 
 class SafeLayerNorm(nn.LayerNorm):
@@ -177,6 +189,8 @@ _BATCH_NORM_BY_POLICY: dict[str, type[nn.Module]] = {
 
 
 def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return None
     forward = type(module).forward  # a subclass with the same forward is the same norm
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return _BATCH_NORM_BY_POLICY[statistics]
@@ -217,7 +231,7 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
     """
     if statistics not in NORM_POLICIES:
         raise InputError(f"Norm statistics are {', '.join(map(repr, NORM_POLICIES))}, not {statistics!r}.")
-    model = deepcopy(model)
+    model = copy_module(model)
     replace = {}
     for name, module in model.named_modules():
         kind = _safe_class(module, statistics)
@@ -278,7 +292,7 @@ class WarnSingleExample:
     has_warned: bool = False
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if not self.has_warned and args and len(args[0]) == 1:
+        if not self.has_warned and not is_tracing() and args and len(args[0]) == 1:
             self.has_warned = True
             warnings.warn(
                 "This module normalises by the statistics of its batch, which has one example, so the prediction "

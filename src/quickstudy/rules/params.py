@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.errors import InputError
 from quickstudy.types import Params, Shape
@@ -23,6 +22,17 @@ def trainable(name: str) -> bool:
     return True
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern. `*` and `?` stand for characters; `[ab]` is one of a and b, or is itself.
+
+    A module may be called `fc[0]`, and a pattern may be copied from its name.
+
+    >>> matches("fc.0.weight", "fc.[01].*"), matches("fc[0].weight", "fc[0].*"), matches("fc[0].weight", "fc[0].weight")
+    (True, True, True)
+    """
+    return name == pattern or fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
 def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
     """The names that a selection picks, in their order; an error if it picks none.
 
@@ -34,7 +44,7 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
         selected, given = [name for name in known if selection(name)], "the predicate"
     else:
         patterns = [selection] if isinstance(selection, str) else list(selection)
-        selected = [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        selected = [name for name in known if any(matches(name, pattern) for pattern in patterns)]
         given = ", ".join(repr(pattern) for pattern in patterns) or "an empty list"
     if not selected:
         raise InputError(
@@ -96,12 +106,24 @@ def parameter_dict(params: Mapping[str, Tensor]) -> nn.ParameterDict:
 
 def dotted_params(module: nn.ParameterDict) -> Params:
     """The parameters of a `parameter_dict`, by dotted name."""
-    return {key.removeprefix("/").replace("/", "."): value for key, value in module.items()}
+    return {_name(key): value for key, value in module.items()}
 
 
 def _dict_key(name: str) -> str:
-    key = name.replace(".", "/")
+    """A key without dots; a slash that the name has itself is written `~s`, and `~` is `~~`.
+
+    >>> [_dict_key(name) for name in ("fc.weight", "enc/fc.weight", "a~s.b", "values")]
+    ['fc/weight', 'enc~sfc/weight', 'a~~s/b', '/values']
+    >>> all(_name(_dict_key(name)) == name for name in ("fc.weight", "enc/fc.weight", "a~s.b", "values", "~~/.~s"))
+    True
+    """
+    key = name.replace("~", "~~").replace("/", "~s").replace(".", "/")
     return f"/{key}" if not key or hasattr(nn.ParameterDict, key) else key  # "values" is a method there
+
+
+def _name(key: str) -> str:
+    parts = key.removeprefix("/").replace("/", ".").split("~~")
+    return "~".join(part.replace("~s", "/") for part in parts)
 
 
 def parameter_paths(module: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
@@ -125,18 +147,3 @@ def with_prefix(values: Mapping[str, Tensor], prefix: str) -> Params:
     ['norm.mean']
     """
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def call_with(module: nn.Module, params: Params, paths: Mapping[str, Sequence[str]], x: Tensor) -> Tensor:
-    """The module's output with other parameters.
-
-    Args:
-        module: The module; its own parameters stay.
-        params: The parameters by name.
-        paths: All paths of each. `functional_call` can find those of tied parameters itself, but then swaps a module
-            with two paths twice, and leaves it with the wrong parameters.
-        x: The input.
-    """
-    swapped = {path: value for name, value in params.items() for path in paths[name]}
-    output: Tensor = functional_call(module, swapped, (x,), tie_weights=False)
-    return output

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import dotted_params, layer_of
+from quickstudy.rules.params import dotted_params, layer_of, parameter_dict
 from quickstudy.types import Params, Shape
 
 
@@ -225,14 +225,8 @@ class LowRank(Chart):
 
     @staticmethod
     def _factor(params: Params, rank: int) -> nn.ParameterDict:
-        return nn.ParameterDict(
-            {
-                name.replace(".", "/"): nn.Parameter(
-                    p.detach().new_empty(p.numel(), rank).normal_() / p.numel() ** 0.5, requires_grad=False
-                )
-                for name, p in params.items()
-            }
-        )
+        sizes = {name: p.detach().new_empty(p.numel(), rank) for name, p in params.items()}
+        return parameter_dict({name: v.normal_() / len(v) ** 0.5 for name, v in sizes.items()}).requires_grad_(False)
 
     def start(self, params: Params) -> Params:
         v = dotted_params(self.v)

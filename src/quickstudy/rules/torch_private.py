@@ -34,6 +34,7 @@ __all__ = [
     "axes_of_one_example",
     "compiler_errors",
     "convolve",
+    "is_tracing",
     "leave_fast_path",
     "named_places",
     "outside_transforms",
@@ -48,6 +49,14 @@ __all__ = [
 def outside_transforms() -> bool:
     """Whether no transform of `torch.func` is active: some kernels are wrong inside one, and torch has no test."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
+
+
+def is_tracing() -> bool:
+    """Whether the code is run to be recorded, by the compiler, `torch.export` or `torch.jit.trace`.
+
+    Sizes are left open then, so nothing may be decided by the number of examples. The public test has no type.
+    """
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def compiler_errors() -> tuple[type[Exception], ...]:

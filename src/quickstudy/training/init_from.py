@@ -6,7 +6,6 @@ them, without the learner's prefix.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.rules.params import layer_of
+from quickstudy.rules.params import layer_of, matches
 from quickstudy.rules.per_step import PerStep
 from quickstudy.storage.checkpoints import describe_step, read_checkpoint
 from quickstudy.storage.run import Run
@@ -85,7 +84,7 @@ def find_start(asked: InitFrom, learner: Learner, model_shapes: Mapping[str, tor
     theirs = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     ours = learner.state_dict()
     here, there = match_names(model_shapes, ours), match_names(model_shapes, theirs)
-    wanted = [name for name in model_shapes if name in here and any(fnmatchcase(name, p) for p in asked.only)]
+    wanted = [name for name in model_shapes if name in here and any(matches(name, p) for p in asked.only)]
     faults = {}
     for name in wanted:
         if name not in there:
@@ -123,7 +122,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     params = dict(model.named_parameters())
     for pattern in patterns:
-        matching = [name for name in params if fnmatchcase(name, pattern)]
+        matching = [name for name in params if matches(name, pattern)]
         if not matching:
             raise InputError(
                 f"`init_from.freeze` has {pattern!r}, which matches no parameter of the model. "

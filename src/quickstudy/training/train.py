@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 from math import inf, isfinite
 from time import perf_counter
@@ -29,6 +28,7 @@ from quickstudy.errors import InputError, RunError, describe_error, suggest_near
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
+from quickstudy.rules.params import matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup, schedule
@@ -407,8 +407,8 @@ def _select_probes(setup: Setup, tasks: Task) -> list[str]:
     with restoring_buffers(setup.learner):
         known = [*named_values(setup.learner), *setup.learner.observe(tasks)]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(matches(name, pattern) for name in known):
             raise InputError(
                 f"`train.probes` has {pattern!r}, which matches nothing. {suggest_nearest(pattern, known)}"
             )
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in known if any(matches(name, pattern) for pattern in patterns)]

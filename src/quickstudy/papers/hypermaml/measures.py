@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
 from quickstudy.evaluation.metrics import compute_spread
-from quickstudy.methods.learner import Learner, Noise, evaluation_mode
+from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Reading, Settings, Trained, measure, over_tasks
 from quickstudy.training.config import Setup
@@ -46,26 +46,28 @@ def rule_learner(setup: Setup) -> RuleLearner:
     return setup.learner
 
 
+L = TypeVar("L", bound=Learner)
+
+
 @contextmanager
-def alone(learner: Learner) -> Iterator[None]:
-    """As an evaluation runs a learner: no outer graph, dropout off."""
-    with torch.no_grad(), evaluation_mode(learner), twice_differentiable():
-        yield
+def alone(learner: L) -> Iterator[L]:
+    """A learner as an evaluation runs it: no outer graph, dropout off."""
+    with torch.no_grad(), twice_differentiable():
+        yield learner.evaluation_twin()
 
 
 @measure("update_norm")
 def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings: Settings = None) -> Reading:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup = one.setup(settings)
-    learner = rule_learner(setup)
+    learner = rule_learner(setup).evaluation_twin()
     family = setup.eval_family.of_split("test")
     drawn, norms = [], []
-    with evaluation_mode(learner):
-        for batch in task_batches(family, "test", tasks, 0):
-            seen = learner.observe(batch, seed=0)
-            moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
-            norms.append(classifier(moved)[of].cpu().double().numpy())
-            drawn.append(batch)
+    for batch in task_batches(family, "test", tasks, 0):
+        seen = learner.observe(batch, seed=0)
+        moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
+        norms.append(classifier(moved)[of].cpu().double().numpy())
+        drawn.append(batch)
     each = np.concatenate(norms)
     return over_tasks(each, task_hash(family, drawn), {"tasks": len(each)})
 
@@ -99,7 +101,7 @@ def metric_after_finetuning(
     learner = rule_learner(setup)
     family = setup.eval_family.of_split("test")
     drawn, values = [], []
-    with alone(learner):
+    with alone(learner) as learner:
         for batch in task_batches(family, "test", tasks, 0):
             placed = learner.move_tasks(batch)
             learner.engine.settle(learner, placed.support.x)
@@ -134,7 +136,7 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
         support, query, noise = pick((placed.support, placed.query, moved.draw(placed, 0)), 0)
         finetuned_copy(moved, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
-    with alone(learner):
+    with alone(learner) as learner:
         learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
         each = of * np.array([_timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)])[1:]
     return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"timed": timed, "tasks": of})
@@ -149,7 +151,7 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
     placed = learner.move_tasks(batch)
     noise = learner.draw(placed, 0)
     ratios, passes = [], []
-    with alone(learner):
+    with alone(learner) as learner:
         learner.engine.settle(learner, placed.support.x)
         for i in range(timed + 1):
             support, own = pick((placed.support, noise), i)
@@ -203,7 +205,7 @@ def _fit_lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
     if missing:
         raise InputError(f"Of {len(tasks)} tasks none is of the kind '{missing[0]}'. Judge on more tasks.")
     first = [tasks[every.index(kind)] for kind in range(4)]
-    with alone(learner):
+    with alone(learner) as learner:
         phis = [
             _rows_of_classes(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True))
             for task in first

@@ -20,7 +20,6 @@ from torch.func import functional_call
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import task_batches
-from quickstudy.methods.learner import evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Trained
 from quickstudy.rules.descend import Constant, Descend
@@ -78,7 +77,8 @@ def movements(one: Trained, tasks: int) -> list[Movement]:
     listed = list(task_batches(setup.eval_family, "test", tasks, 0))
     drawn: Task = move(tree_map(lambda *parts: torch.cat(parts), *listed), torch.float64)
     noise = learner.draw(drawn, 0)
-    with evaluation_mode(learner), twice_differentiable(), torch.no_grad():
+    learner = learner.evaluation_twin()
+    with twice_differentiable(), torch.no_grad():
         learner.engine.settle(learner, drawn.support.x)
         phi: Params = learner.engine.each(
             lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise

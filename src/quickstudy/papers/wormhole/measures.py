@@ -10,7 +10,7 @@ from torch import Tensor
 from quickstudy.engine.engine import use_threads
 from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.evaluation.metrics import METRICS
-from quickstudy.methods.learner import Learner, evaluation_mode
+from quickstudy.methods.learner import Learner
 from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
 from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
@@ -134,15 +134,16 @@ def outer_map(one: Trained, *, reach: float = 1.2, grid: int = 41, tasks: int = 
     setup = one.setup()
     batch = setup.family.source("test", seed=0, size=tasks)(0)
     [param] = setup.learner.meta_params().values()
+    learner = setup.learner.evaluation_twin()
     trained = param.detach().clone()
     at = np.linspace(-reach, reach, grid)
 
     def loss(x: float, y: float) -> float:
         with torch.no_grad():
             param.copy_(torch.tensor([x, y]).reshape(param.shape))
-            return float(setup.learner(batch, evaluating=True).loss.mean())
+            return float(learner(batch, evaluating=True).loss.mean())
 
-    with evaluation_mode(setup.learner), use_threads(setup.config.compute.threads):
+    with use_threads(setup.config.compute.threads):
         table = np.array([[loss(x, y) for x in at] for y in at])
         end = trained.reshape(-1).tolist()
         value = loss(*end)

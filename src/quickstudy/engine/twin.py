@@ -1,0 +1,386 @@
+"""A call with given tensors, on a twin of the module: the module itself is never touched.
+
+`torch.func.functional_call` puts tensors into the module, runs it, and puts the old ones back. What runs again later (a
+checkpointed block in the backward pass) then reads the old tensors, two threads read each other's, and what the forward
+keeps stays on the module. A twin has none of these faults.
+
+A twin is a shallow copy of the module tree, made for one call and dropped after it: the same classes and code, with
+dictionaries of its own. The given tensors stand in the places of the parameters and buffers. Everything else that
+reaches a parameter or a module of the tree is linked anew: lists, dictionaries, partials, bound methods, closures,
+hooks and plain objects. Buffers and containers are copied. What a forward changes or keeps is dropped with the twin.
+
+A scripted module holds its tensors in C++, where nothing can take their place: it is shared, and its own tensors cannot
+be given.
+"""
+
+import functools
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+M = TypeVar("M", bound=nn.Module)
+
+OWN = ("_parameters", "_buffers", "_modules")
+TORCHS = frozenset(nn.Module().__dict__) - {*OWN, "training"}
+"""What every module has, such as the dictionaries of its hooks: read by torch, and changed by nobody's forward."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.dtype, torch.device)
+"""What holds no parameter that a twin could give, apart from a parameter itself."""
+DEPTH = 8
+"""How deep in containers and objects a parameter is looked for."""
+
+
+class Twins(Generic[M]):
+    """Twins of one module tree.
+
+    Args:
+        module: The root of the tree. It may go on being trained, moved and loaded: twins read its tensors as they are.
+        constant: Classes of modules whose forward changes no buffer; theirs are shared, all others' are copied.
+    """
+
+    def __init__(self, module: M, constant: tuple[type[nn.Module], ...] = ()) -> None:
+        self.root = module
+        self.constant = constant
+        self._plan: _Plan | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Twins[M]":
+        return Twins(memo.get(id(self.root), self.root), self.constant)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_plan": None}
+
+    def call(self, given: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The module's output with given tensors in the places of its own.
+
+        Args:
+            given: By the dotted name of a parameter or buffer. A tied parameter is given once, under any of its names.
+            args: Of the forward.
+            kwargs: Of the forward.
+        """
+        if isinstance(self.root, torch.jit.ScriptModule) and not given:
+            return self.root(*args, **kwargs)
+        if (
+            torch.compiler.is_compiling()
+        ):  # the trace reads each tensor once; and the compiler guards a swap more cheaply
+            return functional_call(self.root, self.plan().swapped(given), args, kwargs, tie_weights=False)
+        return self.twin(given)(*args, **kwargs)
+
+    def plan(self) -> "_Plan":
+        """What is to be copied and linked, as it was when first needed."""
+        if self._plan is None:
+            self._plan = _Plan(self.root, self.constant)
+        return self._plan
+
+    def twin(self, given: Mapping[str, Tensor]) -> M:
+        """A twin with these tensors in their places; planned anew when the tree has changed."""
+        twin: Any
+        try:
+            twin = self.plan().twin(given)
+        except _OutdatedError:
+            self._plan = _Plan(self.root, self.constant)
+            twin = self._plan.twin(given)
+        made: M = twin
+        return made
+
+
+class _OutdatedError(Exception):
+    """A module, a parameter or an attribute was put in since the plan was made."""
+
+
+class _Plan:
+    """How twins of a tree are made: modules by number, and for each what it takes from where."""
+
+    def __init__(self, root: nn.Module, constant: tuple[type[nn.Module], ...]) -> None:
+        named = list(_walk(root, ""))
+        self.modules = list({id(module): module for _, module in named}.values())
+        self.number = {id(module): i for i, module in enumerate(self.modules)}
+        self.params = {name: p for name, p in root.named_parameters() if not _is_scripted_place(root, name)}
+        self.name = {
+            id(p): name for name, p in self.params.items()
+        }  # `params` keeps each alive, so no identity is reused
+        self.first: dict[str, str] = {}
+        self.buffers: dict[str, tuple[int, str]] = {}
+        for path, module in named:
+            for leaf, p in module._parameters.items():
+                if p is not None:
+                    self.first[f"{path}{leaf}"] = self.name[id(p)]
+            for leaf in module._buffers:
+                self.buffers[f"{path}{leaf}"] = (self.number[id(module)], leaf)
+        self.sources = [
+            (type(module), module.__dict__, len(module.__dict__), not isinstance(module, constant), self._links(module))
+            for module in self.modules
+        ]
+
+    def swapped(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The given tensors by every place that they have: a tied parameter is in several."""
+        params = {self.first.get(name, name): value for name, value in given.items()}
+        return params | {place: params[name] for place, name in self.first.items() if name in params}
+
+    def _links(self, module: nn.Module) -> list[tuple[str, int, bool]]:
+        """Attributes that are no atoms: by name, their value's identity, and whether they are linked anew or copied."""
+        return [
+            (key, id(value), self._must_link(value))
+            for key, value in module.__dict__.items()
+            if key not in OWN and key not in TORCHS and not (isinstance(value, ATOMS) and id(value) not in self.name)
+        ]
+
+    def _must_link(self, value: Any) -> bool:
+        return self._reaches(value, set(), 0) or _holds_containers(value, 0)
+
+    def _reaches(self, value: Any, seen: set[int], depth: int) -> bool:
+        """Whether a value reaches a parameter or a module of the tree."""
+        if id(value) in self.number or id(value) in self.name:
+            return True
+        if isinstance(value, (*ATOMS, types.ModuleType)) or id(value) in seen or depth > DEPTH:
+            return False
+        seen.add(id(value))
+        return any(self._reaches(part, seen, depth + 1) for part in _parts(value))
+
+    def twin(self, given: Mapping[str, Tensor]) -> nn.Module:
+        """A twin with these tensors in their places."""
+        params = {self.first[name]: value for name, value in given.items() if name in self.first}
+        new: list[Any] = [object.__new__(source[0]) for source in self.sources]
+        memo: dict[int, Any] = {}
+        number, name_of, first_given = self.number, self.name, params.get
+        try:
+            for twin, (_, d, size, copied, links) in zip(new, self.sources, strict=True):
+                if len(d) != size:
+                    raise _OutdatedError
+                own = twin.__dict__
+                own.update(d)
+                own["_parameters"] = {
+                    key: p if p is None else first_given(name_of[id(p)], p) for key, p in d["_parameters"].items()
+                }
+                buffers = d["_buffers"]
+                own["_buffers"] = (
+                    {key: None if b is None else b.clone() for key, b in buffers.items()}
+                    if copied and buffers
+                    else buffers.copy()
+                )
+                own["_modules"] = {
+                    key: m if m is None or isinstance(m, torch.jit.ScriptModule) else new[number[id(m)]]
+                    for key, m in d["_modules"].items()
+                }
+                for key, identity, linked in links:
+                    value = d[key]
+                    if linked if id(value) == identity else self._must_link(value):
+                        own[key] = self._link(value, new, params, memo)
+                for key in HOOKS:
+                    if d[key]:
+                        own[key] = self._link(d[key], new, params, memo)
+        except KeyError as missing:  # a parameter, a module or an attribute that the plan does not know
+            raise _OutdatedError from missing
+        for name, value in given.items():
+            if name not in self.first:
+                if name not in self.buffers:
+                    raise KeyError(f"{name!r} is no parameter or buffer of the module, or belongs to a scripted part.")
+                i, leaf = self.buffers[name]
+                new[i].__dict__["_buffers"][leaf] = value
+        root: nn.Module = new[0]
+        return root
+
+    def _link(self, value: Any, new: list[nn.Module], params: Mapping[str, Tensor], memo: dict[int, Any]) -> Any:
+        """The value with the twin's modules and tensors in the places of the tree's own; containers are copies."""
+        if id(value) in self.number:
+            return new[self.number[id(value)]]
+        if id(value) in self.name:
+            return params.get(self.name[id(value)], value)
+        if id(value) in memo:
+            return memo[id(value)]
+        if isinstance(value, (*ATOMS, types.ModuleType)):
+            return value
+        if not self._must_link(value):
+            return value
+
+        def link(part: Any) -> Any:
+            return self._link(part, new, params, memo)
+
+        made: Any
+        if isinstance(value, Twins):
+            made = Twins(link(value.root), value.constant)
+        elif isinstance(value, dict):
+            made = memo[id(value)] = value.copy()
+            for key in value:
+                made[key] = link(value[key])
+        elif isinstance(value, list):
+            made = memo[id(value)] = value.copy()
+            made[:] = map(link, value)
+        elif isinstance(value, deque):
+            made = memo[id(value)] = deque(map(link, value), value.maxlen)
+        elif isinstance(value, tuple):
+            made = type(value)(*map(link, value)) if hasattr(value, "_fields") else type(value)(map(link, value))
+        elif isinstance(value, set | frozenset):
+            made = type(value)(map(link, value))
+        elif isinstance(value, functools.partial):
+            made = functools.partial(
+                link(value.func), *map(link, value.args), **{key: link(part) for key, part in value.keywords.items()}
+            )
+        elif isinstance(value, types.MethodType):
+            made = types.MethodType(value.__func__, link(value.__self__))
+        elif isinstance(value, types.FunctionType):
+            cells = value.__closure__ and tuple(
+                types.CellType(link(cell.cell_contents)) if _filled(cell) else cell for cell in value.__closure__
+            )
+            defaults = value.__defaults__ and tuple(map(link, value.__defaults__))
+            made = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
+            made.__kwdefaults__ = value.__kwdefaults__ and {k: link(v) for k, v in value.__kwdefaults__.items()}
+            made.__dict__.update(value.__dict__)
+            made.__qualname__ = value.__qualname__
+        else:
+            made = memo[id(value)] = object.__new__(type(value))
+            made.__dict__.update({key: link(part) for key, part in vars(value).items()})
+            return made
+        memo[id(value)] = made
+        return made
+
+
+def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Each place of a module in the tree, with its path as a prefix; scripted modules are left out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, f"{path}{name}.")
+
+
+def _is_scripted_place(root: nn.Module, name: str) -> bool:
+    """Whether a parameter's path leads through a scripted module."""
+    module: Any = root
+    for part in name.split(".")[:-1]:
+        if isinstance(module, torch.jit.ScriptModule):
+            return True
+        module = module._modules[part]
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a value holds: elements, arguments, cells of a closure, attributes."""
+    if isinstance(value, Twins):
+        return [value.root]
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, nn.Module | type | types.BuiltinFunctionType) or not hasattr(value, "__dict__"):
+        return []
+    return list(vars(value).values())
+
+
+def _holds_containers(value: Any, depth: int) -> bool:
+    """Whether a value is, or consists of, containers that a forward may fill; objects of plain data count."""
+    if isinstance(value, dict | list | set | deque):
+        return True
+    if isinstance(value, tuple):
+        return any(_holds_containers(part, depth + 1) for part in value)
+    return _is_plain_object(value, depth)
+
+
+def _is_plain_object(value: Any, depth: int) -> bool:
+    """Whether an object is data only: a meter, a cache, a record. It can be copied attribute by attribute."""
+    if depth > DEPTH or isinstance(value, (*ATOMS, nn.Module, types.ModuleType, functools.partial)) or callable(value):
+        return False
+    attributes = getattr(value, "__dict__", None)
+    if not attributes or isinstance(value, Enum) or hasattr(type(value), "__slots__"):
+        return False  # an object without data, or a member of an Enum, is told by its identity
+    return all(
+        isinstance(part, (*ATOMS, dict, list, set, deque, tuple)) or _is_plain_object(part, depth + 1)
+        for part in attributes.values()
+    )
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # an empty cell raises
+    except ValueError:
+        return False
+    return True
+
+
+def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
+    """A deep copy whose closures, partials and bound methods reach the copy, and no longer the module.
+
+    `copy.deepcopy` copies no functions: `self.act = lambda h: h * self.scale` goes on reading the scale of the module
+    that it was made in. It also refuses tensors with a history, such as features that a forward kept; here they are
+    copied as numbers.
+    """
+    plan = _Plan(module, ())
+    memo = {} if memo is None else memo
+    for part in plan.modules:
+        for key, value in part.__dict__.items():
+            if key not in ("_parameters", "_modules"):
+                _detach_histories(value, memo, set(), 0)
+    if isinstance(module, torch.jit.ScriptModule):
+        return deepcopy(module)
+    copied: M = _deepcopy(module, memo)
+    new = [memo[id(part)] for part in plan.modules]
+    params = {name: memo[id(p)] for name, p in plan.params.items()}
+    linked: dict[int, Any] = {}
+    for twin, source in zip(new, plan.modules, strict=True):
+        for key, value in source.__dict__.items():
+            if key not in OWN and plan._reaches(value, set(), 0):
+                twin.__dict__[key] = plan._link(value, new, params, linked)
+    return copied
+
+
+def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """`copy.deepcopy` of a module, past a `__deepcopy__` of its class that comes here."""
+    twin = memo[id(module)] = object.__new__(type(module))
+    for key, value in module.__dict__.items():
+        twin.__dict__[key] = deepcopy(value, memo)
+    return twin
+
+
+def _detach_histories(value: Any, memo: dict[int, Any], seen: set[int], depth: int) -> None:
+    """Enter each tensor with a history into the memo of a deep copy, as a copy without one."""
+    if isinstance(value, Tensor):
+        if not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    elif id(value) not in seen and depth <= DEPTH:
+        seen.add(id(value))
+        for part in _parts(value):
+            _detach_histories(part, memo, seen, depth + 1)
+
+
+def set_mode(twin: nn.Module, module: nn.Module, *, training: bool) -> None:
+    """Put a twin into training or evaluation mode; the module that it is a twin of stays as it is.
+
+    A class with a `train` of its own may do more than set the flag: freeze its norms, switch its noise off. It is asked
+    on a copy of the module, and the twin takes over what that changed. Where it changes tensors (low-rank layers that
+    it merges into the weight), only the flag is set: under merged weights the low-rank parts could not adapt.
+    """
+    for part in twin.modules():
+        part.training = training
+    if all(type(part).train is nn.Module.train for part in module.modules()):
+        return
+    copied = copy_module(module).train(training)
+    changed = {
+        path.rpartition(".")[0]
+        for (path, old), new in zip(module.state_dict().items(), copied.state_dict().values(), strict=True)
+        if not torch.equal(old, new)
+    }
+    sources = dict(module.named_modules())
+    targets = dict(twin.named_modules())
+    for path, part in copied.named_modules():
+        if path in changed or (type(part).train is not nn.Module.train and any(c.startswith(path) for c in changed)):
+            continue
+        for key, value in part.__dict__.items():
+            if key not in OWN and isinstance(value, PLAIN) and value != sources[path].__dict__.get(key):
+                targets[path].__dict__[key] = value
+
+
+PLAIN = (str, int, float, bool, type(None))
