@@ -15,15 +15,11 @@ PAPERS = {
 
 
 @cache
-def _loaded(paper: str) -> dict[str, Item]:
-    return {item.name: item for item in load_items(paper)}
-
-
 def items(paper: str) -> dict[str, Item]:
     """A paper's items by name."""
     if paper not in PAPERS:
         raise InputError(f"There is no paper {paper!r}. {suggest_nearest(paper, PAPERS)}")
-    return dict(_loaded(paper))
+    return {item.name: item for item in load_items(paper)}
 
 
 def item(paper: str, name: str) -> Item:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import product
 from time import perf_counter
 from typing import Any
 
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
+from quickstudy.evaluation.evaluate import evaluate, task_batches
 from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.methods.learner import Learner, Noise, evaluation_mode
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Reading, Settings, Trained, measure, over_tasks
+from quickstudy.papers.runner.measures import Reading, Settings, Trained, listed_tasks, measure, over_tasks
 from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
 
@@ -58,16 +59,14 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.eval_family.of_split("test")
-    drawn, norms = [], []
+    listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
     with evaluation_mode(learner):
-        for batch in task_batches(family, "test", tasks, 0):
-            seen = learner.observe(batch, seed=0)
-            moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
-            norms.append(classifier(moved)[of].cpu().double().numpy())
-            drawn.append(batch)
-    each = np.concatenate(norms)
-    return over_tasks(each, task_hash(family, drawn), {"tasks": len(each)})
+        seen = [learner.observe(batch, seed=0) for batch in listed]
+    moved = [
+        {key.removeprefix("update."): norm for key, norm in one.items() if key.startswith("update.")} for one in seen
+    ]
+    each = torch.cat([classifier(norms)[of] for norms in moved]).cpu().double().numpy()
+    return over_tasks(each, name, {"tasks": len(each)})
 
 
 def finetuned_copy(learner: RuleLearner, support: Examples, noise: Noise, steps: int, rate: float) -> RuleLearner:
@@ -97,21 +96,18 @@ def metric_after_finetuning(
     """
     setup = one.setup(settings)
     learner = rule_learner(setup)
-    family = setup.eval_family.of_split("test")
-    drawn, values = [], []
+    listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
+    values = []
     with alone(learner):
-        for batch in task_batches(family, "test", tasks, 0):
-            placed = learner.move_tasks(batch)
+        for placed in map(learner.move_tasks, listed):
             learner.engine.settle(learner, placed.support.x)
             noise = learner.draw(placed, 0)
-            for i in range(len(batch.key)):
+            for i in range(len(placed.key)):
                 support, query, own = pick((placed.support, placed.query, noise), i)
                 output = finetuned_copy(learner, support, own, steps, rate).evaluate(support, query, own).output
                 values.append(setup.metric.measure(output, query.y).cpu())
-            drawn.append(batch)
     each = times * torch.stack(values).double().numpy()
-    more = {"finite": int(np.isfinite(each).sum()), "tasks": len(each)}
-    return over_tasks(each, task_hash(family, drawn), more)
+    return over_tasks(each, name, {"finite": int(np.isfinite(each).sum()), "tasks": len(each)})
 
 
 @measure("seconds")
@@ -122,22 +118,21 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     adaptation, as in `finetuned`.
     """
     setup = one.setup(settings)
-    learner = setup.learner
+    learner = rule_learner(setup) if finetuning else setup.learner
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
 
     def process(task: Task) -> None:
-        if not finetuning:
+        if not isinstance(learner, RuleLearner) or not finetuning:
             learner(task, seed=0, evaluating=True)
             return
-        moved = rule_learner(setup)
-        placed = moved.move_tasks(task)
-        support, query, noise = pick((placed.support, placed.query, moved.draw(placed, 0)), 0)
-        finetuned_copy(moved, support, noise, finetuning, RATE).evaluate(support, query, noise)
+        placed = learner.move_tasks(task)
+        support, query, noise = pick((placed.support, placed.query, learner.draw(placed, 0)), 0)
+        finetuned_copy(learner, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
     with alone(learner):
         learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
-        each = of * np.array([_timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)])[1:]
-    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"timed": timed, "tasks": of})
+        each = [of * _timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)]
+    return _median(each, {"timed": timed, "tasks": of})
 
 
 @measure("forward_passes")
@@ -147,8 +142,7 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
     learner = rule_learner(setup)
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
     placed = learner.move_tasks(batch)
-    noise = learner.draw(placed, 0)
-    ratios, passes = [], []
+    noise, passes, ratios = learner.draw(placed, 0), [], []
     with alone(learner):
         learner.engine.settle(learner, placed.support.x)
         for i in range(timed + 1):
@@ -156,9 +150,13 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
             passes.append(_timed(learner, lambda s: learner.predict(learner.params(), s.x), support))
             adapting = _timed(learner, lambda s, own=own: learner.update(s, own, evaluating=True), support)  # type: ignore[misc]
             ratios.append(adapting / passes[-1])
-    each = np.array(ratios[1:])
-    milliseconds = 1e3 * float(np.median(passes[1:]))
-    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"forward pass, ms": milliseconds})
+    return _median(ratios, {"forward pass, ms": 1e3 * float(np.median(passes[1:]))})
+
+
+def _median(values: list[float], more: dict[str, Any]) -> Reading:
+    """The median of times; the first is that of warming up."""
+    each = np.array(values[1:])
+    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", more)
 
 
 def _timed(learner: Learner, process: Callable[[Any], object], what: Any) -> float:
@@ -185,35 +183,24 @@ def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
     setup = one.setup()
     learner = rule_learner(setup)
     summary = evaluate(learner, setup.eval_family, setup.metric, n=tasks, seed=0)
-    drawn = list(task_batches(setup.eval_family, "test", tasks, 0))
-    kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
-    each = 100 * np.asarray(summary.values, dtype=np.float64)
-    by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])
-    arrays = _fit_lines(learner, drawn) | {"by_kind": by_kind}
-    if worst:
-        return Reading(float(np.nanmin(by_kind)), None, None, "", {}, arrays)
-    return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
-
-
-def _fit_lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
-    """Weights before and after the first task of each kind, and that task's points."""
-    tasks = [pick(batch, slice(i, i + 1)) for batch in drawn for i in range(len(batch.key))]
-    every = [int(task.about["kind"][0]) for task in tasks]
-    missing = [name for kind, name in enumerate(KINDS) if kind not in every]
+    listed = list(task_batches(setup.eval_family, "test", tasks, 0))
+    kinds = torch.cat([batch.about["kind"] for batch in listed]).tolist()
+    missing = [name for kind, name in enumerate(KINDS) if kind not in kinds]
     if missing:
-        raise InputError(f"Of {len(tasks)} tasks none is of the kind '{missing[0]}'. Judge on more tasks.")
-    first = [tasks[every.index(kind)] for kind in range(4)]
+        raise InputError(f"Of {tasks} tasks none is of the kind '{missing[0]}'. Judge on more tasks.")
+    single = [pick(batch, slice(i, i + 1)) for batch in listed for i in range(len(batch.key))]
+    first = [single[kinds.index(kind)] for kind in range(len(KINDS))]
     with alone(learner):
-        phis = [
-            _rows_of_classes(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True))
-            for task in first
-        ]
-    points = {
-        f"{half}_{axis}": np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])
-        for half in ("support", "query")
-        for axis in "xy"
-    }
-    return {"theta": _rows_of_classes(learner.params()), "phi": np.stack(phis)} | points
+        given = [pick((task.support, learner.draw(task, 0)), 0) for task in first]
+        phis = [_rows_of_classes(learner.update(*own, evaluating=True)) for own in given]
+    arrays = {"theta": _rows_of_classes(learner.params()), "phi": np.stack(phis)}
+    for half, axis in product(("support", "query"), "xy"):
+        arrays[f"{half}_{axis}"] = np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])
+    each = 100 * np.asarray(summary.values, dtype=np.float64)
+    arrays["by_kind"] = np.array([each[np.array(kinds) == kind].mean() for kind in range(len(KINDS))])
+    if worst:
+        return Reading(float(arrays["by_kind"].min()), arrays=arrays)
+    return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
 
 
 def _rows_of_classes(params: Params) -> Any:

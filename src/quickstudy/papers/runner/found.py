@@ -85,10 +85,8 @@ class Found:
 
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
         """The metrics of a training: rows of loss, and of what its configuration probes."""
-        if row not in self.trained or self.trained[row][seed].run is None:
+        if row not in self.trained or (run := self.trained[row][seed].run) is None:
             raise MissingError(f"{self.item.name} has no training of {row}.")
-        run = self.trained[row][seed].run
-        assert run is not None
         return run.metrics()
 
     def _each(self, row: str, column: str) -> Array | None:
