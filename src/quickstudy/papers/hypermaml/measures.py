@@ -40,11 +40,12 @@ def classifier(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def rule_learner(setup: Setup) -> RuleLearner:
-    """A learner that moves parameters of the net; refused where the method has none to move."""
+def setup_with_rule(one: Trained, settings: Settings = None) -> tuple[Setup, RuleLearner]:
+    """A training's setup, and its learner, which moves parameters of the net; refused where it has none to move."""
+    setup = one.setup(settings)
     if not isinstance(setup.learner, RuleLearner):
         raise InputError(f"{setup.config.method.name} moves no parameters in a task, so there is nothing to measure.")
-    return setup.learner
+    return setup, setup.learner
 
 
 @contextmanager
@@ -57,8 +58,7 @@ def alone(learner: Learner) -> Iterator[None]:
 @measure("update_norm")
 def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings: Settings = None) -> Reading:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
-    setup = one.setup(settings)
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one, settings)
     listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
     with evaluation_mode(learner):
         seen = [learner.observe(batch, seed=0) for batch in listed]
@@ -94,8 +94,7 @@ def metric_after_finetuning(
 
     `steps` and `rate` are Adam's; each task starts from the trained learner.
     """
-    setup = one.setup(settings)
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one, settings)
     listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
     values = []
     with alone(learner):
@@ -117,8 +116,8 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     Drawing the tasks is not counted. `timed` tasks are timed, after one that is not; `finetuning` Adam steps follow the
     adaptation, as in `finetuned`.
     """
-    setup = one.setup(settings)
-    learner = rule_learner(setup) if finetuning else setup.learner
+    setup = setup_with_rule(one, settings)[0] if finetuning else one.setup(settings)
+    learner = setup.learner
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
 
     def process(task: Task) -> None:
@@ -138,8 +137,7 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
 @measure("forward_passes")
 def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) -> Reading:
     """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
-    setup = one.setup(settings)
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one, settings)
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
     placed = learner.move_tasks(batch)
     noise, passes, ratios = learner.draw(placed, 0), [], []
@@ -174,14 +172,12 @@ KINDS = ("top is class 0", "bottom is class 0", "right is class 0", "left is cla
 
 @measure("planar")
 def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
-    """Accuracy on the four tasks in the plane, in %, with the lines that figure 1 shows.
+    """Accuracy on the four tasks in the plane, in %, with the lines that figure 1 shows; `worst` is of the worst task.
 
     The arrays `theta` [2, 3] and `phi` [4, 2, 3] hold a class's weights and bias in a row, before a task and after
     each; `support_x`, `support_y`, `query_x` and `query_y` are the first task of each kind; `by_kind` [4].
-    With `worst` the number is that of the kind which comes out worst, instead of all tasks' mean.
     """
-    setup = one.setup()
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one)
     summary = evaluate(learner, setup.eval_family, setup.metric, n=tasks, seed=0)
     listed = list(task_batches(setup.eval_family, "test", tasks, 0))
     kinds = torch.cat([batch.about["kind"] for batch in listed]).tolist()

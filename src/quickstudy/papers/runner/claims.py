@@ -116,7 +116,7 @@ def above(
     if not by and not share:
         wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95 if comparisons > 1 else 1.0
         return None if not sign or abs(over.mean) <= wide * over.interval else sign == side, words
-    pairs = _by_seed(found, row, than, column)
+    pairs = found.pairs(row, than, column)
     changes = [over.mean, *(one - two for one, two in pairs)]
     if share:
         changes = [one / two - 1 for one, two in ((found.value(row, column), found.value(than, column)), *pairs)]
@@ -161,21 +161,16 @@ def in_order(
         if not over_seeds:
             parts.append(above(found, row=row, than=than, column=column))
             continue
-        over = compute_spread(np.array([one - two for one, two in _by_seed(found, row, than, column)]))
+        over = compute_spread(np.array([one - two for one, two in found.pairs(row, than, column)]))
         sure = abs(over.mean) > over.interval and over.finite == over.tasks >= over_seeds
         words = f"{_difference(found, row, than, column, over)}, over seeds; {over_seeds} are needed"
         parts.append((bool(over.mean > 0) if sure else None, words))
     return all_hold([holds for holds, _ in parts]), "; ".join(words for _, words in parts)
 
 
-def _by_seed(found: Found, row: str, than: str, column: str) -> list[tuple[float, float]]:
-    # Of a run that was stopped, one row may have more seeds than the other.
-    return list(zip(found.each_seed(row, column), found.each_seed(than, column), strict=False))
-
-
 def _difference(found: Found, row: str, than: str, column: str, over: Spread) -> str:
     """A paired difference in words."""
-    pairs, lost = _by_seed(found, row, than, column), over.tasks - over.finite
+    pairs, lost = found.pairs(row, than, column), over.tasks - over.finite
     words = f"{found.item.label(row)} - {found.item.label(than)} = {over.mean:+.3g} ± {over.interval:.2g} ({column}"
     words += f"; above in {sum(one > two for one, two in pairs)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
     return f"{words}; {lost} of {over.tasks} tasks diverged)" if lost else f"{words})"

@@ -13,7 +13,6 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from importlib.resources import files
 from itertools import product
 from typing import Any
 
@@ -28,15 +27,6 @@ Reports = Mapping[tuple[str, str], tuple[Reported, ...]]
 NAME = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 ABOUT_A_CLAIM = {"says", "source", "most", "decides", "for"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def load_items(paper: str) -> tuple[Item, ...]:
-    """All items of a paper, from the data in its folder."""
-    folder = files("quickstudy.papers") / paper
-    held = yaml.load((folder / "items.yaml").read_text(encoding="utf-8"), LOADER)
-    tables = {name: folder / f"{name}.csv" for name in held["items"]}
-    reports = {name: read_reports(path.read_text()) if path.is_file() else {} for name, path in tables.items()}
-    return tuple(read_item(paper, name, one, held["shared"], reports[name]) for name, one in held["items"].items())
 
 
 def read_reports(text: str) -> Reports:

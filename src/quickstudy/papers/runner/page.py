@@ -60,11 +60,7 @@ def _environment() -> Environment:
 
 
 def mark_code(text: str) -> Markup:
-    """Text as HTML, in which `code` is marked.
-
-    >>> print(mark_code("`a < b`"))
-    <code>a &lt; b</code>
-    """
+    """Text as HTML, in which `code` is marked."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
