@@ -236,8 +236,9 @@ def _show_item(made: dict[str, Any], console: Console) -> None:
         return
     for i, sentence in enumerate(notes, start=1):
         print(f"[{i}] {sentence}")
-    for text, source, verdict, evidence in tables.claims(made):
-        print(f"{verdict}: {text} ({source}) {evidence}")
+    for one in made["claims"]:
+        verdict = (tables.ANSWERS if one["own"] else tables.VERDICTS)[one["holds"]]
+        print(f"{verdict}: {one['text']} ({one['source']}) {one['evidence']}")
     for sentence in made["notes"]:
         print(sentence)
 

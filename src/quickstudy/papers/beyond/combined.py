@@ -34,25 +34,16 @@ PARTS = ("metric", "mask", "rate", "gain", "emission")
 
 
 def combined(
-    model: nn.Module,
-    *,
-    parts: Sequence[str] = (),
-    adapted: str = "all",
-    inner_lr: float = 0.1,
-    rate_between: tuple[float, float] = (0.005, 0.1),
-    inner_steps: int = 1,
-    gain_lr: float = 1.0,
-    gain_steps: int = 5,
-    width: int = 64,
+    model: nn.Module, *, parts: Sequence[str] = (), adapted: str = "all", inner_lr: float = 0.1, inner_steps: int = 1,
+    rate_between: tuple[float, float] = (0.005, 0.1), gain_lr: float = 1.0, gain_steps: int = 5, width: int = 64,
     loss: str = "cross_entropy",
-) -> Learner:
+) -> Learner:  # fmt: skip
     """Gradient steps with any of the parts, of `PARTS`; none is MAML.
 
     `adapted` are "all" layers, or the "head" alone, behind a body that tasks share; emission needs the latter.
     """
-    for part in parts:
-        if part not in PARTS:
-            raise InputError(f"There is no part {part!r}. {suggest_nearest(part, PARTS)}")
+    for part in set(parts) - set(PARTS):
+        raise InputError(f"There is no part {part!r}. {suggest_nearest(part, PARTS)}")
     if adapted not in ("all", "head"):
         raise InputError(f"`adapted` is 'all' or 'head', not {adapted!r}.")
     if "emission" in parts and adapted == "all":
@@ -62,13 +53,11 @@ def combined(
     names = list(cell_param_names(head))
     params = adaptable(head, names)
     rate: Rate = Learned(params, rate_between) if "rate" in parts else Constant(inner_lr)
-    if "mask" in parts:
-        rate = Masked(rate, params)
+    rate = Masked(rate, params) if "mask" in parts else rate
     rules: list[Rule] = []
     if "gain" in parts:
         scope = [name for name in adaptable(head, last_linear(head), "scope") if name in params]
         rules.append(Rescale(Descend(Constant(gain_lr), gain_steps), Tanh(1.0), scope))
     if "emission" in parts:
         rules.append(Emit(ClassHypernet(params, width=width)))
-    rules.append(Descend(rate, inner_steps))
-    return RuleLearner(head, Chain(rules), get_criterion(loss), body=body, adapts=names)
+    return RuleLearner(head, Chain([*rules, Descend(rate, inner_steps)]), get_criterion(loss), body=body, adapts=names)

@@ -1,12 +1,16 @@
 """HyperMAML's figures 1 and 3: four tasks in the plane, with classifiers before and after adaptation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quickstudy.papers.hypermaml.measures import KINDS
+from quickstudy.papers.runner.figures import dots
 from quickstudy.papers.runner.found import Found
+from quickstudy.papers.runner.items import Cell
+from quickstudy.papers.runner.measures import Reading
 from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, new_figure
 from quickstudy.storage.result import Array
 
@@ -32,18 +36,14 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
         for kind, axes in enumerate(panels[1:]):
             label_axes(axes, f"{KINDS[kind]}: {arrays['by_kind'][kind]:.0f}%", "", "")
             for label, colour, mark in ((0, COLOURS[2], "o"), (1, COLOURS[4], "^")):
-                points = arrays["query_x"][kind][arrays["query_y"][kind] == label]
-                axes.scatter(
-                    points[:, 0], points[:, 1], s=10, color=colour, marker=mark, alpha=0.7, label=f"class {label}"
-                )
+                x, y = arrays["query_x"][kind][arrays["query_y"][kind] == label].T
+                axes.scatter(x, y, s=10, color=colour, marker=mark, alpha=0.7, label=f"class {label}")
             _draw_line(axes, arrays["theta"], COLOURS[0], "universal")
             _draw_line(axes, arrays["phi"][kind], COLOURS[1], "updated")
             moved = np.linalg.norm(arrays["phi"][kind] - arrays["theta"])
             axes.set_xlabel(f"the update's norm: {moved:.2g}", fontsize=8, color=INK)
         for axes in panels:
-            axes.set_xlim(-2, 2)
-            axes.set_ylim(-2, 2)
-            axes.set_aspect("equal")
+            axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
     every[1].legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
     sheet.suptitle("Blue: universal weights; red: after the update. Inner rate .1, seed 0.", fontsize=9, color=INK)
     return sheet
@@ -51,28 +51,22 @@ def plane(found: Found, *, rows: Sequence[str]) -> "Figure":
 
 def _draw_line(axes: "Axes", rows: Array, colour: str, label: str) -> None:
     """Where two classes get the same output, and the way to class 0."""
-    *normal, offset = rows[0] - rows[1]
-    normal = np.asarray(normal)
+    normal, offset = rows[0, :-1] - rows[1, :-1], rows[0, -1] - rows[1, -1]
     length = float(np.linalg.norm(normal))
     if length < 1e-12:  # an untrained classifier of equal rows separates nothing
         return
     unit, foot = normal / length, -offset * normal / length**2
-    along = np.array([-unit[1], unit[0]])
-    ends = np.stack([foot - 6 * along, foot + 6 * along])
+    ends = foot + np.outer((-6, 6), (-unit[1], unit[0]))
     axes.plot(*ends.T, color=colour, lw=1.6, ls="--" if label == "universal" else "-", label=label)
     axes.annotate("", foot + 0.8 * unit, foot, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6})
 
 
 def accuracy_by_task(found: Found) -> "Figure":
-    """The accuracy on each of the four tasks, for every seed."""
-    names = [row.name for row in found.item.rows if (row.name, "accuracy") in found.readings]
-    sheet, every = new_figure(9.0, 2.8, 1, 4)
-    for kind, axes in enumerate(every):
-        label_axes(axes, KINDS[kind], "accuracy, %", "")
-        for place, name in enumerate(names[::-1]):
-            values = [one.arrays["by_kind"][kind] for one in found.all(name, "accuracy")]
-            axes.plot(values, [place] * len(values), "o", color=COLOURS[0], mfc="none", ms=6)
-        axes.set_xlim(0, 104)
-        axes.set_yticks(range(len(names)), [found.item.label(name) for name in names[::-1]] if kind == 0 else [])
-        axes.set_ylim(-0.5, len(names) - 0.5)
-    return sheet
+    """The accuracy on each of the four tasks, for every seed: dots, with a task for a column."""
+    of_kind = {
+        (row, name): tuple(Reading(float(one.arrays["by_kind"][kind])) for one in found.all(row, "accuracy"))
+        for row, column in found.readings if column == "accuracy"
+        for kind, name in enumerate(KINDS)
+    }  # fmt: skip
+    rows = tuple(replace(row, cells=dict.fromkeys(KINDS, Cell())) for row in found.item.rows)
+    return dots(replace(found, item=replace(found.item, rows=rows), readings=of_kind), x="accuracy, %")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import product
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from quickstudy.engine.engine import twice_differentiable
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
+from quickstudy.evaluation.evaluate import evaluate, task_batches
 from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.papers.runner.measures import Reading, Settings, Trained, measure, over_tasks
+from quickstudy.papers.runner.measures import Reading, Settings, Trained, listed_tasks, measure, over_tasks
 from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
 
@@ -39,11 +40,12 @@ def classifier(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def rule_learner(setup: Setup) -> RuleLearner:
-    """A learner that moves parameters of the net; refused where the method has none to move."""
+def setup_with_rule(one: Trained, settings: Settings = None) -> tuple[Setup, RuleLearner]:
+    """A training's setup, and its learner, which moves parameters of the net; refused where it has none to move."""
+    setup = one.setup(settings)
     if not isinstance(setup.learner, RuleLearner):
         raise InputError(f"{setup.config.method.name} moves no parameters in a task, so there is nothing to measure.")
-    return setup.learner
+    return setup, setup.learner
 
 
 L = TypeVar("L", bound=Learner)
@@ -59,17 +61,15 @@ def alone(learner: L) -> Iterator[L]:
 @measure("update_norm")
 def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings: Settings = None) -> Reading:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
-    setup = one.setup(settings)
-    learner = rule_learner(setup).evaluation_twin()
-    family = setup.eval_family.of_split("test")
-    drawn, norms = [], []
-    for batch in task_batches(family, "test", tasks, 0):
-        seen = learner.observe(batch, seed=0)
-        moved = {name.removeprefix("update."): norm for name, norm in seen.items() if name.startswith("update.")}
-        norms.append(classifier(moved)[of].cpu().double().numpy())
-        drawn.append(batch)
-    each = np.concatenate(norms)
-    return over_tasks(each, task_hash(family, drawn), {"tasks": len(each)})
+    setup, learner = setup_with_rule(one, settings)
+    listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
+    twin = learner.evaluation_twin()
+    seen = [twin.observe(batch, seed=0) for batch in listed]
+    moved = [
+        {key.removeprefix("update."): norm for key, norm in one.items() if key.startswith("update.")} for one in seen
+    ]
+    each = torch.cat([classifier(norms)[of] for norms in moved]).cpu().double().numpy()
+    return over_tasks(each, name, {"tasks": len(each)})
 
 
 def finetuned_copy(learner: RuleLearner, support: Examples, noise: Noise, steps: int, rate: float) -> RuleLearner:
@@ -97,23 +97,19 @@ def metric_after_finetuning(
 
     `steps` and `rate` are Adam's; each task starts from the trained learner.
     """
-    setup = one.setup(settings)
-    learner = rule_learner(setup)
-    family = setup.eval_family.of_split("test")
-    drawn, values = [], []
+    setup, learner = setup_with_rule(one, settings)
+    listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
+    values = []
     with alone(learner) as learner:
-        for batch in task_batches(family, "test", tasks, 0):
-            placed = learner.move_tasks(batch)
+        for placed in map(learner.move_tasks, listed):
             learner.engine.settle(learner, placed.support.x)
             noise = learner.draw(placed, 0)
-            for i in range(len(batch.key)):
+            for i in range(len(placed.key)):
                 support, query, own = pick((placed.support, placed.query, noise), i)
                 output = finetuned_copy(learner, support, own, steps, rate).evaluate(support, query, own).output
                 values.append(setup.metric.measure(output, query.y).cpu())
-            drawn.append(batch)
     each = times * torch.stack(values).double().numpy()
-    more = {"finite": int(np.isfinite(each).sum()), "tasks": len(each)}
-    return over_tasks(each, task_hash(family, drawn), more)
+    return over_tasks(each, name, {"finite": int(np.isfinite(each).sum()), "tasks": len(each)})
 
 
 @measure("seconds")
@@ -123,34 +119,31 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     Drawing the tasks is not counted. `timed` tasks are timed, after one that is not; `finetuning` Adam steps follow the
     adaptation, as in `finetuned`.
     """
-    setup = one.setup(settings)
+    setup = setup_with_rule(one, settings)[0] if finetuning else one.setup(settings)
     learner = setup.learner
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
 
     def process(task: Task) -> None:
-        if not finetuning:
+        if not isinstance(learner, RuleLearner) or not finetuning:
             learner(task, seed=0, evaluating=True)
             return
-        moved = rule_learner(setup)
-        placed = moved.move_tasks(task)
-        support, query, noise = pick((placed.support, placed.query, moved.draw(placed, 0)), 0)
-        finetuned_copy(moved, support, noise, finetuning, RATE).evaluate(support, query, noise)
+        placed = learner.move_tasks(task)
+        support, query, noise = pick((placed.support, placed.query, learner.draw(placed, 0)), 0)
+        finetuned_copy(learner, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
     with alone(learner) as learner:
         learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
-        each = of * np.array([_timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)])[1:]
-    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"timed": timed, "tasks": of})
+        each = [of * _timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)]
+    return _median(each, {"timed": timed, "tasks": of})
 
 
 @measure("forward_passes")
 def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) -> Reading:
     """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
-    setup = one.setup(settings)
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one, settings)
     (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
     placed = learner.move_tasks(batch)
-    noise = learner.draw(placed, 0)
-    ratios, passes = [], []
+    noise, passes, ratios = learner.draw(placed, 0), [], []
     with alone(learner) as learner:
         learner.engine.settle(learner, placed.support.x)
         for i in range(timed + 1):
@@ -158,9 +151,13 @@ def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) 
             passes.append(_timed(learner, lambda s: learner.predict(learner.params(), s.x), support))
             adapting = _timed(learner, lambda s, own=own: learner.update(s, own, evaluating=True), support)  # type: ignore[misc]
             ratios.append(adapting / passes[-1])
-    each = np.array(ratios[1:])
-    milliseconds = 1e3 * float(np.median(passes[1:]))
-    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", {"forward pass, ms": milliseconds})
+    return _median(ratios, {"forward pass, ms": 1e3 * float(np.median(passes[1:]))})
+
+
+def _median(values: list[float], more: dict[str, Any]) -> Reading:
+    """The median of times; the first is that of warming up."""
+    each = np.array(values[1:])
+    return Reading(float(np.median(each)), compute_spread(each).interval, each, "", more)
 
 
 def _timed(learner: Learner, process: Callable[[Any], object], what: Any) -> float:
@@ -178,44 +175,31 @@ KINDS = ("top is class 0", "bottom is class 0", "right is class 0", "left is cla
 
 @measure("planar")
 def planar(one: Trained, *, tasks: int = 600, worst: bool = False) -> Reading:
-    """Accuracy on the four tasks in the plane, in %, with the lines that figure 1 shows.
+    """Accuracy on the four tasks in the plane, in %, with the lines that figure 1 shows; `worst` is of the worst task.
 
     The arrays `theta` [2, 3] and `phi` [4, 2, 3] hold a class's weights and bias in a row, before a task and after
     each; `support_x`, `support_y`, `query_x` and `query_y` are the first task of each kind; `by_kind` [4].
-    With `worst` the number is that of the kind which comes out worst, instead of all tasks' mean.
     """
-    setup = one.setup()
-    learner = rule_learner(setup)
+    setup, learner = setup_with_rule(one)
     summary = evaluate(learner, setup.eval_family, setup.metric, n=tasks, seed=0)
-    drawn = list(task_batches(setup.eval_family, "test", tasks, 0))
-    kinds = torch.cat([batch.about["kind"] for batch in drawn]).numpy()
-    each = 100 * np.asarray(summary.values, dtype=np.float64)
-    by_kind = np.array([each[kinds == kind].mean() if (kinds == kind).any() else np.nan for kind in range(4)])
-    arrays = _fit_lines(learner, drawn) | {"by_kind": by_kind}
-    if worst:
-        return Reading(float(np.nanmin(by_kind)), None, None, "", {}, arrays)
-    return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
-
-
-def _fit_lines(learner: RuleLearner, drawn: list[Task]) -> dict[str, Any]:
-    """Weights before and after the first task of each kind, and that task's points."""
-    tasks = [pick(batch, slice(i, i + 1)) for batch in drawn for i in range(len(batch.key))]
-    every = [int(task.about["kind"][0]) for task in tasks]
-    missing = [name for kind, name in enumerate(KINDS) if kind not in every]
+    listed = list(task_batches(setup.eval_family, "test", tasks, 0))
+    kinds = torch.cat([batch.about["kind"] for batch in listed]).tolist()
+    missing = [name for kind, name in enumerate(KINDS) if kind not in kinds]
     if missing:
-        raise InputError(f"Of {len(tasks)} tasks none is of the kind '{missing[0]}'. Judge on more tasks.")
-    first = [tasks[every.index(kind)] for kind in range(4)]
+        raise InputError(f"Of {tasks} tasks none is of the kind '{missing[0]}'. Judge on more tasks.")
+    single = [pick(batch, slice(i, i + 1)) for batch in listed for i in range(len(batch.key))]
+    first = [single[kinds.index(kind)] for kind in range(len(KINDS))]
     with alone(learner) as learner:
-        phis = [
-            _rows_of_classes(learner.update(*pick((task.support, learner.draw(task, 0)), 0), evaluating=True))
-            for task in first
-        ]
-    points = {
-        f"{half}_{axis}": np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])
-        for half in ("support", "query")
-        for axis in "xy"
-    }
-    return {"theta": _rows_of_classes(learner.params()), "phi": np.stack(phis)} | points
+        given = [pick((task.support, learner.draw(task, 0)), 0) for task in first]
+        phis = [_rows_of_classes(learner.update(*own, evaluating=True)) for own in given]
+    arrays = {"theta": _rows_of_classes(learner.params()), "phi": np.stack(phis)}
+    for half, axis in product(("support", "query"), "xy"):
+        arrays[f"{half}_{axis}"] = np.concatenate([getattr(getattr(task, half), axis).numpy() for task in first])
+    each = 100 * np.asarray(summary.values, dtype=np.float64)
+    arrays["by_kind"] = np.array([each[np.array(kinds) == kind].mean() for kind in range(len(KINDS))])
+    if worst:
+        return Reading(float(arrays["by_kind"].min()), arrays=arrays)
+    return over_tasks(each, summary.hash, {"tasks": len(each)}, arrays)
 
 
 def _rows_of_classes(params: Params) -> Any:

@@ -37,39 +37,15 @@ class Movement:
     """What one inner step changed in a cell, of each task."""
 
     name: str  # of the layer
-    weight: Array  # W before, `[out, in]`
     metric: Array  # T, `[out, out]`
     mask: Array  # rows that adapt, `[T, out]`
     change: Array  # of A = T W with T b as a last column, `[T, out, in + 1]`
     predicted: Array  # the same by the closed form
-    head: nn.Module  # the network at theta
-    about: Mapping[str, Array]  # of the tasks
-
-    def drawn(self, x: float) -> dict[str, Array]:
-        """What figures show of it: output changes at x, and where they come from."""
-        return {
-            "output": self.change @ self.input(x),
-            "metric": self.metric,
-            "mask": self.mask,
-            "weight": self.weight,
-            "weight_change": np.linalg.solve(self.metric, self.change[:, :, :-1]),
-            **{name: value for name, value in self.about.items() if value.ndim == 1},
-        }
-
-    def input(self, x: float) -> Array:
-        """The cell's input at theta, with a 1 behind it for the bias, where the network's is x."""
-        seen: list[Tensor] = []
-        hook = self.head.get_submodule(self.name).register_forward_hook(lambda _, given, __: seen.append(given[0]))
-        try:
-            with torch.no_grad():
-                self.head(torch.full((1, 1), x, dtype=torch.float64))
-        finally:
-            hook.remove()
-        return np.append(seen[0][0].numpy(), 1.0)
+    drawn: Mapping[str, Array]  # for figures: output changes at an input of the network, and where they come from
 
 
-def movements(one: Trained, tasks: int) -> list[Movement]:
-    """Every cell's change by one inner step, of the first tasks of the test list, in float64."""
+def movements(one: Trained, tasks: int, x: float = 1.0) -> list[Movement]:
+    """Every cell's change by one inner step, of the first tasks of the test list, in float64; drawn at the input x."""
     setup = one.setup()
     learner = setup.learner.double()
     if not isinstance(learner, RuleLearner) or not isinstance(learner.rule, Descend) or learner.rule.eval_steps != 1:
@@ -83,30 +59,34 @@ def movements(one: Trained, tasks: int) -> list[Movement]:
         phi: Params = learner.engine.each(
             lambda support, own: learner.update(support, own, evaluating=True), drawn.support, noise
         )
-    return _moved_cells(learner, drawn, phi, noise)
-
-
-def _moved_cells(learner: RuleLearner, drawn: Task, phi: Params, noise: Mapping[str, Tensor]) -> list[Movement]:
-    assert isinstance(learner.rule, Descend)
     rate, head = learner.rule.rate, learner.head
-    gradients = _gradients(head, learner, drawn.support)
-    masks = rate.masks(noise) if isinstance(rate, Masked) else {}
-    base = rate.rate if isinstance(rate, Masked) else rate
+    masks, base = (rate.masks(noise), rate.rate) if isinstance(rate, Masked) else ({}, rate)
     assert isinstance(base, Constant)
+    slopes = _gradients(head, learner, drawn.support)
+    about = {key: value.numpy() for key, value in drawn.about.items() if value.ndim == 1}
     found = []
     for name in [n.removesuffix(".metric") for n, _ in head.named_parameters() if n.endswith(".metric")]:
-        layer = head.get_submodule(name)
+        layer, of = head.get_submodule(name), (f"{name}.weight", f"{name}.bias")
         T, W, b = (getattr(layer, part).detach() for part in ("metric", "weight", "bias"))
-        shifts = phi[f"{name}.weight"] - W, phi[f"{name}.bias"] - b
-        group = f"{name}.rows{len(W)}"
-        m = masks[group] if group in masks else torch.ones(len(drawn.key), len(W), dtype=W.dtype)
-        change = T @ torch.cat([shifts[0], shifts[1][:, :, None]], dim=2)
-        slope = torch.cat([gradients[f"{name}.weight"], gradients[f"{name}.bias"][:, :, None]], dim=2)
-        predicted = -base.value * T @ (m.detach()[:, :, None] * (T.mT @ slope))
-        about = {key: value.numpy() for key, value in drawn.about.items()}
-        before, metric, rows, after, formula = (part.detach().numpy() for part in (W, T, m, change, predicted))
-        found.append(Movement(name, before, metric, rows, after, formula, head, about))
+        m = masks.get(f"{name}.rows{len(W)}", torch.ones(len(drawn.key), len(W), dtype=W.dtype)).detach()
+        change = (T @ _join(phi[of[0]] - W, phi[of[1]] - b)).detach().numpy()
+        predicted = -base.value * T @ (m[:, :, None] * (T.mT @ _join(slopes[of[0]], slopes[of[1]])))
+        shown = {"output": change @ _input(head, layer, x), "metric": T.numpy(), "mask": m.numpy(), "weight": W.numpy()}
+        shown["weight_change"] = np.linalg.solve(T.numpy(), change[:, :, :-1])
+        found.append(Movement(name, T.numpy(), m.numpy(), change, predicted.detach().numpy(), shown | about))
     return found
+
+
+def _join(weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([weight, bias[..., None]], dim=-1)
+
+
+def _input(head: nn.Module, layer: nn.Module, x: float) -> Array:
+    """A cell's input at theta, with a 1 behind it for the bias, where the network's is x."""
+    seen: list[Tensor] = []
+    with layer.register_forward_hook(lambda _, given, __: seen.append(given[0])), torch.no_grad():
+        head(torch.full((1, 1), x, dtype=torch.float64))
+    return np.append(seen[0][0].numpy(), 1.0)
 
 
 def _gradients(head: nn.Module, learner: RuleLearner, support: Examples) -> Params:

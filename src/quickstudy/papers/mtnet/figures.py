@@ -29,8 +29,8 @@ def fractions_in_training(found: Found) -> "Figure":
             held: dict[int, list[float]] = {}
             for one in found.log(row.name, seed):
                 if one["kind"] == "probe" and ".logits." in one["name"]:
-                    held.setdefault(one["step"], []).extend(np.atleast_1d(one["value"]).tolist())
-            adapts = [float((1 / (1 + np.exp(-np.array(logits)))).mean()) for logits in held.values()]
+                    held.setdefault(one["step"], []).extend(np.atleast_1d(one["value"]))
+            adapts = [(1 / (1 + np.exp(-np.array(logits)))).mean() for logits in held.values()]
             panel.plot(list(held), adapts, "-", lw=1.2, color=COLOURS[seed % len(COLOURS)], label=f"seed {seed}")
         label_axes(panel, row.label, "outer step", "adapts, all rows")
         panel.set_ylim(0, 1)
@@ -51,16 +51,11 @@ def cell_changes(found: Found, *, row: str, title: str) -> "Figure":
     _heat(axes[1], held["metric"].T, float(np.abs(held["metric"]).max()), "PuOr", "T, shared, fixed", "row of W x")
     axes[1].set_yticks(range(len(held["metric"])))
     for panel, task in zip(axes[2:], chosen, strict=True):
-        words = f"task {task}: change of W\nmask {_digits(held['mask'][task])}"
+        words = f"task {task}: change of W\nmask {''.join(map(str, held['mask'][task].astype(int)))}"
         _heat(panel, held["weight_change"][task].T, moved, "RdBu", words, "input")
-    sheet.suptitle(
-        f"{title} (the cell of 3 outputs; changes in a scale of their own, ±{moved:.1g})", fontsize=10, color=INK
-    )
+    about = f"{title} (the cell of 3 outputs; changes in a scale of their own, ±{moved:.1g})"
+    sheet.suptitle(about, fontsize=10, color=INK)
     return sheet
-
-
-def _digits(mask: Array) -> str:
-    return "".join(str(int(m)) for m in mask)
 
 
 def _heat(panel: "Axes", values: Array, limit: float, colours: str, title: str, y: str) -> None:
@@ -79,7 +74,12 @@ def subspace(found: Found, *, rows: Sequence[str]) -> "Figure":
         held = found.first(row, "outside the plane").arrays
         panel: Any = sheet.add_subplot(place.get_subplotspec(), projection="3d")
         place.remove()
-        mask = _usual(held["mask"])
+        # Of the masks with two ones, the most frequent; else of all that have any.
+        masks, counts = np.unique(held["mask"], axis=0, return_counts=True)
+        ones = masks.sum(1)
+        if not ones.any():
+            raise MissingError("No task's mask lets a row of the drawn cell adapt, so there is nothing to draw.")
+        mask = masks[np.where(ones == 2 if (ones == 2).any() else ones > 0, counts, -1).argmax()]
         same = (held["mask"] == mask).all(1)
         points, columns = held["output"][same], held["metric"][:, mask > 0.5]
         reach = float(np.abs(points).max()) or 1.0
@@ -89,25 +89,12 @@ def subspace(found: Found, *, rows: Sequence[str]) -> "Figure":
             end = column / np.linalg.norm(column) * reach * 0.7
             panel.plot(*np.stack([np.zeros(3), end], axis=1), color=CHANGED, lw=1.6)
         if columns.shape[1] == 2:
-            basis = np.linalg.qr(columns)[0] * reach
-            s, t = np.meshgrid((-1, 1), (-1, 1))
-            plane = basis[:, 0, None, None] * s + basis[:, 1, None, None] * t
+            plane = np.tensordot(np.linalg.qr(columns)[0] * reach, np.meshgrid((-1, 1), (-1, 1)), axes=1)
             panel.plot_surface(*plane, alpha=0.18, color=SHARED)
         panel.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         words = {1: "a line", 2: "a plane", 3: "all of space"}[columns.shape[1]]
-        label = "T-net" if row == "tnet" else f"MT-net, mask {_digits(mask)}"
+        label = "T-net" if row == "tnet" else f"MT-net, mask {''.join(map(str, mask.astype(int)))}"
         about = f"{same.sum()} tasks, coloured by phase; lines: T's columns"
         panel.set_title(f"{label}: changes span {words}\n{about}", fontsize=9, color=INK)
         panel.tick_params(labelsize=7)
     return sheet
-
-
-def _usual(masks: Array) -> Array:
-    """Of the masks with two ones, the most frequent; else of all that have any."""
-    every, counts = np.unique(masks, axis=0, return_counts=True)
-    rows = every.sum(1)
-    wanted = rows == 2 if (rows == 2).any() else rows > 0
-    if not wanted.any():
-        raise MissingError("No task's mask lets a row of the drawn cell adapt, so there is nothing to draw.")
-    mask: Array = every[np.where(wanted, counts, -1).argmax()]
-    return mask

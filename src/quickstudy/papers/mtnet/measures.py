@@ -4,7 +4,7 @@ The propositions and eq. 4.3 are readings too: cells are built as the proofs bui
 rule. All of that is in float64, and a reading is the log10 of the largest relative error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import log10
 
 import numpy as np
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import task_batches, task_hash
 from quickstudy.methods.mtnet import mtnet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.mtnet.cells import SMALLEST, gap, masks_of, movements, outside
-from quickstudy.papers.runner.measures import Reading, Trained, measure, over_tasks
+from quickstudy.papers.runner.measures import Reading, Trained, measure, zero_error
 from quickstudy.storage.result import Array
 from quickstudy.tasks import Sine
 from quickstudy.types import Examples
@@ -34,20 +33,15 @@ Sizes = Sequence[Sequence[int]]
 def predicting_zero(one: Trained, *, shots: int = 10, tasks: int = 600) -> Reading:
     """The squared error of always answering 0, on the tasks of the other rows. Nothing is trained."""
     del one
-    drawn_from = Sine(shots=shots)
-    drawn = list(task_batches(drawn_from, "test", tasks, 0))
-    values = np.concatenate([task.query.y.flatten(1).square().mean(1).numpy() for task in drawn]).astype(np.float64)
-    return over_tasks(values, task_hash(drawn_from, drawn))
+    return zero_error(Sine(shots=shots), tasks, "mse")
 
 
 @measure("update_fraction")
 def update_fraction(one: Trained, *, cell: str = "", sign: int = 1) -> Reading:
     r"""The mean over logits of :math:`\sigma(\pm\zeta)`: how much of a masked learner adapts, or (-) does not.
 
-    Args:
-        one: The training.
-        cell: Of one layer by name; by default over the logits of all.
-        sign: 1 is the probability of adapting by eq. 3.7; -1 is the formula that section 6.3 prints.
+    `cell` names one layer; by default the logits of all count. `sign` 1 is the probability of adapting by eq. 3.7; -1
+    is the formula that section 6.3 prints.
     """
     rate = masks_of(one.setup().learner)
     held = {group.rpartition(".")[0]: p.detach().double().numpy() for group, p in rate.probabilities().items()}
@@ -78,36 +72,30 @@ def outside_plane(one: Trained, *, tasks: int = 200, cell: str = "", x: float = 
     Over all cells and every input at once, as the change of A = T W and of T b. `more` counts ranks: that of a change
     cannot be above the number of rows that adapt. Figures show the output changes of one `cell` at the input `x`.
     """
-    moved = movements(one, tasks)
-    shares, ranks, rows = [], [], []
-    for part in moved:
-        for change, mask in zip(part.change, part.mask, strict=True):
-            shares.append(outside(change, part.metric[:, mask > 0.5]))
-            ranks.append(int(np.linalg.matrix_rank(change)) if change.any() else 0)
-            rows.append(int(mask.sum()))
-    more = {
-        "tasks": tasks,
-        "ranks above the rows that adapt": int(np.sum(np.array(ranks) > np.array(rows))),
-        "ranks equal to them": int(np.sum(np.array(ranks) == np.array(rows))),
-        "changes": len(ranks),
+    moved = movements(one, tasks, x)
+    changes = [(part.metric, *each) for part in moved for each in zip(part.change, part.mask, strict=True)]
+    shares = [outside(change, metric[:, mask > 0.5]) for metric, change, mask in changes]
+    ranks = np.array([np.linalg.matrix_rank(change) for _, change, _ in changes])
+    rows = np.array([mask.sum() for *_, mask in changes])
+    counts = {
+        "ranks above the rows that adapt": int((ranks > rows).sum()),
+        "ranks equal to them": int((ranks == rows).sum()),
     }
-    drawn = next((part for part in moved if part.name == cell), None)
-    return Reading(decades(shares), more=more, arrays={} if drawn is None else drawn.drawn(x))
+    drawn = next((part.drawn for part in moved if part.name == cell), {})
+    return Reading(decades(shares), more={"tasks": tasks, **counts, "changes": len(ranks)}, arrays=drawn)
 
 
 @measure("proposition_1")
 def proposition_1(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draws: int = 20) -> Reading:
     """Proposition 1 by its construction: output changes span a given subspace U.
 
-    T is a basis of R^n that begins with one of U, W = T^-1 A, and the first d logits say yes, the rest no. The value is
-    the largest share of a change outside U; `more` has the ranks of the changes over many losses.
+    T is a basis of R^n that begins with one of U, W = T^-1 A, and the first d logits say yes. The value is the largest
+    share of a change outside U; `more` has the ranks of the changes over many losses.
     """
     shares, ranks = [], []
-    for n, d, generator in _cases(one, sizes, draws):
-        basis, start, x = _normal(generator, n, n), _normal(generator, n, 4), _normal(generator, 4)
-        targets = _normal(generator, 2 * n, n)
+    for n, d, generator, basis, start, x in _cases(one, sizes, draws):
         learner = _cell(basis, start, d)
-        changes = np.stack([_step(learner, x, y) for y in targets])
+        changes = np.stack([_step(learner, x, y) for y in _normal(generator, 2 * n, n)])
         shares += [outside(change[:, None], basis[:, :d].numpy()) for change in changes]
         ranks.append(int(np.linalg.matrix_rank(changes, tol=1e-9 * np.linalg.norm(changes))) - d)
     return Reading(decades(shares), more={"cells": len(ranks), "rank minus d, largest": max(map(abs, ranks))})
@@ -115,19 +103,15 @@ def proposition_1(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draw
 
 @measure("proposition_2")
 def proposition_2(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draws: int = 20) -> Reading:
-    r"""Proposition 2 in closed form.
-
-    .. math:: \Delta y = -\alpha\|x\|^2\, V G^{-1} V^\top\nabla_y L
+    r"""Proposition 2: :math:`\Delta y = -\alpha\|x\|^2\, V G^{-1} V^\top\nabla_y L`.
 
     V is a basis of U, G a metric on its coordinates, H its root (G = H'H), and T begins with the columns of V H^-1.
-    `more` has two more readings: how much more any of 200 other directions in U descends per length in the metric (at
-    most nothing), and the share of :math:`T\,\mathrm{diag}(m)\,T^\top` outside rows and columns where m is 1, which
-    the thesis says is none.
+    `more` has how much more any of 200 other directions in U descends per length in the metric (at most nothing), and
+    the share of :math:`T\,\mathrm{diag}(m)\,T^\top` outside rows and columns where m is 1: none, by the thesis.
     """
     errors, better, elsewhere = [], [], []
-    for n, d, generator in _cases(one, sizes, draws):
-        basis, start, x, y = (_normal(generator, *shape) for shape in ((n, n), (n, 4), (4,), (n,)))
-        root = _normal(generator, d, d)
+    for n, d, generator, basis, start, x in _cases(one, sizes, draws):
+        y, root = _normal(generator, n), _normal(generator, d, d)
         G = root.T @ root + torch.eye(d, dtype=root.dtype)
         V, H = basis[:, :d], torch.linalg.cholesky(G).T
         T = torch.cat([V @ torch.linalg.inv(H), basis[:, d:]], dim=1)
@@ -146,22 +130,26 @@ def proposition_2(one: Trained, *, sizes: Sizes = ((3, 2), (5, 1), (8, 3)), draw
 
 @measure("equation_4_3")
 def equation_4_3(one: Trained, *, bias: bool = False, sizes: Sizes = ((3, 3), (8, 8)), draws: int = 20) -> Reading:
-    r"""Eq. 4.3 for one example; `bias` is that of the released code, which the thesis leaves out.
+    r"""Eq. 4.3 for one example: :math:`\Delta y = -\alpha(\|x\|^2 + [\text{bias}])\, T T^\top\nabla_y L`.
 
-    .. math:: \Delta y = -\alpha(\|x\|^2 + [\text{bias}])\, T T^\top\nabla_y L
+    `bias` is that of the released code, which the thesis leaves out.
     """
     errors = []
-    for n, _, generator in _cases(one, sizes, draws):
-        T, start, x, y = (_normal(generator, *shape) for shape in ((n, n), (n, 4), (4,), (n,)))
+    for n, _, generator, T, start, x in _cases(one, sizes, draws):
+        y = _normal(generator, n)
         slope = 2 * (start @ x - y) / n
         wanted = -ALPHA * (x.square().sum() + bias) * T @ T.T @ slope
         errors.append(gap(_step(_cell(T, start, n, bias=bias), x, y), wanted.numpy()))
     return Reading(decades(errors), more={"cells": len(errors)})
 
 
-def _cases(one: Trained, sizes: Sizes, draws: int) -> list[tuple[int, int, torch.Generator]]:
+def _cases(
+    one: Trained, sizes: Sizes, draws: int
+) -> Iterator[tuple[int, int, torch.Generator, Tensor, Tensor, Tensor]]:
+    """n, d, the generator, and what it drew: a basis of R^n, A = T W, and an input."""
     generator = torch.Generator().manual_seed(one.seed)
-    return [(n, d, generator) for n, d in sizes for _ in range(draws)]
+    for n, d in [size for size in sizes for _ in range(draws)]:
+        yield n, d, generator, _normal(generator, n, n), _normal(generator, n, 4), _normal(generator, 4)
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -173,14 +161,10 @@ def _cell(T: Tensor, A: Tensor, d: int, bias: bool = False) -> RuleLearner:
     layer = nn.Linear(A.shape[1], len(A), bias=bias, dtype=torch.float64)
     learner = mtnet(layer, inner_lr=ALPHA, loss="mse")
     assert isinstance(learner, RuleLearner)
-    with torch.no_grad():
-        head = learner.head.double()
-        head.get_parameter("metric").copy_(T)
-        head.get_parameter("weight").copy_(torch.linalg.solve(T, A))
-        if bias:
-            head.get_parameter("bias").zero_()
-        for logit in masks_of(learner).logits.values():
-            logit.data = torch.where(torch.arange(len(T)) < d, SURE, -SURE).double()
+    values = {"metric": T, "weight": torch.linalg.solve(T, A)} | ({"bias": torch.zeros(len(A))} if bias else {})
+    learner.head.double().load_state_dict(values)
+    for logit in masks_of(learner).logits.values():
+        logit.data = torch.where(torch.arange(len(T)) < d, SURE, -SURE).double()
     learner.rule.double()
     return learner
 
@@ -191,8 +175,7 @@ def _step(learner: RuleLearner, x: Tensor, y: Tensor) -> Array:
     with torch.no_grad():
         phi = learner.update(Examples(x[None], y[None]), noise)
         moved = learner.predict(phi, x[None]) - learner.predict(learner.params(), x[None])
-    change: Array = moved[0].numpy()
-    return change
+    return np.asarray(moved[0])
 
 
 def decades(errors: Sequence[float]) -> float:

@@ -78,20 +78,12 @@ def decide(claim: Claim, found: Found) -> Verdict:
 
 
 def all_hold(held: Collection[bool | None]) -> bool | None:
-    """Whether all of several hold; where the rest do, one that is open leaves it open.
-
-    >>> all_hold([True, None]), all_hold([False, None]), all_hold([])
-    (None, False, None)
-    """
+    """Whether all of several hold; where the rest do, one that is open leaves it open."""
     return False if False in held else None if None in held or not held else True
 
 
 def most_hold(held: Sequence[bool | None]) -> bool | None:
-    """Whether more than half of several hold, whatever becomes of those that are open.
-
-    >>> most_hold([True, True, None]), most_hold([True, None, False]), most_hold([True, False])
-    (True, None, False)
-    """
+    """Whether more than half of several hold, whatever becomes of those that are open."""
     yes, no = (2 * sum(one is wanted for one in held) for wanted in (True, False))
     return True if yes > len(held) else False if no >= len(held) and held else None
 
@@ -101,31 +93,14 @@ def most_hold(held: Sequence[bool | None]) -> bool | None:
 
 @word
 def above(
-    found: Found,
-    *,
-    row: str,
-    than: str,
-    column: str,
-    by: Real = 0.0,
-    share: float = 0.0,
-    where: Mapping[str, Any] | None = None,
-    comparisons: int = 1,
-    beside: Sequence[Sequence[str]] = (),
-    side: int = 1,
-) -> ClaimPart:
-    """One row is above another.
+    found: Found, *, row: str, than: str, column: str, by: Real = 0.0, share: float = 0.0, comparisons: int = 1,
+    where: Mapping[str, Any] | None = None, beside: Sequence[Sequence[str]] = (), side: int = 1,
+) -> ClaimPart:  # fmt: skip
+    """One row is above another (`side` -1: below), by so much, or by such a share of the other, where that is asked.
 
-    Args:
-        found: What was found.
-        row: That is above.
-        than: The other.
-        column: Of both.
-        by: By so much at least; where the mean and every seed miss that, it is refused.
-        share: By such a share of the other at least.
-        where: Another column of `row` with bounds: out of them this part does not apply.
-        comparisons: How many the interval is widened for (Bonferroni), so that it is 95% over all of them.
-        beside: Further pairs of rows whose differences are told of.
-        side: 1 above, -1 below.
+    It is refused where the mean and every seed miss what is asked. `where` has another column of `row` with bounds: out
+    of them this part does not apply. The interval is widened for so many `comparisons`, so that it is 95% over all of
+    them (Bonferroni). `beside` are further pairs of rows whose differences are told of.
     """
     if where is not None:
         level = found.value(row, where["column"])
@@ -138,16 +113,15 @@ def above(
             words += f", where {_difference(found, one, two, column, found.paired_difference(two, one, column))}"
     if over.finite < over.tasks:
         return None, words
-    if by or share:
-        pairs = _by_seed(found, row, than, column)
-        changes = [over.mean, *(one - two for one, two in pairs)]
-        if share:
-            means = (found.value(row, column), found.value(than, column))
-            changes = [one / two - 1 for one, two in (means, *pairs)]
-        reached = [side * change >= (share or by) for change in changes]
-        return (True if sign == side and reached[0] else False if sign == -side or not any(reached) else None), words
-    wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95 if comparisons > 1 else 1.0
-    return None if not sign or abs(over.mean) <= wide * over.interval else sign == side, words
+    if not by and not share:
+        wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95 if comparisons > 1 else 1.0
+        return None if not sign or abs(over.mean) <= wide * over.interval else sign == side, words
+    pairs = found.pairs(row, than, column)
+    changes = [over.mean, *(one - two for one, two in pairs)]
+    if share:
+        changes = [one / two - 1 for one, two in ((found.value(row, column), found.value(than, column)), *pairs)]
+    reached = [side * change >= (share or by) for change in changes]
+    return (True if sign == side and reached[0] else False if sign == -side or not any(reached) else None), words
 
 
 @word
@@ -182,33 +156,24 @@ def in_order(
 
     Where there are no tasks to pair over, the interval is over seeds, and fewer than `over_seeds` decide nothing.
     """
-    rows = list(rising) or list(falling)[::-1]
     parts: list[ClaimPart] = []
-    for than, row in itertools.pairwise(rows):
+    for than, row in itertools.pairwise(rising or falling[::-1]):
         if not over_seeds:
             parts.append(above(found, row=row, than=than, column=column))
             continue
-        pairs = _by_seed(found, row, than, column)
-        over = compute_spread(np.array([one - two for one, two in pairs]))
+        over = compute_spread(np.array([one - two for one, two in found.pairs(row, than, column)]))
         sure = abs(over.mean) > over.interval and over.finite == over.tasks >= over_seeds
         words = f"{_difference(found, row, than, column, over)}, over seeds; {over_seeds} are needed"
         parts.append((bool(over.mean > 0) if sure else None, words))
     return all_hold([holds for holds, _ in parts]), "; ".join(words for _, words in parts)
 
 
-def _by_seed(found: Found, row: str, than: str, column: str) -> list[tuple[float, float]]:
-    # Of a run that was stopped, one row may have more seeds than the other.
-    return list(zip(found.each_seed(row, column), found.each_seed(than, column), strict=False))
-
-
 def _difference(found: Found, row: str, than: str, column: str, over: Spread) -> str:
     """A paired difference in words."""
-    pairs = _by_seed(found, row, than, column)
+    pairs, lost = found.pairs(row, than, column), over.tasks - over.finite
     words = f"{found.item.label(row)} - {found.item.label(than)} = {over.mean:+.3g} ± {over.interval:.2g} ({column}"
     words += f"; above in {sum(one > two for one, two in pairs)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
-    return words + (
-        f"; {over.tasks - over.finite} of {over.tasks} tasks diverged)" if over.finite < over.tasks else ")"
-    )
+    return f"{words}; {lost} of {over.tasks} tasks diverged)" if lost else f"{words})"
 
 
 # -- numbers within bounds --
@@ -217,11 +182,7 @@ def _difference(found: Found, row: str, than: str, column: str, over: Spread) ->
 def inside(
     number: float, *, above: Real = -np.inf, at_least: Real = -np.inf, below: Real = np.inf, at_most: Real = np.inf
 ) -> bool:
-    """Whether a number keeps within its bounds; NaN keeps within none.
-
-    >>> inside(1.0, at_most=1.0), inside(1.0, below=1.0), inside(float("nan"), above=0.0)
-    (True, False, False)
-    """
+    """Whether a number keeps within its bounds; NaN keeps within none."""
     strict = (above < number or above == -np.inf) and (number < below or below == np.inf)
     return bool(strict and at_least <= number <= at_most)
 
@@ -235,8 +196,7 @@ def keep_inside(numbers: Sequence[float], seeds: str, **bounds: Real) -> bool | 
         every = {inside(one, **bounds) for one in numbers}
         return every.pop() if len(every) == 1 else None
     with np.errstate(invalid="ignore"):
-        number = {"mean": float(np.mean(numbers)), "worst": float(np.max(numbers)), "first": numbers[0]}[seeds]
-    return inside(number, **bounds)
+        return inside({"mean": _mean(numbers), "worst": float(np.max(numbers)), "first": numbers[0]}[seeds], **bounds)
 
 
 @word
@@ -249,11 +209,9 @@ def within(found: Found, *, row: str, column: str, more: str = "", seeds: str = 
 @word
 def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean", **bounds: Real) -> ClaimPart:
     """One row's number over another's is within bounds."""
-    pairs = list(zip(found.at_worst(row, column), found.at_worst(over, column), strict=False))
-    if seeds == "mean":
-        pairs = [(float(np.mean(found.at_worst(row, column))), float(np.mean(found.at_worst(over, column))))]
-    with np.errstate(all="ignore"):
-        numbers = [float(np.divide(one, two)) for one, two in pairs]
+    ours, others = found.at_worst(row, column), found.at_worst(over, column)
+    pairs = [(_mean(ours), _mean(others))] if seeds == "mean" else zip(ours, others, strict=False)
+    numbers = [_divide(one, two) for one, two in pairs]
     words = _number(f"{found.item.label(row)} over {found.item.label(over)}, {column}", numbers)
     return keep_inside(numbers, seeds, **bounds), words
 
@@ -261,30 +219,34 @@ def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean"
 @word
 def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) -> ClaimPart:
     """By how much one row's mean is above another's, on tasks that cannot be paired, is within bounds."""
-    one, two = (float(np.mean(found.at_worst(name, column))) for name in (row, over))
-    return inside(
-        one - two, **bounds
-    ), f"{found.item.label(row)} {one:.3g}, {found.item.label(over)} {two:.3g} ({column})"
+    one, two = (_mean(found.at_worst(name, column)) for name in (row, over))
+    words = f"{found.item.label(row)} {one:.3g}, {found.item.label(over)} {two:.3g} ({column})"
+    return inside(one - two, **bounds), words
 
 
 @word
 def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds: Real) -> ClaimPart:
     """The largest of several rows' numbers over the smallest is within bounds; `over`, that ratio over other rows'."""
     words, numbers = [], []
-    for pattern in [rows, over] if over else [rows]:
-        names = [row.name for row in found.item.rows if fnmatchcase(row.name, pattern)]
-        values = [float(np.mean(found.at_worst(name, column))) for name in names]
+    for pattern in filter(None, (rows, over)):
+        values = [_mean(found.at_worst(row.name, column)) for row in found.item.rows if fnmatchcase(row.name, pattern)]
         # Where the largest is infinite, so is the ratio, whatever the smallest.
         numbers.append(max(values) / min(values) if np.isfinite(values).all() else float(np.max(values)))
-        words.append(
-            f"{pattern}: largest over smallest {numbers[-1]:.3g} ({', '.join(f'{one:.3g}' for one in values)})"
-        )
+        every = ", ".join(f"{one:.3g}" for one in values)
+        words.append(f"{pattern}: largest over smallest {numbers[-1]:.3g} ({every})")
+    return inside(_divide(*numbers) if over else numbers[0], **bounds), "; ".join(words)
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return float(np.mean(numbers))
+
+
+def _divide(one: float, two: float) -> float:
     with np.errstate(all="ignore"):
-        number = float(np.divide(numbers[0], numbers[1])) if over else numbers[0]
-    return inside(number, **bounds), "; ".join(words)
+        return float(np.divide(one, two))
 
 
 def _number(name: str, numbers: Sequence[float]) -> str:
     """A number in words, with every seed's where there are several."""
     seeds = f" (by seed {', '.join(f'{one:.3g}' for one in numbers)})" if len(numbers) > 1 else ""
-    return f"{name}: {float(np.mean(numbers)):.3g}{seeds}"
+    return f"{name}: {_mean(numbers):.3g}{seeds}"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,61 +60,49 @@ def dots(found: Found, *, x: str, columns: Sequence[str] = (), but: Sequence[str
     most, across = max(map(len, rows.values())), min(3 if short else 2, len(chosen))
     down = -(-len(chosen) // across)
     sheet, panels = new_figure(5.2 * across, (0.9 + 0.3 * most) * down, down, across)
+    style: dict[str, Any]
+    where: dict[str, Any]
     for axes, column in zip(panels, chosen, strict=False):
         label_axes(axes, column, x, "")
         for place, row in enumerate(rows[column]):
-            for printed in row.cells[column].reported[:1]:
-                axes.errorbar(
-                    printed.value, place + 0.2, xerr=printed.interval or 0.0,
-                    fmt="D", mfc="white", color=PAPER, ms=4, capsize=2, label="paper",
-                )  # fmt: skip
-            seeds = found.each_seed(row.name, column)
+            for said in row.cells[column].reported[:1]:
+                style = {"fmt": "D", "mfc": "white", "color": PAPER, "ms": 4, "label": "paper"}
+                axes.errorbar(said.value, place + 0.2, xerr=said.interval or 0.0, capsize=2, **style)
+            seeds, half = found.each_seed(row.name, column), interval(found, row.name, column)
             axes.plot(seeds, [place] * len(seeds), "|", color=OURS, ms=7)
-            half = interval(found, row.name, column)
-            axes.errorbar(
-                found.value(row.name, column), place, xerr=half, fmt="o", color=OURS, ms=5, capsize=2, label="here"
-            )
+            style = {"fmt": "o", "color": OURS, "ms": 5, "label": "here"}
+            axes.errorbar(found.value(row.name, column), place, xerr=half, capsize=2, **style)
         axes.set_yticks(range(len(rows[column])), [row.label for row in rows[column]])
-        axes.set_ylim(-0.6, len(rows[column]) - 0.2)
-        if log:
-            axes.set_xscale("log")
+        axes.set(ylim=(-0.6, len(rows[column]) - 0.2), xscale="log" if log else "linear")
     for spare in panels[len(chosen) :]:
         spare.set_visible(False)
-    legend_above(sheet, panels)
+    # What the marks of all panels mean, each once, above them.
+    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    where = {"loc": "outside upper right", "ncols": len(named) or 1}
+    sheet.legend(list(named.values()), list(named), fontsize=8, frameon=False, **where)
     return sheet
 
 
 def curves(
-    found: Found,
-    *,
-    panels: Sequence[Mapping[str, Any]],
-    lines: Mapping[str, str] | None = None,
-    levels: Mapping[str, str] | None = None,
-    log: str = "",
-    even: bool = False,
-) -> "Figure":
+    found: Found, *, panels: Sequence[Mapping[str, Any]], lines: Mapping[str, str] | None = None,
+    levels: Mapping[str, str] | None = None, log: str = "", even: bool = False,
+) -> "Figure":  # fmt: skip
     """Columns against the first number in the rows' names, with intervals, beside the paper's numbers (hollow).
 
-    Args:
-        found: What was found.
-        panels: Each has `x` and `y` in words and a `column`, or `columns` by label; it may have lines, levels and log.
-        lines: By label, patterns of the names of the rows on a line.
-        levels: By label, rows that are a horizontal line.
-        log: The axes that are logarithmic: "x", "y" or "xy"; "y?" where the numbers span more than two decades.
-        even: Whether places on the x axis are evenly spaced.
+    Each of `panels` has `x` and `y` in words and a `column`, or `columns` by label; it may have its own lines, levels
+    and log. `lines` are, by label, patterns of the names of the rows on a line; `levels`, by label, rows that are a
+    horizontal line. `log` are the logarithmic axes: "x", "y", "xy", or "y?" where numbers span more than two decades.
+    With `even` places on the x axis are evenly spaced.
     """
     across = min(2, len(panels)) if len(panels) != 3 else 3
     down = -(-len(panels) // across)
-    sheet, every = new_figure(max(6.4, 4.6 * across), 3.6 * down, down, across)
+    sheet, grid = new_figure(max(6.4, 4.6 * across), 3.6 * down, down, across)
     drawn = False
-    for axes, panel in zip(every, panels, strict=False):
+    for axes, panel in zip(grid, panels, strict=False):
         columns: Mapping[str, str] = panel.get("columns") or {"": panel["column"]}
         patterns = panel.get("lines", lines) or {}
-        named = [
-            (label if len(columns) == 1 else part, pattern, column)
-            for label, pattern in patterns.items()
-            for part, column in columns.items()
-        ]
+        every = product(patterns.items(), columns.items())
+        named = [(label if len(columns) == 1 else part, pattern, at) for (label, pattern), (part, at) in every]
         rows = [row.name for row in found.item.rows if any(fnmatchcase(row.name, pattern) for _, pattern, _ in named)]
         places = sorted({number_in(row) for row in rows})
         for i, (label, pattern, column) in enumerate(named):
@@ -124,20 +113,19 @@ def curves(
             _draw_series(axes, found, column, {name: at[name] for name in names}, label, i)
             drawn = drawn or bool(names)
         for i, (label, row) in enumerate(panel.get("levels", levels or {}).items()):
-            _level(axes, found, row, panel["column"], label, i)
+            if (row, panel["column"]) in found.readings:
+                level = found.value(row, panel["column"])
+                axes.axhline(level, color=FAINT, lw=1.4, ls=("--", ":")[i % 2], label=label)
+            for printed in next(one.cells[panel["column"]].reported for one in found.item.rows if one.name == row)[:1]:
+                axes.axhline(printed.value, color=PAPER, lw=1, ls="-.", label=f"paper, {label}")
         if even:
             axes.set_xticks(range(len(places)), [f"{place:g}" for place in places])
         own = panel.get("log", log)
         if "x" in own:
             axes.set_xscale("log")
         if own == "y?":
-            ran = [
-                found.value(row, column)
-                for column in columns.values()
-                for row in rows
-                if (row, column) in found.readings
-            ]
-            log_if_wide(axes, [np.array(ran)])
+            ran = [(row, column) for column in columns.values() for row in rows if (row, column) in found.readings]
+            log_if_wide(axes, [np.array([found.value(*one) for one in ran])])
         elif "y" in own:
             axes.set_yscale("log")
         label_axes(axes, panel.get("column", ""), panel["x"], panel["y"])
@@ -162,25 +150,9 @@ def _draw_series(axes: "Axes", found: Found, column: str, at: Mapping[str, float
     axes.plot(list(printed), list(printed.values()), MARKS[i], mfc="none", color=COLOURS[colour], ms=7, ls=":", lw=1)
 
 
-def _level(axes: "Axes", found: Found, row: str, column: str, label: str, i: int) -> None:
-    if (row, column) in found.readings:
-        axes.axhline(found.value(row, column), color=FAINT, lw=1.4, ls=("--", ":")[i % 2], label=label)
-    reported = next(one.cells[column].reported for one in found.item.rows if one.name == row)
-    for printed in reported[:1]:
-        axes.axhline(printed.value, color=PAPER, lw=1, ls="-.", label=f"paper, {label}")
-
-
 def interval(found: Found, row: str, column: str) -> float:
     """Half of the interval over tasks; over seeds where there are no tasks but several seeds; else none."""
     over = found.spread(row, column)
     seeds = found.each_seed(row, column)
     half = over.interval if over else compute_spread(np.array(seeds)).interval if len(seeds) > 1 else 0.0
     return half if np.isfinite(half) else 0.0
-
-
-def legend_above(sheet: "Figure", panels: Sequence["Axes"]) -> None:
-    """What the marks of all panels mean, each once, above them."""
-    named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    sheet.legend(
-        list(named.values()), list(named), loc="outside upper right", ncols=len(named) or 1, fontsize=8, frameon=False
-    )

@@ -72,23 +72,23 @@ class Found:
             raise MissingError(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
         return compute_spread(two - one)
 
+    def pairs(self, first: str, second: str, column: str) -> list[tuple[float, float]]:
+        """Two rows' values by seed; of a run that was stopped, one row may have more seeds than the other."""
+        return list(zip(self.each_seed(first, column), self.each_seed(second, column), strict=False))
+
     def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
         """The sign of second minus first where it is sure, else 0: beyond the interval over tasks, and with every seed.
 
         The interval knows nothing of the chance of training. Where a row diverged on some tasks nothing is sure.
         """
         over = self.paired_difference(first, second, column)
-        # Of a run that was stopped, one row may have more seeds than the other.
-        seeds = zip(self.each_seed(first, column), self.each_seed(second, column), strict=False)
         sign = int(np.sign(over.mean)) if over.finite == over.tasks and abs(over.mean) > over.interval else 0
-        return (sign if all(np.sign(two - one) == sign for one, two in seeds) else 0), over
+        return (sign if all(np.sign(two - one) == sign for one, two in self.pairs(first, second, column)) else 0), over
 
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
         """The metrics of a training: rows of loss, and of what its configuration probes."""
-        if row not in self.trained or self.trained[row][seed].run is None:
+        if row not in self.trained or (run := self.trained[row][seed].run) is None:
             raise MissingError(f"{self.item.name} has no training of {row}.")
-        run = self.trained[row][seed].run
-        assert run is not None
         return run.metrics()
 
     def _each(self, row: str, column: str) -> Array | None:

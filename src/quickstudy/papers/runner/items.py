@@ -14,11 +14,12 @@ SCALES = {
     "full": "the paper's budget, or what the row says instead",
 }
 
-ASKED = "asked of this library"
-SUGGESTED = "suggested by the paper, not claimed"
-QUESTION = "a question of this library"
-EQUATIONS = "follows from the equations"
-OWN = frozenset({ASKED, SUGGESTED, QUESTION, EQUATIONS})
+OWN = (
+    "asked of this library",
+    "suggested by the paper, not claimed",
+    "a question of this library",
+    "follows from the equations",
+)
 """Sources of what no paper claims: these are answered yes or no, and counted separately."""
 
 

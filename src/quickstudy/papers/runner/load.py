@@ -11,9 +11,8 @@ it, and the entries of `shared`. A text that is one name only stands for the val
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from importlib.resources import files
 from itertools import product
 from typing import Any
 
@@ -28,19 +27,6 @@ Reports = Mapping[tuple[str, str], tuple[Reported, ...]]
 NAME = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 ABOUT_A_CLAIM = {"says", "source", "most", "decides", "for"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def load_items(paper: str) -> tuple[Item, ...]:
-    """All items of a paper, from the data in its folder."""
-    folder = files("quickstudy.papers") / paper
-    held = yaml.load((folder / "items.yaml").read_text(encoding="utf-8"), LOADER)
-    items = []
-    for name, spec in held["items"].items():
-        table = folder / f"{name}.csv"
-        items.append(
-            read_item(paper, name, spec, held["shared"], read_reports(table.read_text()) if table.is_file() else {})
-        )
-    return tuple(items)
 
 
 def read_reports(text: str) -> Reports:
@@ -79,17 +65,15 @@ def _read_rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iter
     """The rows of one entry: quoted ones by name and label, or one for each combination of its loops."""
     for name, label in spec.get("quoted", {}).items():
         yield Row(name, label, {column: Cell(reported=said) for (row, column), said in reports.items() if row == name})
-    if "quoted" in spec:
-        return
-    for scope in scopes(spec.get("for", {}), shared):
+    for scope in scopes(spec.get("for", {}), shared) if "quoted" not in spec else ():
         name = fill(spec["name"], scope)
-        cells = {}
-        for column, cell in overlay(spec["cells"], scope).items():
-            ((measure, options),) = cell.items()
-            cells[column] = Cell(measure, options or {}, reports.get((name, column), ()))
+        cells = {
+            column: Cell(measure, options or {}, reports.get((name, column), ()))
+            for column, cell in overlay(spec["cells"], scope).items()
+            for measure, options in cell.items()
+        }
         config = overlay(spec["config"], scope) if "config" in spec else None
-        own = {scale: overlay(spec.get("scales", {}).get(scale, ()), scope, deep=False) for scale in SCALES}
-        changed = {scale: settings for scale, settings in own.items() if settings}
+        changed = {scale: overlay(one, scope, deep=False) for scale, one in spec.get("scales", {}).items()}
         departs, stand_in = _sentences(spec.get("departs", ()), scope), fill(spec.get("stand_in", ""), scope)
         yield Row(name, fill(spec["label"], scope), cells, config, departs, stand_in, changed)
 
@@ -97,13 +81,9 @@ def _read_rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iter
 def _claims(short: str, spec: Mapping[str, Any], shared: Scope) -> Iterator[Claim]:
     """The claims of one entry; whatever is not about the claim is a word with what it says."""
     for scope in scopes(spec.get("for", {}), shared):
-        parts = tuple(
-            (word, options)
-            for word in spec
-            if word not in ABOUT_A_CLAIM
-            for one in (spec[word] if isinstance(spec[word], list) else [spec[word] or {}])
-            for options in _parts(one, scope)
-        )
+        said = {word: one if isinstance(one, list) else [one or {}] for word, one in spec.items()}
+        words = [(word, one) for word in said if word not in ABOUT_A_CLAIM for one in said[word]]
+        parts = tuple((word, options) for word, one in words for options in _parts(one, scope))
         about = {key: fill(spec[key], scope) for key in ("source", "most", "decides") if key in spec}
         yield Claim(fill(spec["says"], scope), parts=parts, short=fill(short, scope), **about)
 
@@ -118,28 +98,19 @@ def _parts(spec: Mapping[str, Any], scope: Scope) -> Iterator[dict[str, Any]]:
 
 
 def scopes(loops: Mapping[str, Any], scope: Scope) -> list[Scope]:
-    """A scope for each combination of the values that the loops go through.
-
-    >>> [{**one} for one in scopes({"a": [1, 2], "b": ["x"]}, {})]
-    [{'a': 1, 'b': 'x'}, {'a': 2, 'b': 'x'}]
-    """
+    """A scope for each combination of the values that the loops go through."""
     every = [scope]
     for loop, values in loops.items():
         name, _, table = loop.partition(" in ")
-        every = [{**one, name: _bound(value, table, one)} for one in every for value in fill(values, one)]
+        bound = [(one, value) for one in every for value in fill(values, one)]
+        if table:
+            bound = [(one, {**look_up(one, f"{table}.{value}"), "key": value}) for one, value in bound]
+        every = [{**one, name: value} for one, value in bound]
     return every
 
 
-def _bound(value: Any, table: str, scope: Scope) -> Any:
-    return {**look_up(scope, f"{table}.{value}"), "key": value} if table else value
-
-
 def look_up(scope: Scope, path: str) -> Any:
-    """What a dotted name stands for; nothing where it ends with a question mark and is absent.
-
-    >>> look_up({"shots": {1: "one"}}, "shots.1")
-    'one'
-    """
+    """What a dotted name stands for; nothing where it ends with a question mark and is absent."""
     held: Any = scope
     for part in path.removesuffix("?").split("."):
         pairs = held.items() if isinstance(held, Mapping) else enumerate(held) if isinstance(held, list) else ()
@@ -153,11 +124,7 @@ def look_up(scope: Scope, path: str) -> Any:
 
 
 def fill(value: Any, scope: Scope) -> Any:
-    """A value in which every name is replaced by what it stands for; an entry of a table stands for its key.
-
-    >>> fill({"{m}-{a:g}": "{a}", "b": ["{t.x}"]}, {"m": "maml", "a": 0.5, "t": {"x": {"y": "{a}"}}})
-    {'maml-0.5': 0.5, 'b': [{'y': 0.5}]}
-    """
+    """A value in which every name is replaced by what it stands for; an entry of a table stands for its key."""
     if isinstance(value, Mapping):
         return {fill(key, scope): fill(held, scope) for key, held in value.items()}
     if isinstance(value, list):
@@ -196,10 +163,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sentences(spec: Sequence[Any] | str, scope: Scope) -> tuple[str, ...]:
+def _sentences(spec: Any, scope: Scope) -> tuple[str, ...]:
     """Sentences one after the other, of lists in lists too."""
-    flat: list[str] = []
-    for one in [spec] if isinstance(spec, str) else spec:
-        held = fill(one, scope) if isinstance(one, str) else one
-        flat += _sentences(held, scope) if isinstance(held, list) else [held] if held else []
-    return tuple(flat)
+    held = fill(spec, scope)
+    if isinstance(held, list | tuple):
+        return tuple(sentence for one in held for sentence in _sentences(one, scope))
+    return (held,) if held else ()

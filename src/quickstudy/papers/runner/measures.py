@@ -14,14 +14,17 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, time_adaptation
-from quickstudy.evaluation.metrics import compute_spread
+from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash, time_adaptation
+from quickstudy.evaluation.metrics import METRICS, compute_spread
 from quickstudy.storage.result import Array
 from quickstudy.storage.run import Run
+from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
+from quickstudy.types import Task
 
 Settings = Mapping[str, Any] | None
 
@@ -95,6 +98,19 @@ def over_tasks(
     """The mean of per-task values with its interval."""
     over = compute_spread(values)
     return Reading(over.mean, over.interval, values, tasks, more or {}, arrays or {})
+
+
+def listed_tasks(family: TaskFamily, tasks: int) -> tuple[list[Task], str]:
+    """The first tasks of the test's fixed list, in batches, and a name for them."""
+    listed = list(task_batches(family, "test", tasks, 0))
+    return listed, task_hash(family, listed)
+
+
+def zero_error(family: TaskFamily, tasks: int, metric: str, times: float = 1.0) -> Reading:
+    """The error of always answering 0: what a model that learned nothing makes."""
+    listed, name = listed_tasks(family, tasks)
+    each = [METRICS[metric].measure(torch.zeros_like(task.query.y), task.query.y) for task in listed]
+    return over_tasks(times * torch.cat(each).double().numpy(), name)
 
 
 @measure("judged")

@@ -22,16 +22,15 @@ Result = dict[str, Any]
 def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Result:
     """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
+    runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
+    trained = sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints())
     return {
         "format": FILE_FORMAT,
-        **{"paper": item.paper, "item": item.name, "title": item.title, "unit": item.unit},
-        **{"larger_is_better": item.larger_is_better, "digits": item.digits},
-        "scale": plan.scale,
-        "seeds": plan.seeds,
-        "command": command(plan),
+        **{key: getattr(item, key) for key in ("paper", "title", "unit", "larger_is_better", "digits")},
+        **{"item": item.name, "scale": plan.scale, "seeds": plan.seeds, "command": command(plan)},
         "commits": sorted({str(one["commit"])[:12] for one in about if one["commit"]}),
         "machine": dict(machine),
-        "seconds": sum(one["seconds"] for one in about) + trained_seconds(found),
+        "seconds": sum(one["seconds"] for one in about) + float(trained),
         "rows": [line for row in plan.rows for line in _result_lines(plan, found, row)],
         "claims": [_verdict(claim, found) for claim in item.claims],
         "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
@@ -49,31 +48,21 @@ def command(plan: Plan) -> str:
     return f"quickstudy reproduce {plan.item.paper} {plan.item.name} --scale {plan.scale}{seeds}{part}"
 
 
-def trained_seconds(found: Found) -> float:
-    """Of the trainings, each once."""
-    runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
-    return float(sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints()))
-
-
 def _result_lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
-    departs = [*row.departs, *_reductions(plan, row)]
-    stand_in = found.stand_in(row)
+    about = {"stand_in": found.stand_in(row), "departs": [*row.departs, *_reductions(plan, row)]}
     lines = []
     for column, cell in row.cells.items():
-        line: dict[str, Any] = {"row": row.name, "label": row.label, "column": column}
-        line |= {"reported": [asdict(one) for one in cell.reported], "stand_in": stand_in, "departs": departs}
-        line |= {"quoted": cell.measure is None, "ours": None}
-        if cell.measure is not None and (row.name, column) in found.readings:
-            line["ours"] = _our_numbers(found, row.name, column)
-            if cell.reported and not stand_in:
-                line["gap"] = line["ours"]["value"] - cell.reported[0].value
+        ours = _our_numbers(found, row.name, column) if (row.name, column) in found.readings else None
+        line = {"row": row.name, "label": row.label, "column": column, **about, "quoted": cell.measure is None}
+        line |= {"reported": [asdict(one) for one in cell.reported], "ours": ours}
+        if ours and cell.reported and not about["stand_in"]:
+            line["gap"] = ours["value"] - cell.reported[0].value
         lines.append(line)
     return lines
 
 
 def _our_numbers(found: Found, row: str, column: str) -> dict[str, Any]:
-    every, over = found.each_seed(row, column), found.spread(row, column)
-    first = found.first(row, column)
+    every, over, first = found.each_seed(row, column), found.spread(row, column), found.first(row, column)
     finite = [value for value in every if isfinite(value)]
     ours: dict[str, Any] = {
         "value": sum(every) / len(every),
@@ -130,10 +119,8 @@ def _differences(name: str, now: Any, at_full: Any) -> list[str]:
 
 def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     """A claim with its verdict; a scale below the one that decides leaves it open."""
-    verdict = decide(claim, found)
-    order = list(SCALES)
-    small = order.index(found.scale) < order.index(claim.decides or found.item.decides)
-    note = f" The `{found.scale}` scale does not decide it." if small and verdict.holds is not None else ""
-    holds = None if small else verdict.holds
-    about = {"text": claim.text, "source": claim.source, "own": claim.own}
-    return {**about, "holds": holds, "evidence": f"{verdict.evidence}{note}"}
+    verdict, order = decide(claim, found), list(SCALES)
+    holds, evidence = verdict.holds, verdict.evidence
+    if holds is not None and order.index(found.scale) < order.index(claim.decides or found.item.decides):
+        holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it."
+    return {"text": claim.text, "source": claim.source, "own": claim.own, "holds": holds, "evidence": evidence}

@@ -9,7 +9,7 @@ Two rows, or two items, that need the same training have one.
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,11 +32,7 @@ from quickstudy.storage.run import Run
 
 
 def digest(what: Any) -> str:
-    """Sixteen hexadecimal digits that name plain data, whatever the order of its keys.
-
-    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    True
-    """
+    """Sixteen hexadecimal digits that name plain data, whatever the order of its keys."""
     # Under the name that the package of the papers had when the first trainings were hashed, so that they are found.
     text = json.dumps(what, sort_keys=True).replace("quickstudy.papers.", "quickstudy.reproduce.")
     return sha256(text.encode()).hexdigest()[:16]
@@ -44,11 +40,17 @@ def digest(what: Any) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A reading to be made: a measure and its options."""
+    """A reading to be made: a measure, with its options, of a training."""
 
+    seed: int
+    config: Mapping[str, Any] | None
     measure: str
     options: Mapping[str, Any]
-    name: str
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return digest([self.seed, self.config, self.measure, self.options])
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,11 @@ class Unit:
         return digest([self.seed, self.config])
 
 
-def unit(
-    row: str, seed: int, config: Mapping[str, Any] | None, cells: Mapping[str, tuple[str, dict[str, Any]]]
-) -> Unit:
-    """A unit, each of whose readings is named by the training, the measure and its options."""
-    asked = {
-        column: Asked(measure, options, digest([seed, config, measure, options]))
-        for column, (measure, options) in cells.items()
-    }
-    return Unit(row, seed, config, asked)
-
-
+@dataclass(frozen=True)
 class Store:
     """A directory of trainings and readings."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def path(self, one: Unit) -> Path:
         """Where a unit's training is, or will be."""
@@ -93,37 +84,32 @@ class Store:
 
     def why_stopped(self, one: Unit) -> str | None:
         """Why its training ended before its last step, if it did for good."""
-        file = self._stop_file(one)
+        file = self.path(one).with_suffix(".stopped")
         return file.read_text() if file.exists() else None
 
     def note_stop(self, one: Unit, why: str) -> None:
         """Note that its training cannot go on."""
-        write_atomic(self._stop_file(one), why.encode())
-
-    def is_done(self, one: Unit) -> bool:
-        """Whether every reading of it is there."""
-        return all(self._table(asked).exists() for asked in one.asked.values())
+        write_atomic(self.path(one).with_suffix(".stopped"), why.encode())
 
     def has(self, asked: Asked) -> bool:
         """Whether a reading is there."""
         return self._table(asked).exists()
 
+    def is_done(self, one: Unit) -> bool:
+        """Whether every reading of a unit is there."""
+        return all(map(self.has, one.asked.values()))
+
     def write(self, asked: Asked, reading: Reading, about: Mapping[str, Any]) -> None:
         """Keep a reading; `about` says how it came to be."""
-        table = self._table(asked)
-        named: dict[str, Any] = dict(reading.arrays)
-        if reading.each is not None:
-            named["each"] = reading.each
-        packed = io.BytesIO()
+        table, packed = self._table(asked), io.BytesIO()
+        named: dict[str, Any] = {**reading.arrays, **({} if reading.each is None else {"each": reading.each})}
         np.savez_compressed(packed, **named)
+        plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
+        asked_for = {"more": dict(reading.more), "measure": asked.measure, "options": dict(asked.options)}
         with explain_disk_errors(table, "Free some space; what is there is intact, and the same command goes on."):
             table.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(table.with_suffix(".npz"), packed.getvalue())
-            plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
-            asked_for = {"measure": asked.measure, "options": dict(asked.options)}
-            write_atomic(
-                table, dump_pretty({"format": FILE_FORMAT, **plain, "more": dict(reading.more), **asked_for, **about})
-            )
+            write_atomic(table, dump_pretty({"format": FILE_FORMAT, **plain, **asked_for, **about}))
 
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
@@ -143,19 +129,12 @@ class Store:
         """Whether this process has the unit to itself; another one may be at it."""
         with explain_disk_errors(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        with ExitStack() as held:
+            mine = False
+            with suppress(Timeout):
+                held.enter_context(FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0))
+                mine = True
+            yield mine
 
     def _table(self, asked: Asked) -> Path:
         return self.folder / "readings" / f"{asked.name}.json"
-
-    def _stop_file(self, one: Unit) -> Path:
-        return self.folder / "runs" / f"{one.name}.stopped"

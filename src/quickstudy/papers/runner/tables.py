@@ -16,14 +16,10 @@ def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
     """The table's lines, and the footnotes that its last column numbers."""
     notes: list[str] = []
     made: list[tuple[str, ...]] = []
+    digits = result["digits"]
     for line in result["rows"]:
-        numbers = []
-        for sentence in line["departs"]:
-            if sentence not in notes:
-                notes.append(sentence)
-            numbers.append(notes.index(sentence) + 1)
-        marks = " ".join(str(number) for number in sorted(numbers))
-        digits = result["digits"]
+        notes += [sentence for sentence in dict.fromkeys(line["departs"]) if sentence not in notes]
+        marks = " ".join(map(str, sorted({notes.index(sentence) + 1 for sentence in line["departs"]})))
         several = len(line["reported"]) > 1
         paper = "; ".join(paper_number(one, digits, with_source=several) for one in line["reported"]) or "-"
         ours = line["ours"]
@@ -63,14 +59,6 @@ def amount(value: float, interval: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" + ("" if interval is None or not isfinite(interval) else f" ± {interval:.{digits}f}")
 
 
-def claims(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Each claim, where it is made, whether it holds, and the numbers."""
-    return [
-        (one["text"], one["source"], (ANSWERS if one["own"] else VERDICTS)[one["holds"]], one["evidence"])
-        for one in result["claims"]
-    ]
-
-
 def as_csv(result: Mapping[str, Any]) -> str:
     """Every number, a line each."""
     columns = ("row", "column", "paper", "paper interval", "source", "here", "interval", "low", "high", "seeds", "gap")
@@ -78,11 +66,12 @@ def as_csv(result: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*columns, "stand-in", "departs"])
     for line in result["rows"]:
-        first = line["reported"][0] if line["reported"] else {"value": "", "interval": "", "source": ""}
-        ours = line["ours"] or {"value": "", "interval": "", "low": "", "high": "", "seeds": []}
-        numbers = [first["value"], first["interval"], first["source"], ours["value"], ours["interval"], ours["low"]]
-        numbers += [ours["high"], len(ours["seeds"]) or "", line.get("gap", "")]
-        writer.writerow([line["row"], line["column"], *numbers, line["stand_in"], " ".join(line["departs"])])
+        paper = (line["reported"] or [{}])[0]
+        ours = line["ours"] or {"seeds": []}
+        numbers = [paper.get(key) for key in ("value", "interval", "source")]
+        numbers += [ours.get(key) for key in ("value", "interval", "low", "high")]
+        about = [len(ours["seeds"]) or "", line.get("gap"), line["stand_in"], " ".join(line["departs"])]
+        writer.writerow([line["row"], line["column"], *numbers, *about])
     return out.getvalue()
 
 

@@ -1,6 +1,7 @@
 """From an item and a scale to readings: trainings are begun, taken up or found done, then read."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +11,7 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import Item, Row
 from quickstudy.papers.runner.measures import Reading, Trained, find_measure, known_options, overrides
-from quickstudy.papers.runner.store import Asked, Store, Unit, unit
+from quickstudy.papers.runner.store import Asked, Store, Unit
 from quickstudy.storage.run import Run
 from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
@@ -35,14 +36,14 @@ class Plan:
         return [self._unit(row, seed) for seed in range(self.seeds) for row in self.rows if not row.quoted]
 
     def _unit(self, row: Row, seed: int) -> Unit:
-        scale = self.item.scales[self.scale]
-        cells = {
-            column: (cell.measure, {**cell.options, **known_options(cell.measure, scale.options)})
+        less = self.item.scales[self.scale].options
+        config = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
+        asked = {
+            column: Asked(seed, config, cell.measure, {**cell.options, **known_options(cell.measure, less)})
             for column, cell in row.cells.items()
             if cell.measure is not None
         }
-        asked = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
-        return unit(row.name, seed, asked, cells)
+        return Unit(row.name, seed, config, asked)
 
     def settings(self, row: Row) -> dict[str, Any]:
         """What the scale changes in a row's configuration."""
@@ -88,21 +89,21 @@ def _work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
 
 def do(one: Unit, store: Store, watch: Watcher) -> None:
     """Train what is not trained, and read what is not read."""
-    if one.config is not None:
-        _train(one, store, watch)
-    trained, commit = store.training(one), package_commit()
-    for asked in one.asked.values():
-        if not store.has(asked):
-            began = perf_counter()
-            reading = _read(trained, asked, store.why_stopped(one))
-            about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": commit}
-            store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
+    if one.config is not None and store.why_stopped(one) is None:
+        _train(one.config, one, store, watch)
+    trained, stopped = store.training(one), store.why_stopped(one)
+    nothing = stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints()
+    for asked in [asked for asked in one.asked.values() if not store.has(asked)]:
+        began = perf_counter()
+        if nothing:  # it diverged before it saved anything
+            reading = Reading(float("nan"), more={"failed": stopped})
+        else:
+            reading = find_measure(asked.measure)(trained, **asked.options)
+        about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": package_commit()}
+        store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
 
 
-def _train(one: Unit, store: Store, watch: Watcher) -> None:
-    assert one.config is not None
-    if store.why_stopped(one) is not None:
-        return
+def _train(raw: Mapping[str, Any], one: Unit, store: Store, watch: Watcher) -> None:
     path = store.path(one)
     if (path / "config.yaml").is_file():
         run = Run.open(path)
@@ -110,7 +111,7 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
         if run.has_reached(setup.config.train.steps):
             return
     else:
-        setup = config.build(config.parse_config({**one.config, "seed": one.seed}))
+        setup = config.build(config.parse_config({**raw, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))
     try:
         train(setup, run, watch)
@@ -118,50 +119,27 @@ def _train(one: Unit, store: Store, watch: Watcher) -> None:
         store.note_stop(one, str(gone).partition(". ")[0])
 
 
-def _read(trained: Trained, asked: Asked, stopped: str | None) -> Reading:
-    """A reading; of a training that diverged before it saved anything there is none."""
-    if stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints():
-        return Reading(float("nan"), more={"failed": stopped})
-    return find_measure(asked.measure)(trained, **asked.options)
-
-
 def stand_ins(settings: Any) -> list[str]:
-    """The folders that now stand in for image sets which a configuration names, at any depth.
-
-    >>> stand_ins({"tasks": {"name": "sine"}})
-    []
-    """
-    held = {place for name in _names_in(settings) if name in IMAGE_SETS and (place := IMAGE_SETS[name].stand_in_name())}
-    return sorted(held)
-
-
-def _names_in(settings: Any) -> Iterator[str]:
-    if isinstance(settings, str):
-        yield settings
-    elif isinstance(settings, Mapping):
-        for value in settings.values():
-            yield from _names_in(value)
+    """The folders that now stand in for image sets which a configuration names, at any depth."""
+    text = json.dumps(settings)
+    named = [image_set for name, image_set in IMAGE_SETS.items() if f'"{name}"' in text]
+    return sorted(place for image_set in named if (place := image_set.stand_in_name()))
 
 
 def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     """What is there by now, and how each reading came to be: rows and seeds that are missing are left out."""
-    store = Store(plan.folder)
-    readings: dict[tuple[str, str], list[Reading]] = {}
-    trained: dict[str, list[Trained]] = {}
+    store, about = Store(plan.folder), []
+    readings: dict[tuple[str, str], tuple[Reading, ...]] = {}
+    trained: dict[str, tuple[Trained, ...]] = {}
     stopped: dict[str, dict[int, str]] = {}
-    about = []
-    for one in plan.units():
-        if not store.is_done(one):
-            continue
-        trained.setdefault(one.row, []).append(store.training(one))
+    for one in filter(store.is_done, plan.units()):
+        trained[one.row] = (*trained.get(one.row, ()), store.training(one))
         if (why := store.why_stopped(one)) is not None:
             stopped.setdefault(one.row, {})[one.seed] = why
         for column, asked in one.asked.items():
             reading, held = store.read(asked)
-            readings.setdefault((one.row, column), []).append(reading)
+            readings[one.row, column] = (*readings.get((one.row, column), ()), reading)
             how = {key: held[key] for key in ("seed", "seconds", "commit", "stand_ins")}
             about.append({"row": one.row, "column": column, **how})
-    fixed = {key: tuple(every) for key, every in readings.items()}
-    held_runs = {row: tuple(every) for row, every in trained.items()}
     replaced = {one["row"] for one in about if one["stand_ins"]}
-    return Found(plan.item, plan.scale, fixed, held_runs, stopped, {row for row, _ in fixed} - replaced), about
+    return Found(plan.item, plan.scale, readings, trained, stopped, {row for row, _ in readings} - replaced), about

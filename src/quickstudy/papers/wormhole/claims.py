@@ -32,15 +32,13 @@ def between_the_optima(found: Found, *, vanilla: str, gain: str, column: str) ->
 def shrinks(found: Found, *, row: str, column: str, below: float) -> ClaimPart:
     """With every seed the mean of the norm over the last third of training is less than a share of the first."""
     starts = [one.more["start"] for one in found.all(row, column)]
-    late = [_late_norm(found, row, seed) for seed in range(len(starts))]
+    late = []
+    for seed in range(len(starts)):
+        parts = [probe(found.log(row, seed), f"head.head.{name}")[1] for name in ("weight", "bias")]
+        norms = np.sqrt(sum((values**2).sum(1) for values in parts))
+        late.append(float(norms[min(-(-2 * len(norms) // 3), len(norms) - 1) :].mean()))
     holds = all(end < below * start for end, start in zip(late, starts, strict=True))
     return holds, f"{column}, by seed: {join_numbers(starts)} at the start, {join_numbers(late)} over the last third"
-
-
-def _late_norm(found: Found, row: str, seed: int) -> float:
-    parts = [probe(found.log(row, seed), f"head.head.{name}")[1] for name in ("weight", "bias")]
-    norms = np.sqrt(sum((values**2).sum(1) for values in parts))
-    return float(norms[-(-2 * len(norms) // 3) :].mean()) if len(norms) > 2 else float(norms[-1])
 
 
 def bump(found: Found, *, row: str, column: str) -> ClaimPart:

@@ -30,6 +30,12 @@ WAYS = {
 }
 
 
+def _label(axes: "Axes", title: str, x: str, y: str, **legend: Any) -> None:
+    canvas.label_axes(axes, title, x, y)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(**{"frameon": False, "fontsize": 8, **legend})
+
+
 def conflicting_gradients(found: Found) -> "Figure":
     """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what is left."""
     figure, axes = canvas.new_figure(11.0, 6.6, rows=2, columns=3)
@@ -38,31 +44,30 @@ def conflicting_gradients(found: Found) -> "Figure":
     turned = {how: read[how]["gradients"] / np.linalg.norm(before[how], axis=1, keepdims=True) for how in HOW}
     plane = np.linalg.svd(np.concatenate(list(turned.values())), full_matrices=False)[2][:2]
     rows = [row.name for row in found.item.rows if row.name != "trap"]
-    bins = np.linspace(-1, 1, 41).tolist()
     for place, (how, (label, colour)) in zip(axes, HOW.items(), strict=False):
         _arrows(place, turned[how] @ plane.T, read[how]["sign"], colour)
-        canvas.label_axes(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "")
+        _label(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "", loc="upper right")
         cosines = read[how]["opposite"]
+        bins = np.linspace(-1, 1, 41).tolist()
         axes[3].hist(cosines[np.isfinite(cosines)], bins=bins, color=colour, alpha=0.55, label=label)
         left = [found.value(row, f"left, {how}") for row in rows]
-        axes[5].plot(range(len(rows)), left, color=colour, marker="o", ms=4, label=label)
-    canvas.label_axes(axes[3], "cosine of two tasks of opposite sign", "cosine", "pairs")
+        axes[5].plot(range(len(rows)), left, color=colour, marker="o", ms=4)
+    _label(axes[3], "cosine of two tasks of opposite sign", "cosine", "pairs")
     _what_surgery_leaves(axes[4], read["plain"]["opposite"])
     axes[5].set_xticks(range(len(rows)), rows)
     axes[5].set_ylim(0, 1)
-    canvas.label_axes(axes[5], "share of the gradients left by adding up", "in training", "")
-    axes[3].legend(frameon=False, fontsize=8)
+    _label(axes[5], "share of the gradients left by adding up", "in training", "")
     return figure
 
 
 def _arrows(axes: "Axes", ends: Array, sign: Array, colour: str) -> None:
-    for end, s in zip(ends, sign, strict=True):
-        axes.plot([0, end[0]], [0, end[1]], color=colour if s > 0 else INK, ls="-" if s > 0 else "--", lw=1, alpha=0.7)
-    axes.plot([], [], color=colour, label="s = +1")
-    axes.plot([], [], color=INK, ls="--", label="s = -1")
+    styles: dict[int, dict[str, Any]] = {1: {"color": colour, "ls": "-"}, -1: {"color": INK, "ls": "--"}}
+    for end, s in zip(ends, np.sign(sign), strict=True):
+        axes.plot([0, end[0]], [0, end[1]], lw=1, alpha=0.7, **styles[int(s)])
+    for s, style in styles.items():
+        axes.plot([], [], label=f"s = {s:+d}", **style)
     axes.annotate("", ends.mean(0).tolist(), (0, 0), arrowprops={"arrowstyle": "->", "color": "black", "lw": 2.4})
     axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _what_surgery_leaves(axes: "Axes", cosines: Array) -> None:
@@ -71,8 +76,7 @@ def _what_surgery_leaves(axes: "Axes", cosines: Array) -> None:
     axes.plot(angles.rad2deg(), after_surgery(angles), color=SURGERY, label="after surgery")
     measured = np.degrees(np.arccos(np.clip(cosines[np.isfinite(cosines)], -1, 1)))
     axes.plot(measured, np.full(len(measured), -0.04), "|", color=INK, ms=7, alpha=0.4, label="measured angles")
-    canvas.label_axes(axes, "two gradients of equal length", "angle between them, degrees", "left by adding up")
-    axes.legend(frameon=False, fontsize=8)
+    _label(axes, "two gradients of equal length", "angle between them, degrees", "left by adding up")
 
 
 def optima(found: Found) -> "Figure":
@@ -89,8 +93,7 @@ def optima(found: Found) -> "Figure":
             place.plot(*line.T, color="white", lw=1.2, ls="--", label="reached by C alone")
         place.plot(*read["end"], "o", color=COLOURS[1], mec="white", ms=9, label="the trained theta")
         place.set_aspect("equal")
-        canvas.label_axes(place, title, "theta, first number", "theta, second number")
-        place.legend(fontsize=8, loc="upper left")
+        _label(place, title, "theta, first number", "theta, second number", frameon=True, loc="upper left")
     return figure
 
 
@@ -103,18 +106,17 @@ def training(found: Found) -> "Figure":
         step, weight = probe(logged, "head.head.weight")
         theta.plot(step, weight, color=GAIN, lw=1.1, label=["weights", *[""] * (weight.shape[1] - 1)])
         theta.plot(*probe(logged, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--", label="bias")
-        theta.legend(frameon=False, fontsize=8)
-        canvas.label_axes(theta, f"{mark} theta", "step", "")
+        _label(theta, f"{mark} theta", "step", "")
         loss.plot(*_logged(logged, "loss"), color=INK, lw=1.1)
         loss.axhline(np.log(2), color=FAINT, ls=":")
         loss.set_ylim(0, 0.95)
-        canvas.label_axes(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
+        _label(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
     step, t = probe(found.log("tanh"), "gain.t")
-    axes[4].plot(np.repeat(step, t.shape[1]), np.tanh(t).ravel(), ".", color=FAINT, ms=3, label="each task")
-    axes[4].plot(step, np.abs(np.tanh(t)).mean(1), color=GAIN, label="mean of |C|")
-    axes[4].plot(step, np.tanh(t).mean(1), color=COLOURS[1], ls="--", lw=1, label="mean of C")
-    axes[4].legend(fontsize=8, loc="center")
-    canvas.label_axes(axes[4], "(b) C = tanh(t)", "step", "")
+    c = np.tanh(t)
+    axes[4].plot(np.repeat(step, t.shape[1]), c.ravel(), ".", color=FAINT, ms=3, label="each task")
+    axes[4].plot(step, np.abs(c).mean(1), color=GAIN, label="mean of |C|")
+    axes[4].plot(step, c.mean(1), color=COLOURS[1], ls="--", lw=1, label="mean of C")
+    _label(axes[4], "(b) C = tanh(t)", "step", "", frameon=True, loc="center")
     for place in axes:
         canvas.whole_steps(place)
     return figure
@@ -153,18 +155,16 @@ def meta_wavelets(found: Found) -> "Figure":
         shape, spread, error = axes[3 * place : 3 * place + 3]
         for arm, (label, colour, dash) in ARMS.items():
             row = f"{start}-{arm}"
-            if (row, "largest |w|") not in found.readings:
-                continue
-            w = found.first(row, "largest |w|").arrays["weights"]
-            at = np.linspace(*Wavelet().grid, len(w))
-            shape.plot(at, w, color=colour, ls=dash, label=label)
-            spread.hist(w, bins=15, color=colour, alpha=0.45, label=label)
-            error.plot(*_logged(found.log(row), "metric"), color=colour, ls=dash, lw=1.1)
+            if (row, "largest |w|") in found.readings:
+                w = found.first(row, "largest |w|").arrays["weights"]
+                at = np.linspace(*Wavelet().grid, len(w))
+                shape.plot(at, w, color=colour, ls=dash, label=label)
+                spread.hist(w, bins=15, color=colour, alpha=0.45)
+                error.plot(*_logged(found.log(row), "metric"), color=colour, ls=dash, lw=1.1)
         shape.plot(at, mexican_hat(at), color=FAINT, ls=":", label="a wavelet (m = 0)")
-        shape.legend(frameon=False, fontsize=8)
-        canvas.label_axes(shape, f"meta-w, {found.item.label(f'{start}-vanilla').partition(', ')[2]}", "grid", "w")
-        canvas.label_axes(spread, "its numbers", "w", "points")
-        canvas.label_axes(error, "absolute error of queries", "step", "L1")
+        _label(shape, f"meta-w, {found.item.label(f'{start}-vanilla').partition(', ')[2]}", "grid", "w")
+        _label(spread, "its numbers", "w", "points")
+        _label(error, "absolute error of queries", "step", "L1")
         canvas.whole_steps(error)
         error.set_ylim(bottom=0)
     return figure

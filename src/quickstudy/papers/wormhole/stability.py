@@ -26,22 +26,13 @@ DEVIATION = (1 / 12 / 5) ** 0.5
 
 
 def exact_c(z: Float[Tensor, "*t n"], y: Float[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
-    """Where eq. 8 is least, by halving; infinite where no c is the best.
-
-    >>> z, y = torch.tensor([1.0, 1.0, 1.0, -1.0]).double(), torch.tensor([1.0, 1.0, 0.0, 0.0]).double()
-    >>> f"{exact_c(z, y):.6f}, {torch.tensor(3.0).log():.6f}"
-    '1.098612, 1.098612'
-    """
+    """Where eq. 8 is least, by halving; infinite where no c is the best."""
     agrees = (2 * y - 1) * z
-
-    def rising(c: Tensor) -> Tensor:
-        return (agrees * torch.sigmoid(-c[..., None] * agrees)).sum(-1) < 0
-
     high = 1e6 / z.abs().amax(-1).clamp(min=1e-12)
     low = -high
     for _ in range(100):
         middle = (low + high) / 2
-        beyond = rising(middle)
+        beyond = (agrees * torch.sigmoid(-middle[..., None] * agrees)).sum(-1) < 0  # where the loss rises
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     least = (low + high) / 2
     # Where z tells the labels apart the loss falls for ever.
@@ -76,25 +67,18 @@ def gains_off(setup: Setup, sweep: str, off: float, tasks: int) -> dict[str, Arr
     """
     moved = 0.5 + off * DEVIATION
     task, model = {"model": (0.5, moved), "labels": (moved, moved), "both": (moved, 0.5)}[sweep]
-    assert isinstance(setup.family, AverageThreshold)
-    learner, facing = _with_threshold(setup, model)
+    learner = setup.learner
+    assert isinstance(setup.family, AverageThreshold) and isinstance(learner, RuleLearner)
+    [layer] = [module for module in learner.head.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        total = layer.weight.sum()
+        layer.bias.fill_(-float(total) * model)  # so that it compares the average with the model's threshold
     batch = replace(setup.family, tau_range=(task, task)).source("test", seed=0, size=tasks)(0)
     with use_threads(setup.config.compute.threads), torch.no_grad():
         z = torch.stack([learner.head(x) for x in batch.support.x]).double()[..., 0]
         seen = learner.observe(batch)
     y = batch.support.y.double()[..., 0]
-    right = facing * batch.about["sign"].double()
+    right = float(total.sign()) * batch.about["sign"].double()
     c = {"found": seen["gain.t"].double().tanh()} | {name: way(z, y) for name, way in FORMULAS.items()}
     rarer = torch.minimum(y.mean(-1), 1 - y.mean(-1))
     return {name: (right * value).numpy() for name, value in c.items()} | {"rarer": rarer.numpy()}
-
-
-def _with_threshold(setup: Setup, threshold: float) -> tuple[RuleLearner, float]:
-    """The trained learner, its bias such that it compares the average with `threshold`; and which way it compares."""
-    learner = setup.learner
-    assert isinstance(learner, RuleLearner)
-    [layer] = [module for module in learner.head.modules() if isinstance(module, nn.Linear)]
-    with torch.no_grad():
-        total = layer.weight.sum()
-        layer.bias.fill_(-float(total) * threshold)
-    return learner, float(total.sign())

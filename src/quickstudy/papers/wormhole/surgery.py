@@ -17,12 +17,6 @@ from torch import Tensor
 def operate(gradients: Float[Tensor, "T d"], order: Int[Tensor, "T T"]) -> Float[Tensor, "T d"]:
     """Every task's gradient after surgery, against the others' gradients as they were.
 
-    Two gradients that conflict come out at right angles to one another; two exactly opposite ones come out as zero.
-
-    >>> both = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
-    >>> operate(both, torch.tensor([[0, 1], [0, 1]])).tolist()
-    [[0.5, 0.5], [0.0, 1.0]]
-
     Row i of `order` says in which order task i meets the tasks; it passes over itself.
     """
     own = []
@@ -44,8 +38,7 @@ def orders(tasks: int, seed: int = 0) -> Int[Tensor, "T T"]:
 def cosines(gradients: Float[Tensor, "T d"]) -> Float[Tensor, "T T"]:
     """The cosine of every two tasks' gradients; a gradient of zero has none with any (NaN)."""
     unit = gradients / gradients.norm(dim=1, keepdim=True)
-    angles: Tensor = unit @ unit.T
-    return angles
+    return torch.matmul(unit, unit.T)
 
 
 def resultant(gradients: Float[Tensor, "T d"], before: Float[Tensor, "T d"] | None = None) -> float:
