@@ -33,6 +33,8 @@ TORCHS = frozenset(nn.Module().__dict__) - {*OWN, "training"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.dtype, torch.device)
 """What holds no parameter that a twin could give, apart from a parameter itself."""
+PLAIN = (str, int, float, bool, type(None))
+"""What a change of mode may set on a module beside its flag."""
 DEPTH = 8
 """How deep in containers and objects a parameter is looked for."""
 
@@ -66,9 +68,7 @@ class Twins(Generic[M]):
         """
         if isinstance(self.root, torch.jit.ScriptModule) and not given:
             return self.root(*args, **kwargs)
-        if (
-            torch.compiler.is_compiling()
-        ):  # the trace reads each tensor once; and the compiler guards a swap more cheaply
+        if torch.compiler.is_compiling():  # a trace runs once, so a swap does no harm, and its guards are cheaper
             return functional_call(self.root, self.plan().swapped(given), args, kwargs, tie_weights=False)
         return self.twin(given)(*args, **kwargs)
 
@@ -102,9 +102,8 @@ class _Plan:
         self.modules = list({id(module): module for _, module in named}.values())
         self.number = {id(module): i for i, module in enumerate(self.modules)}
         self.params = {name: p for name, p in root.named_parameters() if not _is_scripted_place(root, name)}
-        self.name = {
-            id(p): name for name, p in self.params.items()
-        }  # `params` keeps each alive, so no identity is reused
+        # `params` keeps each parameter alive, so that no other tensor gets its identity.
+        self.name = {id(p): name for name, p in self.params.items()}
         self.first: dict[str, str] = {}
         self.buffers: dict[str, tuple[int, str]] = {}
         for path, module in named:
@@ -381,6 +380,3 @@ def set_mode(twin: nn.Module, module: nn.Module, *, training: bool) -> None:
         for key, value in part.__dict__.items():
             if key not in OWN and isinstance(value, PLAIN) and value != sources[path].__dict__.get(key):
                 targets[path].__dict__[key] = value
-
-
-PLAIN = (str, int, float, bool, type(None))

@@ -14,7 +14,8 @@ tasks, with a warning.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Unpack
 
 from torch import nn
@@ -23,6 +24,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.cells import cell_param_names, with_metric
+from quickstudy.rules.base import Rate
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.mask import Masked
 from quickstudy.rules.params import adaptable, layer_of
@@ -54,10 +56,8 @@ def mtnet(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """MT-net (Lee & Choi, 2018, algorithm 2): a T-net in which one draw per task decides which rows adapt."""
-    cells = with_metric(model)
-    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature)
-    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
+    mask = partial(Masked, draw=draw, temperature=temperature)
+    return _masked(with_metric(model), Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
 
 
 def mtnet_full(
@@ -71,10 +71,8 @@ def mtnet_full(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """MT-net-full: a mask logit for each weight instead of each row."""
-    cells = with_metric(model)
-    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature, per_weight=True)
-    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
+    mask = partial(Masked, draw=draw, temperature=temperature, per_weight=True)
+    return _masked(with_metric(model), Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
 
 
 def mnet(
@@ -88,10 +86,8 @@ def mnet(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """M-net: MT-net's masks without the metric T."""
-    cells = model
-    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature)
-    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
+    mask = partial(Masked, draw=draw, temperature=temperature)
+    return _masked(model, Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
 
 
 def mnet_full(
@@ -105,10 +101,22 @@ def mnet_full(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """M-net-full: a mask logit for each weight, without the metric T."""
-    cells = model
-    rate = Masked(Constant(inner_lr), _cell_params(cells), draw=draw, temperature=temperature, per_weight=True)
-    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
-    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
+    mask = partial(Masked, draw=draw, temperature=temperature, per_weight=True)
+    return _masked(model, Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
+
+
+def _masked(
+    cells: nn.Module,
+    rate: Rate,
+    mask: Callable[[Rate, Params], Masked],
+    steps: int,
+    eval_steps: int | None,
+    **options: Unpack[HeadOptions],
+) -> Learner:
+    """Descent on W and b of all cells, at a rate under a mask."""
+    names = _cell_names(cells)
+    rule = Descend(mask(rate, adaptable(cells, names)), steps, eval_steps=eval_steps)
+    return make_rule_learner(cells, rule, adapts=names, **options)
 
 
 class SharedLayersWarning(UserWarning):
@@ -133,8 +141,3 @@ def _cell_names(model: nn.Module) -> Sequence[str]:
             stacklevel=4,
         )
     return names
-
-
-def _cell_params(cells: nn.Module) -> Params:
-    """W and b of all cells, by name."""
-    return adaptable(cells, _cell_names(cells))
