@@ -19,10 +19,10 @@ DIGITS = {
 
 
 class Own(nn.BatchNorm2d):
-    """A norm with a forward of its own, which `with_safe_norms` does not change."""
+    """A norm that calls torch's kernel itself, where nothing can put another in its place."""
 
     def forward(self, input):
-        return super().forward(input)
+        return torch.ops.aten.native_batch_norm(input, self.weight, self.bias, None, None, True, 0.1, self.eps)[0]
 
 
 def own_norm():

@@ -419,5 +419,5 @@ def test_options_without_a_meaning_are_refused() -> None:
 @pytest.mark.parametrize("method", [protonet, matchingnet])
 def test_a_class_without_examples_is_refused(method):
     learner = method(linear(4, 3), 3)
-    with pytest.raises(InputError, match="no example of class 2 of 3"):
-        learner.adapt(Examples(torch.randn(2, 4), torch.arange(2)))
+    with pytest.raises(InputError, match="no example of class 1 of 3"):
+        learner.adapt(Examples(torch.randn(3, 4), torch.tensor([0, 2, 2])))

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.engine.autodiff import (
     Compiler,
@@ -26,6 +25,7 @@ from quickstudy.engine.autodiff import (
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory
 from quickstudy.engine.precision import autocast_products, scaled_gradient
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
@@ -148,7 +148,7 @@ class Engine:
                 try:
                     together = torch.vmap(one, randomness="different", chunk_size=self._forward_chunk(one, args))
                     return together(*args)
-                except (RuntimeError, ValueError, NotImplementedError) as refusal:
+                except Exception as refusal:  # a forward may turn the refusal of vmap into an error of its own
                     if is_out_of_memory(refusal):
                         raise
                     # If the loop fails too, its error is the user's own and the clearer one: it is the one raised.
@@ -191,7 +191,7 @@ class Engine:
                 )
                 total = [sum_gradients([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(outcome)
-        except (RuntimeError, NotImplementedError) as refusal:
+        except Exception as refusal:
             if self.backend == "loop" or is_out_of_memory(refusal):
                 raise
             looped = self.replace(backend="loop", compile=False).meta_gradient(owner, one, args, params, weight)
@@ -333,18 +333,6 @@ def use_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Attention by its plain formula: the fused kernels and the encoder's fast path have no second derivative."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def sum_gradients(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.errors import InputError
+
 M = TypeVar("M", bound=nn.Module)
 
 OWN = ("_parameters", "_buffers", "_modules")
@@ -179,7 +181,11 @@ class _Plan:
         for name, value in given.items():
             if name not in self.first:
                 if name not in self.buffers:
-                    raise KeyError(f"{name!r} is no parameter or buffer of the module, or belongs to a scripted part.")
+                    raise InputError(
+                        f"The module has no parameter or buffer {name!r} whose value could be another in a task. A "
+                        "scripted part keeps its tensors for itself: freeze them by requires_grad_(False), leave them "
+                        "out of `adapts`, or give the module as it was before torch.jit.script."
+                    )
                 i, leaf = self.buffers[name]
                 new[i].__dict__["_buffers"][leaf] = value
         root: nn.Module = new[0]

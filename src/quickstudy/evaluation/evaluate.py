@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from quickstudy.engine.distributed import SINGLE_WORKER, World
-from quickstudy.engine.engine import twice_differentiable
 from quickstudy.engine.memory import explain_out_of_memory
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread

@@ -26,7 +26,6 @@ from quickstudy.models.norms import (
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.params import with_prefix
-from quickstudy.tasks.check import explain_misfit
 from quickstudy.types import Criterion, Examples, Params
 
 NORM_PREFIX = "norm:"
@@ -41,11 +40,14 @@ class EmbeddingLearner(Learner):
 
     Args:
         model: Any module whose last layer is its head; the embedding is everything before. It is copied.
-        ways: Classes in a task. Each has at least one support example.
+        ways: Classes in a task, each with at least one support example. Tasks may have another number: their labels
+            decide.
         loss: The query loss.
         head: The name of the head; by default the last Linear of the model.
         norms: "batch", "support" or "running": see `with_safe_norms`.
     """
+
+    ways: int
 
     def __init__(
         self, model: nn.Module, ways: int, loss: str | Criterion, *, head: str | None = None, norms: str = "batch"
@@ -77,16 +79,14 @@ class EmbeddingLearner(Learner):
         twin: EmbeddingLearner = self.twins.twin(with_prefix(params, NORM_PREFIX))
         return twin.compare(params, twin.body(x))
 
-    def adapt(self, support: Examples, *, key: int = 0, seed: int = 0) -> nn.Module:
-        with explain_misfit(support):
-            absent = sorted(set(range(self.ways)) - set(support.y.flatten().tolist()))
+    def check_support(self, support: Examples) -> None:
+        """Refuse a support set that lacks a class: this method compares with examples of every class."""
+        absent = sorted(set(range(self.ways)) - set(support.y.tolist()))
         if absent:
             raise InputError(
                 f"The support set has no example of class {absent[0]} of {self.ways}, and this method compares with "
-                "examples of every class. Give one or more of each, or build the learner for the number of classes "
-                "that you have."
+                "examples of every class. Give one or more of each, and number the classes from 0 without a gap."
             )
-        return super().adapt(support, key=key, seed=seed)
 
     @abstractmethod
     def summarize(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:

@@ -13,6 +13,8 @@ gradient descent on the whole support set.
 A head that is not a Linear, or norms="per_step", is an `InputError`.
 """
 
+from typing import TypeVar
+
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -41,6 +43,9 @@ BODY_PREFIX = "body:"
 """Begins the names of a support set's statistics, which are stored beside the classifier of a task."""
 
 
+F = TypeVar("F", bound="FeatureTransfer")
+
+
 class FeatureTransfer(Learner):
     """A body that is trained with a classifier of all training classes, and evaluated with a new one for each task.
 
@@ -56,6 +61,8 @@ class FeatureTransfer(Learner):
         criterion: The loss, in training and in a task.
         norms: "batch", "support" (in a task; in training the batch's own) or "running": see `with_safe_norms`.
     """
+
+    ways: int
 
     def __init__(
         self, body: nn.Module, classifier: nn.Linear, ways: int, rule: Rule, criterion: Criterion, norms: str = "batch"
@@ -73,6 +80,10 @@ class FeatureTransfer(Learner):
         """The outputs of the classifier with other weights, one for each of their rows."""
         output: Tensor = self.classifier_twins.call(params, features)
         return output
+
+    def for_labels(self: F, support: Tensor, *others: Tensor, evaluating: bool) -> F:
+        """In training the labels are those of all training classes, so they say nothing about the classes of a task."""
+        return super().for_labels(support, *others, evaluating=evaluating) if evaluating else self
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del support, noise
@@ -141,6 +152,6 @@ def feature_transfer(
     norms: str = "batch",
 ) -> Learner:
     """Feature Transfer (Chen et al., 2019, "Baseline"): supervised training; each task fits a new linear head."""
-    body, features = body_and_features(model, head, "Feature FeatureTransfer")
+    body, features = body_and_features(model, head, "Feature Transfer")
     rule = Descend(Constant(inner_lr), eval_inner_steps)
     return FeatureTransfer(body, nn.Linear(features, train_outputs), outputs, rule, get_criterion(loss), norms)

@@ -18,6 +18,7 @@ Tasks with fewer than two classes, or a loss of regression, are an `InputError`.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import Twins
+from quickstudy.errors import InputError
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import mlp
@@ -32,6 +34,8 @@ from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Criterion, Examples, Params
+
+H = TypeVar("H", bound="HyperShot")
 
 
 class HyperShot(EmbeddingLearner):
@@ -60,6 +64,12 @@ class HyperShot(EmbeddingLearner):
         self.layers = list(pairwise([ways, *target, ways]))  # (in, out) of each layer of t
         self.network = mlp(ways * ways, sum((a + 1) * b for a, b in self.layers), hidden=hidden, std=None)
         self.network_twins = Twins(self.network)
+
+    def with_ways(self: H, ways: int) -> H:
+        raise InputError(
+            f"The labels have {ways} classes, and this HyperShot was built for {self.ways}: its hypernetwork reads a "
+            "kernel of that size. Build it for the number of classes of your tasks, or use protonet, which takes any."
+        )
 
     def eta(self) -> Params:
         """The hypernetwork's parameters."""

@@ -12,16 +12,19 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import Engine, Gradients, LoopFallbackWarning, sum_gradients, twice_differentiable
+from quickstudy.engine.engine import Engine, Gradients, LoopFallbackWarning, sum_gradients
 from quickstudy.engine.gradient_check import GradientCheck, relative_errors
 from quickstudy.engine.precision import autocast_products
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
+from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
-from quickstudy.tasks.check import explain_misfit
+from quickstudy.rules.torch_private import outside_transforms
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -38,11 +41,16 @@ class Learner(nn.Module, ABC):
         engine: How batches of tasks are run; by default it is chosen from the model.
     """
 
+    allow_unused = False
+    """Whether parameters may adapt or train that the losses do not depend on, and so never move."""
+    ways: int | None = None
+    """The classes of a task, for a learner without parameters of a class: its outputs follow the labels of a task."""
+
     def __init__(self, criterion: Criterion, engine: Engine | None = None) -> None:
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
-        self.checked = False
+        self.checked = self.differentiated = False
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +71,8 @@ class Learner(nn.Module, ABC):
     def check_once(self, support: Examples) -> None:
         """Call `check_first_task` on the first task that this learner is given."""
         if not self.checked:
-            self.check_first_task(support)
+            with twice_differentiable():
+                self.check_first_task(support)
             self.checked = True
 
     @abstractmethod
@@ -98,13 +107,23 @@ class Learner(nn.Module, ABC):
         a function of (seed, task key).
         """
         if not isinstance(tasks, Task):
-            return _pad_outcomes([self(_as_batch(task), seed=seed, evaluating=evaluating) for task in tasks])
+            return _pad_outcomes(
+                [self(_as_batch(task), seed=seed, evaluating=evaluating) for task in list_tasks(tasks)]
+            )
+        with explain_batch_misfit(tasks):
+            learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=evaluating)
+            tasks = learner.begin(tasks)
+            one = learner.evaluate if evaluating else learner.solve
+            outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, learner.draw(tasks, seed))
+        return outcome
+
+    def begin(self, tasks: Task) -> Task:
+        """Tasks on the learner's device, once the engine has settled and the first of them has been looked at."""
         tasks = self.move_tasks(tasks)
+        tasks = tasks._replace(support=as_class_numbers(tasks.support, 2), query=as_class_numbers(tasks.query, 2))
         self.engine.settle(self, tasks.support.x)
         self.check_once(pick(tasks.support, 0))
-        one = self.evaluate if evaluating else self.solve
-        outcome: Outcome = self.engine.each(one, tasks.support, tasks.query, self.draw(tasks, seed))
-        return outcome
+        return tasks
 
     def draw(self, tasks: Task, seed: int = 0) -> dict[str, Tensor]:
         """The noise of a batch of tasks, a function of (seed, task key)."""
@@ -123,17 +142,37 @@ class Learner(nn.Module, ABC):
         if reduction not in ("mean", "sum"):
             raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
         if not isinstance(tasks, Task):
-            outcomes, every = zip(*(self.meta_gradient(_as_batch(task), seed=seed) for task in tasks), strict=True)
+            outcomes, every = zip(
+                *(self.meta_gradient(_as_batch(task), seed=seed) for task in list_tasks(tasks)), strict=True
+            )
             share = 1.0 if reduction == "sum" else 1.0 / len(every)
             return _pad_outcomes(list(outcomes)), [
                 sum_gradients([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
-        tasks = self.move_tasks(tasks)
-        self.engine.settle(self, tasks.support.x)
-        self.check_once(pick(tasks.support, 0))
-        weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
-        args = (tasks.support, tasks.query, self.draw(tasks, seed))
-        return self.engine.meta_gradient(self, self.solve, args, self.meta_params(), weight)
+        with explain_batch_misfit(tasks):
+            learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=False)
+            tasks = learner.begin(tasks)
+            weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
+            args = (tasks.support, tasks.query, learner.draw(tasks, seed))
+            outcome, grads = self.engine.meta_gradient(learner, learner.solve, args, learner.meta_params(), weight)
+        if not self.differentiated:
+            self._refuse_unused(grads)
+            self.differentiated = True
+        return outcome, grads
+
+    def _refuse_unused(self, grads: Gradients) -> None:
+        """Refuse parameters of the model that the outer loss of the first tasks does not depend on.
+
+        The parameters of a rule are not meant: a schedule may bring them in later.
+        """
+        named = zip(self.meta_params(), grads, strict=True)
+        unused = [name for name, g in named if g is None and not name.startswith("rule.")]
+        if unused and not self.allow_unused:
+            raise InputError(
+                f"These parameters should train, but the query loss does not depend on them: {', '.join(unused)}. "
+                "Freeze them by requires_grad_(False), or read them from the module in its forward."
+                + (" allow_unused=True lets them stay as they are." if hasattr(self, "rule") else "")
+            )
 
     def task_gradients(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
         """The meta-gradient of each task, `[T, *shape]` by name: their cosines show how tasks conflict."""
@@ -185,22 +224,50 @@ class Learner(nn.Module, ABC):
             seed: The seed of that noise.
 
         Raises:
-            InputError: The support set is empty, or does not fit the model.
+            InputError: The support set is empty, holds NaN or does not fit the model, or the adaptation diverges.
         """
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
-        noise = task_noise(self.noise(), torch.tensor([key]), seed, like=like)
         with (
             torch.inference_mode(False),  # inner steps need gradients, which inference mode leaves out
-            explain_misfit(support),
+            explain_support_misfit(support),
             torch.no_grad(),
             twice_differentiable(),
             autocast_products(self.engine.settings.autocast),
         ):
-            support = move(Examples(*map(_recordable, support)), self.device)
-            twin = self.evaluation_twin()
+            support = as_class_numbers(move(Examples(*map(_recordable, support)), self.device), 1)
+            learner = self.for_labels(support.y, evaluating=True)
+            learner.check_support(support)
+            twin = learner.evaluation_twin()
             twin.check_once(support)
             self.checked = True
-            return self.module(twin.update(support, pick(noise, 0), evaluating=True))
+            noise = task_noise(learner.noise(), torch.tensor([key]), seed, like=like)
+            params = twin.update(support, pick(noise, 0), evaluating=True)
+            _refuse_divergence(params)
+            return learner.module(params)
+
+    def for_labels(self: L, support: Tensor, *others: Tensor, evaluating: bool) -> L:
+        """This learner, or its twin for the number of classes that the labels have."""
+        del evaluating
+        if self.ways is None or not outside_transforms() or support.is_floating_point():
+            return self
+        ways = 1 + max(int(y.max()) for y in (support, *others))
+        if ways == self.ways:
+            return self
+        if not 2 <= ways <= max(self.ways, support.shape[-1]):
+            raise InputError(
+                f"The largest class number is {ways - 1}, in a task with {support.shape[-1]} support examples. Number "
+                "the classes from 0 without a gap, and give two or more classes."
+            )
+        return self.with_ways(ways)
+
+    def with_ways(self: L, ways: int) -> L:
+        """A twin of this learner for tasks of another number of classes, with the same parameters and engine."""
+        twin = Twins(self).twin({})
+        twin.engine, twin.ways = self.engine, ways
+        return twin
+
+    def check_support(self, support: Examples) -> None:
+        """Refuse a support set that this method cannot adapt to; nothing by default."""
 
     def evaluation_twin(self: L) -> L:
         """A twin of this learner in evaluation mode (dropout off), with the same tensors and the same engine.
@@ -231,6 +298,16 @@ def _recordable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def _refuse_divergence(params: Params) -> None:
+    """Refuse adapted parameters that are NaN or infinite."""
+    for name, value in params.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(
+                f"The adaptation diverged: {name} holds NaN or infinity after it. Use a smaller `inner_lr` or fewer "
+                "inner steps, or scale the inputs."
+            )
+
+
 def _as_batch(task: Task) -> Task:
     """A batch of one task."""
     return Task(
@@ -242,11 +319,14 @@ def _as_batch(task: Task) -> Task:
 
 
 def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:
-    """One outcome from several of one task each, with NaN for the queries that a task does not have."""
+    """One outcome from several of one task each; a query that a task lacks is NaN, a class minus infinity."""
     longest = max(outcome.output.shape[1] for outcome in outcomes)
+    widest = max(outcome.output.shape[-1] for outcome in outcomes)
     outputs = []
     for outcome in outcomes:
         output = outcome.output
+        if output.ndim > 2:
+            output = F.pad(output, (0, widest - output.shape[-1]), value=-torch.inf)
         padding = output.new_full((1, longest - output.shape[1], *output.shape[2:]), torch.nan)
         outputs.append(torch.cat([output, padding], dim=1))
     return Outcome(torch.cat([outcome.loss for outcome in outcomes]), torch.cat(outputs))

@@ -24,6 +24,8 @@ class NearestNeighbour(Learner):
         loss: The criterion that is reported beside the accuracy.
     """
 
+    ways: int
+
     def __init__(self, ways: int, loss: str | Criterion = "cross_entropy") -> None:
         super().__init__(get_criterion(loss))
         self.ways = ways

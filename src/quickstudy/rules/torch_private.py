@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Weight norm and attention by their fused kernel and their plain formula: see `engine.second_derivatives`.
+from torch import _scaled_dot_product_attention_math as _attention_and_weights
+from torch import _weight_norm as fused_weight_norm
+
 # The key-value store by which workers meet: documented, but missing from `torch.distributed.__all__`. `rendezvous`
 # gives the store that the environment describes, which `init_process_group` makes too, but keeps to itself.
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
@@ -34,8 +38,10 @@ __all__ = [
     "axes_of_one_example",
     "compiler_errors",
     "convolve",
+    "fused_weight_norm",
     "is_tracing",
     "leave_fast_path",
+    "math_attention",
     "named_places",
     "outside_transforms",
     "recompile_limit",
@@ -103,3 +109,22 @@ def axes_of_one_example(norm: AnyInstanceNorm) -> int:
 def leave_fast_path(layer: nn.TransformerEncoderLayer) -> None:
     """Make an encoder layer call its sublayers, whose weights its fast path reads itself: it has no public switch."""
     layer.activation_relu_or_gelu = 0
+
+
+def math_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` by its plain formula: the public choice of a kernel is one for all threads."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+    output: Tensor = _attention_and_weights(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return output

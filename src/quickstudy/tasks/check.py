@@ -1,20 +1,13 @@
-"""Checks of batches and support sets that come from a user's code: what does not fit is refused in one line."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Checks of the batches that come from a user's source: what does not fit is refused in one line."""
 
 import torch
 from torch import Tensor
 
-from quickstudy.errors import InputError, RunError, describe_error
+from quickstudy.errors import InputError
 from quickstudy.types import Examples, Task
 
 _EXPECTED_TASK = (
     "A source gives Task(support=Examples(x, y), query=Examples(x, y), key=..., about={...}) from quickstudy.types"
-)
-SUPPORT_FORMAT = (
-    "Give x [n, *input] with the input shape of training, and y [n]: class numbers from 0 to one less than the number "
-    "of classes in a task, as int64. For regression y is [n, outputs], with the type of x."
 )
 
 
@@ -140,42 +133,3 @@ def _describe_value(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-@contextmanager
-def explain_misfit(support: Examples) -> Iterator[None]:
-    """Turn the error of an adaptation inside this context into an `InputError` that says what a support set must be.
-
-    Two kinds of support sets are refused before the adaptation, because torch would accept them without an error: those
-    without examples, and those with negative class numbers, which cross-entropy ignores.
-    """
-    for name, value in zip(("x", "y"), support, strict=True):
-        if not isinstance(value, Tensor):
-            raise InputError(f"{name} of the support set is a {type(value).__name__}: give a tensor. {SUPPORT_FORMAT}")
-    x, y = support
-    if not (x.ndim and y.ndim) or len(x) != len(y) or not len(x):
-        raise InputError(
-            f"A support set has an x and a y for each of one or more examples; given: {_describe_shapes(x, y)}. "
-            f"{SUPPORT_FORMAT}"
-        )
-    if y.ndim == 1 and not y.is_floating_point() and y.min() < 0:
-        raise InputError(f"The support set has the class number {int(y.min())}. {SUPPORT_FORMAT}")
-    try:
-        yield
-    except (InputError, RunError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the user's model may raise anything, and torch has several errors for a wrong shape
-        labels = f" (class numbers {int(y.min())} to {int(y.max())})" if not y.is_floating_point() else ""
-        raise InputError(
-            f"The support set does not fit: {_describe_shapes(x, y)}{labels}. {describe_error(error)}. {SUPPORT_FORMAT}"
-        ) from error
-
-
-def _describe_shapes(x: Tensor, y: Tensor) -> str:
-    """Shapes and types in words.
-
-    >>> _describe_shapes(torch.zeros(5, 2), torch.arange(5))
-    'x [5, 2] of float32, y [5] of int64'
-    """
-    kinds = [f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}" for value in (x, y)]
-    return f"x {kinds[0]}, y {kinds[1]}"

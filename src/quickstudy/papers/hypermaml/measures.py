@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.engine.engine import twice_differentiable
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import evaluate, task_batches
 from quickstudy.evaluation.metrics import compute_spread

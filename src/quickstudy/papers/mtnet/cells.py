@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.engine.engine import twice_differentiable
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.methods.rule_learner import RuleLearner

@@ -1,0 +1,154 @@
+"""Kernels of torch whose second derivative is missing, wrong or fatal, each called in another way.
+
+A meta-gradient is a derivative of a gradient. In torch 2.13 some fused kernels fail there:
+
+- Batch, layer and instance norm with a scale are wrong under `vmap`, without an error. Without a scale they are exact.
+- Group norm of images whose channels are last in memory ends the process, already in its first derivative.
+- The kernel of weight norm is wrong, without an error.
+- The chunked `linear_cross_entropy` has a second derivative of zero, without an error.
+- The fused kernels of attention have no second derivative.
+
+`twice_differentiable` calls these functions by their plain formulas, wherever Python code of a model calls them.
+Scripted code calls its kernels itself: the engine runs it task by task, where the norms are right.
+"""
+
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from quickstudy.rules.torch_private import fused_weight_norm, math_attention, outside_transforms
+
+
+def _affine(normal: Tensor, scale: Tensor | None, shift: Tensor | None, axis: int | None) -> Tensor:
+    """Apply a norm's scale and shift, along one axis or over the last axes."""
+    for value, apply in ((scale, torch.mul), (shift, torch.add)):
+        if value is not None:
+            normal = apply(normal, value if axis is None else value.reshape(-1, *[1] * (normal.ndim - axis - 1)))
+    return normal
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    return _affine(F.layer_norm(input, list(normalized_shape), None, None, eps), weight, bias, None)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    return _affine(F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps), weight, bias, 1)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    normal = F.instance_norm(input, running_mean, running_var, None, None, use_input_stats, momentum, eps)
+    return _affine(normal, weight, bias, 1)
+
+
+def _scale_first(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The norm in the order of arguments of `torch.batch_norm` and `torch.instance_norm`: scale and shift first."""
+
+    def call(
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        uses_batch: bool,
+        momentum: float,
+        eps: float,
+        *_: Any,
+    ) -> Tensor:
+        return norm(input, running_mean, running_var, weight, bias, uses_batch, momentum, eps)
+
+    return call
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """g * v / |v|, with one norm for each index of `dim`, or one for the whole tensor if that is -1."""
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
+    length: Tensor = torch.linalg.vector_norm(v, dim=axes, keepdim=dim != -1)
+    return v * (g / length)
+
+
+def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Torch's function with `need_weights`, which it computes by the plain formula; its own calls are not seen here."""
+    given = _MULTI_HEAD.bind(*args, **kwargs)
+    given.apply_defaults()
+    wanted, given.arguments["need_weights"] = given.arguments["need_weights"], True
+    output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
+    return output, weights if wanted else None
+
+
+_MULTI_HEAD = signature(F.multi_head_attention_forward)
+
+
+def _group_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.group_norm(input.contiguous(), *args, **kwargs)
+
+
+def _functional_group_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return F.group_norm(input.contiguous(), *args, **kwargs)
+
+
+def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tensor:
+    del options  # how it is cut into chunks
+    return F.linear_cross_entropy(*args, **kwargs)
+
+
+_ALWAYS: dict[Any, Callable[..., Any]] = {
+    F.group_norm: _functional_group_norm,
+    torch.group_norm: _group_norm,
+    F.multi_head_attention_forward: _multi_head_attention,
+    F.scaled_dot_product_attention: math_attention,
+    fused_weight_norm: _weight_norm,
+} | ({F.linear_cross_entropy: _linear_cross_entropy} if hasattr(F, "linear_cross_entropy") else {})
+
+_UNDER_VMAP: dict[Any, Callable[..., Any]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.batch_norm: _batch_norm,
+    torch.batch_norm: _scale_first(_batch_norm),
+    F.instance_norm: _instance_norm,
+    torch.instance_norm: _scale_first(_instance_norm),
+}
+
+
+class twice_differentiable(TorchFunctionMode):  # noqa: N801 - used like a function: `with twice_differentiable():`
+    """A context of the calling thread, in which the functions above are called by their plain formulas.
+
+    While it is active, torch's attention layers and transformer encoders leave their fast path by themselves.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        plain = _ALWAYS.get(func)
+        if plain is None and func in _UNDER_VMAP and not outside_transforms():
+            plain = _UNDER_VMAP[func]
+        return (plain or func)(*args, **(kwargs or {}))

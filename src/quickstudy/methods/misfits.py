@@ -1,0 +1,130 @@
+"""What a learner refuses of the tasks that it is given: examples that do not fit together, or that it cannot use.
+
+`adapt`, `forward` and `meta_gradient` share these checks. They refuse first what torch would compute with, without an
+error: examples without numbers, negative class numbers (which cross-entropy ignores), and NaN.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any
+
+from torch import Tensor
+
+from quickstudy.engine.memory import is_out_of_memory
+from quickstudy.errors import InputError, RunError, describe_error
+from quickstudy.rules.torch_private import is_tracing, outside_transforms
+from quickstudy.types import Examples, Task
+
+EXAMPLES_FORMAT = (
+    "Give x [n, *input] with the input shape of training, and y [n]: class numbers from 0 to one less than the number "
+    "of classes in a task, as integers. For regression y is [n, outputs], with the type of x."
+)
+BATCH_FORMAT = f"A batch of T tasks has a leading axis T on each of these, and keys [T]. {EXAMPLES_FORMAT}"
+
+
+def list_tasks(tasks: object) -> list[Task]:
+    """The tasks of a sequence, each without a task axis."""
+    listed = list(tasks) if isinstance(tasks, Sequence) else []
+    if not listed or not all(isinstance(task, Task) for task in listed):
+        raise InputError(
+            f"A learner takes a batch of tasks, Task(support, query, key, about), or a list of one or more tasks; "
+            f"given is {_describe(tasks)}" + (f" of {_describe(listed[0])}." if listed else ", which is empty or none.")
+        )
+    return listed
+
+
+def as_class_numbers(examples: Examples, axes: int) -> Examples:
+    """Examples with class numbers of any integer type as int64, the only type that every loss of torch takes."""
+    y = examples.y
+    integers = y.ndim == axes and not y.is_floating_point() and not y.is_complex()
+    return examples._replace(y=y.long()) if integers else examples
+
+
+@contextmanager
+def explain_support_misfit(support: Examples) -> Iterator[None]:
+    """Refuse a support set that does not fit, and turn an error of the adaptation inside into an `InputError`."""
+    _check_examples("the support set", support, EXAMPLES_FORMAT, axes=1)
+    with _explain_failure({"support": support}, EXAMPLES_FORMAT):
+        yield
+
+
+@contextmanager
+def explain_batch_misfit(tasks: Task) -> Iterator[None]:
+    """The same for a batch of tasks, whose tensors have a leading task axis."""
+    for half in ("support", "query"):
+        _check_examples(half, getattr(tasks, half), BATCH_FORMAT, axes=2)
+    key = tasks.key
+    sizes = {f"{half}.{name}": len(v) for half in ("support", "query") for name, v in _named(getattr(tasks, half))}
+    if not isinstance(key, Tensor) or key.ndim != 1 or key.is_floating_point() or {*sizes.values()} != {len(key)}:
+        raise InputError(
+            f"The parts of a batch have unequal numbers of tasks: {_join(sizes)}, key {_describe(key)}. {BATCH_FORMAT}"
+        )
+    with _explain_failure({"support": tasks.support, "query": tasks.query}, BATCH_FORMAT):
+        yield
+
+
+def _check_examples(name: str, examples: Any, wanted: str, axes: int) -> None:
+    """Refuse inputs and targets that do not belong together, or that hold NaN or negative class numbers."""
+    if not isinstance(examples, Examples):
+        raise InputError(f"{name} is {_describe(examples)}: give Examples(x, y). {wanted}")
+    for part, value in _named(examples):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{part} of {name} is {_describe(value)}: give a tensor. {wanted}")
+    x, y = examples
+    if x.ndim < axes or y.ndim < axes or x.shape[:axes] != y.shape[:axes] or not x.shape[:axes].numel():
+        raise InputError(f"Each of one or more examples has an x and a y; {name} has {_shapes(examples)}. {wanted}")
+    if is_tracing() or not outside_transforms():
+        return  # values are not known there
+    for part, value in _named(examples):
+        if not value.is_floating_point() or isfinite(value.detach().sum()):
+            continue
+        finite = value.isfinite().reshape(len(value), -1).all(1)
+        if not finite.all():  # the sum alone may have overflowed
+            bad = (~finite).nonzero().flatten().tolist()
+            unit = "example" if axes == 1 else "task"
+            raise InputError(
+                f"{part} of {name} holds NaN or infinity in {len(bad)} of {len(finite)} {unit}s, first in {unit} "
+                f"{bad[0]}. Repair these, or leave them out."
+            )
+    if y.ndim == axes and not y.is_floating_point() and y.min() < 0:
+        raise InputError(f"{name} has the class number {int(y.min())}. {wanted}")
+
+
+@contextmanager
+def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
+    """Turn an error of the model, the rule or the loss into an `InputError` that also says what they were given."""
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:  # the user's model may raise anything, and torch has several errors for a wrong shape
+        if is_out_of_memory(error):
+            raise
+        parts = "; ".join(f"{half} {_shapes(examples)}" for half, examples in given.items())
+        raise InputError(f"The model or its loss failed: {describe_error(error)}. Given: {parts}. {wanted}") from error
+
+
+def _named(examples: Examples) -> list[tuple[str, Any]]:
+    return list(zip(("x", "y"), examples, strict=True))
+
+
+def _join(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _shapes(examples: Examples) -> str:
+    """Shapes and types in words.
+
+    >>> _shapes(Examples(torch.zeros(5, 2), torch.arange(5)))
+    'x [5, 2] of float32, y [5] of int64 (0 to 4)'
+    """
+    x, y = examples
+    known = y.numel() and not y.is_floating_point() and not is_tracing() and outside_transforms()
+    return f"x {_describe(x)}, y {_describe(y)}" + (f" ({int(y.min())} to {int(y.max())})" if known else "")
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"a {type(value).__name__}"
