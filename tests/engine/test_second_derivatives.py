@@ -206,3 +206,32 @@ def test_group_norm_of_images_in_channels_last_survives():
         timeout=300,
     )
     assert done.stdout == "survived\n", (done.returncode, done.stderr[-2000:])
+
+
+class Own(nn.Linear):
+    """A layer of a user's."""
+
+
+@pytest.mark.parametrize(
+    ("net", "needed"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), False),
+        (lambda: nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), False),  # it gets a safe class
+        (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 3)), True),
+        (lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2), nn.Linear(4, 3)), True),
+        (lambda: nn.Sequential(Own(4, 4), nn.Linear(4, 3)), True),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), True),
+    ],
+)
+def test_known_nets_are_not_slowed_down(net, needed):
+    learner = maml(net())
+    learner.engine.settle(learner, torch.zeros(2, 3, 4))
+    assert isinstance(learner.engine.kernels(), twice_differentiable) == needed
+
+
+def test_a_hook_and_a_loss_of_the_users_are_looked_at():
+    hooked = nn.Sequential(nn.Linear(4, 3))
+    hooked[0].register_forward_hook(lambda module, args, out: out)
+    for learner in (maml(hooked), maml(nn.Linear(4, 3), loss=lambda out, y: F.cross_entropy(2 * out, y))):
+        learner.engine.settle(learner, torch.zeros(2, 3, 4))
+        assert isinstance(learner.engine.kernels(), twice_differentiable)

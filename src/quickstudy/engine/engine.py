@@ -6,7 +6,7 @@ results agree, and tests check that they do. Noise is part of the arguments, so 
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from quickstudy.engine.autodiff import (
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory
 from quickstudy.engine.precision import autocast_products, scaled_gradient
-from quickstudy.engine.second_derivatives import twice_differentiable
+from quickstudy.engine.second_derivatives import needs_plain_formulas, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
@@ -90,6 +90,7 @@ class Engine:
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = False
+        self._needs_plain = True
         self._compiler = Compiler()
 
     def replace(self, **changes: Any) -> "Engine":
@@ -124,6 +125,12 @@ class Engine:
             else:
                 self.backend = "vmap"
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
+        losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
+        self._needs_plain = any(map(needs_plain_formulas, (*model.modules(), *losses)))
+
+    def kernels(self) -> AbstractContextManager[object]:
+        """The context in which the functions that the settled model calls have second derivatives."""
+        return twice_differentiable() if self._needs_plain else nullcontext()
 
     def leave_vmap(self) -> None:
         """From now on run tasks one by one, and so uncompiled."""
@@ -143,7 +150,7 @@ class Engine:
 
     def each(self, one: Callable[..., Any], *args: Any) -> Any:
         """`one` on every task of the batch; results stacked along a leading task axis."""
-        with twice_differentiable(), autocast_products(self.settings.autocast):
+        with self.kernels(), autocast_products(self.settings.autocast):
             if self.backend != "loop":
                 try:
                     together = torch.vmap(one, randomness="different", chunk_size=self._forward_chunk(one, args))
@@ -211,7 +218,7 @@ class Engine:
 
         def uncompiled() -> tuple[Outcome, Sequence[Tensor | None]]:
             outcome = self.each(one, *args)
-            with twice_differentiable():  # the backward pass may compute steps again
+            with self.kernels():  # the backward pass may compute steps again
                 grads = scaled_gradient(weight * outcome.loss.sum(), list(params.values()), self.settings.autocast)
             outcome = tree_map(torch.detach, outcome)  # its graph would keep all steps in memory
             return outcome, grads
@@ -221,7 +228,7 @@ class Engine:
         factor = next(iter(params.values())).new_tensor(weight)
         names = tuple(params)
         make = partial(outcome_and_gradient, owner, one, names)
-        with twice_differentiable():
+        with self.kernels():
             result: tuple[Outcome, Sequence[Tensor | None]]
             result = self._compiler.run((one, names), make, uncompiled, factor, detach_params(params), *args)
         return result

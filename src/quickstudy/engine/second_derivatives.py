@@ -18,10 +18,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.rules.torch_private import fused_weight_norm, math_attention, outside_transforms
+from quickstudy.rules.torch_private import (
+    AnyBatchNorm,
+    AnyInstanceNorm,
+    fused_weight_norm,
+    math_attention,
+    outside_transforms,
+)
 
 
 def _affine(normal: Tensor, scale: Tensor | None, shift: Tensor | None, axis: int | None) -> Tensor:
@@ -137,6 +143,27 @@ _UNDER_VMAP: dict[Any, Callable[..., Any]] = {
     F.instance_norm: _instance_norm,
     torch.instance_norm: _scale_first(_instance_norm),
 }
+
+
+_TABLED = (
+    *(AnyBatchNorm, AnyInstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention),
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+
+
+def needs_plain_formulas(code: object) -> bool:
+    """Whether a module or a loss may call a function of the tables: it is a stranger's, or a module of torch that does.
+
+    Looking at every call of a function makes a step of a small net an eighth slower, so known nets go without it.
+    """
+    if not isinstance(code, nn.Module):
+        home = getattr(getattr(code, "func", code), "__module__", None) or ""
+        return not home.startswith("quickstudy.") and code not in (F.cross_entropy, F.mse_loss)
+    changed = code._forward_hooks or code._forward_pre_hooks or "forward" in code.__dict__
+    home = type(code).__module__
+    known = home.startswith("torch.nn.modules.") and not isinstance(code, _TABLED)
+    return bool(changed) or not (known or home.startswith("quickstudy."))
 
 
 class twice_differentiable(TorchFunctionMode):  # noqa: N801 - used like a function: `with twice_differentiable():`
