@@ -5,8 +5,8 @@ results agree, and tests check that they do. Noise is part of the arguments, so 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,10 +23,11 @@ from quickstudy.engine.autodiff import (
     tape_gradient,
 )
 from quickstudy.engine.devices import format_bytes
-from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory
+from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory, peak_bytes
 from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.engine.second_derivatives import needs_plain_formulas, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
+from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
@@ -41,6 +42,12 @@ ANY_LAYOUT |= {nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.
 ANY_LAYOUT |= {nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d}
 """torch's modules that are known to be right when images have their channels last. Group norm is not: its second
 derivative crashes the process there. Another class says that it is right by an `any_layout = True` in its own body."""
+
+MAY_DRAW = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.RNNBase),
+)
+"""torch's modules that may draw random numbers, beside those of which nothing is known."""
 
 Gradients = list[Tensor | None]
 
@@ -89,7 +96,9 @@ class Engine:
         self.backend, self.compile = settings.backend, settings.compile
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
-        self._turns_images = False
+        self._turns_images = self._side_by_side = False
+        self._may_draw = True
+        self._draws: dict[Any, bool] = {}
         self._needs_plain = True
         self._compiler = Compiler()
 
@@ -109,10 +118,10 @@ class Engine:
 
         On a CPU, convolutions over large images are faster one task at a time.
         """
+        conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
+        convolves = conv and x[0, 0].numel() > SMALL_IMAGE and x.device.type == "cpu"
         if self.backend == "auto":
-            conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-            large = x[0, 0].numel() > SMALL_IMAGE
-            one_by_one = self.settings.recompute or (conv and large and x.device.type == "cpu")
+            one_by_one = self.settings.recompute or convolves
             if one_by_one and self.compile:
                 warnings.warn(
                     "`compile` has no effect here: convolutions on a CPU run task by task, which is faster and cannot "
@@ -124,9 +133,11 @@ class Engine:
                 self.leave_vmap()
             else:
                 self.backend = "vmap"
+        self._side_by_side = convolves  # small nets spend their time in Python, which runs one thread at a time
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         self._needs_plain = any(map(needs_plain_formulas, (*model.modules(), *losses)))
+        self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in model.modules())
 
     def kernels(self) -> AbstractContextManager[object]:
         """The context in which the functions that the settled model calls have second derivatives."""
@@ -162,7 +173,7 @@ class Engine:
                     result = self._loop(one, args)
                     self._fall_back(refusal)
                     return result
-            return self._loop(one, args)
+        return self._loop(one, args)
 
     def meta_gradient(
         self,
@@ -192,10 +203,13 @@ class Engine:
             if width >= size:
                 outcome, grads = self._differentiate(owner, one, args, params, weight)
                 return outcome, list(grads)
-            for start in range(0, size, width):
-                outcome, grads = self._differentiate(
-                    owner, one, pick(args, slice(start, start + width)), params, weight
-                )
+
+            def differentiate(number: int) -> tuple[Outcome, Sequence[Tensor | None]]:
+                part = pick(args, slice(number * width, (number + 1) * width))
+                return self._differentiate(owner, one, part, params, weight)
+
+            threads = self._threads(differentiate, args) if self.backend == "loop" else 1
+            for outcome, grads in map_on_threads(differentiate, -(-size // width), threads):
                 total = [sum_gradients([t, g]) for t, g in zip(total, grads, strict=True)]
                 outcomes.append(outcome)
         except Exception as refusal:
@@ -301,9 +315,33 @@ class Engine:
             stacklevel=4,
         )
 
-    @staticmethod
-    def _loop(one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        return stack([one(*pick(args, i)) for i in range(_count_tasks(args))])
+    def _loop(self, one: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """`one` on every task by itself."""
+
+        def run(number: int) -> Any:
+            with self.kernels(), autocast_products(self.settings.autocast):  # they hold for the calling thread
+                return one(*pick(args, number))
+
+        return stack([*map_on_threads(run, _count_tasks(args), self._threads(run, args))])
+
+    def _threads(self, run: Callable[[int], object], args: tuple[Any, ...]) -> int:
+        """How many tasks of these run at once on the loop: as many as torch has threads, if they fit the memory.
+
+        Tasks that draw random numbers, for dropout for example, run one by one: else their order would decide.
+        """
+        threads = min(torch.get_num_threads(), _count_tasks(args))
+        if threads < 2 or not self._side_by_side:
+            return 1
+        kind = ("one of several", torch.is_grad_enabled(), *(leaf.shape[1:] for leaf in tree_leaves(args)))
+        if self._may_draw and kind not in self._draws:
+            self._draws[kind] = draws_random_numbers(lambda: run(0))
+        if self._draws.get(kind):
+            return 1
+        if self.memory is None:
+            return threads
+        if kind not in self._needs:
+            self._needs[kind] = MemoryNeed(0, peak_bytes(lambda: run(0)))
+        return min(threads, self._needs[kind].tasks_in(self.memory))
 
 
 def _count_tasks(args: tuple[Any, ...]) -> int:
@@ -329,17 +367,6 @@ def channels_last(leaf: Tensor) -> Tensor:
     _, channels, height, width = leaf.shape
     # With one channel both layouts are the same numbers in the same order; the strides say which one is meant.
     return leaf.as_strided(leaf.shape, (channels * height * width, 1, channels * width, channels))
-
-
-@contextmanager
-def use_threads(number: int | None) -> Iterator[None]:
-    """Set the number of threads of torch's kernels, and restore it afterwards. None: leave it as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def sum_gradients(parts: Sequence[Tensor | None]) -> Tensor | None:

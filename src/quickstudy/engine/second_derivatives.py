@@ -158,12 +158,17 @@ def needs_plain_formulas(code: object) -> bool:
     Looking at every call of a function makes a step of a small net an eighth slower, so known nets go without it.
     """
     if not isinstance(code, nn.Module):
-        home = getattr(getattr(code, "func", code), "__module__", None) or ""
-        return not home.startswith("quickstudy.") and code not in (F.cross_entropy, F.mse_loss)
-    changed = code._forward_hooks or code._forward_pre_hooks or "forward" in code.__dict__
-    home = type(code).__module__
-    known = home.startswith("torch.nn.modules.") and not isinstance(code, _TABLED)
-    return bool(changed) or not (known or home.startswith("quickstudy."))
+        return not _is_ours(getattr(code, "func", code)) and code not in (F.cross_entropy, F.mse_loss)
+    hooks = (*code._forward_hooks.values(), *code._forward_pre_hooks.values())
+    if "forward" in code.__dict__ or not all(map(_is_ours, hooks)):
+        return True
+    known = type(code).__module__.startswith("torch.nn.modules.") and not isinstance(code, _TABLED)
+    return not known and not _is_ours(type(code))
+
+
+def _is_ours(code: object) -> bool:
+    """Whether a class, a function or an object is of this package."""
+    return str(getattr(code, "__module__", "")).startswith("quickstudy.")
 
 
 class twice_differentiable(TorchFunctionMode):  # noqa: N801 - used like a function: `with twice_differentiable():`

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quickstudy.engine.distributed import SINGLE_WORKER, World
-from quickstudy.engine.engine import use_threads
+from quickstudy.engine.threads import use_threads
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
 from quickstudy.evaluation.thumbnails import collect_thumbnails

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, WorkerLostError, World
-from quickstudy.engine.engine import use_threads
 from quickstudy.engine.memory import explain_out_of_memory
+from quickstudy.engine.threads import use_threads
 from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate

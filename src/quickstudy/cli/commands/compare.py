@@ -61,7 +61,7 @@ class Compare(ConfigCommand):
 
 def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str]) -> tuple[str, Summary]:
     """The method of a run, and its values on the tasks that the configuration names."""
-    from quickstudy.engine.engine import use_threads
+    from quickstudy.engine.threads import use_threads
     from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import evaluate
     from quickstudy.training.restore import restore

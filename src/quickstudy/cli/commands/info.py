@@ -128,7 +128,8 @@ def _checkpoint_state(run: Run, name: str) -> str:
 def describe_config(settings: Config) -> Rows:
     """What training and evaluating by a configuration would take, measured on a few of its tasks."""
     from quickstudy.engine import devices
-    from quickstudy.engine.engine import Engine, LoopFallbackWarning, use_threads
+    from quickstudy.engine.engine import Engine, LoopFallbackWarning
+    from quickstudy.engine.threads import use_threads
     from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import BATCH
     from quickstudy.training import config

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from quickstudy.engine.engine import use_threads
+from quickstudy.engine.threads import use_threads
 from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks, zero_error
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off

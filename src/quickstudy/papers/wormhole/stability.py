@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import use_threads
+from quickstudy.engine.threads import use_threads
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.storage.result import Array
 from quickstudy.tasks import AverageThreshold
