@@ -146,7 +146,7 @@ def test_a_training_that_diverges_is_shown_so(plan):
     here, about = collect(one)
     shown = result(one, here, about, MACHINE)
     assert "nan" in shown["stopped"]["fast"]["0"] or "inf" in shown["stopped"]["fast"]["0"]
-    lines, _ = tables.lines(shown)
+    _, lines, _ = tables.lines(shown)
     assert [line[3] for line in lines if line[0] == "FAST"] == ["diverged", "diverged"]
     assert done(one) == []
 
@@ -165,7 +165,7 @@ def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
     assert shown["rows"][-1]["ours"] is None
     verdict = shown["claims"][0]
     assert verdict["holds"] == (here.value("fast", "10-shot") < here.value("maml", "10-shot"))
-    lines, notes = tables.lines(shown)
+    _, lines, notes = tables.lines(shown)
     assert lines[0][2] == "0.70 ± 0.07 (table); 0.80 (text)" and lines[-1][3] == "quoted" and len(notes) == 1
     rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
     assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"

@@ -12,21 +12,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.storage.files import write_atomic
 from quickstudy.storage.result import EvaluationResult
 from quickstudy.storage.run import Run
-
-STYLE = files("quickstudy").joinpath("reports", "style.css").read_text(encoding="utf-8")
-"""The style sheet of every page."""
 
 DAMAGED = "The {} saved with its results do not fit together, so they are not drawn. Evaluate the run again."
 UNTESTED = "This run has no results yet: it was not tested."
@@ -35,6 +31,18 @@ DASH = "\N{EN DASH}"
 
 Results = Mapping[str, Mapping[str, EvaluationResult]]
 """The results of each run: by the run's label, then by their name."""
+
+
+def read_templates(*folders: str) -> Environment:
+    """The templates in folders of this package. What goes into HTML is escaped; a misspelt name is an error."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("quickstudy", folder) for folder in folders]),
+        autoescape=lambda name: bool(name and ".html" in name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def write_report(runs: Sequence[Run], out: str | Path) -> Path:
@@ -92,14 +100,6 @@ class _Figures:
 
 
 def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures) -> str:
-    environment = Environment(
-        loader=PackageLoader("quickstudy", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,  # a misspelt name is an error, not an empty place
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     curves = drawn.add(
         "learning",
         figures.draw_learning_curves(labelled),
@@ -110,14 +110,18 @@ def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures)
     )
     data_lines = {_describe_data(result.summary) for own in results.values() for result in own.values()}
     shared_data = data_lines.pop() if len(data_lines) == 1 else ""
-    return environment.get_template("report.html.jinja").render(
-        heading=f"{len(labelled)} runs compared" if len(labelled) > 1 else next(iter(labelled)),
-        shared_data=shared_data,
-        rows=[row for label, own in results.items() for row in _table_rows(label, own, shared_data)],
-        unequal_lists=_find_unequal_lists(results),
-        curves=curves,
-        spreads=_draw_spreads(results, drawn),
-        runs=[_describe_run(label, run, results[label], drawn) for label, run in labelled.items()],
+    return (
+        read_templates("reports")
+        .get_template("report.html.jinja")
+        .render(
+            heading=f"{len(labelled)} runs compared" if len(labelled) > 1 else next(iter(labelled)),
+            shared_data=shared_data,
+            rows=[row for label, own in results.items() for row in _table_rows(label, own, shared_data)],
+            unequal_lists=_find_unequal_lists(results),
+            curves=curves,
+            spreads=_draw_spreads(results, drawn),
+            runs=[_describe_run(label, run, results[label], drawn) for label, run in labelled.items()],
+        )
     )
 
 

@@ -12,8 +12,8 @@ ANSWERS = {True: "yes", False: "no", None: "not decided"}
 """To what no paper claims."""
 
 
-def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The table's lines, and the footnotes that its last column numbers."""
+def lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The columns that say something, the table's lines, and the footnotes that its last column numbers."""
     notes: list[str] = []
     made: list[tuple[str, ...]] = []
     digits = result["digits"]
@@ -29,7 +29,9 @@ def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
             over = f"{len(ours['seeds'])}: {ours['low']:.{digits}f} to {ours['high']:.{digits}f}"
         gap = f"{line['gap']:+.{digits}f}" if "gap" in line and isfinite(line["gap"]) else ""
         made.append((line["label"], line["column"], paper, here, over, gap, marks))
-    return made, notes
+    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in made)]
+    footnotes = [f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]
+    return [COLUMNS[i] for i in used], [[line[i] for i in used] for line in made], footnotes
 
 
 def paper_number(one: Mapping[str, Any], digits: int, *, with_source: bool = False) -> str:
