@@ -43,7 +43,7 @@ def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> st
         counts=_count_claims(results),
         results=results,
         about=_describe_origin,
-        overview_columns=("item", "claim", "says", "paper", "here", "scale and data", ""),
+        overview_columns=("item", "claim", "says", "paper", "here", "scale and data", "holds"),
         overview=[line for one in results for line in _overview(one, known.get(one["item"]))],
         evidence_columns=("", "claim", "source", "evidence"),
         evidence=lambda one: [(SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]) for c in one["claims"]],
@@ -86,16 +86,17 @@ def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
     ran = f"{one['scale']}, {one['seeds']} seed{'s'[: one['seeds'] > 1]}{', stand-in data' if stand_in else ''}"
     lines: list[tuple[str, ...]] = []
     for said in one["claims"]:
-        paper, ours, short, parts = "", "", "", 1
+        paper, ours, short = "", "", ""
         if claim := known.get(said["text"]):
-            cells = _lines_of_claim(claim, one)
-            told = [(cell["row"], cell["reported"][0]) for cell in cells if cell["reported"]]
-            paper = ", ".join(f"{row} {tables.paper_number(number, digits)}" for row, number in told)
-            ours = ", ".join(f"{cell['row']} {_format_ours(claim, cell, digits)}" for cell in cells if cell["ours"])
-            short, parts = claim.short, len(claim.parts) if ours else 1
-        here = (ours or "-") + (f" (first of {parts})" if parts > 1 else "")
+            cells, options, parts = _lines_of_claim(claim, one), claim.parts[0][1], len(claim.parts)
+            told = [(cell["label"], cell["reported"][0]) for cell in cells if cell["reported"]]
+            paper = "; ".join(f"{label}: {tables.paper_number(number, digits)}" for label, number in told)
+            found = [f"{cell['label']}: {_format_ours(claim, cell, digits)}" for cell in cells if cell["ours"]]
+            place = options.get("more") or options["column"]
+            place += f"; first of {parts} parts" if parts > 1 else ""
+            ours, short = f"{'; '.join(found)} ({place})" if found else "", claim.short
         asker = "asked here" if said["own"] else "paper"
-        lines.append((one["item"], short or said["text"], asker, paper or "-", here, ran, SIGNS[said["holds"]]))
+        lines.append((one["item"], short or said["text"], asker, paper or "-", ours or "-", ran, SIGNS[said["holds"]]))
     return lines
 
 
