@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError
 from quickstudy.papers.beyond.combined import PARTS, combined
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
@@ -149,6 +149,32 @@ def test_a_training_that_diverges_is_shown_so(plan):
     _, lines, _ = tables.lines(shown)
     assert [line[3] for line in lines if line[0] == "FAST"] == ["diverged", "diverged"]
     assert done(one) == []
+
+
+@pytest.mark.parametrize("byte", [0, 70, -30])
+def test_a_damaged_reading_is_named_and_made_again_when_it_is_deleted(plan, byte):
+    one = plan(sine("maml"))
+    done(one)
+    before = collect(one)[0].each_seed("maml", "10-shot")
+    for packed in (one.folder / "readings").glob("*.npz"):
+        data = bytearray(packed.read_bytes())
+        data[byte] ^= 0xFF
+        packed.write_bytes(data)
+    with pytest.raises(RunError, match="^.*damaged.*$"):
+        collect(one)
+    for table in (one.folder / "readings").glob("*.json"):
+        table.unlink()
+    done(one)
+    assert collect(one)[0].each_seed("maml", "10-shot") == before
+
+
+def test_a_reading_that_lacks_what_it_should_say_is_named(plan):
+    one = plan(sine("maml"))
+    done(one)
+    for table in (one.folder / "readings").glob("*.json"):
+        table.write_text(table.read_text().replace('"seconds"', '"secnds"'))
+    with pytest.raises(RunError, match="does not say: seconds. Delete it"):
+        collect(one)
 
 
 # -- what is said of it --

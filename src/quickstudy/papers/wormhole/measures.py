@@ -7,7 +7,7 @@ import torch
 
 from quickstudy.engine.engine import use_threads
 from quickstudy.evaluation.evaluate import task_batches
-from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks, zero_error
+from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
 from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
 from quickstudy.storage.result import Array
@@ -25,13 +25,6 @@ def error_rate(one: Trained, *, tasks: int = 600) -> Reading:
     found = evaluate_metric(one, tasks=tasks)
     assert found.each is not None
     return replace(found, value=1 - found.value, each=1 - found.each)
-
-
-@measure("answering_zero")
-def answering_zero(one: Trained, *, points: int, metric: str = "mse", times: float = 1.0, tasks: int = 2000) -> Reading:
-    """The error on wavelets of always answering 0: what a model that learned nothing makes."""
-    del one
-    return zero_error(Wavelet(points=points), tasks, metric, times)
 
 
 @measure("gains")
