@@ -63,12 +63,9 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup, learner = setup_with_rule(one, settings)
     listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
-    twin = learner.evaluation_twin()
-    seen = [twin.observe(batch, seed=0) for batch in listed]
-    moved = [
-        {key.removeprefix("update."): norm for key, norm in one.items() if key.startswith("update.")} for one in seen
-    ]
-    each = torch.cat([classifier(norms)[of] for norms in moved]).cpu().double().numpy()
+    seen = map(learner.evaluation_twin().observe, listed)
+    moved = [classifier({key.removeprefix("update."): norm for key, norm in one.items()})[of] for one in seen]
+    each = torch.cat(moved).cpu().double().numpy()
     return over_tasks(each, name, {"tasks": len(each)})
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,19 @@ class Found:
         if row not in self.trained or (run := self.trained[row][seed].run) is None:
             raise MissingError(f"{self.item.name} has no training of {row}.")
         return run.metrics()
+
+    def logged(self, row: str, name: str, seed: int = 0) -> tuple[Array, Array]:
+        """Steps and values of a number that a training logged: "loss" or "metric"."""
+        rows = [one for one in self.log(row, seed) if one["kind"] == "train"]
+        return np.array([one["step"] for one in rows]), np.array([one[name] for one in rows])
+
+    def probed(self, row: str, pattern: str, seed: int = 0) -> tuple[Array, Array]:
+        """Steps `[n]` and values `[n, size]` of what a training probed; of several quantities, side by side."""
+        held: dict[int, list[float]] = {}
+        for one in self.log(row, seed):
+            if one["kind"] == "probe" and fnmatchcase(one["name"], pattern):
+                held.setdefault(one["step"], []).extend(np.ravel(one["value"]))
+        return np.array(list(held)), np.array(list(held.values()), dtype=float)
 
     def _each(self, row: str, column: str) -> Array | None:
         readings = self.all(row, column)

@@ -49,7 +49,6 @@ def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> st
         evidence=lambda one: [(SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]) for c in one["claims"]],
         figures=lambda one: [_figure(name, folder / paper / f"{one['item']}-{name}.svg") for name in one["figures"]],
         lines=tables.lines,
-        markdown_table=tables.markdown_table,
     )
 
 

@@ -1,8 +1,8 @@
-"""Results as tables: columns and words, for the terminal, Markdown, CSV and HTML alike."""
+"""Results as tables: columns and words, for the terminal, pages and CSV alike."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -75,16 +75,3 @@ def as_csv(result: Mapping[str, Any]) -> str:
         about = [len(ours["seeds"]) or "", line.get("gap"), line["stand_in"], " ".join(line["departs"])]
         writer.writerow([line["row"], line["column"], *numbers, *about])
     return out.getvalue()
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table in Markdown.
-
-    >>> print(markdown_table(("a", "b"), [("1", "x|y")]))
-    | a | b |
-    |---|---|
-    | 1 | x\|y |
-    """
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    body = [f"| {' | '.join(row)} |" for row in [list(columns), *cells]]
-    return "\n".join([body[0], "|" + "---|" * len(columns), *body[1:]])
