@@ -22,7 +22,7 @@ from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
 
 RATE = 1e-4
-"""Of Adam, in finetuning."""
+"""Adam's step size in finetuning."""
 
 CLASSIFIER = ("weight", "bias", "head.weight", "head.bias")
 """Names of the classifier's numbers in a learner that adapts the classifier alone, and in one that adapts the net."""

@@ -88,7 +88,7 @@ def find_measure(name: str) -> Measure:
 
 
 def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of some options, those that a measure has."""
+    """Those of some options that a measure has."""
     known = inspect.signature(find_measure(name)).parameters
     return {key: value for key, value in options.items() if key in known}
 

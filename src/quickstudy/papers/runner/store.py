@@ -43,7 +43,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of its files."""
         return digest([self.seed, self.config, self.measure, self.options])
 
 
@@ -58,7 +58,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Of the training's directory; units of one name share it."""
+        """The name of the training's directory. Units with the same name share it."""
         return digest([self.seed, self.config])
 
 

@@ -65,7 +65,7 @@ def weights(one: Trained, *, of: str = "largest", pattern: str = "weight") -> Re
 
 @measure("conflict")
 def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int = GRADIENTS) -> Reading:
-    r"""How tasks' meta-gradients stand to one another, at the training's meta-parameters.
+    r"""How much tasks' meta-gradients conflict, at the training's meta-parameters.
 
     `how` is "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained). `of` is what
     the value is: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert` with the
