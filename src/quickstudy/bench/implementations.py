@@ -5,8 +5,8 @@ All start from the same parameters and the same tasks, and return their gradient
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -114,9 +114,9 @@ class TaskLoop(Implementation):
         """The query loss of each task. In training, its share of the gradient is added."""
         losses = []
         for i in range(len(self.tasks.key)):
-            support, query = pick((self.tasks.support, self.tasks.query), i)
+            support = pick(self.tasks.support, i)
             with self.adapt(i, support, training) as predict, torch.set_grad_enabled(training):
-                loss = self.loss(predict(query.x), query.y)
+                loss = self.loss(predict(self.tasks.query.x[i]), self.tasks.query.y[i])
                 if training:
                     (loss / len(self.tasks.key)).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.detach())
@@ -166,11 +166,10 @@ class ByHand(TaskLoop):
     def parameters(self) -> list[Tensor]:
         return list(self.hand.leaves.values())
 
-    @contextmanager
-    def adapt(self, i: int, support: Examples, training: bool) -> Iterator[plain.Predict]:
+    def adapt(self, i: int, support: Examples, training: bool) -> AbstractContextManager[plain.Predict]:
         logits = {name: p for name, p in self.hand.leaves.items() if name.endswith(".logit")}
         u = {name: self.noise[name][i] if self.noise else torch.rand_like(p) for name, p in logits.items()}
-        yield plain.PLAIN_METHODS[self.case.method](self.hand, support, u, training)
+        return nullcontext(plain.PLAIN_METHODS[self.case.method](self.hand, support, u, training))
 
 
 class Forward(TaskLoop):
@@ -181,7 +180,6 @@ class Forward(TaskLoop):
             raise InputError("a forward pass has no training step")
         self.net = self.case.load.net().eval()
 
-    @contextmanager
-    def adapt(self, i: int, support: Examples, training: bool) -> Iterator[plain.Predict]:
+    def adapt(self, i: int, support: Examples, training: bool) -> AbstractContextManager[plain.Predict]:
         del i, training
-        yield lambda x: self.net(channels_last(torch.cat([support.x, x])))[len(support.x) :]
+        return nullcontext(lambda x: self.net(channels_last(torch.cat([support.x, x])))[len(support.x) :])
