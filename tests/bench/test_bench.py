@@ -13,7 +13,7 @@ import torch
 from processes import PATIENCE, Command, run_code
 from quickstudy.bench import agreement, contenders, suites
 from quickstudy.bench.contenders import CONTENDERS, PEERS, Contender, choose_peers
-from quickstudy.bench.goals import GOALS, BenchResult, Goal
+from quickstudy.bench.goals import BenchResult, Goal
 from quickstudy.bench.implementations import ByHand, Library
 from quickstudy.bench.machine import count_flops
 from quickstudy.bench.measure import ContenderError, Processes, Timing
@@ -21,6 +21,7 @@ from quickstudy.bench.plots import draw_plots
 from quickstudy.bench.workloads import BENCH_METHODS, WORKLOADS, Case
 from quickstudy.errors import InputError
 
+GOALS = suites.get_suite("targets").goals
 EXACT = 1e-8
 """Float64; a bias before a batch norm, whose gradient is 0, is rounding at 1e-10 of the scale it is compared on."""
 
@@ -106,7 +107,7 @@ class Holds(ByHand):
     def train(self):
         torch.ones(10_000_000)
 
-print(measure_peak_above(Holds(Case("sine", tasks=1), torch.float32, slice(None), {}), "train"))
+print(measure_peak_above(Holds(Case("sine", tasks=1), torch.float32, slice(None), {})))
 """
 
 
@@ -167,9 +168,14 @@ def test_goals_are_read_off():
     assert (first["value"], first["met"]) == (6.5, True)
     assert (second["value"], second["met"]) == (None, None)  # nobody was compiled
     assert all(goal["met"] is None for goal in rest)
-    assert Goal("", "<=", 1.5, lambda found: 2.0).check(found)["met"] is False
-    memory = {Case("omniglot", "maml", 4, k): {"recompute": 10 * k} for k in (5, 100)}
-    assert BenchResult(memory=memory).growth("recompute", *memory) == 20
+    waves = {"workload": "sine", "tasks": 25, "steps": 5}
+    inverse = Goal.read("{case}", case=waves, time="eager", over="plain", at_most=0.1).check(found)
+    assert (inverse["goal"], inverse["sign"], inverse["met"]) == (str(case), "<=", False)
+    assert inverse["value"] == pytest.approx(1 / 6.5)
+    memory = {Case("omniglot", "maml", 4, k): {"recompute": 10 * k, "eager": 5 * k} for k in (5, 100)}
+    whole = BenchResult(memory=memory, command={"cold": 80.0, "warm": "it failed"})
+    told = [(goal["value"], goal["met"]) for goal in (goal.check(whole) for goal in GOALS[-4:])]
+    assert told == [(20.0, False), (20.0, True), (80.0, True), (None, None)]
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from conftest import COMMAND, SINE
-from quickstudy.bench.suites import SUITES
+from quickstudy.bench.suites import SUITES, get_suite
 from quickstudy.cli import sources
 from quickstudy.cli.commands import VERBS, demo
 from quickstudy.cli.commands.data import Data
@@ -342,7 +342,7 @@ def test_lists_say_what_the_objects_say(cli):
         "charts": CHARTS,
         "losses": first_lines(CRITERIA),
         "metrics": first_lines({name: metric.measure for name, metric in METRICS.items()}),
-        "suites": {name: make().about for name, make in SUITES.items()},
+        "suites": {name: get_suite(name).about for name in SUITES},
     }
     assert sources.read_fields("training.config.schema", "Config") == list(config.Config.model_fields)
     for part, settings in (("Train", config.TrainSettings), ("Evaluate", config.EvaluateSettings)):

@@ -13,14 +13,13 @@ from quickstudy.papers.mtnet.measures import (
     closed_form,
     equation_4_3,
     outside_plane,
-    predicting_zero,
     proposition_1,
     proposition_2,
     update_fraction,
 )
 from quickstudy.papers.runner.figures import draw
 from quickstudy.papers.runner.load import merge
-from quickstudy.papers.runner.measures import Trained, evaluate_metric
+from quickstudy.papers.runner.measures import Trained, evaluate_metric, zero_error
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.train import train
@@ -120,7 +119,7 @@ def test_shares_and_gaps_by_hand():
 
 def test_predicting_zero_is_the_error_of_a_net_that_answers_zero_on_the_same_tasks(tmp_path):
     one = trained(tmp_path, "maml", 0, std=1e-12)
-    net, zero = evaluate_metric(one, tasks=60), predicting_zero(UNTRAINED, tasks=60)
+    net, zero = evaluate_metric(one, tasks=60), zero_error(UNTRAINED, tasks=60)
     assert net.tasks == zero.tasks
     np.testing.assert_allclose(net.each, zero.each, rtol=0.2)  # the bias of the output has moved by one step
     still = evaluate_metric(one, tasks=60, settings={"method.inner_lr": 0.0})

@@ -44,6 +44,16 @@ def test_a_page_opens_with_one_table_of_all_claims_and_folds_the_rest(paper):
         assert shown.count("![") == len(one["figures"]) and one["command"] in folded
 
 
+@every_paper
+def test_a_reader_sees_what_rows_are_called_and_not_their_names(paper):
+    opening = page.render(paper, STORED[paper], PAGES, "md").partition("\n## ")[0]
+    numbers = [cell for line in opening.splitlines() if line.startswith("| ") for cell in line.split(" | ")[3:5]]
+    said = {part.rpartition(": ")[0] or part.split()[0] for cell in numbers for part in cell.split("; ")}
+    rows = [line for one in STORED[paper] for line in one["rows"]]
+    assert not said & ({line["row"] for line in rows} - {line["label"] for line in rows})
+    assert said & {line["label"] for line in rows}
+
+
 def test_html_is_whole_and_escapes_what_was_stored():
     (one,) = [one for one in STORED["mtnet"] if one["item"] == "table-6.1"]
     evil = "<script>alert(1)</script> `a < b`"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError
 from quickstudy.papers.beyond.combined import PARTS, combined
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
@@ -146,9 +146,35 @@ def test_a_training_that_diverges_is_shown_so(plan):
     here, about = collect(one)
     shown = result(one, here, about, MACHINE)
     assert "nan" in shown["stopped"]["fast"]["0"] or "inf" in shown["stopped"]["fast"]["0"]
-    lines, _ = tables.lines(shown)
+    _, lines, _ = tables.lines(shown)
     assert [line[3] for line in lines if line[0] == "FAST"] == ["diverged", "diverged"]
     assert done(one) == []
+
+
+@pytest.mark.parametrize("byte", [0, 70, -30])
+def test_a_damaged_reading_is_named_and_made_again_when_it_is_deleted(plan, byte):
+    one = plan(sine("maml"))
+    done(one)
+    before = collect(one)[0].each_seed("maml", "10-shot")
+    for packed in (one.folder / "readings").glob("*.npz"):
+        data = bytearray(packed.read_bytes())
+        data[byte] ^= 0xFF
+        packed.write_bytes(data)
+    with pytest.raises(RunError, match="^.*damaged.*$"):
+        collect(one)
+    for table in (one.folder / "readings").glob("*.json"):
+        table.unlink()
+    done(one)
+    assert collect(one)[0].each_seed("maml", "10-shot") == before
+
+
+def test_a_reading_that_lacks_what_it_should_say_is_named(plan):
+    one = plan(sine("maml"))
+    done(one)
+    for table in (one.folder / "readings").glob("*.json"):
+        table.write_text(table.read_text().replace('"seconds"', '"secnds"'))
+    with pytest.raises(RunError, match="does not say: seconds. Delete it"):
+        collect(one)
 
 
 # -- what is said of it --
@@ -165,7 +191,7 @@ def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
     assert shown["rows"][-1]["ours"] is None
     verdict = shown["claims"][0]
     assert verdict["holds"] == (here.value("fast", "10-shot") < here.value("maml", "10-shot"))
-    lines, notes = tables.lines(shown)
+    _, lines, notes = tables.lines(shown)
     assert lines[0][2] == "0.70 ± 0.07 (table); 0.80 (text)" and lines[-1][3] == "quoted" and len(notes) == 1
     rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
     assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"

@@ -12,9 +12,8 @@ from quickstudy.papers.runner.claims import decide
 from quickstudy.papers.runner.figures import draw
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.load import merge
-from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric
+from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, zero_error
 from quickstudy.papers.wormhole.measures import (
-    answering_zero,
     conflict,
     gains,
     outer_map,
@@ -169,10 +168,10 @@ def test_c_is_right_where_nothing_is_off_and_wrong_labels_make_it_worse(tanh):
 
 def test_always_answering_zero_is_judged_on_the_tasks_of_the_trainings(tmp_path):
     one = trained(tmp_path, WAVELET, 2)
-    zero = answering_zero(one, points=20, tasks=60)
+    zero = zero_error(one, points=20, tasks=60)
     assert zero.tasks == evaluate_metric(one, tasks=60, of="loss").tasks
     assert zero.value == pytest.approx(0.157, rel=0.2)
-    assert answering_zero(one, points=20, tasks=60, times=10.0).value == pytest.approx(10 * zero.value)
+    assert zero_error(one, points=20, tasks=60, times=10.0).value == pytest.approx(10 * zero.value)
 
 
 def test_the_map_is_least_at_the_trained_minimum(tmp_path):

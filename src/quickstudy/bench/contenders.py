@@ -37,23 +37,14 @@ def clean_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way of computing cases.
+    """One way of computing cases."""
 
-    Args:
-        implementation: Its name in `IMPLEMENTATIONS`.
-        about: A description for people.
-        engine: Options of the library's engine.
-        threads: Threads of each process; None for torch's own default.
-        tuned: Whether the C allocator keeps freed memory, as `quickstudy.engine.allocator` makes it do.
-        processes: The number of processes. They share the tasks of a step and average their gradients.
-    """
-
-    implementation: str
-    about: str
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    threads: int | None = None
-    tuned: bool = False
-    processes: int = 1
+    implementation: str  # of `IMPLEMENTATIONS`
+    about: str  # for people
+    engine: Mapping[str, Any] = field(default_factory=dict)  # options of the library's engine
+    threads: int | None = None  # of each process; None for torch's own default
+    tuned: bool = False  # whether the C allocator keeps freed memory, as `quickstudy.engine.allocator` makes it do
+    processes: int = 1  # they share the tasks of a step and average their gradients
 
     def environment(self) -> dict[str, str]:
         """The environment of the contender's processes."""

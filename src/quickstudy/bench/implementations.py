@@ -6,6 +6,7 @@ All start from the same parameters and the same tasks, and return their gradient
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -19,20 +20,16 @@ from quickstudy.engine import allocator
 from quickstudy.engine.engine import Engine, channels_last
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import BATCH
-from quickstudy.types import Params, Task, pick
+from quickstudy.types import Examples, Params, Task, pick
 
 TINY_LR = 1e-6
 """Adam's step size: so small that the parameters, and with them the cost of a step, stay the same."""
 
 
 class Implementation(ABC):
-    """One implementation of one case.
+    """One implementation of one case: of the `part` of its tasks that this process computes.
 
-    Args:
-        case: What is computed.
-        dtype: The type of parameters and tasks.
-        part: The tasks of the case that this process computes.
-        engine: Options of the library's engine, for `Library` alone.
+    `engine` are options of the library's engine, for `Library` alone.
     """
 
     methods: ClassVar[tuple[str, ...]] = BENCH_METHODS
@@ -62,6 +59,10 @@ class Implementation(ABC):
     @abstractmethod
     def evaluate(self) -> Tensor:
         """The query loss of each task."""
+
+    def run_once(self) -> None:
+        """What is measured: a training step or an evaluation, as the case says."""
+        self.train() if self.case.phase == "train" else self.evaluate()
 
     def train(self) -> None:
         """One training step. If several processes share the tasks, their gradients are averaged."""
@@ -97,6 +98,40 @@ class Library(Implementation):
             return torch.cat([learner(part, evaluating=True).loss for part in parts])
 
 
+class TaskLoop(Implementation):
+    """One task after the other, with a backward pass for each."""
+
+    @property
+    def loss(self) -> plain.PlainLoss:
+        """The inner and the outer loss."""
+        return F.cross_entropy if self.case.load.ways else F.mse_loss
+
+    @abstractmethod
+    def adapt(self, i: int, support: Examples, training: bool) -> AbstractContextManager[plain.Predict]:
+        """Adapt to task i; the value is how to predict then. After the `with` block the model is as it was."""
+
+    def run_tasks(self, training: bool) -> Tensor:
+        """The query loss of each task. In training, its share of the gradient is added."""
+        losses = []
+        for i in range(len(self.tasks.key)):
+            support = pick(self.tasks.support, i)
+            with self.adapt(i, support, training) as predict, torch.set_grad_enabled(training):
+                loss = self.loss(predict(self.tasks.query.x[i]), self.tasks.query.y[i])
+                if training:
+                    (loss / len(self.tasks.key)).backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def gradients(self) -> list[Tensor]:
+        for p in self.parameters():
+            p.grad = None
+        self.run_tasks(training=True)
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters()]
+
+    def evaluate(self) -> Tensor:
+        return self.run_tasks(training=False)
+
+
 def short_name(name: str) -> str:
     """The name that a learner's parameter has in the loops by hand.
 
@@ -113,34 +148,31 @@ def short_name(name: str) -> str:
     return name.removeprefix("head.") if name.count(".") > 1 else name
 
 
-class ByHand(Implementation):
-    """The loop of `plain`, with the learner's parameters."""
+class ByHand(TaskLoop):
+    """The methods of `plain`, with the learner's parameters."""
 
     def prepare(self) -> None:
         load = self.case.load
         net: plain.PlainNet = plain.plain_conv4 if load.ways else plain.plain_mlp
-        loss: plain.PlainLoss = F.cross_entropy if load.ways else F.mse_loss
         named = {short_name(n): p.detach().clone().requires_grad_() for n, p in self.learner.meta_params().items()}
-        self.hand = plain.PLAIN_METHODS[self.case.method](named, net, loss, load.inner_lr, self.case.steps)
-        self.noise: list[Params] | None = None
+        self.hand = plain.Plain(named, net, self.loss, load.inner_lr, self.case.steps)
+        self.noise: Params = {}
 
     def share_noise(self) -> None:
         """Use the learner's random draws instead of new ones, so that the gradients can be compared."""
         drawn = self.learner.draw(self.tasks)
-        named = {name.removeprefix("mask.").rpartition(".")[0] + ".logit": u for name, u in drawn.items()}
-        self.noise = [{name: u[i] for name, u in named.items()} for i in range(len(self.tasks.key))]
+        self.noise = {name.removeprefix("mask.").rpartition(".")[0] + ".logit": u for name, u in drawn.items()}
 
     def parameters(self) -> list[Tensor]:
         return list(self.hand.leaves.values())
 
-    def gradients(self) -> list[Tensor]:
-        return self.hand.gradients(self.tasks.support, self.tasks.query, self.noise)
+    def adapt(self, i: int, support: Examples, training: bool) -> AbstractContextManager[plain.Predict]:
+        logits = {name: p for name, p in self.hand.leaves.items() if name.endswith(".logit")}
+        u = {name: self.noise[name][i] if self.noise else torch.rand_like(p) for name, p in logits.items()}
+        return nullcontext(plain.PLAIN_METHODS[self.case.method](self.hand, support, u, training))
 
-    def evaluate(self) -> Tensor:
-        return self.hand.evaluate(self.tasks.support, self.tasks.query, self.noise)
 
-
-class Forward(Implementation):
+class Forward(TaskLoop):
     """The model alone, without adaptation, on all images of a task together. There is no training step."""
 
     def prepare(self) -> None:
@@ -148,14 +180,6 @@ class Forward(Implementation):
             raise InputError("a forward pass has no training step")
         self.net = self.case.load.net().eval()
 
-    def gradients(self) -> list[Tensor]:
-        raise InputError("a forward pass has no meta-gradient")
-
-    def evaluate(self) -> Tensor:
-        losses = []
-        with torch.no_grad():
-            for i in range(len(self.tasks.key)):
-                support, query = pick((self.tasks.support, self.tasks.query), i)
-                out = self.net(channels_last(torch.cat([support.x, query.x])))
-                losses.append(self.learner.criterion(out[len(support.x) :], query.y))
-        return torch.stack(losses)
+    def adapt(self, i: int, support: Examples, training: bool) -> AbstractContextManager[plain.Predict]:
+        del i, training
+        return nullcontext(lambda x: self.net(channels_last(torch.cat([support.x, x])))[len(support.x) :])

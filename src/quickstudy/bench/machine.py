@@ -1,12 +1,11 @@
 """The peak speed of the machine, and the number of operations of a case."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
-from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from quickstudy.bench.implementations import ByHand
@@ -24,30 +23,20 @@ SECONDS_PER_PEAK = 1.0
 
 def measure_peaks() -> dict[str, float]:
     """GFLOP/s of a large matrix product and of a 3x3 convolution in single precision, with this process's threads."""
-    a, b = torch.randn(MATRIX_SIDE, MATRIX_SIDE), torch.randn(MATRIX_SIDE, MATRIX_SIDE)
-    x, kernel = (
-        torch.randn(CONV_IMAGES, CONV_CHANNELS, CONV_PIXELS, CONV_PIXELS),
-        torch.randn(CONV_CHANNELS, CONV_CHANNELS, 3, 3),
-    )
-    with torch.no_grad():
-        return {
-            "threads": float(torch.get_num_threads()),
-            "matmul": _measure_gflops(lambda: a @ b, 2 * MATRIX_SIDE**3),
-            "conv": _measure_gflops(
-                lambda: F.conv2d(x, kernel, padding=1), 2 * CONV_IMAGES * CONV_CHANNELS**2 * 9 * CONV_PIXELS**2
-            ),
-        }
+    a, b = torch.randn(2, MATRIX_SIDE, MATRIX_SIDE)
+    x = torch.randn(CONV_IMAGES, CONV_CHANNELS, CONV_PIXELS, CONV_PIXELS)
+    kernel = torch.randn(CONV_CHANNELS, CONV_CHANNELS, 3, 3)
+    conv_flops = 2 * CONV_IMAGES * CONV_CHANNELS**2 * 9 * CONV_PIXELS**2
+    return {
+        "threads": float(torch.get_num_threads()),
+        "matmul": _measure_gflops("a @ b", 2 * MATRIX_SIDE**3, a=a, b=b),
+        "conv": _measure_gflops("F.conv2d(x, kernel, padding=1)", conv_flops, F=F, x=x, kernel=kernel),
+    }
 
 
-def _measure_gflops(work: Callable[[], object], flops: int) -> float:
-    work()
-    times = []
-    began = perf_counter()
-    while perf_counter() - began < SECONDS_PER_PEAK:
-        start = perf_counter()
-        work()
-        times.append(perf_counter() - start)
-    return flops / median(times) / 1e9
+def _measure_gflops(statement: str, flops: int, **names: Any) -> float:
+    timer = Timer(statement, globals=names, num_threads=torch.get_num_threads())
+    return flops / timer.blocked_autorange(min_run_time=SECONDS_PER_PEAK).median / 1e9
 
 
 def count_flops(case: Case) -> int:

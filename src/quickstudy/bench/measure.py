@@ -33,11 +33,7 @@ class ContenderError(Exception):
 
 
 class Processes:
-    """The processes of one contender, used as one. `close` ends them.
-
-    Args:
-        name: The contender's name.
-    """
+    """The processes of one contender, used as one. `close` ends them."""
 
     def __init__(self, name: str) -> None:
         contender = get_contender(name)
@@ -146,23 +142,14 @@ def compute_ratio(slow: list[float], fast: list[float]) -> Ratio:
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of one case.
-
-    Args:
-        case: The case.
-        baseline: The contender that the others are compared with.
-        rounds: For each contender the seconds of one step or evaluation in every round.
-        left_out: Contenders without a time, and the reasons.
-        errors: The relative errors of the contenders' gradients.
-        flops: The operations of the case.
-    """
+    """The times of one case."""
 
     case: Case
-    baseline: str
-    rounds: Mapping[str, list[float]]
-    left_out: Mapping[str, str]
-    errors: Mapping[str, float]
-    flops: int
+    baseline: str  # the contender that the others are compared with
+    rounds: Mapping[str, list[float]]  # for each contender the seconds of one step or evaluation in every round
+    left_out: Mapping[str, str]  # contenders without a time, and the reasons
+    errors: Mapping[str, float]  # the relative errors of the contenders' gradients
+    flops: int  # the operations of the case
 
     def speedup(self, name: str, baseline: str | None = None) -> Ratio | None:
         """How many times faster a contender is than the baseline; None if one of the two has no time."""

@@ -9,16 +9,15 @@ from quickstudy.errors import InputError
 PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def measure_peak_above(implementation: Implementation, phase: str) -> int:
+def measure_peak_above(implementation: Implementation) -> int:
     """The peak of resident memory during two steps or evaluations, in bytes above the level before them.
 
     The second one also has what the first one left behind. Measure once in a process: later, the allocator has memory
     that it kept.
     """
-    run_once = implementation.train if phase == "train" else implementation.evaluate
     before = _reset_peak()
     for _ in range(2):
-        run_once()
+        implementation.run_once()
     return max(0, _read_peak() - before)
 
 

@@ -4,25 +4,22 @@ All compute with a copy of the case's model and tasks, and must agree with the s
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.bench.implementations import Implementation
+from quickstudy.bench.implementations import TaskLoop
+from quickstudy.bench.plain import Predict
 from quickstudy.errors import InputError
-from quickstudy.types import Examples, pick
-
-Predict = Callable[[Tensor], Tensor]
-"""A model after adaptation: from inputs to outputs."""
+from quickstudy.types import Examples
 
 
-class Peer(Implementation):
+class Peer(TaskLoop):
     """Another library, in a loop over tasks."""
 
     methods = ("maml",)
@@ -31,45 +28,18 @@ class Peer(Implementation):
     def prepare(self) -> None:
         if find_spec(self.package) is None:
             raise InputError(f"{self.package} is not installed")
-        load = self.case.load
         weights = {n.removeprefix("head."): p.detach().clone() for n, p in self.learner.meta_params().items()}
-        self.net = load.net().to(next(iter(weights.values())).dtype)
+        self.net = self.case.load.net().to(next(iter(weights.values())).dtype)
         self.net.load_state_dict(weights)
         self.leaves: list[Tensor] = list(self.net.parameters())
-        self.loss = F.cross_entropy if load.ways else F.mse_loss
         self.begin()
 
     @abstractmethod
     def begin(self) -> None:
         """Build the library's own objects."""
 
-    @abstractmethod
-    def adapt(self, support: Examples, training: bool) -> AbstractContextManager[Predict]:
-        """Adapt to one task. After the `with` block the model is as it was."""
-
     def parameters(self) -> list[Tensor]:
         return self.leaves
-
-    def run_task(self, support: Examples, query: Examples, training: bool) -> Tensor:
-        """The query loss of one task. In training, its share of the gradient is added."""
-        with self.adapt(support, training) as predict, torch.set_grad_enabled(training):
-            loss = self.loss(predict(query.x), query.y)
-            if training:
-                (loss / len(self.tasks.key)).backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-
-    def run_tasks(self, training: bool) -> Tensor:
-        """The query loss of each task."""
-        halves = [pick((self.tasks.support, self.tasks.query), i) for i in range(len(self.tasks.key))]
-        return torch.stack([self.run_task(support, query, training) for support, query in halves])
-
-    def gradients(self) -> list[Tensor]:
-        self.net.zero_grad()
-        self.run_tasks(training=True)
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves]
-
-    def evaluate(self) -> Tensor:
-        return self.run_tasks(training=False)
 
 
 class Higher(Peer):
@@ -81,7 +51,7 @@ class Higher(Peer):
         self.inner = torch.optim.SGD(self.net.parameters(), lr=self.case.load.inner_lr)
 
     @contextmanager
-    def adapt(self, support: Examples, training: bool) -> Iterator[Predict]:
+    def adapt(self, i: int, support: Examples, training: bool) -> Iterator[Predict]:
         import higher
 
         options = {"copy_initial_weights": False, "track_higher_grads": training}
@@ -102,10 +72,9 @@ class TorchOpt(Peer):
         self.inner = torchopt.MetaSGD(self.net, lr=self.case.load.inner_lr)
 
     @contextmanager
-    def adapt(self, support: Examples, training: bool) -> Iterator[Predict]:
+    def adapt(self, i: int, support: Examples, training: bool) -> Iterator[Predict]:
         import torchopt
 
-        del training
         net = torchopt.extract_state_dict(self.net, by="reference", detach_buffers=True)
         state = torchopt.extract_state_dict(self.inner, by="reference")
         for _ in range(self.case.steps):
@@ -125,7 +94,7 @@ class Learn2Learn(Peer):
         self.maml = maml(self.net, lr=self.case.load.inner_lr, first_order=False)
 
     @contextmanager
-    def adapt(self, support: Examples, training: bool) -> Iterator[Predict]:
+    def adapt(self, i: int, support: Examples, training: bool) -> Iterator[Predict]:
         clone: Any = self.maml.clone()
         for _ in range(self.case.steps):
             clone.adapt(self.loss(clone(support.x), support.y), first_order=not training)

@@ -1,20 +1,23 @@
-"""The same methods by hand: `torch.autograd.grad` in a Python loop over tasks, with a backward pass for each.
+"""The same methods by hand: `torch.autograd.grad` for one task, as one writes it without a library.
 
-This is what one writes without a library; every speed-up is measured against it. It uses none of quickstudy's rules,
-cells or engine, so it also checks them: `agreement` compares the two. Parameters are dictionaries of leaf tensors by
-short names; networks are functions of them.
+Every speed-up is measured against this. It uses none of quickstudy's rules, cells or engine, so it also checks them:
+`agreement` compares the two. Parameters are dictionaries of leaf tensors by short names; networks are functions of
+them. A method is a function that adapts to the support set of one task and returns how to predict then.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.types import Examples, Params, pick
+from quickstudy.types import Examples, Params
 
 PlainNet = Callable[[Params, Tensor], Tensor]
 PlainLoss = Callable[[Tensor, Tensor], Tensor]
+Predict = Callable[[Tensor], Tensor]
+"""A model after adaptation: from inputs to outputs."""
 UniformDraws = Mapping[str, Tensor]
 
 GAIN_STEPS, GAIN_LR, GAIN_START = 5, 1.0, 1.0
@@ -41,153 +44,101 @@ def plain_conv4(w: Params, x: Tensor) -> Tensor:
     return F.linear(plain_conv4_features(w, x), w["head.weight"], w["head.bias"])
 
 
+@dataclass(frozen=True)
+class Plain:
+    """What a method by hand adapts."""
+
+    leaves: Params  # every parameter that meta-training changes, by short name
+    net: PlainNet
+    criterion: PlainLoss  # of the support set
+    lr: float
+    steps: int
+
+    def loss(self, support: Examples) -> Callable[[Params], Tensor]:
+        """The support loss as a function of the parameters."""
+        return lambda w: self.criterion(self.net(w, support.x), support.y)
+
+
 def plain_descent(
-    loss: Callable[[Params], Tensor], w: Params, names: Iterable[str], lr: float, steps: int, create_graph: bool
+    loss: Callable[[Params], Tensor], w: Params, rates: Mapping[str, float | Tensor], steps: int, create_graph: bool
 ) -> Params:
-    """Gradient steps on the parameters of these names."""
-    names = list(names)
+    """Gradient steps on the parameters that have a rate."""
     for _ in range(steps):
-        grads = torch.autograd.grad(loss(w), [w[n] for n in names], create_graph=create_graph)
-        w = w | {n: w[n] - lr * g for n, g in zip(names, grads, strict=True)}
+        grads = torch.autograd.grad(loss(w), [w[n] for n in rates], create_graph=create_graph)
+        w = w | {n: w[n] - rate * g for (n, rate), g in zip(rates.items(), grads, strict=True)}
     return w
 
 
-class Plain:
-    """A method by hand.
-
-    Args:
-        leaves: Every parameter that meta-training changes, by short name.
-        net: The network.
-        loss: The inner and the outer loss.
-        lr: The inner step size.
-        steps: Inner steps.
-    """
-
-    def __init__(self, leaves: Params, net: PlainNet, loss: PlainLoss, lr: float, steps: int) -> None:
-        self.leaves, self.net, self.loss, self.lr, self.steps = leaves, net, loss, lr, steps
-
-    def uniform(self) -> UniformDraws:
-        """The random draws of one task; none unless a method overrides this."""
-        return {}
-
-    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
-        """Adapt to the support set of one task, and predict for `x`."""
-        raise NotImplementedError
-
-    def gradients(
-        self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None = None
-    ) -> list[Tensor]:
-        """The gradient of the mean query loss over a batch of tasks."""
-        for leaf in self.leaves.values():
-            leaf.grad = None
-        for loss in self._query_losses(support, query, noise, create_graph=True):
-            (loss / len(support.x)).backward()  # type: ignore[no-untyped-call]
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves.values()]
-
-    def evaluate(self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None = None) -> Tensor:
-        """The query loss of each task."""
-        return torch.stack([loss.detach() for loss in self._query_losses(support, query, noise, create_graph=False)])
-
-    def _query_losses(
-        self, support: Examples, query: Examples, noise: Sequence[UniformDraws] | None, create_graph: bool
-    ) -> Iterator[Tensor]:
-        for i in range(len(support.x)):
-            u = self.uniform() if noise is None else noise[i]
-            yield self.loss(self.output(pick(support, i), query.x[i], u, create_graph), query.y[i])
-
-
-class Maml(Plain):
+def plain_maml(one: Plain, support: Examples, u: UniformDraws, create_graph: bool) -> Predict:
     """Finn, Abbeel & Levine, 2017: gradient steps on everything."""
-
-    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
-        del u
-
-        def loss(w: Params) -> Tensor:
-            return self.loss(self.net(w, support.x), support.y)
-
-        w = plain_descent(loss, self.leaves, self.leaves, self.lr, self.steps, create_graph)
-        with torch.set_grad_enabled(create_graph):
-            return self.net(w, x)
+    del u
+    w = plain_descent(one.loss(support), one.leaves, dict.fromkeys(one.leaves, one.lr), one.steps, create_graph)
+    return lambda x: one.net(w, x)
 
 
-class MTNet(Plain):
+def plain_mtnet(one: Plain, support: Examples, u: UniformDraws, create_graph: bool) -> Predict:
     """Lee & Choi, 2018: layers T W, and a mask over the rows of W for each task."""
+    layers = [name.removesuffix(".metric") for name in one.leaves if name.endswith(".metric")]
+    rates: dict[str, float | Tensor] = {}
+    for layer in layers:
+        soft = torch.sigmoid(one.leaves[f"{layer}.logit"] + torch.logit(u[f"{layer}.logit"]))
+        mask = (soft > 0.5).to(soft.dtype) + soft - soft.detach()  # hard forward, soft backward
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            rates[name] = one.lr * mask.view(-1, *[1] * (one.leaves[name].ndim - 1))
 
-    def uniform(self) -> UniformDraws:
-        return {n: torch.rand_like(p) for n, p in self.leaves.items() if n.endswith(".logit")}
-
-    def mask(self, layer: str, u: UniformDraws) -> Tensor:
-        """Hard forward, soft backward."""
-        soft = torch.sigmoid(self.leaves[f"{layer}.logit"] + torch.logit(u[f"{layer}.logit"]))
-        return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
-
-    def transformed(self, w: Params) -> Params:
-        """T W and T b in place of W and b."""
+    def net(w: Params, x: Tensor) -> Tensor:
+        """With T W and T b in place of W and b."""
         moved = dict(w)
-        for name in w:
-            if name.endswith(".metric"):
-                layer = name.removesuffix(".metric")
-                weight = w[f"{layer}.weight"]
-                moved[f"{layer}.weight"] = (w[name] @ weight.flatten(1)).view_as(weight)
-                moved[f"{layer}.bias"] = w[name] @ w[f"{layer}.bias"]
-        return moved
+        for layer in layers:
+            T, weight = w[f"{layer}.metric"], w[f"{layer}.weight"]
+            moved[f"{layer}.weight"] = (T @ weight.flatten(1)).view_as(weight)
+            moved[f"{layer}.bias"] = T @ w[f"{layer}.bias"]
+        return one.net(moved, x)
 
-    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
-        w = dict(self.leaves)
-        layers = [n.removesuffix(".metric") for n in w if n.endswith(".metric")]
-        names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
-        masks = {layer: self.mask(layer, u) for layer in layers}
-        for _ in range(self.steps):
-            loss = self.loss(self.net(self.transformed(w), support.x), support.y)
-            grads = torch.autograd.grad(loss, [w[n] for n in names], create_graph=create_graph)
-            for n, g in zip(names, grads, strict=True):
-                m = masks[n.rpartition(".")[0]].view(-1, *[1] * (g.ndim - 1))
-                w[n] = w[n] - self.lr * m * g
-        with torch.set_grad_enabled(create_graph):
-            return self.net(self.transformed(w), x)
+    def loss(w: Params) -> Tensor:
+        return one.criterion(net(w, support.x), support.y)
+
+    w = plain_descent(loss, one.leaves, rates, one.steps, create_graph)
+    return lambda x: net(w, x)
 
 
-class Wormhole(Plain):
+def plain_wormhole(one: Plain, support: Examples, u: UniformDraws, create_graph: bool) -> Predict:
     """Chang, Gao & Lou, 2022: first a gain tanh(t) on the last layer, then gradient steps from there."""
+    del u
+    head = {n: p for n, p in one.leaves.items() if n.startswith("head.")}
+    loss = one.loss(support)
 
-    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
-        del u
-        head = {n: p for n, p in self.leaves.items() if n.startswith("head.")}
+    def scale(found: Params) -> Params:
+        return one.leaves | {n: torch.tanh(found["t"]) * p for n, p in head.items()}
 
-        def loss(w: Params) -> Tensor:
-            return self.loss(self.net(w, support.x), support.y)
-
-        def scaled(t: Tensor) -> Params:
-            return self.leaves | {n: torch.tanh(t) * p for n, p in head.items()}
-
-        t = head["head.weight"].new_full((), GAIN_START).requires_grad_()
-        for _ in range(GAIN_STEPS):
-            (slope,) = torch.autograd.grad(loss(scaled(t)), t, create_graph=create_graph)
-            t = t - GAIN_LR * slope
-        # Copies: t depends on the leaves, and a step's gradient must not run through how t was found.
-        start = {n: p.clone() for n, p in scaled(t).items()}
-        w = plain_descent(loss, start, start, self.lr, self.steps, create_graph)
-        with torch.set_grad_enabled(create_graph):
-            return self.net(w, x)
+    t = {"t": head["head.weight"].new_full((), GAIN_START).requires_grad_()}
+    t = plain_descent(lambda found: loss(scale(found)), t, {"t": GAIN_LR}, GAIN_STEPS, create_graph)
+    # Copies: t depends on the leaves, and a step's gradient must not run through how t was found.
+    start = {n: p.clone() for n, p in scale(t).items()}
+    w = plain_descent(loss, start, dict.fromkeys(start, one.lr), one.steps, create_graph)
+    return lambda x: one.net(w, x)
 
 
-class HyperMaml(Plain):
+def plain_hypermaml(one: Plain, support: Examples, u: UniformDraws, create_graph: bool) -> Predict:
     """Przewiezlikowski et al., 2022: a network reads the support features and emits the head's update."""
-
-    def output(self, support: Examples, x: Tensor, u: UniformDraws, create_graph: bool) -> Tensor:
-        del u
-        w = self.leaves
-        with torch.set_grad_enabled(create_graph):
-            features = plain_conv4_features(w, support.x)
-            guess = F.linear(features, w["head.weight"], w["head.bias"]).softmax(-1).detach()
-            ways = guess.shape[-1]
-            rows = torch.cat([features, guess, F.one_hot(support.y, ways).to(features.dtype)], dim=-1)
-            h = torch.stack([rows[support.y == c].mean(0) for c in range(ways)])
-            for i in (0, 2):
-                h = F.relu(F.linear(h, w[f"hyper.{i}.weight"], w[f"hyper.{i}.bias"]))
-            delta = F.linear(h, w["hyper.4.weight"], w["hyper.4.bias"])
-            weight, bias = w["head.weight"] + delta[:, :-1], w["head.bias"] + delta[:, -1]
-            return F.linear(plain_conv4_features(w, x), weight, bias)
+    del u
+    w = one.leaves
+    with torch.set_grad_enabled(create_graph):
+        features = plain_conv4_features(w, support.x)
+        guess = F.linear(features, w["head.weight"], w["head.bias"]).softmax(-1).detach()
+        ways = guess.shape[-1]
+        rows = torch.cat([features, guess, F.one_hot(support.y, ways).to(features.dtype)], dim=-1)
+        h = torch.stack([rows[support.y == c].mean(0) for c in range(ways)])
+        for i in (0, 2):
+            h = F.relu(F.linear(h, w[f"hyper.{i}.weight"], w[f"hyper.{i}.bias"]))
+        delta = F.linear(h, w["hyper.4.weight"], w["hyper.4.bias"])
+        weight, bias = w["head.weight"] + delta[:, :-1], w["head.bias"] + delta[:, -1]
+    return lambda x: F.linear(plain_conv4_features(w, x), weight, bias)
 
 
-PLAIN_METHODS: dict[str, type[Plain]] = {"maml": Maml, "mtnet": MTNet, "wormhole": Wormhole, "hypermaml": HyperMaml}
+PLAIN_METHODS: dict[str, Callable[[Plain, Examples, UniformDraws, bool], Predict]] = {
+    "maml": plain_maml,
+    "mtnet": plain_mtnet,
+    "wormhole": plain_wormhole,
+    "hypermaml": plain_hypermaml,
+}

@@ -23,25 +23,15 @@ CHECKER = "plain tuned"
 
 @dataclass
 class BenchRun:
-    """One run of a suite.
-
-    Args:
-        suite: What is measured.
-        rounds: Rounds of each case.
-        seconds: The time for all rounds of a case.
-        say: Called with a line about each piece of work.
-        result: What was measured so far.
-        machine: What `describe` found.
-        agreement: The error of each contender on each shrunken case, or why there is none.
-        pool: The contenders' processes.
-    """
+    """One run of a suite."""
 
     suite: Suite
-    rounds: int
-    seconds: float
-    say: Callable[[str], None]
-    result: BenchResult = field(default_factory=BenchResult)
-    machine: dict[str, Any] = field(default_factory=dict)
+    rounds: int  # of each case
+    seconds: float  # for all rounds of a case
+    say: Callable[[str], None]  # called with a line about each piece of work
+    result: BenchResult = field(default_factory=BenchResult)  # what was measured so far
+    machine: dict[str, Any] = field(default_factory=dict)  # what `describe` found
+    # The error of each contender on each shrunken case, or why there is none.
     agreement: dict[tuple[Case, str], float | str] = field(default_factory=dict)
     pool: ProcessPool = field(default_factory=ProcessPool)
 

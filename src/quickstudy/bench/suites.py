@@ -1,17 +1,18 @@
-"""Suites: which cases are measured, and which contenders compute them."""
+"""Suites: which cases are measured, and which contenders compute them. `suites.yaml` lists them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib.resources import files
 from itertools import product
+from typing import Any
+
+import yaml
 
 from quickstudy.bench.contenders import PEERS
-from quickstudy.bench.goals import GOALS, Goal
+from quickstudy.bench.goals import Goal
 from quickstudy.bench.workloads import BENCH_METHODS, Case
 from quickstudy.errors import InputError, suggest_nearest
-
-OUR_ENGINES = ("eager", "compiled")
-"""For cases without convolutions: on a CPU the engine does not compile these."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Suite:
-    """A set of comparisons with a name on the command line.
-
-    Args:
-        about: A description for people.
-        speed: What is timed.
-        memory: What is measured in peak memory.
-        goals: What the results are compared with.
-    """
+    """A set of comparisons with a name on the command line."""
 
     about: str
-    speed: tuple[Comparison, ...] = ()
-    memory: tuple[Comparison, ...] = ()
-    goals: tuple[Goal, ...] = ()
+    speed: tuple[Comparison, ...] = ()  # what is timed
+    memory: tuple[Comparison, ...] = ()  # what is measured in peak memory
+    goals: tuple[Goal, ...] = ()  # what the results are compared with
 
     def only(self, methods: Sequence[str] | None, peers: Sequence[str], pattern: str = "*") -> "Suite":
         """The part of the suite with these methods, peers and cases. A part by cases has no goals."""
@@ -62,146 +56,18 @@ class Suite:
         return part
 
 
-def _comparisons(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Comparison, ...]:
-    return tuple(Comparison(case, names) for case in cases)
-
-
-def _with_peers(cases: Iterable[Case], names: tuple[str, ...]) -> tuple[Comparison, ...]:
-    """Comparisons in which the peers take part, as far as they have the method: they have MAML alone."""
-    return tuple(Comparison(case, names + (PEERS if case.method == "maml" else ())) for case in cases)
-
-
-def _phase_cases(
-    workload: str, methods: Sequence[str], counts: Sequence[int], ks: Sequence[int], **more: int
-) -> list[Case]:
-    """Training steps and evaluations for each number of steps; HyperMAML, which takes no steps, once."""
-    return [
-        Case(workload, method, count, k, phase, **more)
-        for method, count, k, phase in product(methods, counts, ks, ("train", "evaluate"))
-        if method != "hypermaml" or k == ks[0]
-    ]
-
-
-DESCENDING = ("maml", "mtnet", "wormhole")
-SWEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
-SWEPT_TASKS = (1, 4, 16, 64, 256, 1024)
-SWEPT_SHOTS = (1, 2, 5, 10, 20)
-COMPILED_STEPS = 10
-"""With more inner steps nothing is compiled: each step is a part of the graph, and takes seconds to compile."""
-
-
-def _quick_suite() -> Suite:
-    return Suite(
-        "a selection in about two minutes",
-        (
-            *_with_peers([Case("sine", "maml", 25, 5)], ("plain", *OUR_ENGINES)),
-            *_with_peers([Case("omniglot", "maml", 4, 1)], ("plain", "eager", "two workers")),
-            *_with_peers([Case("omniglot", "hypermaml", 4)], ("plain", "eager")),
-            *_with_peers([Case("omniglot", "mtnet", 4, 1, "evaluate")], ("plain", "eager")),
-        ),
-    )
-
-
-def _smoke_suite() -> Suite:
-    one = Comparison(Case("sine", "maml", 2, 1), ("plain", "eager", *PEERS))
-    return Suite("one small case, to see that everything works", (one,), (replace(one, names=("eager",)),))
-
-
-def _sine_suite() -> Suite:
-    cases = _phase_cases("sine", DESCENDING, (4, 25, 256), (1, 5))
-    return Suite("sine MLP: K 1 and 5; 4, 25 and 256 tasks", _with_peers(cases, ("plain", "plain tuned", *OUR_ENGINES)))
-
-
-def _omniglot_suite() -> Suite:
-    cases = _phase_cases("omniglot", BENCH_METHODS, (8,), (1, 3, 5)) + _phase_cases(
-        "omniglot20", BENCH_METHODS, (2,), (1,)
-    )
-    names = ("plain", "plain tuned", "eager", "two workers")
-    return Suite("Omniglot-shaped Conv4-64: 5-way K 1, 3, 5 and 20-way", _with_peers(cases, names))
-
-
-def _mini_suite() -> Suite:
-    cases = [
-        case
-        for workload, shots in product(("mini32", "mini64"), (1, 5))
-        for case in _phase_cases(workload, BENCH_METHODS, (2,), (5,), shots=shots)
-    ]
-    return Suite(
-        "mini-ImageNet-shaped Conv4-32 and -64: 1- and 5-shot, K 5",
-        _with_peers(cases, ("plain", "eager", "two workers")),
-    )
-
-
-def _hypermaml_suite() -> Suite:
-    one = "omniglot"
-    return Suite(
-        "HyperMAML against its per-task loop, and against a forward pass without adaptation",
-        (
-            Comparison(Case(one, "hypermaml", 32), ("plain", "plain tuned", "eager", "two workers")),
-            Comparison(Case(one, "hypermaml", 600, phase="evaluate"), ("forward", "eager")),
-        ),
-    )
-
-
-def _memory_suite() -> Suite:
-    cases = [Case("omniglot", "maml", 4, k) for k in (1, 5, 20, 100)]
-    return Suite("peak memory against inner steps", memory=_comparisons(cases, ("plain", "eager", "recompute")))
-
-
-def _workers_suite() -> Suite:
-    cases = [Case("omniglot", "maml", 32, 1), Case("omniglot", "maml", 32, 5), Case("sine", "maml", 256, 5)]
-    return Suite("two processes of one thread over one, same work", _comparisons(cases, ("eager", "two workers")))
-
-
-def _steps_suite() -> Suite:
-    waves = [Case("sine", m, 25, k) for m in DESCENDING for k in SWEPT_STEPS]
-    images = [Case("omniglot", "maml", 4, k) for k in SWEPT_STEPS]
-    few = [case for case in waves if case.steps <= COMPILED_STEPS]
-    many = [case for case in waves if case.steps > COMPILED_STEPS]
-    return Suite(
-        "cost against inner steps, 1 to 100", _waves_and_images(few, images) + _with_peers(many, ("plain", "eager"))
-    )
-
-
-def _tasks_suite() -> Suite:
-    waves = [Case("sine", m, count, 5) for m in DESCENDING for count in SWEPT_TASKS]
-    images = [Case("omniglot", "maml", count, 1) for count in SWEPT_TASKS[:4]]
-    images += [Case("omniglot", "hypermaml", count) for count in SWEPT_TASKS[:4]]
-    return Suite("cost against tasks, 1 to 1024 (images: to 64)", _waves_and_images(waves, images))
-
-
-def _waves_and_images(waves: Iterable[Case], images: Iterable[Case]) -> tuple[Comparison, ...]:
-    return _with_peers(waves, ("plain", *OUR_ENGINES)) + _with_peers(images, ("plain", "eager"))
-
-
-def _shots_suite() -> Suite:
-    cases = [Case("omniglot", m, 4, 1, shots=shots) for m in ("maml", "hypermaml") for shots in SWEPT_SHOTS]
-    return Suite("cost against shots, 1 to 20", _waves_and_images((), cases))
-
-
-def _targets_suite() -> Suite:
-    both = [Case("omniglot", "maml", 32, k, phase) for k, phase in product((1, 5), ("train", "evaluate"))]
-    return Suite(
-        "the goals of this library, each with its number",
-        (
-            Comparison(Case("sine", "maml", 25, 5), ("plain", *OUR_ENGINES)),
-            Comparison(Case("sine", "maml", 256, 5), ("plain", *OUR_ENGINES)),
-            *_comparisons(both, ("plain", "eager", "two workers")),
-            *_hypermaml_suite().speed,
-        ),
-        _comparisons([Case("omniglot", "maml", 4, k) for k in (5, 100)], ("eager", "recompute")),
-        GOALS,
-    )
-
-
-def _full_suite() -> Suite:
-    parts = [make() for name, make in SUITES.items() if name not in ("quick", "smoke", "all")]
-    return Suite(
-        "all of them: hours",
-        _merge_cases(one for part in parts for one in part.speed),
-        _merge_cases(one for part in parts for one in part.memory),
-        GOALS,
-    )
+def _read_comparisons(lines: Sequence[Any]) -> Iterator[Comparison]:
+    """The comparisons of the lines of a suite; a list of lines stands for each of them."""
+    for line in lines:
+        if isinstance(line, list):
+            yield from _read_comparisons(line)
+            continue
+        fields = {name: value if isinstance(value, list) else [value] for name, value in line.items() if name != "by"}
+        for values in product(*fields.values()):
+            case = Case(**dict(zip(fields, values, strict=True)))
+            if case.method != "hypermaml" or case.steps == fields.get("steps", [case.steps])[0]:
+                peers = PEERS if case.method == "maml" else ()
+                yield Comparison(case, tuple(n for by in line["by"] for n in (peers if by == "peers" else (by,))))
 
 
 def _merge_cases(comparisons: Iterable[Comparison]) -> tuple[Comparison, ...]:
@@ -212,25 +78,20 @@ def _merge_cases(comparisons: Iterable[Comparison]) -> tuple[Comparison, ...]:
     return tuple(Comparison(*item) for item in names.items())
 
 
-SUITES: dict[str, Callable[[], Suite]] = {
-    "quick": _quick_suite,
-    "sine": _sine_suite,
-    "omniglot": _omniglot_suite,
-    "mini": _mini_suite,
-    "hypermaml": _hypermaml_suite,
-    "memory": _memory_suite,
-    "workers": _workers_suite,
-    "sweep-steps": _steps_suite,
-    "sweep-tasks": _tasks_suite,
-    "sweep-shots": _shots_suite,
-    "targets": _targets_suite,
-    "all": _full_suite,
-    "smoke": _smoke_suite,
-}
+SUITES: dict[str, dict[str, Any]] = yaml.safe_load(
+    files(__package__).joinpath("suites.yaml").read_text(encoding="utf-8")
+)
 
 
 def get_suite(name: str) -> Suite:
-    """The suite of a name."""
+    """The suite of a name: what is its own, and what the suites have that it is made of."""
     if name not in SUITES:
         raise InputError(f"There is no suite {name!r}. {suggest_nearest(name, SUITES)}")
-    return SUITES[name]()
+    one = SUITES[name]
+    parts = [get_suite(part) for part in one.get("of", ())]
+    speed, memory = (
+        _merge_cases([*_read_comparisons(one.get(kind, ())), *(own for part in parts for own in getattr(part, kind))])
+        for kind in ("speed", "memory")
+    )
+    goals = [*(Goal.read(**line) for line in one.get("goals", ())), *(goal for part in parts for goal in part.goals)]
+    return Suite(one["about"], speed, memory, tuple(goals))

@@ -22,36 +22,27 @@ from quickstudy.errors import InputError, describe_error
 
 
 class Worker:
-    """The commands that a process understands, by name.
-
-    Args:
-        contender: The contender.
-        rank: The number of this process among the contender's.
-    """
+    """The commands that a process understands, by name."""
 
     def __init__(self, contender: Contender, rank: int) -> None:
-        self.contender, self.rank = contender, rank
+        self.contender, self.rank = contender, rank  # its number among the contender's processes
         self.implementation: Implementation | None = None
-        self.phase = ""
 
     def build(self, case: dict[str, Any]) -> None:
         """Prepare a case. The case before is dropped first."""
         self.implementation = None
-        wanted = Case(**case)
-        self.phase = wanted.phase
-        self.implementation = self.contender.make(wanted, self.rank)
+        self.implementation = self.contender.make(Case(**case), self.rank)
 
     def repeat(self, times: int) -> None:
         """Do so many training steps or evaluations."""
         assert self.implementation is not None
-        run_once = self.implementation.train if self.phase == "train" else self.implementation.evaluate
         for _ in range(times):
-            run_once()
+            self.implementation.run_once()
 
     def memory(self) -> int:
         """The peak memory of the prepared case."""
         assert self.implementation is not None
-        return memory.measure_peak_above(self.implementation, self.phase)
+        return memory.measure_peak_above(self.implementation)
 
     def check(self, case: dict[str, Any], names: list[str]) -> dict[str, Any]:
         """The errors of contenders on a case."""

@@ -4,7 +4,7 @@ Images are noise and labels are arbitrary, since no kernel's time depends on the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,25 +23,15 @@ PHASES = ("train", "evaluate")
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the shape of its tasks.
+    """A model and the shape of its tasks."""
 
-    Args:
-        about: A description for people.
-        net: Builds the model.
-        inputs: The shape of one input.
-        ways: Classes in a task; 0 for regression.
-        shots: Support examples (of each class), unless a case has its own number.
-        queries: Query examples (of each class).
-        inner_lr: The inner step size: so small that a hundred steps stay finite.
-    """
-
-    about: str
+    about: str  # for people
     net: Callable[[], nn.Module]
-    inputs: Shape
-    ways: int
-    shots: int
-    queries: int
-    inner_lr: float = 0.01
+    inputs: Shape  # of one input
+    ways: int  # classes in a task; 0 for regression
+    shots: int  # support examples (of each class), unless a case has its own number
+    queries: int  # query examples (of each class)
+    inner_lr: float = 0.01  # so small that a hundred steps stay finite
 
     @property
     def loss(self) -> str:
@@ -68,25 +58,15 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a training step, or an evaluation, of a method on a batch of tasks.
+    """What is measured: a training step, or an evaluation, of a method on a batch of tasks."""
 
-    Args:
-        workload: The name of the model and its tasks.
-        method: The name of the method.
-        tasks: The number of tasks in the batch.
-        steps: Inner steps. HyperMAML takes none.
-        phase: "train" (a meta-gradient and a step of Adam) or "evaluate" (query losses without a gradient).
-        shots: By default the workload's.
-        queries: By default the workload's.
-    """
-
-    workload: str
+    workload: str  # of `WORKLOADS`
     method: str = "maml"
-    tasks: int = 4
-    steps: int = 1
-    phase: str = "train"
-    shots: int = field(default=0)
-    queries: int = field(default=0)
+    tasks: int = 4  # in the batch
+    steps: int = 1  # inner steps; HyperMAML takes none
+    phase: str = "train"  # a meta-gradient and a step of Adam, or "evaluate": query losses without a gradient
+    shots: int = 0  # 0: the workload's
+    queries: int = 0  # 0: the workload's
 
     def __post_init__(self) -> None:
         for what, given, known in (

@@ -32,9 +32,9 @@ class Definition:
         raise LookupError(f"{self.module} has no text for: {ast.unparse(self.node)}")
 
     def arguments(self) -> "list[Definition]":
-        """The positional arguments of a call, or of the call that a function returns."""
+        """The positional arguments of a call."""
         match self.node:
-            case ast.FunctionDef(body=[*_, ast.Return(value=ast.Call() as call)]) | (ast.Call() as call):
+            case ast.Call() as call:
                 return [_resolve(self.module, argument) for argument in call.args]
         raise LookupError(f"a call was looked for in {self.module}, and not found in: {ast.unparse(self.node)}")
 

@@ -12,12 +12,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures, image_figures
@@ -25,16 +24,24 @@ from quickstudy.storage.files import write_atomic
 from quickstudy.storage.result import EvaluationResult
 from quickstudy.storage.run import Run
 
-STYLE = files("quickstudy").joinpath("reports", "style.css").read_text(encoding="utf-8")
-"""The style sheet of every page."""
-
-DAMAGED = "The {} saved with its results do not fit together, so they are not drawn. Evaluate the run again."
 UNTESTED = "This run has no results yet: it was not tested."
 DASH = "\N{EN DASH}"
 """Stands for a value that is not there."""
 
 Results = Mapping[str, Mapping[str, EvaluationResult]]
 """The results of each run: by the run's label, then by their name."""
+
+
+def read_templates(*folders: str) -> Environment:
+    """The templates in folders of this package. What goes into HTML is escaped; a misspelt name is an error."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("quickstudy", folder) for folder in folders]),
+        autoescape=lambda name: bool(name and ".html" in name),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def write_report(runs: Sequence[Run], out: str | Path) -> Path:
@@ -60,14 +67,12 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure of the page: its PNG as a data URL, its size in CSS pixels and its texts; or why it is missing."""
+    """A PNG of the page as a data URL, its size in CSS pixels, and a sentence about it; empty where it is missing."""
 
-    source: str
-    width: int
-    height: int
-    alt: str
-    caption: str
-    missing: str
+    source: str = ""
+    width: int = 0
+    height: int = 0
+    caption: str = ""
 
 
 class _Figures:
@@ -77,9 +82,9 @@ class _Figures:
         self.out = out
         self.stems: set[str] = set()
 
-    def add(self, name: str, png: bytes | None, alt: str, caption: str, missing: str) -> _Figure:
+    def add(self, name: str, png: bytes | None, caption: str = "") -> _Figure:
         if png is None:
-            return _Figure("", 0, 0, alt, caption, missing)
+            return _Figure(caption=caption)
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
         numbered = (f"{stem}-{i}" if i else stem for i in range(len(self.stems) + 1))
         stem = next(one for one in numbered if one not in self.stems)
@@ -88,86 +93,49 @@ class _Figures:
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         # A PNG has its width and height as 4 bytes each at 16 and 20. At 96 dots an inch its text has the page's size.
         width, height = (int.from_bytes(png[at : at + 4], "big") * 96 // canvas.DPI for at in (16, 20))
-        return _Figure(source, width, height, alt, caption, missing)
+        return _Figure(source, width, height, caption)
 
 
 def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures) -> str:
-    environment = Environment(
-        loader=PackageLoader("quickstudy", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,  # a misspelt name is an error, not an empty place
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    curves = drawn.add(
-        "learning",
-        figures.draw_learning_curves(labelled),
-        f"Training loss and validation metric against the step, for {', '.join(labelled)}.",
-        "Left to right: training loss, averaged over at most 100 stretches of steps, then the validation metric. "
-        "The band is the 95% interval over validation tasks.",
-        "No run has logged training or validation yet.",
-    )
     data_lines = {_describe_data(result.summary) for own in results.values() for result in own.values()}
     shared_data = data_lines.pop() if len(data_lines) == 1 else ""
-    return environment.get_template("report.html.jinja").render(
-        heading=f"{len(labelled)} runs compared" if len(labelled) > 1 else next(iter(labelled)),
-        shared_data=shared_data,
-        rows=[row for label, own in results.items() for row in _table_rows(label, own, shared_data)],
-        unequal_lists=_find_unequal_lists(results),
-        curves=curves,
-        spreads=_draw_spreads(results, drawn),
-        runs=[_describe_run(label, run, results[label], drawn) for label, run in labelled.items()],
+    return (
+        read_templates("reports")
+        .get_template("report.html.jinja")
+        .render(
+            labels=list(labelled),
+            untested=UNTESTED,
+            shared_data=shared_data,
+            rows=[row for label, own in results.items() for row in _table_rows(label, own, shared_data)],
+            unequal_lists=_find_unequal_lists(results),
+            curves=drawn.add("learning", figures.draw_learning_curves(labelled)),
+            spreads=_draw_spreads(results, drawn),
+            runs=[_describe_run(label, run, results[label], drawn) for label, run in labelled.items()],
+        )
     )
 
 
 def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult], drawn: _Figures) -> dict[str, Any]:
     """The section of one run: an example task, its classes, its probes, its settings and versions."""
-    example = next(
-        ((name, found) for name in _sort_names(results) if (found := figures.draw_example_task(results[name]))), None
-    )
-    name, (png, caption) = example or ("", (None, ""))
-    task = drawn.add(
-        f"task-{label}",
-        png,
-        f"One task of result {name} of run {label}: its support set and its queries with the predictions.",
-        f"One task of {_describe_result(name, results)} after adaptation. {caption}",
-        "No example task that can be drawn was saved with its results." if results else UNTESTED,
-    )
-    classes = _draw_classes(label, results, drawn)
-    probes = drawn.add(
-        f"probes-{label}",
-        figures.draw_probes(run),
-        f"Probes of run {label} against the step.",
-        "Probes: quantities the method recorded while training. Numbers at the right end are positions.",
-        "The method recorded no probes.",
-    )
-    return {
-        "label": label,
-        "figures": [task, *classes, probes],
-        "settings": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
-        "versions": yaml.safe_dump(run.versions, sort_keys=False, allow_unicode=True),
-    }
-
-
-def _draw_classes(label: str, results: Mapping[str, EvaluationResult], drawn: _Figures) -> list[_Figure]:
-    """Confusions and a contact sheet, from the first result if it has them."""
-    parts = []
-    for name in _sort_names(results)[:1]:
-        arrays = results[name].arrays
-        if "confusion" in arrays:
-            png, caption = image_figures.draw_confusion(results[name]) or (None, "")
-            alt = f"Confusions in result {name} of run {label}: true classes and what they were taken for."
-            text = f"Confusions over all tasks of {_describe_result(name, results)}. {caption}"
-            parts.append(drawn.add(f"confusion-{label}", png, alt, text, caption or DAMAGED.format("confusions")))
-        if "sheet_x" in arrays:
-            png, caption = image_figures.draw_contact_sheet(results[name]) or (None, "")
-            alt = f"One image of each class of every split of the data of run {label}, with its name."
-            data = results[name].summary.get("data")
-            rule = data.get("split_rule") if isinstance(data, dict) else None
-            text = f"The classes of every split, divided {rule or 'as given'}. {caption}"
-            parts.append(drawn.add(f"classes-{label}", png, alt, text, DAMAGED.format("images of classes")))
-    return parts
+    names = _sort_names(results)
+    examples = ((name, found) for name in names if (found := figures.draw_example_task(results[name])))
+    name, (png, caption) = next(examples, ("", (None, "")))
+    section: dict[str, Any] = {"label": label, "tested": bool(results), "confusion": None, "classes": None}
+    section |= {"task": drawn.add(f"task-{label}", png, caption), "task_name": name}
+    section["task_result"] = _describe_result(name, results)
+    if names:  # confusions and a contact sheet are those of the first result, if it has them
+        first = results[names[0]]
+        data = first.summary.get("data")
+        section |= {"first_name": names[0], "first_result": _describe_result(names[0], results)}
+        section["split_rule"] = (data.get("split_rule") if isinstance(data, dict) else None) or "as given"
+        if "confusion" in first.arrays:
+            section["confusion"] = drawn.add(f"confusion-{label}", *(image_figures.draw_confusion(first) or (None, "")))
+        if "sheet_x" in first.arrays:
+            section["classes"] = drawn.add(f"classes-{label}", *(image_figures.draw_contact_sheet(first) or (None, "")))
+    section["probes"] = drawn.add(f"probes-{label}", figures.draw_probes(run))
+    for part, held in (("settings", run.config), ("versions", run.versions)):
+        section[part] = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
+    return section
 
 
 def _describe_result(name: str, results: Mapping[str, EvaluationResult]) -> str:
@@ -264,24 +232,19 @@ def _find_unequal_lists(results: Results) -> list[dict[str, str]]:
     ]
 
 
-def _draw_spreads(results: Results, drawn: _Figures) -> list[_Figure]:
+def _draw_spreads(results: Results, drawn: _Figures) -> list[dict[str, Any]]:
     """How the metric of single tasks is spread: a figure for each metric."""
     by_metric: dict[str, dict[str, EvaluationResult]] = {}
     for label, own in results.items():
         for name in _sort_names(own):
             metric = str(own[name].summary.get("metric", "metric"))
             by_metric.setdefault(metric, {})[_title(label, name)] = own[name]
-    if not by_metric:
-        return [drawn.add("spread", None, "", "", "No run has results yet, so there are no single tasks to show.")]
     return [
-        drawn.add(
-            f"spread-{metric}",
-            figures.draw_spread(of_metric, metric),
-            f"Histograms of the {metric} of single tasks, for {', '.join(of_metric)}.",
-            f"How the {metric} falls over tasks; the vertical line is the mean. It is the spread of single tasks, "
-            "which is far wider than the 95% interval of their mean.",
-            f"No {metric} of single tasks was saved.",
-        )
+        {
+            "metric": metric,
+            "titles": list(of_metric),
+            "figure": drawn.add(f"spread-{metric}", figures.draw_spread(of_metric, metric)),
+        }
         for metric, of_metric in sorted(by_metric.items())
     ]
 

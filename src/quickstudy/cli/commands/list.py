@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import yaml
 from tyro.conf import Positional, arg
 
 from quickstudy.cli import sources
@@ -36,6 +37,7 @@ class List(Command):
 
 def read_lists() -> dict[str, dict[str, str]]:
     """Every list: names, and what each means. They are read from the source, because the objects would import torch."""
+    suites = yaml.safe_load((sources.ROOT / "bench" / "suites.yaml").read_text(encoding="utf-8"))
     return {
         "methods": _first_lines("methods.registry", "METHODS"),
         "models": _first_lines("models.nets", "NETS"),
@@ -54,10 +56,7 @@ def read_lists() -> dict[str, dict[str, str]]:
             name: metric.arguments()[1].first_line()
             for name, metric in sources.read_registry("evaluation.metrics", "METRICS").items()
         },
-        "suites": {
-            name: suite.arguments()[0].first_line()
-            for name, suite in sources.read_registry("bench.suites", "SUITES").items()
-        },
+        "suites": {name: suite["about"] for name, suite in suites.items()},
     }
 
 

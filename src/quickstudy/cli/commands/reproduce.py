@@ -227,15 +227,13 @@ def _show_item(made: dict[str, Any], console: Console) -> None:
     if console.json:
         console.print_json(made)
         return
-    lines, notes = tables.lines(made)
-    used = [i for i in range(len(tables.COLUMNS)) if i == 0 or any(line[i] for line in lines)]
+    columns, lines, footnotes = tables.lines(made)
     caption = f"{made['unit']}; ± 95% interval over tasks; scale {made['scale']}, seeds: {made['seeds']}."
-    rows = [[line[i] for i in used] for line in lines]
-    console.table(made["title"], [tables.COLUMNS[i] for i in used], rows, caption)
+    console.table(made["title"], columns, lines, caption)
     if console.quiet:
         return
-    for i, sentence in enumerate(notes, start=1):
-        print(f"[{i}] {sentence}")
+    for sentence in footnotes:
+        print(sentence)
     for one in made["claims"]:
         verdict = (tables.ANSWERS if one["own"] else tables.VERDICTS)[one["holds"]]
         print(f"{verdict}: {one['text']} ({one['source']}) {one['evidence']}")

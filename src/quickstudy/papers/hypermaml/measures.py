@@ -22,7 +22,7 @@ from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
 
 RATE = 1e-4
-"""Of Adam, in finetuning."""
+"""Adam's step size in finetuning."""
 
 CLASSIFIER = ("weight", "bias", "head.weight", "head.bias")
 """Names of the classifier's numbers in a learner that adapts the classifier alone, and in one that adapts the net."""
@@ -63,12 +63,9 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     """The Frobenius norm of the change of the classifier's weight or bias in a task, mean over test tasks."""
     setup, learner = setup_with_rule(one, settings)
     listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
-    twin = learner.evaluation_twin()
-    seen = [twin.observe(batch, seed=0) for batch in listed]
-    moved = [
-        {key.removeprefix("update."): norm for key, norm in one.items() if key.startswith("update.")} for one in seen
-    ]
-    each = torch.cat([classifier(norms)[of] for norms in moved]).cpu().double().numpy()
+    seen = map(learner.evaluation_twin().observe, listed)
+    moved = [classifier({key.removeprefix("update."): norm for key, norm in one.items()})[of] for one in seen]
+    each = torch.cat(moved).cpu().double().numpy()
     return over_tasks(each, name, {"tasks": len(each)})
 
 

@@ -26,12 +26,9 @@ def fractions_in_training(found: Found) -> "Figure":
     sheet, axes = new_figure(10.0, 3.2, columns=max(1, len(rows)))
     for panel, row in zip(axes, rows, strict=False):
         for seed in range(len(found.trained[row.name])):
-            held: dict[int, list[float]] = {}
-            for one in found.log(row.name, seed):
-                if one["kind"] == "probe" and ".logits." in one["name"]:
-                    held.setdefault(one["step"], []).extend(np.atleast_1d(one["value"]))
-            adapts = [(1 / (1 + np.exp(-np.array(logits)))).mean() for logits in held.values()]
-            panel.plot(list(held), adapts, "-", lw=1.2, color=COLOURS[seed % len(COLOURS)], label=f"seed {seed}")
+            steps, logits = found.probed(row.name, "*.logits.*", seed)
+            adapts, colour = (1 / (1 + np.exp(-logits))).mean(1), COLOURS[seed % len(COLOURS)]
+            panel.plot(steps, adapts, "-", lw=1.2, color=colour, label=f"seed {seed}")
         label_axes(panel, row.label, "outer step", "adapts, all rows")
         panel.set_ylim(0, 1)
     axes[0].legend(fontsize=8, frameon=False)

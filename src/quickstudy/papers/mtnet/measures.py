@@ -1,4 +1,4 @@
-"""What the thesis's tables and figures are read from: the error of 0, update fractions, movements of cells.
+"""What the thesis's tables and figures are read from: update fractions and movements of cells.
 
 The propositions and eq. 4.3 are readings too: cells are built as the proofs build them, and moved by the library's
 rule. All of that is in float64, and a reading is the log10 of the largest relative error.
@@ -15,9 +15,8 @@ from quickstudy.errors import InputError
 from quickstudy.methods.mtnet import mtnet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.mtnet.cells import SMALLEST, gap, masks_of, movements, outside
-from quickstudy.papers.runner.measures import Reading, Trained, measure, zero_error
+from quickstudy.papers.runner.measures import Reading, Trained, measure
 from quickstudy.storage.result import Array
-from quickstudy.tasks import Sine
 from quickstudy.types import Examples
 
 ALPHA = 0.125
@@ -27,13 +26,6 @@ SURE = 60.0
 
 Sizes = Sequence[Sequence[int]]
 """Pairs of n, the outputs of a cell, and d, those that adapt."""
-
-
-@measure("predicting_zero")
-def predicting_zero(one: Trained, *, shots: int = 10, tasks: int = 600) -> Reading:
-    """The squared error of always answering 0, on the tasks of the other rows. Nothing is trained."""
-    del one
-    return zero_error(Sine(shots=shots), tasks, "mse")
 
 
 @measure("update_fraction")

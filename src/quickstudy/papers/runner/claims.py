@@ -35,7 +35,7 @@ Word = Callable[..., ClaimPart]
 WORDS: dict[str, Word] = {}
 
 MANY = 6
-"""Parts up to which each is told of; of more, those that hold are only counted."""
+"""With more parts than this, the evidence of a claim counts those that hold and shows the others only."""
 
 
 @dataclass(frozen=True)

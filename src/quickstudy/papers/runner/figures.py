@@ -83,54 +83,48 @@ def dots(found: Found, *, x: str, columns: Sequence[str] = (), but: Sequence[str
     return sheet
 
 
-def curves(
-    found: Found, *, panels: Sequence[Mapping[str, Any]], lines: Mapping[str, str] | None = None,
-    levels: Mapping[str, str] | None = None, log: str = "", even: bool = False,
-) -> "Figure":  # fmt: skip
+def curves(found: Found, *, panels: Sequence[Mapping[str, Any]], **shared: Any) -> "Figure":
     """Columns against the first number in the rows' names, with intervals, beside the paper's numbers (hollow).
 
-    Each of `panels` has `x` and `y` in words and a `column`, or `columns` by label; it may have its own lines, levels
-    and log. `lines` are, by label, patterns of the names of the rows on a line; `levels`, by label, rows that are a
-    horizontal line. `log` are the logarithmic axes: "x", "y", "xy", or "y?" where numbers span more than two decades.
-    With `even` places on the x axis are evenly spaced.
+    Each of `panels` has `x` and `y` in words, and a `column`, or `columns` by label. What follows is a panel's own or
+    `shared` by all. `lines` are, by label, patterns of the names of the rows on a line; `levels`, by label, rows that
+    are a horizontal line. `log` are the logarithmic axes: "x", "y", "xy", or "y?" where numbers span more than two
+    decades. With `even` places on the x axis are evenly spaced.
     """
     across = min(2, len(panels)) if len(panels) != 3 else 3
     down = -(-len(panels) // across)
     sheet, grid = new_figure(max(6.4, 4.6 * across), 3.6 * down, down, across)
-    drawn = False
-    for axes, panel in zip(grid, panels, strict=False):
-        columns: Mapping[str, str] = panel.get("columns") or {"": panel["column"]}
-        patterns = panel.get("lines", lines) or {}
-        every = product(patterns.items(), columns.items())
-        named = [(label if len(columns) == 1 else part, pattern, at) for (label, pattern), (part, at) in every]
+    defaults = {"lines": {}, "levels": {}, "log": "", "even": False, "column": ""}
+    for axes, panel in zip(grid, ({**defaults, **shared, **one} for one in panels), strict=False):
+        columns = panel.get("columns", {"": panel["column"]})
+        every = product(panel["lines"].items(), columns.items())
+        named = [(part or label, pattern, column) for (label, pattern), (part, column) in every]
         rows = [row.name for row in found.item.rows if any(fnmatchcase(row.name, pattern) for _, pattern, _ in named)]
         places = sorted({number_in(row) for row in rows})
         for i, (label, pattern, column) in enumerate(named):
             names = [row for row in rows if fnmatchcase(row, pattern) and (row, column) in found.readings]
             # Several lines at one place hide each other's intervals, so each is moved a little aside.
             aside = 0.02 * (i - len(named) / 2)
-            at = {row: places.index(number_in(row)) + aside if even else number_in(row) for row in rows}
-            _draw_series(axes, found, column, {name: at[name] for name in names}, label, i)
-            drawn = drawn or bool(names)
-        for i, (label, row) in enumerate(panel.get("levels", levels or {}).items()):
+            at = {row: places.index(number_in(row)) + aside if panel["even"] else number_in(row) for row in names}
+            _draw_series(axes, found, column, at, label, i)
+        for i, (label, row) in enumerate(panel["levels"].items()):
             if (row, panel["column"]) in found.readings:
                 level = found.value(row, panel["column"])
                 axes.axhline(level, color=FAINT, lw=1.4, ls=("--", ":")[i % 2], label=label)
             for printed in next(one.cells[panel["column"]].reported for one in found.item.rows if one.name == row)[:1]:
                 axes.axhline(printed.value, color=PAPER, lw=1, ls="-.", label=f"paper, {label}")
-        if even:
+        if panel["even"]:
             axes.set_xticks(range(len(places)), [f"{place:g}" for place in places])
-        own = panel.get("log", log)
-        if "x" in own:
+        if "x" in panel["log"]:
             axes.set_xscale("log")
-        if own == "y?":
+        if panel["log"] == "y?":
             ran = [(row, column) for column in columns.values() for row in rows if (row, column) in found.readings]
             log_if_wide(axes, [np.array([found.value(*one) for one in ran])])
-        elif "y" in own:
+        elif "y" in panel["log"]:
             axes.set_yscale("log")
-        label_axes(axes, panel.get("column", ""), panel["x"], panel["y"])
+        label_axes(axes, panel["column"], panel["x"], panel["y"])
         axes.legend(fontsize=8, frameon=False)
-    if not drawn:
+    if not any(axes.containers for axes in grid):
         raise MissingError(f"No row of {found.item.name} was run.")
     return sheet
 

@@ -1,7 +1,8 @@
-"""What was found of an item: its readings by row, column and seed, and what they come to."""
+"""What was found of an item: its readings by row, column and seed, with their means and differences."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from quickstudy.papers.runner.measures import Reading, Trained
 from quickstudy.storage.result import Array
 
 WORST = {False: float("inf"), True: float("-inf"), None: float("nan")}
-"""What a row that diverged counts as: by whether the item's numbers are errors, scores or neither."""
+"""The value of a row that diverged, where the item's numbers are errors, scores or neither."""
 
 
 class MissingError(RunError):
@@ -32,17 +33,17 @@ class Found:
     genuine: Set[str] = frozenset()  # rows read while no folder stood in for an image set that they name
 
     def stand_in(self, row: Row) -> str:
-        """What stood for the paper's data in a row; empty where these were at hand."""
+        """The data that stood in for the paper's in a row; empty if the paper's were at hand."""
         return "" if row.name in self.genuine else row.stand_in
 
     def all(self, row: str, column: str) -> tuple[Reading, ...]:
-        """Of every seed."""
+        """The readings of every seed."""
         if (row, column) not in self.readings:
             raise MissingError(f"{self.item.name} has no reading of {row}, {column}.")
         return self.readings[row, column]
 
     def first(self, row: str, column: str) -> Reading:
-        """Of the first seed."""
+        """The reading of the first seed."""
         return self.all(row, column)[0]
 
     def value(self, row: str, column: str) -> float:
@@ -50,21 +51,21 @@ class Found:
         return float(np.mean([one.value for one in self.all(row, column)]))
 
     def each_seed(self, row: str, column: str) -> list[float]:
-        """One value a seed."""
+        """One value for each seed."""
         return [one.value for one in self.all(row, column)]
 
     def at_worst(self, row: str, column: str) -> list[float]:
-        """One value a seed; where the training or a task diverged, the worst there is."""
+        """One value for each seed; the worst value there is if the training or a task diverged."""
         worst = WORST[self.item.larger_is_better]
         return [worst if lost_tasks(one) else one.value for one in self.all(row, column)]
 
     def spread(self, row: str, column: str) -> Spread | None:
-        """Over tasks, each task's value being its mean over seeds; None where there are no tasks."""
+        """The spread over tasks, where each task's value is its mean over seeds; None if there are no tasks."""
         each = self._each(row, column)
         return None if each is None else compute_spread(each)
 
     def paired_difference(self, first: str, second: str, column: str) -> Spread:
-        """Second minus first over identical tasks, each task's difference being its mean over seeds."""
+        """Second minus first over identical tasks, where each task's difference is its mean over seeds."""
         if any(one.each is None and lost_tasks(one) for row in (first, second) for one in self.all(row, column)):
             return Spread(float("nan"), float("nan"), 0, 1)  # a training left nothing to read
         one, two = self._each(first, column), self._each(second, column)
@@ -73,7 +74,7 @@ class Found:
         return compute_spread(two - one)
 
     def pairs(self, first: str, second: str, column: str) -> list[tuple[float, float]]:
-        """Two rows' values by seed; of a run that was stopped, one row may have more seeds than the other."""
+        """Two rows' values by seed, for the seeds that both have: a run that was stopped may have fewer."""
         return list(zip(self.each_seed(first, column), self.each_seed(second, column), strict=False))
 
     def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
@@ -86,10 +87,23 @@ class Found:
         return (sign if all(np.sign(two - one) == sign for one, two in self.pairs(first, second, column)) else 0), over
 
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
-        """The metrics of a training: rows of loss, and of what its configuration probes."""
+        """What a training logged: rows with its losses, and rows with what its configuration probes."""
         if row not in self.trained or (run := self.trained[row][seed].run) is None:
             raise MissingError(f"{self.item.name} has no training of {row}.")
         return run.metrics()
+
+    def logged(self, row: str, name: str, seed: int = 0) -> tuple[Array, Array]:
+        """Steps and values of a number that a training logged: "loss" or "metric"."""
+        rows = [one for one in self.log(row, seed) if one["kind"] == "train"]
+        return np.array([one["step"] for one in rows]), np.array([one[name] for one in rows])
+
+    def probed(self, row: str, pattern: str, seed: int = 0) -> tuple[Array, Array]:
+        """Steps `[n]` and values `[n, size]` of what a training probed; of several quantities, side by side."""
+        held: dict[int, list[float]] = {}
+        for one in self.log(row, seed):
+            if one["kind"] == "probe" and fnmatchcase(one["name"], pattern):
+                held.setdefault(one["step"], []).extend(np.ravel(one["value"]))
+        return np.array(list(held)), np.array(list(held.values()), dtype=float)
 
     def _each(self, row: str, column: str) -> Array | None:
         readings = self.all(row, column)

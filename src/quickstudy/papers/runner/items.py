@@ -14,7 +14,7 @@ SCALES = {
     "full": "the paper's budget, or what the row says instead",
 }
 
-OWN = (
+OWN_SOURCES = (
     "asked of this library",
     "suggested by the paper, not claimed",
     "a question of this library",
@@ -87,7 +87,7 @@ class Claim:
     @property
     def own(self) -> bool:
         """Whether it is this library's question, and no claim of the paper."""
-        return self.source in OWN
+        return self.source in OWN_SOURCES
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,12 @@ def _claims(short: str, spec: Mapping[str, Any], shared: Scope) -> Iterator[Clai
     for scope in scopes(spec.get("for", {}), shared):
         said = {word: one if isinstance(one, list) else [one or {}] for word, one in spec.items()}
         words = [(word, one) for word in said if word not in ABOUT_A_CLAIM for one in said[word]]
-        parts = tuple((word, options) for word, one in words for options in _parts(one, scope))
+        parts = tuple((word, options) for word, one in words for options in _claim_parts(one, scope))
         about = {key: fill(spec[key], scope) for key in ("source", "most", "decides") if key in spec}
         yield Claim(fill(spec["says"], scope), parts=parts, short=fill(short, scope), **about)
 
 
-def _parts(spec: Mapping[str, Any], scope: Scope) -> Iterator[dict[str, Any]]:
+def _claim_parts(spec: Mapping[str, Any], scope: Scope) -> Iterator[dict[str, Any]]:
     """One part for each combination of its loops, and of the rows and columns where it lists several."""
     for inner in scopes(spec.get("for", {}), scope):
         options = fill({key: value for key, value in spec.items() if key != "for"}, inner)

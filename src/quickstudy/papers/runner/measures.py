@@ -21,6 +21,7 @@ from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash, ti
 from quickstudy.evaluation.metrics import METRICS, compute_spread
 from quickstudy.storage.result import Array
 from quickstudy.storage.run import Run
+from quickstudy.tasks import Sine, Wavelet
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
@@ -87,7 +88,7 @@ def find_measure(name: str) -> Measure:
 
 
 def known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of some options, those that a measure has."""
+    """Those of some options that a measure has."""
     known = inspect.signature(find_measure(name)).parameters
     return {key: value for key, value in options.items() if key in known}
 
@@ -106,9 +107,14 @@ def listed_tasks(family: TaskFamily, tasks: int) -> tuple[list[Task], str]:
     return listed, task_hash(family, listed)
 
 
-def zero_error(family: TaskFamily, tasks: int, metric: str, times: float = 1.0) -> Reading:
-    """The error of always answering 0: what a model that learned nothing makes."""
-    listed, name = listed_tasks(family, tasks)
+@measure("predicting_zero")
+@measure("answering_zero")
+def zero_error(
+    one: Trained, *, points: int = 0, shots: int = 10, metric: str = "mse", times: float = 1.0, tasks: int = 600
+) -> Reading:
+    """The error of always answering 0, on wavelets of so many points or on sine waves. Nothing is trained."""
+    del one
+    listed, name = listed_tasks(Wavelet(points=points) if points else Sine(shots=shots), tasks)
     each = [METRICS[metric].measure(torch.zeros_like(task.query.y), task.query.y) for task in listed]
     return over_tasks(times * torch.cat(each).double().numpy(), name)
 

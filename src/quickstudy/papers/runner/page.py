@@ -1,6 +1,6 @@
 """A paper's page, from stored results: what was claimed and found in one table, then item by item with its figures.
 
-The same content as Markdown and as one HTML file that opens offline.
+The same content as Markdown and as one HTML file that opens offline; `page.md.jinja` and `page.html.jinja` say it.
 """
 
 import re
@@ -8,24 +8,20 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
 from quickstudy.papers.runner.items import Claim, Item
 from quickstudy.papers.runner.results import Result
-from quickstudy.reports.report import STYLE
+from quickstudy.reports.report import read_templates
 from quickstudy.storage.files import check_format, read_json
 
 SIGNS = {True: "✓", False: "✗", None: "?"}
-OVERVIEW = ("item", "claim", "says", "paper", "here", "scale and data", "")
-EVIDENCE = ("", "claim", "source", "evidence")
 
 
 def read_results(folder: Path, paper: str) -> list[dict[str, Any]]:
@@ -39,24 +35,21 @@ def read_results(folder: Path, paper: str) -> list[dict[str, Any]]:
 def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> str:
     """The page of a paper, as "md" or "html"; its figures are `PAPER/ITEM-FIGURE.svg` in the folder."""
     known = items(paper)
-    return _environment().get_template(f"page.{kind}.jinja").render(
-        paper=paper, title=f"{PAPERS[paper]}: what was found", counts=_counts(results), style=Markup(STYLE),
-        overview=[line for one in results for line in _overview(one, known.get(one["item"]))],
-        items=[_section(one, folder / paper) for one in results],
-        columns={"overview": OVERVIEW, "evidence": EVIDENCE},
-    )  # fmt: skip
-
-
-@cache
-def _environment() -> Environment:
-    """Templates beside this file; what goes into HTML is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=lambda name: bool(name and ".html" in name),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+    environment = read_templates("papers/runner", "reports")
     environment.filters["code"] = mark_code
-    environment.globals["markdown_table"] = tables.markdown_table
-    return environment
+    return environment.get_template(f"page.{kind}.jinja").render(
+        paper=paper,
+        title=f"{PAPERS[paper]}: what was found",
+        counts=_count_claims(results),
+        results=results,
+        about=_describe_origin,
+        overview_columns=("item", "claim", "says", "paper", "here", "scale and data", "holds"),
+        overview=[line for one in results for line in _overview(one, known.get(one["item"]))],
+        evidence_columns=("", "claim", "source", "evidence"),
+        evidence=lambda one: [(SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]) for c in one["claims"]],
+        figures=lambda one: [_figure(name, folder / paper / f"{one['item']}-{name}.svg") for name in one["figures"]],
+        lines=tables.lines,
+    )
 
 
 def mark_code(text: str) -> Markup:
@@ -64,7 +57,7 @@ def mark_code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _counts(results: Sequence[Result]) -> str:
+def _count_claims(results: Sequence[Result]) -> str:
     """How many of the paper's claims hold, and how many of this library's questions are answered yes."""
     of = Counter((claim["own"], claim["holds"]) for one in results for claim in one["claims"])
     paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
@@ -75,6 +68,16 @@ def _counts(results: Sequence[Result]) -> str:
     return " ".join(sentence.format(*counts) for counts, sentence in sentences if any(counts))
 
 
+def _describe_origin(one: Result) -> str:
+    """The unit of an item's numbers, and how they came to be."""
+    machine = one["machine"]
+    return (
+        f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
+        f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
+        f"{one['seconds']:.0f} seconds of one process, trainings and readings."
+    )
+
+
 def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
     """A line a claim: in a few words, with the numbers that it is about first of all."""
     known = {claim.text: claim for claim in item.claims} if item else {}
@@ -82,16 +85,17 @@ def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
     ran = f"{one['scale']}, {one['seeds']} seed{'s'[: one['seeds'] > 1]}{', stand-in data' if stand_in else ''}"
     lines: list[tuple[str, ...]] = []
     for said in one["claims"]:
-        paper, ours, short, parts = "", "", "", 1
+        paper, ours, short = "", "", ""
         if claim := known.get(said["text"]):
-            cells = _lines_of_claim(claim, one)
-            told = [(cell["row"], cell["reported"][0]) for cell in cells if cell["reported"]]
-            paper = ", ".join(f"{row} {tables.paper_number(number, digits)}" for row, number in told)
-            ours = ", ".join(f"{cell['row']} {_format_ours(claim, cell, digits)}" for cell in cells if cell["ours"])
-            short, parts = claim.short, len(claim.parts) if ours else 1
-        here = (ours or "-") + (f" (first of {parts})" if parts > 1 else "")
+            cells, options, parts = _lines_of_claim(claim, one), claim.parts[0][1], len(claim.parts)
+            told = [(cell["label"], cell["reported"][0]) for cell in cells if cell["reported"]]
+            paper = "; ".join(f"{label}: {tables.paper_number(number, digits)}" for label, number in told)
+            found = [f"{cell['label']}: {_format_ours(claim, cell, digits)}" for cell in cells if cell["ours"]]
+            place = options.get("more") or options["column"]
+            place += f"; first of {parts} parts" if parts > 1 else ""
+            ours, short = f"{'; '.join(found)} ({place})" if found else "", claim.short
         asker = "asked here" if said["own"] else "paper"
-        lines.append((one["item"], short or said["text"], asker, paper or "-", here, ran, SIGNS[said["holds"]]))
+        lines.append((one["item"], short or said["text"], asker, paper or "-", ours or "-", ran, SIGNS[said["holds"]]))
     return lines
 
 
@@ -111,26 +115,6 @@ def _format_ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
     """The number of this library that a claim is about: a row's own, or another of the same reading."""
     more = claim.parts[0][1].get("more", "")
     return f"{line['ours']['more'][more]:.3g}" if more else tables.our_number(line["ours"], digits)
-
-
-def _section(one: Result, folder: Path) -> dict[str, Any]:
-    """What a page shows of an item."""
-    rows, notes = tables.lines(one)
-    used = [i for i in range(len(tables.COLUMNS)) if any(row[i] for row in rows)]
-    machine = one["machine"]
-    ends = [f"{row}, seed {seed}: {why}." for row, whys in one["stopped"].items() for seed, why in whys.items()]
-    return {
-        **{"name": one["item"], "title": one["title"], "command": one["command"]},
-        "about": f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
-        f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
-        f"{one['seconds']:.0f} seconds of one process, trainings and readings.",
-        "columns": [tables.COLUMNS[i] for i in used],
-        "rows": [[row[i] for i in used] for row in rows],
-        "footnotes": [f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)],
-        "claims": [[SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]] for c in one["claims"]],
-        "notes": one["notes"] + ends,
-        "figures": [_figure(name, folder / f"{one['item']}-{name}.svg") for name in one["figures"]],
-    }
 
 
 def _figure(name: str, picture: Path) -> dict[str, str]:

@@ -40,7 +40,7 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
 
 
 def command(plan: Plan) -> str:
-    """What makes it again."""
+    """The command that makes the result again."""
     rows = [row.name for row in plan.rows if not row.quoted]
     every = [row.name for row in plan.item.rows if not row.quoted]
     part = "" if rows == every else f" --rows {','.join(rows)}"

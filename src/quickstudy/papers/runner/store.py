@@ -9,7 +9,7 @@ Two rows, or two items, that need the same training have one.
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,14 +20,8 @@ from filelock import FileLock, Timeout
 
 from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
-from quickstudy.storage.files import (
-    FILE_FORMAT,
-    check_format,
-    dump_pretty,
-    explain_disk_errors,
-    read_json,
-    write_atomic,
-)
+from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, write_atomic
+from quickstudy.storage.result import read_result
 from quickstudy.storage.run import Run
 
 
@@ -49,7 +43,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of its files."""
         return digest([self.seed, self.config, self.measure, self.options])
 
 
@@ -64,7 +58,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Of the training's directory; units of one name share it."""
+        """The name of the training's directory. Units with the same name share it."""
         return digest([self.seed, self.config])
 
 
@@ -114,13 +108,9 @@ class Store:
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
         table = self._table(asked)
-        held = read_json(table)
-        check_format(held.get("format"), table)
-        try:
-            with np.load(table.with_suffix(".npz"), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise RunError(f"{table.with_suffix('.npz')} is damaged ({error}). Delete {table} to read again.") from None
+        held, arrays = read_result(table)
+        if gone := {"value", "interval", "tasks", "more", "seed", "seconds", "commit", "stand_ins"} - held.keys():
+            raise RunError(f"{table} does not say: {', '.join(sorted(gone))}. Delete it to read again.")
         each = arrays.pop("each", None)
         return Reading(held["value"], held["interval"], each, held["tasks"], held["more"], arrays), held
 
@@ -129,12 +119,13 @@ class Store:
         """Whether this process has the unit to itself; another one may be at it."""
         with explain_disk_errors(self.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
-            mine = False
-            with suppress(Timeout):
-                held.enter_context(FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0))
-                mine = True
-            yield mine
+        lock = FileLock(self.folder / "runs" / f".{one.name}.lock", timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
 
     def _table(self, asked: Asked) -> Path:
         return self.folder / "readings" / f"{asked.name}.json"

@@ -1,8 +1,8 @@
-"""Results as tables: columns and words, for the terminal, Markdown, CSV and HTML alike."""
+"""Results as tables: columns and words, for the terminal, pages and CSV alike."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -12,8 +12,8 @@ ANSWERS = {True: "yes", False: "no", None: "not decided"}
 """To what no paper claims."""
 
 
-def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The table's lines, and the footnotes that its last column numbers."""
+def lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The columns that say something, the table's lines, and the footnotes that its last column numbers."""
     notes: list[str] = []
     made: list[tuple[str, ...]] = []
     digits = result["digits"]
@@ -29,7 +29,9 @@ def lines(result: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], list[str]]:
             over = f"{len(ours['seeds'])}: {ours['low']:.{digits}f} to {ours['high']:.{digits}f}"
         gap = f"{line['gap']:+.{digits}f}" if "gap" in line and isfinite(line["gap"]) else ""
         made.append((line["label"], line["column"], paper, here, over, gap, marks))
-    return made, notes
+    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in made)]
+    footnotes = [f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]
+    return [COLUMNS[i] for i in used], [[line[i] for i in used] for line in made], footnotes
 
 
 def paper_number(one: Mapping[str, Any], digits: int, *, with_source: bool = False) -> str:
@@ -73,16 +75,3 @@ def as_csv(result: Mapping[str, Any]) -> str:
         about = [len(ours["seeds"]) or "", line.get("gap"), line["stand_in"], " ".join(line["departs"])]
         writer.writerow([line["row"], line["column"], *numbers, *about])
     return out.getvalue()
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table in Markdown.
-
-    >>> print(markdown_table(("a", "b"), [("1", "x|y")]))
-    | a | b |
-    |---|---|
-    | 1 | x\|y |
-    """
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    body = [f"| {' | '.join(row)} |" for row in [list(columns), *cells]]
-    return "\n".join([body[0], "|" + "---|" * len(columns), *body[1:]])

@@ -6,7 +6,7 @@ import numpy as np
 
 from quickstudy.papers.runner.claims import ClaimPart, keep_inside
 from quickstudy.papers.runner.found import Found
-from quickstudy.papers.wormhole.figures import HOW, probe
+from quickstudy.papers.wormhole.figures import HOW
 
 
 def surgery_leaves_little(found: Found, *, rows: list[str], column: str, least: float) -> ClaimPart:
@@ -34,8 +34,7 @@ def shrinks(found: Found, *, row: str, column: str, below: float) -> ClaimPart:
     starts = [one.more["start"] for one in found.all(row, column)]
     late = []
     for seed in range(len(starts)):
-        parts = [probe(found.log(row, seed), f"head.head.{name}")[1] for name in ("weight", "bias")]
-        norms = np.sqrt(sum((values**2).sum(1) for values in parts))
+        norms = np.linalg.norm(found.probed(row, "head.head.*", seed)[1], axis=1)
         late.append(float(norms[min(-(-2 * len(norms) // 3), len(norms) - 1) :].mean()))
     holds = all(end < below * start for end, start in zip(late, starts, strict=True))
     return holds, f"{column}, by seed: {join_numbers(starts)} at the start, {join_numbers(late)} over the last third"

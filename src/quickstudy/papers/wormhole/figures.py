@@ -1,6 +1,5 @@
 """Wormhole MAML's figures that are neither dots nor curves, drawn from what was found."""
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,16 +101,15 @@ def training(found: Found) -> "Figure":
     figure, axes = canvas.new_figure(11.0, 6.0, rows=2, columns=3)
     axes[1].set_axis_off()
     for theta, loss, row, mark in ((axes[0], axes[2], "vanilla", "(a)"), (axes[3], axes[5], "tanh", "(b)")):
-        logged = found.log(row)
-        step, weight = probe(logged, "head.head.weight")
+        step, weight = found.probed(row, "head.head.weight")
         theta.plot(step, weight, color=GAIN, lw=1.1, label=["weights", *[""] * (weight.shape[1] - 1)])
-        theta.plot(*probe(logged, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--", label="bias")
+        theta.plot(*found.probed(row, "head.head.bias"), color=COLOURS[1], lw=1.4, ls="--", label="bias")
         _label(theta, f"{mark} theta", "step", "")
-        loss.plot(*_logged(logged, "loss"), color=INK, lw=1.1)
+        loss.plot(*found.logged(row, "loss"), color=INK, lw=1.1)
         loss.axhline(np.log(2), color=FAINT, ls=":")
         loss.set_ylim(0, 0.95)
         _label(loss, f"{mark} query cross-entropy (dotted: chance)", "step", "")
-    step, t = probe(found.log("tanh"), "gain.t")
+    step, t = found.probed("tanh", "gain.t")
     c = np.tanh(t)
     axes[4].plot(np.repeat(step, t.shape[1]), c.ravel(), ".", color=FAINT, ms=3, label="each task")
     axes[4].plot(step, np.abs(c).mean(1), color=GAIN, label="mean of |C|")
@@ -120,18 +118,6 @@ def training(found: Found) -> "Figure":
     for place in axes:
         canvas.whole_steps(place)
     return figure
-
-
-def probe(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:
-    """Steps `[n]` and values `[n, size]` of a quantity."""
-    rows = [row for row in logged if row["kind"] == "probe" and row["name"] == name]
-    values = np.stack([np.ravel(np.asarray(row["value"], dtype=float)) for row in rows])
-    return np.array([row["step"] for row in rows], dtype=float), values
-
-
-def _logged(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    rows = [row for row in logged if row["kind"] == "train"]
-    return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def mexican_hats(found: Found) -> "Figure":
@@ -160,7 +146,7 @@ def meta_wavelets(found: Found) -> "Figure":
                 at = np.linspace(*Wavelet().grid, len(w))
                 shape.plot(at, w, color=colour, ls=dash, label=label)
                 spread.hist(w, bins=15, color=colour, alpha=0.45)
-                error.plot(*_logged(found.log(row), "metric"), color=colour, ls=dash, lw=1.1)
+                error.plot(*found.logged(row, "metric"), color=colour, ls=dash, lw=1.1)
         shape.plot(at, mexican_hat(at), color=FAINT, ls=":", label="a wavelet (m = 0)")
         _label(shape, f"meta-w, {found.item.label(f'{start}-vanilla').partition(', ')[2]}", "grid", "w")
         _label(spread, "its numbers", "w", "points")

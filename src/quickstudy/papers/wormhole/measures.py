@@ -7,7 +7,7 @@ import torch
 
 from quickstudy.engine.threads import use_threads
 from quickstudy.evaluation.evaluate import task_batches
-from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks, zero_error
+from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, measure, over_tasks
 from quickstudy.papers.wormhole.stability import FORMULAS, SWEEPS, gains_off
 from quickstudy.papers.wormhole.surgery import cosines, operate, orders, resultant
 from quickstudy.storage.result import Array
@@ -25,13 +25,6 @@ def error_rate(one: Trained, *, tasks: int = 600) -> Reading:
     found = evaluate_metric(one, tasks=tasks)
     assert found.each is not None
     return replace(found, value=1 - found.value, each=1 - found.each)
-
-
-@measure("answering_zero")
-def answering_zero(one: Trained, *, points: int, metric: str = "mse", times: float = 1.0, tasks: int = 2000) -> Reading:
-    """The error on wavelets of always answering 0: what a model that learned nothing makes."""
-    del one
-    return zero_error(Wavelet(points=points), tasks, metric, times)
 
 
 @measure("gains")
@@ -72,7 +65,7 @@ def weights(one: Trained, *, of: str = "largest", pattern: str = "weight") -> Re
 
 @measure("conflict")
 def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int = GRADIENTS) -> Reading:
-    r"""How tasks' meta-gradients stand to one another, at the training's meta-parameters.
+    r"""How much tasks' meta-gradients conflict, at the training's meta-parameters.
 
     `how` is "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained). `of` is what
     the value is: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert` with the
