@@ -8,7 +8,9 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.draws import store_integers
 from quickstudy.tasks.images.listing import Pictures
+from quickstudy.types import Integer
 
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -36,12 +38,13 @@ class Decoding:
         invert: Whether to store 255 minus the value.
     """
 
-    side: int
-    channels: int
+    side: Integer
+    channels: Integer
     resample: str = "bilinear"
     invert: bool = False
 
     def __post_init__(self) -> None:
+        store_integers(self, "side", "channels")
         if not 1 <= self.side <= LARGEST_SIDE:
             raise InputError(f"size={self.side!r} cannot be used: give a size from 1 to {LARGEST_SIDE} pixels.")
         if self.channels not in (1, 3):

@@ -17,19 +17,19 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import check_counts, draw_signs
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import draw_signs
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
 class Gaussians(TaskFamily):
-    """2-way tasks, examples in class order (label 0 first). A point comes from one of its class's two clusters.
+    """2-way tasks with as many points of either class. A point comes from one of its class's two clusters.
 
     `about["kind"]`: 0 top is class 0, 1 bottom is class 0, 2 right is class 0, 3 left is class 0.
 
     >>> task = Gaussians(shots=3).source("train", size=4)(step=0)
-    >>> task.support.x.shape, task.support.y[0].tolist()
+    >>> task.support.x.shape, sorted(task.support.y[0].tolist())
     (torch.Size([4, 6, 2]), [0, 0, 0, 1, 1, 1])
 
     Args:
@@ -38,14 +38,14 @@ class Gaussians(TaskFamily):
         sd: Standard deviation of a cluster in each direction.
     """
 
-    shots: int = 5
-    queries: int = 15
+    shots: Integer = 5
+    queries: Integer = 15
     sd: float = 0.25
 
     loss: ClassVar[str] = "cross_entropy"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "shots", "queries", least=1)
         if not isfinite(self.sd) or self.sd < 0:
             raise InputError(f"sd={self.sd!r} is not a standard deviation: give 0 or more, for example 0.25.")
 

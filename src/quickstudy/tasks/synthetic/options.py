@@ -1,4 +1,4 @@
-"""Shared by the families: checks of their options, and uniform draws scaled to a range."""
+"""Shared by the formulas: checks of their ranges, and uniform draws scaled to a range."""
 
 from math import isfinite
 
@@ -9,21 +9,6 @@ from quickstudy.errors import InputError
 
 Interval = tuple[float, float]
 """Lowest and highest value of a uniform draw. Equal ends fix the value."""
-
-
-def check_counts(least: int = 1, **counts: int) -> None:
-    """Refuse counts that are not whole numbers of at least `least`.
-
-    >>> check_counts(shots=0)
-    Traceback (most recent call last):
-        ...
-    quickstudy.errors.InputError: shots=0 cannot be used: give a whole number of at least 1, for example shots=1.
-    """
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < least:
-            raise InputError(
-                f"{name}={count!r} cannot be used: give a whole number of at least {least}, for example {name}={least}."
-            )
 
 
 def check_ranges(**ranges: Interval) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Interval, check_ranges, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Polynomial(TaskFamily):
         x: The range of inputs.
     """
 
-    order: int = 2
-    shots: int = 10
-    queries: int = 10
+    order: Integer = 2
+    shots: Integer = 10
+    queries: Integer = 10
     divisor: float = 2.0
     x: Interval = (-2.0, 2.0)
 
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(least=0, order=self.order)
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "order", least=0)
+        store_integers(self, "shots", "queries", least=1)
         check_ranges(x=self.x)
         if not isfinite(self.divisor) or self.divisor <= 0:
             raise InputError(

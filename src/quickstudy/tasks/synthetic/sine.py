@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Interval, check_ranges, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Sine(TaskFamily):
         x: The range of inputs.
     """
 
-    shots: int = 10
-    queries: int = 10
+    shots: Integer = 10
+    queries: Integer = 10
     amplitude: Interval = (0.1, 5.0)
     frequency: Interval = (0.8, 1.2)
     phase: Interval = (0.0, 3.141592653589793)
@@ -48,7 +48,7 @@ class Sine(TaskFamily):
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "shots", "queries", least=1)
         check_ranges(amplitude=self.amplitude, frequency=self.frequency, phase=self.phase, x=self.x)
 
     @property

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Interval, check_ranges, draw_signs, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class AverageThreshold(TaskFamily):
         tau_range: The range of the threshold, inside [0, 1].
     """
 
-    shots: int = 10
-    queries: int = 10
-    dimension: int = 5
+    shots: Integer = 10
+    queries: Integer = 10
+    dimension: Integer = 5
     tau_range: Interval = (0.4, 0.6)
 
     loss: ClassVar[str] = "binary_cross_entropy"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries, dimension=self.dimension)
+        store_integers(self, "shots", "queries", "dimension", least=1)
         check_ranges(tau_range=self.tau_range)
         if self.tau_range[0] < 0 or self.tau_range[1] > 1:
             raise InputError(

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Interval, check_ranges, draw_signs, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 def mexican_hat(t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,16 +45,16 @@ class Wavelet(TaskFamily):
         grid: The first and last grid point.
     """
 
-    points: int = 50
-    shots: int = 10
-    queries: int = 10
+    points: Integer = 50
+    shots: Integer = 10
+    queries: Integer = 10
     translation: Interval = (-2.0, 2.0)
     grid: Interval = (-5.0, 5.0)
 
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(points=self.points, shots=self.shots, queries=self.queries)
+        store_integers(self, "points", "shots", "queries", least=1)
         check_ranges(translation=self.translation, grid=self.grid)
 
     @property
