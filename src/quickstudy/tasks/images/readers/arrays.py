@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import ArrayPictures, Listing, Pictures
+from quickstudy.tasks.images.listing import ArrayPictures, Listing, Pictures, open_picture
 from quickstudy.tasks.images.readers.gather import nfc
 
 
@@ -36,7 +36,7 @@ class EncodedPictures:
 
     def __getitem__(self, number: int) -> Image.Image:
         file = self.files[number]
-        return Image.open(BytesIO(file.encode("latin1") if isinstance(file, str) else bytes(file)))
+        return open_picture(BytesIO(file.encode("latin1") if isinstance(file, str) else file))
 
 
 @dataclass(frozen=True)
