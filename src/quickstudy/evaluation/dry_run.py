@@ -20,7 +20,7 @@ def draw_tasks(source: TaskSource, step: Integer, part: slice = slice(None)) -> 
             return source(step, part)
     except (InputError, RunError):
         raise
-    except Exception as error:  # the user's family may fail in any way
+    except (Exception, SystemExit) as error:  # the user's family may fail in any way
         raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 

@@ -164,8 +164,8 @@ def _describe_value(value: object) -> str:
 def explain_misfit(support: Examples) -> Iterator[None]:
     """Turn the error of an adaptation inside this context into an `InputError` that says what a support set must be.
 
-    Two kinds of support sets are refused before the adaptation, because torch would accept them without an error: those
-    without examples, and those with negative class numbers, which cross-entropy ignores.
+    Some support sets are refused before the adaptation, because torch would accept them without an error: those without
+    examples, with NaN or infinity, and with negative class numbers, which cross-entropy ignores.
     """
     for name, value in zip(("x", "y"), support, strict=True):
         if not isinstance(value, Tensor):
@@ -176,6 +176,10 @@ def explain_misfit(support: Examples) -> Iterator[None]:
             f"A support set has an x and a y for each of one or more examples; given: {_describe_shapes(x, y)}. "
             f"{SUPPORT_FORMAT}"
         )
+    for name, value in zip(("x", "y"), support, strict=True):
+        if value.is_floating_point() and not value.isfinite().all():
+            first = int((~value.isfinite()).nonzero()[0, 0])
+            raise InputError(f"{name} of the support set holds NaN or infinity, first in example {first}: repair it.")
     if y.ndim == 1 and not y.is_floating_point() and y.min() < 0:
         raise InputError(f"The support set has the class number {int(y.min())}. {SUPPORT_FORMAT}")
     try:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,14 @@ def decode(pictures: Pictures, number: int, how: Decoding) -> tuple[UInt8[np.nda
             return _convert(*_make_bytes(picture, deep, *pictures.ranges[_kind(deep)]), how)
     except Exception as error:  # Pillow raises struct.error, IndexError, TypeError and more for damaged files
         raise UnreadablePictureError(_describe_damage(error)) from error
+
+
+def hash_picture(pictures: Pictures, number: int) -> bytes:
+    """A digest of the values of a picture at its full size, whatever the format of its file."""
+    with _opened(pictures, number) as picture:
+        deep = _read_deep_values(picture, pictures, number)
+        values = np.asarray(picture.convert("RGBA")) if deep is None else deep.astype(np.float64)
+    return blake2b(f"{values.dtype} {values.shape}".encode() + values.tobytes()).digest()
 
 
 def _describe_damage(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from zipfile import ZipFile
 
 import numpy as np
@@ -53,7 +53,7 @@ Reader = Callable[[Path], Listing | None]
 """Reads a folder or file. It returns None for another layout, and raises InputError if its own layout is broken."""
 
 
-def open_picture(file: Path | IO[bytes]) -> Image.Image:
+def open_picture(file: Path | BytesIO) -> Image.Image:
     """Open a picture. Only its header is read."""
     return Image.open(file, formats=PICTURE_FORMATS)
 

@@ -8,12 +8,14 @@ only with the full `pickle`.
 
 import pickle
 from collections import OrderedDict
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.images.readers.gather import explain_damage
 
 
 def load_pickle(path: Path) -> Any:
@@ -23,15 +25,10 @@ def load_pickle(path: Path) -> Any:
         InputError: The file is not a pickle, is cut short, or asks for code.
     """
     try:
-        with path.open("rb") as file:
+        with explain_damage(f"{path} is damaged or not a pickle"), path.open("rb") as file:
             return _Unpickler(file, encoding="latin1").load()
     except InputError as error:
-        raise InputError(f"{path} was not read: {error}") from None
-    except MemoryError as error:
-        raise InputError(f"{path} needs more memory than this machine has.") from error
-    # A damaged pickle can misuse any of its parts, so it can raise nearly any error.
-    except Exception as error:
-        raise InputError(f"{path} is damaged or not a pickle ({error}): download it again.") from error
+        raise error if str(path) in str(error) else InputError(f"{path} was not read: {error}") from error
 
 
 # The objects below outlive the file, so they have empty __slots__: a pickle cannot set attributes on them. Their
@@ -57,6 +54,8 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
+        if prod(shape) > len(raw):
+            raise InputError(f"it has an array of the shape {shape} made of {len(raw)} bytes.")
         super().__setstate__((1, shape, _numpy_dtype(dtype), bool(fortran), raw))  # type: ignore[arg-type]
 
 
@@ -64,6 +63,20 @@ class _Call:
     """A function that a pickle may call."""
 
     __slots__ = ()
+
+
+class _MakeBytes(_Call):
+    """`bytes` or `bytearray`, but of values only: of a number they would take as much memory as it says."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def __call__(self, *args: Any) -> object:
+        if any(isinstance(value, int) for value in args):
+            raise InputError(f"it asks for {self.kind.__name__} of a size and not of values.")
+        return self.kind(*args)
 
 
 class _MakeDtype(_Call):
@@ -116,6 +129,11 @@ _ALLOWED: dict[tuple[str, str], object] = {
     **{(f"{core}.multiarray", "_reconstruct"): _Reconstruct() for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _Scalar() for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): _FromBuffer() for core in _CORES},
+    **{
+        (module, kind.__name__): _MakeBytes(kind)
+        for module in ("builtins", "__builtin__")
+        for kind in (bytes, bytearray)
+    },
     ("numpy", "ndarray"): _Call(),
     ("numpy", "dtype"): _MakeDtype(),
     ("collections", "OrderedDict"): OrderedDict,
@@ -123,12 +141,14 @@ _ALLOWED: dict[tuple[str, str], object] = {
     **{
         (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
-        for kind in (dict, list, tuple, set, frozenset, bytes, bytearray)
+        for kind in (dict, list, tuple, set, frozenset)
     },
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# The unpickler that is written in Python, whose name is private (checked on 3.11): it keeps stored objects in a
+# dictionary. The one in C makes a table as long as the largest number that a file names, whatever its size is.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in _ALLOWED:
             raise InputError(
