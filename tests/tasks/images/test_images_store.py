@@ -212,6 +212,61 @@ def test_colours_of_sixteen_bits_keep_their_lower_bytes(channels, top):
     assert said - {"transparency laid over white"} == {words}
 
 
+def encoded_tiff16(values: np.ndarray, order: str) -> bytes:
+    """An uncompressed TIFF of 16 bits for each channel, in a byte order."""
+    height, width, channels = values.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 2), (277, 3, channels)]
+    tags += [(278, 3, height), (279, 4, values.size * 2)]
+    start = 8 + 2 + 12 * (len(tags) + 1) + 4
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    tags[2] = (258, 3, start)
+    tags.append((273, 4, start + len(bits)))
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    fields = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, channels if tag == 258 else 1)
+        + (struct.pack(f"{order}I", value) if kind == 4 or tag == 258 else struct.pack(f"{order}HH", value, 0))
+        for tag, kind, value in sorted(tags)
+    )
+    directory = struct.pack(f"{order}IH", 8, len(tags)) + fields + bytes(4)
+    return head + directory + bits + values.astype(f"{order}u2").tobytes()
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("top", [255, 65535])
+def test_colours_of_sixteen_bits_in_a_tiff_keep_their_lower_bytes(order, top):
+    values = np.random.default_rng(0).integers(0, top + 1, (4, 4, 3))
+    values[0, 0], values[1, 1] = 0, top
+    pixels, _ = decode(Encoded(encoded_tiff16(values, order)), 0, COLOUR)
+    assert np.array_equal(pixels.transpose(1, 2, 0), (values * 255 / top).astype(np.uint8))
+
+
+def test_grey_with_alpha_of_sixteen_bits_keeps_its_lower_bytes():
+    values = np.random.default_rng(0).integers(0, 256, (4, 4, 2))
+    values[0, 0], values[1, 1], values[..., 1] = 0, 255, 65535
+    assert np.array_equal(decode(Encoded(encoded_rgb16(values)), 0, GREY)[0][0], values[..., 0])
+
+
+def test_the_clear_grey_of_sixteen_bits_is_white():
+    values = np.array([[0, 300, 4095, 4095]] * 4, np.uint16)
+    pixels, said = decoded(Image.fromarray(values), GREY, transparency=300)
+    assert pixels[0, 0].tolist() == [0, 255, 255, 255]
+    assert said == {"transparency laid over white", "values from 0 to 4095 made 8 bits"}
+
+
+def test_less_common_modes_are_read():
+    """Palettes with an alpha for each colour, one bit with a clear one, inks of a printer."""
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putdata([0, 1] * 8)
+    pixels, said = decoded(palette, COLOUR, transparency=bytes([255, 0]))
+    assert pixels[:, 0, :2].T.tolist() == [[10, 20, 30], [255, 255, 255]] and said == {"transparency laid over white"}
+    bits = Image.fromarray(np.array([[True, False] * 2] * 4))
+    assert decoded(bits, GREY, transparency=0)[0][0, 0].tolist() == [255] * 4
+    ink = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    pixels, _ = decoded(ink, COLOUR, "JPEG", quality=100)
+    assert pixels[0].min() > 250 and pixels[1:].max() < 5
+
+
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_a_deep_picture_is_turned_upright_too(orientation):
     exif = Image.Exif()

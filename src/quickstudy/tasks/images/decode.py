@@ -1,5 +1,6 @@
 """Decoding: pictures of any kind become bytes of one shape, and every change beyond resizing is reported."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,25 +119,37 @@ def _read_deep_values(picture: Image.Image, pictures: Pictures, number: int) -> 
         if not np.isfinite(values).all():
             raise ValueError("NaN or infinity among its pixels")
         return values
-    # How the file is to be read; an array has no tiles.
-    names = [_raw_mode(tile) for tile in picture.tile] if isinstance(picture, ImageFile.ImageFile) else []
-    if not names or not set(names) <= set(_OTHER_ORDER):
+    names = _raw_modes(picture)
+    if not names or not set(names) <= set(_LOWER_BYTES):
         return None
     upper = np.asarray(picture).astype(np.uint16)
     with _opened(pictures, number) as again:
         assert isinstance(again, ImageFile.ImageFile), "it was a file a moment ago"
         again.tile = [
-            tile._replace(args=other if isinstance(tile.args, str) else (other, *(tile.args or ())[1:]))
-            for tile, other in zip(again.tile, map(_OTHER_ORDER.__getitem__, names), strict=True)
+            tile._replace(
+                args=(_LOWER_BYTES[name], *tile.args[1:]) if isinstance(tile.args, tuple) else _LOWER_BYTES[name]
+            )
+            for tile, name in zip(again.tile, names, strict=True)
         ]
-        return np.asarray(upper * np.uint16(256) + np.asarray(again))
+        lower = np.asarray(again).astype(np.uint16)
+    if "LA;16B" in names:  # there is no mode for its lower bytes; read as four channels, these are all of its bytes
+        light, alpha = lower[..., 0] * 256 + lower[..., 1], lower[..., 2] * 256 + lower[..., 3]
+        return np.stack([light, light, light, alpha], -1)
+    return upper * np.uint16(256) + lower
 
 
-def _raw_mode(tile: Any) -> str:
-    return str(tile.args if isinstance(tile.args, str) else tile.args[0])
+def _raw_modes(picture: Image.Image) -> list[str]:
+    """How the values lie in a file, for each of its tiles; none for an array."""
+    tiles = picture.tile if isinstance(picture, ImageFile.ImageFile) else []
+    return [str((*tile.args, "")[0] if isinstance(tile.args, tuple) else tile.args) for tile in tiles]
 
 
-_OTHER_ORDER = {f"{mode};16{one}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for one, other in ("BL", "LB")}
+_ORDERS = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_LOWER_BYTES = {
+    f"{mode};16{order}": f"{mode};16{other}" for mode in ("RGB", "RGBA") for order, other in _ORDERS.items()
+}
+_LOWER_BYTES["LA;16B"] = "RGBA"
+"""By the raw mode of colours of 16 bits, the one that reads their lower bytes."""
 
 
 @contextmanager
@@ -158,10 +171,11 @@ def decode(pictures: Pictures, number: int, how: Decoding) -> tuple[UInt8[np.nda
     """
     try:
         with _opened(pictures, number) as picture:  # opened in here: too large a size is an error before it is decoded
+            cut = {"16 bits made 8, by their upper bytes" for raw in _raw_modes(picture) if ";16" in raw}
             deep = _read_deep_values(picture, pictures, number)
             picture.load()
             if deep is None:
-                return _convert(picture, set(), how)
+                return _convert(picture, cut, how)
             if not isinstance(pictures, RangedPictures):
                 pictures = RangedPictures(pictures)
             return _convert(*_make_bytes(picture, deep, *pictures.ranges[_kind(deep)]), how)

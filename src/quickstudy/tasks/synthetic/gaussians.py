@@ -7,23 +7,23 @@ Reference: Przewiezlikowski et al., 2022 (HyperMAML, figures 1 and 3, https://ar
 no numbers; the standard deviation, shots and queries are ours.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.base import TaskFamily, float_tensor
+from quickstudy.tasks.base import float_tensor
 from quickstudy.tasks.draws import Draws, store_integers
-from quickstudy.tasks.synthetic.options import draw_signs
+from quickstudy.tasks.synthetic.options import Formula, draw_signs
 from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
-class Gaussians(TaskFamily):
+class Gaussians(Formula):
     """2-way tasks with as many points of either class. A point comes from one of its class's two clusters.
 
     `about["kind"]`: 0 top is class 0, 1 bottom is class 0, 2 right is class 0, 3 left is class 0.
@@ -42,6 +42,7 @@ class Gaussians(TaskFamily):
     queries: Integer = 15
     sd: float = 0.25
 
+    name: ClassVar[str] = "gaussians"
     loss: ClassVar[str] = "cross_entropy"
 
     def __post_init__(self) -> None:
@@ -72,6 +73,3 @@ class Gaussians(TaskFamily):
 
         about = {"kind": torch.from_numpy(kind)}
         return examples("support", self.shots), examples("query", self.queries), about
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "gaussians"} | asdict(self)
