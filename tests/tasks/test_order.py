@@ -11,7 +11,7 @@ from torch import nn
 
 import quickstudy
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, task_hash
+from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.tasks import AverageThreshold, Batches, Cross, Episodes, Gaussians, TaskFamily, digits
@@ -189,3 +189,19 @@ def test_a_later_batch_without_examples_is_refused_too(monkeypatch, change, word
     source(0)
     with pytest.raises(InputError, match=words):
         source(1)
+
+
+@pytest.mark.parametrize("error", [StopIteration(), SystemExit(0), SystemExit("bye"), KeyError("x")])
+def test_what_a_users_family_raises_in_a_later_batch_is_an_error_of_one_line(monkeypatch, error):
+    sample = Sorted.sample
+
+    def later(self, draws, size, part):
+        if draws.step:
+            raise error
+        return sample(self, draws, size, part)
+
+    monkeypatch.setattr(Sorted, "sample", later)
+    batches = task_batches(Sorted(), "test", 60, 0)
+    next(batches)
+    with pytest.raises(InputError, match=f"tasks of step 1 failed: {type(error).__name__}.*test_order.py, line"):
+        next(batches)

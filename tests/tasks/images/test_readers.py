@@ -678,6 +678,9 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, protocol):
         (b"cnumpy\ndtype\n(S'V8'\nI0\nI1\ntR.", "'V8'"),
         # An attribute that is set on an object of the reader would outlive the file.
         (b"cnumpy\ndtype\n(N}S'__call__'\nI1\nstb.", "damaged"),
+        (b"cnumpy\ndtype\n(N}S'function'\nI1\nstb.", "damaged"),
+        (b"cbuiltins\nbytes\n(N}S'function'\ncbuiltins\nlist\nstb.", "damaged"),
+        (b"cbuiltins\nbytes\n}S'function'\nI1\nsb.", "damaged"),
         (b"ccollections\nOrderedDict\n(N}S'x'\nI1\nstb.", "damaged"),
         (b"", "damaged"),
         (b"<html>not found</html>", "damaged"),

@@ -8,6 +8,8 @@ only with the full `pickle`.
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,7 @@ def load_pickle(path: Path) -> Any:
         raise error if str(path) in str(error) else InputError(f"{path} was not read: {error}") from error
 
 
-# The objects below outlive the file, so they have empty __slots__: a pickle cannot set attributes on them. Their
-# arguments are whatever the pickle gives, hence the loose types.
+# The arguments of what follows are whatever the pickle gives, hence the loose types.
 
 
 class _Dtype:
@@ -59,89 +60,64 @@ class _Array(np.ndarray[Any, Any]):
         super().__setstate__((1, shape, _numpy_dtype(dtype), bool(fortran), raw))  # type: ignore[arg-type]
 
 
-class _Call:
-    """A function that a pickle may call."""
-
-    __slots__ = ()
-
-
-class _MakeBytes(_Call):
-    """`bytes` or `bytearray`, but of values only: of a number they would take as much memory as it says."""
-
-    __slots__ = ("kind",)
-
-    def __init__(self, kind: type) -> None:
-        self.kind = kind
-
-    def __call__(self, *args: Any) -> object:
-        if any(isinstance(value, int) for value in args):
-            raise InputError(f"it asks for {self.kind.__name__} of a size and not of values.")
-        return self.kind(*args)
-
-
-class _MakeDtype(_Call):
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> _Dtype:
-        return _Dtype(*args)
-
-
-class _Reconstruct(_Call):
-    __slots__ = ()
-
-    def __call__(self, kind: object, shape: object, code: object) -> object:
-        return _Array((0,), dtype="u1")
-
-
-class _FromBuffer(_Call):
-    __slots__ = ()
-
-    def __call__(self, buffer: Any, dtype: object, shape: Any, order: object) -> object:
-        return np.frombuffer(buffer, dtype=_numpy_dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
-
-
-class _Scalar(_Call):
-    __slots__ = ()
-
-    def __call__(self, dtype: object, raw: Any) -> object:
-        return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=_numpy_dtype(dtype))[0].item()
-
-
-class _Encode(_Call):
-    """`_codecs.encode(text, "latin1")`, as old protocols write bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: Any, codec: object = "latin1") -> object:
-        if codec not in ("latin1", "latin-1"):
-            raise InputError(f"it asks to encode text as {codec!r}; only latin-1 is allowed.")
-        return text.encode("latin1")
-
-
 def _numpy_dtype(dtype: object) -> "np.dtype[Any]":
     if not isinstance(dtype, _Dtype):
         raise InputError("it has an array without a type.")
     return dtype.dtype
 
 
-_CORES = ("numpy.core", "numpy._core")
+def _from_buffer(buffer: Any, dtype: object, shape: Any, order: object) -> object:
+    return np.frombuffer(buffer, dtype=_numpy_dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: object, raw: Any) -> object:
+    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype=_numpy_dtype(dtype))[0].item()
+
+
+def _encode(text: Any, codec: object = "latin1") -> object:
+    """`_codecs.encode(text, "latin1")`, as old protocols write bytes."""
+    if codec not in ("latin1", "latin-1"):
+        raise InputError(f"it asks to encode text as {codec!r}; only latin-1 is allowed.")
+    return text.encode("latin1")
+
+
+def _make_bytes(kind: type, *args: Any) -> object:
+    """`bytes` or `bytearray`, but of values only: of a number they would take as much memory as it says."""
+    if any(isinstance(value, int) for value in args):
+        raise InputError(f"it asks for {kind.__name__} of a size and not of values.")
+    return kind(*args)
+
+
+class _Call:
+    """A function that a pickle may call. It outlives the file, so the pickle cannot set an attribute on it."""
+
+    __slots__ = ("function",)
+    function: Callable[..., object]
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        object.__setattr__(self, "function", function)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"it sets {name!r} on a function")
+
+    def __call__(self, *args: Any) -> object:
+        return self.function(*args)
+
+
+_CORES, _BUILTINS = ("numpy.core", "numpy._core"), ("builtins", "__builtin__")
 _ALLOWED: dict[tuple[str, str], object] = {
-    **{(f"{core}.multiarray", "_reconstruct"): _Reconstruct() for core in _CORES},
-    **{(f"{core}.multiarray", "scalar"): _Scalar() for core in _CORES},
-    **{(f"{core}.numeric", "_frombuffer"): _FromBuffer() for core in _CORES},
-    **{
-        (module, kind.__name__): _MakeBytes(kind)
-        for module in ("builtins", "__builtin__")
-        for kind in (bytes, bytearray)
-    },
-    ("numpy", "ndarray"): _Call(),
-    ("numpy", "dtype"): _MakeDtype(),
+    **{(f"{core}.multiarray", "_reconstruct"): _Call(lambda *_: _Array((0,), dtype="u1")) for core in _CORES},
+    **{(f"{core}.multiarray", "scalar"): _Call(_scalar) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _Call(_from_buffer) for core in _CORES},
+    ("numpy", "ndarray"): _Call(lambda: None),  # only named, as the first argument of `_reconstruct`
+    ("numpy", "dtype"): _Call(_Dtype),
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _Encode(),
+    ("_codecs", "encode"): _Call(_encode),
+    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (dict, list, tuple, set, frozenset)},
     **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (dict, list, tuple, set, frozenset)
+        (module, kind.__name__): _Call(partial(_make_bytes, kind))
+        for module in _BUILTINS
+        for kind in (bytes, bytearray)
     },
 }
 
