@@ -53,6 +53,16 @@ def suggest_setting(key: str, known: Iterable[str], paths: Mapping[str, str]) ->
     return suggest_nearest(key, names)
 
 
+def printable(text: object) -> str:
+    r"""A text on one line, with an escape for every character that would steer a terminal.
+
+    >>> printable("a\nb\x1b[2J")
+    'a b\\x1b[2J'
+    """
+    line = " ".join(str(text).splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def describe_error(error: BaseException) -> str:
     """An error that the user's own code raised, on one line, with the file and line in that code.
 

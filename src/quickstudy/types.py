@@ -5,7 +5,7 @@ without more code. The shapes are those of one task; a batch of tasks is the sam
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -20,6 +20,12 @@ Params = dict[str, Tensor]
 """Parameters by dotted name, as in `nn.Module.named_parameters()`."""
 
 Shape = tuple[int, ...]
+
+if TYPE_CHECKING:
+    Integer = int
+else:
+    Integer = int | SupportsIndex
+"""A whole number as a user gives it. NumPy's and torch's integers are taken too, and become Python's."""
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """`criterion(output, target) -> loss`: a scalar for one set of examples."""

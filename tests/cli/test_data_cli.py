@@ -550,3 +550,25 @@ def test_without_pooch_the_way_to_it_is_named(cli, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     done = cli("data", "prepare", "mnist", "--yes", "--quiet")
     assert done.code == 2 and "pip install quickstudy[data]" in done.err
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(cli, place, root):
+    own = folder(place / "own")
+    (own / "a").rename(own / "a\x1b[31m\rred")
+    picture(0).save(own / "b" / "twice\x07.png")
+    (own / "b" / "broken\x1b]0;x\x07.png").write_text("broken")
+    done = cli("data", "check", "own")
+    assert done.code == 0 and "a\\x1b[31m" in done.out and "broken\\x1b]0;x\\x07.png" in done.out
+    assert not set("\x1b\x07\r") & set(done.out + done.err)
+
+
+def test_a_damaged_cache_is_found_and_made_again(cli, place, root):
+    folder(place / "own", images=30)
+    before = checked(cli, "own")
+    (kept,) = (place / "cache").glob("*/pixels.bin")
+    whole = kept.read_bytes()
+    assert len(whole) > 5 * 2**18
+    kept.write_bytes(whole[: 2**18 + 9] + b"other" + whole[2**18 + 14 :])
+    done = cli("data", "check", "own", "--json")
+    assert json.loads(done.out) == before
+    assert [path.read_bytes() for path in (place / "cache").glob("*/pixels.bin")] == [whole]

@@ -60,7 +60,7 @@ def evaluate_on(learner, family=SMALL, metric="mse", **options):
 def test_the_list_is_the_same_today_and_for_every_method():
     """A changed digit means changed tasks or a changed description: earlier numbers are then not comparable."""
     one, other = evaluate_on(quickstudy.maml(net(), loss="mse")), evaluate_on(quickstudy.mtnet(net(), loss="mse"))
-    assert one.hash == other.hash == "a49e8472606c"
+    assert one.hash == other.hash == "d86b1cec5489"
     assert not np.array_equal(one.values, other.values)
 
 
@@ -205,7 +205,36 @@ def test_metrics_are_what_the_hand_finds_with_and_without_a_task_axis(name, outp
 def test_an_interval_is_196_standard_deviations_of_the_mean():
     spread = metrics.compute_spread(np.array([0.0, 0.0, 1.0, 1.0]))
     assert (spread.mean, spread.interval) == (0.5, pytest.approx(1.96 * 0.5 / 2))
-    assert metrics.compute_spread(np.array([3.0])).interval == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([3.0], "3 (one task)"),
+        ([math.nan, 3.0, math.inf], "3 (one task) (2 of 3 diverged)"),
+        ([math.nan], "nan (1 of 1 diverged)"),
+        ([3.0, 3.0], "3 ± 0"),
+    ],
+)
+def test_one_task_has_no_interval(values, words):
+    spread = metrics.compute_spread(np.array(values))
+    assert str(spread) == words
+    assert math.isfinite(spread.interval) == (len(values) == 2)
+    assert spread.sign == spread.decides == (len(values) == 2)
+
+
+def test_one_task_has_no_interval_wherever_it_is_shown(cli, run):
+    shutil.copytree("run", "other")
+    evaluated = cli("evaluate", "run", "--evaluate.tasks", "1", "--json")
+    assert json.loads(evaluated.out)["interval"] == "nan"
+    for words in (("evaluate", "run"), ("compare", "run", "other")):
+        shown = cli(*words, "--evaluate.tasks", "1")
+        assert "(one task)" in shown.out and "± 0" not in shown.out and "± nan" not in shown.out
+    assert "+0 (one task), not distinguishable" in shown.out
+    compared = [
+        json.loads(line) for line in cli("compare", "run", "other", "--evaluate.tasks", "1", "--json").out.splitlines()
+    ]
+    assert compared[0]["interval"] == compared[1]["difference"]["interval"] == "nan"
 
 
 def test_a_wide_interval_covers_the_mean_as_often_as_it_says():

@@ -39,6 +39,21 @@ def test_a_difference_counts_beyond_its_interval():
     assert verdict.evidence == "b - a = +5 ± 0 (x)."
 
 
+@pytest.mark.parametrize(
+    ("word", "options"),
+    [("above", {}), ("below", {}), ("not_below", {}), ("difference", {"at_least": 1}), ("above", {"by": 3}),
+     ("above", {"by": 30}), ("in_order", {"rising": ["a", "b"], "row": None})],
+)  # fmt: skip
+def test_one_task_decides_no_difference(word, options):
+    one = two([50.0], [55.0])
+    options = {"row": "b", "than": "a"} | options
+    names = {
+        key: value for key, value in options.items() if value is not None and (word != "in_order" or key == "rising")
+    }
+    verdict = decide(claim((word, names)), one)
+    assert verdict.holds is None and "b - a = +5 (one task) (x" in verdict.evidence
+
+
 def test_a_difference_counts_with_every_seed():
     agree, differ = two((LOW, LOW), (HIGH, HIGH)), two((LOW, LOW), (HIGH + 9, LOW - 1))
     assert holds(agree, "above") is True and holds(differ, "above") is None

@@ -332,3 +332,9 @@ def test_parts_at_rest_are_gradient_steps_alone(double):
     torch.testing.assert_close(outcomes["metric"], outcomes[None])
     for part in PARTS[1:]:
         assert not torch.allclose(outcomes[part], outcomes[None]), part
+
+
+def test_a_number_of_one_task_is_shown_without_an_interval():
+    ours = {"value": 0.5, "interval": float("nan"), "tasks": 1, "finite": 1}
+    assert tables.our_number(ours, 2) == "0.50 (one task)"
+    assert tables.amount(123456.0, float("nan"), 2) == "1.23e+05"

@@ -216,6 +216,9 @@ def test_a_score_says_how_many_tasks_diverged():
     summary = {"metric": "mse", "mean": 0.61, "interval": 0.05, "tasks": 600, "finite": 597}
     assert format_score(summary) == "0.610 ± 0.050 (3 of 600 diverged)"
     assert format_score(summary | {"finite": 0, "mean": math.nan}) == "all 600 tasks diverged"
+    single = summary | {"metric": "mse", "tasks": 1, "finite": 1}
+    for interval in ("nan", math.nan, 0.0):  # earlier versions wrote 0
+        assert format_score(single | {"mean": 0.61, "interval": interval}) == "0.610 (one task)"
     assert format_score({}) == "\N{EN DASH}"
 
 

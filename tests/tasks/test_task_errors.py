@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import quickstudy
 from quickstudy.errors import InputError
 from quickstudy.tasks import AverageThreshold, Episodes, Gaussians, Polynomial, Sine, Wavelet, check_task, digits
 from quickstudy.types import Examples, Task
@@ -105,7 +106,7 @@ def with_nan(values):
         (change(x=None), 2, "support.x is a NoneType: give a tensor"),
         (change(x=GOOD.support.x.long()), 2, "support.x is int64 .* floating"),
         (change(x=GOOD.support.x[:, :3]), 2, "support has 3 inputs and 4 targets"),
-        (change(x=with_nan(GOOD.support.x)), 2, "support.x holds NaN .* 1 of 4 tasks, first in task 2"),
+        (change(x=with_nan(GOOD.support.x)), 2, "support.x holds NaN .* 1 of 4 tasks, first in task 2, example 0"),
         (change(half="query", x=GOOD.query.x[..., :1]), 2, r"Support inputs .* \[2\] each, query inputs \[1\]"),
         (change(half="query", x=GOOD.query.x[:, :0], y=GOOD.query.y[:, :0]), 2, "query.x .* n of at least 1"),
         (change(y=GOOD.support.y.float()), 2, r"support.y is float32 \[4, 4\]: .* int64"),
@@ -150,3 +151,13 @@ def test_a_users_own_batch_passes():
 def test_options_that_make_no_sense_are_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("half", ["x", "y"])
+def test_a_support_set_with_nan_is_named_when_a_learner_adapts(bad, half):
+    learner = quickstudy.maml(torch.nn.Linear(1, 1), loss="mse")
+    support = Examples(*(values[0].clone() for values in WAVE.support))
+    getattr(support, half)[3, 0] = bad
+    with pytest.raises(InputError, match=f"{half} of the support set holds NaN or infinity, first in example 3"):
+        learner.adapt(support)

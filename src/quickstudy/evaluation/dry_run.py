@@ -10,21 +10,21 @@ from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.methods.learner import Learner
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
-from quickstudy.types import Outcome, Task, pick
+from quickstudy.types import Integer, Outcome, Task, pick
 
 
-def draw_tasks(source: TaskSource, step: int, part: slice = slice(None)) -> Task:
+def draw_tasks(source: TaskSource, step: Integer, part: slice = slice(None)) -> Task:
     """Draw the tasks of a step. An error in a user's own family becomes one line."""
     try:
         with explain_out_of_memory(f"Drawing the {source.split} tasks of step {step}"):
             return source(step, part)
     except (InputError, RunError):
         raise
-    except Exception as error:  # the user's family may fail in any way
+    except (Exception, SystemExit) as error:  # the user's family may fail in any way
         raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 
-def draw_first_tasks(family: TaskFamily, split: str, *, seed: int = 0, size: int = 1) -> Task:
+def draw_first_tasks(family: TaskFamily, split: str, *, seed: Integer = 0, size: Integer = 1) -> Task:
     """Draw the first batch of a split, and check its shapes, labels and targets."""
     family = family.of_split(split)
     tasks = draw_tasks(family.source(split, seed=seed, size=size), 0)

@@ -25,7 +25,9 @@ from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_c
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks import Episodes, TaskFamily
-from quickstudy.types import Task, move, pick
+from quickstudy.tasks.base import TASK_FORMAT
+from quickstudy.tasks.draws import as_integer
+from quickstudy.types import Integer, Task, move, pick
 
 BATCH = 50
 """Tasks in a batch of an evaluation. A constant, because the tasks of a list depend on it."""
@@ -99,10 +101,11 @@ class Summary:
         return compute_spread(self.losses)
 
 
-def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice = slice(None)) -> Iterator[Task]:
+def task_batches(
+    family: TaskFamily, split: str, n: Integer, seed: Integer, part: slice = slice(None)
+) -> Iterator[Task]:
     """The fixed list of n tasks in batches, or some of these batches."""
-    if n < 1:
-        raise InputError(f"`tasks` was {n}; an evaluation needs at least one task.")
+    n = as_integer("tasks", n, least=1)
     source = family.source(split, seed=seed, size=BATCH).without_augmentation()
     for step in range(-(-n // BATCH))[part]:
         yield draw_tasks(source, step, slice(0, min(BATCH, n - step * BATCH)))
@@ -110,7 +113,7 @@ def task_batches(family: TaskFamily, split: str, n: int, seed: int, part: slice 
 
 def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
     """Twelve hexadecimal digits that name a task list. They depend on the family, on all sizes and on all draws."""
-    digest = sha256(json.dumps(family.describe(), sort_keys=True, default=str).encode())
+    digest = sha256(json.dumps([TASK_FORMAT, family.describe()], sort_keys=True, default=str).encode())
     for task in tasks:
         digest.update(str([list(part.shape[1:]) for part in (*task.support, *task.query)]).encode())
         digest.update(task.key.numpy().tobytes())
@@ -135,12 +138,12 @@ def evaluate(
     metric: Metric,
     *,
     split: str = "test",
-    n: int = 600,
-    seed: int = 0,
+    n: Integer = 600,
+    seed: Integer = 0,
     world: World = SINGLE_WORKER,
 ) -> Summary:
     """Evaluate a learner on n fixed tasks of a split. Workers share the batches, and each returns the whole result."""
-    family = family.of_split(split)
+    family, seed = family.of_split(split), as_integer("seed", seed)
 
     def evaluate_share() -> list[_BatchResult]:
         own: list[_BatchResult] = []
@@ -193,7 +196,7 @@ def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.g
     return {name: value.numpy() for name, value in (arrays | {"output": output[0]}).items()}
 
 
-def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: int) -> float:
+def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: Integer) -> float:
     """Milliseconds to adapt to one task alone: the median over several tasks, after a warm-up."""
     tasks = learner.move_tasks(
         family.source(split, seed=seed, size=BATCH).without_augmentation()(0, slice(0, TIMED_TASKS))

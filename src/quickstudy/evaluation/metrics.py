@@ -1,11 +1,13 @@
 """Metrics of a task's query set, and their mean over tasks with a 95% interval.
 
 The interval is over tasks, not over seeds: 1.96 standard deviations of the tasks' values, divided by the square root of
-their number. Tasks whose value is not finite have no part in the mean; they are counted and shown.
+their number. Tasks whose value is not finite have no part in the mean; they are counted and shown. One task alone has
+no interval.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -82,7 +84,7 @@ class Spread:
 
     Args:
         mean: The mean over the tasks with a finite value.
-        interval: The half-width of its 95% interval.
+        interval: The half-width of its 95% interval; NaN with fewer than two finite values.
         finite: The number of tasks with a finite value.
         tasks: The number of all tasks.
     """
@@ -92,11 +94,29 @@ class Spread:
     finite: int
     tasks: int
 
+    @property
+    def decides(self) -> bool:
+        """Whether the mean can be held against its interval: there are two or more tasks, and none diverged."""
+        return self.finite == self.tasks > 1
+
+    @property
+    def sign(self) -> int:
+        """The sign of a mean that is beyond its interval, else 0."""
+        return int(np.sign(self.mean)) if abs(self.mean) > self.interval else 0
+
+    def format(self, mean: str = ".4g") -> str:
+        """The mean in a format, with its interval if it has one.
+
+        >>> Spread(0.5, 0.062, 9, 9).format("+.3g"), Spread(0.5, float("nan"), 1, 1).format()
+        ('+0.5 ± 0.062', '0.5 (one task)')
+        """
+        if isfinite(self.interval):
+            return f"{self.mean:{mean}} ± {self.interval:.2g}"
+        return f"{self.mean:{mean}}" + (" (one task)" if self.finite == 1 else "")
+
     def __str__(self) -> str:
         diverged = self.tasks - self.finite
-        return f"{self.mean:.4g} ± {self.interval:.2g}" + (
-            f" ({diverged} of {self.tasks} diverged)" if diverged else ""
-        )
+        return self.format() + (f" ({diverged} of {self.tasks} diverged)" if diverged else "")
 
 
 def compute_spread(values: NDArray[np.floating]) -> Spread:
@@ -106,6 +126,6 @@ def compute_spread(values: NDArray[np.floating]) -> Spread:
     2 ± 1.4 (1 of 3 diverged)
     """
     finite = values[np.isfinite(values)].astype(np.float64)
-    if not len(finite):
-        return Spread(float("nan"), float("nan"), 0, len(values))
-    return Spread(float(finite.mean()), float(Z95 * finite.std() / len(finite) ** 0.5), len(finite), len(values))
+    mean = float(finite.mean()) if len(finite) else float("nan")
+    interval = float(Z95 * finite.std() / len(finite) ** 0.5) if len(finite) > 1 else float("nan")
+    return Spread(mean, interval, len(finite), len(values))

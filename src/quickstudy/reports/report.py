@@ -213,8 +213,9 @@ def format_score(summary: Mapping[str, Any]) -> str:
         return f"all {tasks} tasks diverged"
     if not isinstance(mean, int | float):
         return DASH
-    spread = interval if isinstance(interval, int | float) else math.nan
-    amount = format_amount(mean, spread, str(summary.get("metric", "")))
+    # A result of an earlier version has the interval 0 where there was one task.
+    spread = interval if isinstance(interval, int | float) and finite != 1 else math.nan
+    amount = format_amount(mean, spread, str(summary.get("metric", ""))) + (" (one task)" if finite == 1 else "")
     return f"{amount} ({diverged} of {tasks} diverged)" if diverged else amount
 
 

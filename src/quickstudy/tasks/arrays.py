@@ -16,11 +16,22 @@ ArrayOrTensor = NDArray[Any] | Tensor
 
 
 def as_array(values: ArrayOrTensor) -> NDArray[Any]:
-    """A NumPy view of an array or a tensor. A copy is made only for bfloat16, which NumPy lacks, and from a device."""
+    """A NumPy view of an array or a tensor, in the byte order of this machine and with axes that run forwards.
+
+    A copy is made only where torch could not read the view: of bfloat16, which NumPy lacks, of what is on a device or
+    mapped backwards, of the other byte order, and of floating types that torch lacks.
+    """
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu().resolve_neg()
         return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
-    return np.asarray(values)
+    if np.ma.is_masked(values):
+        raise InputError("Some values are masked: fill them, for example values.filled(0).")
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if any(step < 0 for step in array.strides):
+        array = array.copy()
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def as_integers(name: str, values: ArrayOrTensor) -> NDArray[np.int64]:

@@ -2,6 +2,9 @@
 
 `family.source("train", seed=0, size=4)(step)` is the meta-batch of that step, always the same. `source(step, slice(0,
 2))` gives only these tasks of the same batch.
+
+The examples of a task are in an order that is drawn for it: a model may see all queries at once (batch norm,
+attention), and must find nothing about the answer in their places.
 """
 
 from abc import ABC, abstractmethod
@@ -14,9 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.errors import InputError
-from quickstudy.tasks.draws import Draws
-from quickstudy.types import Examples, Shape, Task
+from quickstudy.tasks.check import check_layout
+from quickstudy.tasks.draws import Draws, as_integer
+from quickstudy.types import Examples, Integer, Shape, Task
+
+TASK_FORMAT = 2
+"""Part of the name of a task list. It rises when the same family, seed and step give other tasks than before."""
 
 
 class TaskFamily(ABC):
@@ -41,11 +47,12 @@ class TaskFamily(ABC):
         """The size of one output: the number of classes, or the number of regressed values."""
 
     @abstractmethod
-    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+    def sample(self, draws: Draws, size: Integer, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         """Support, query and about of the tasks `part` in a batch of `size` tasks.
 
         Draw the random numbers of the whole batch, then use only those of the part: a part must equal a slice of the
-        whole.
+        whole. The source then draws an order for the examples of each half. An entry of `about` whose name ends in
+        `_support` or `_query` has one value per example, `[T, n, ...]`, and is put into the same order.
         """
 
     @abstractmethod
@@ -65,12 +72,10 @@ class TaskFamily(ABC):
         del split
         return self
 
-    def source(self, split: str, *, seed: int = 0, size: int) -> "TaskSource":
+    def source(self, split: str, *, seed: Integer = 0, size: Integer) -> "TaskSource":
         """The tasks of a split, `size` to a step."""
-        if size < 1:
-            raise InputError(f"size={size} cannot be used: a step needs at least 1 task.")
-        Draws(seed, split, 0)  # refuses an unknown split now instead of at the first step
-        return TaskSource(self, split, seed, size)
+        draws = Draws(seed, split, 0)  # refuses an unknown split now instead of at the first step
+        return TaskSource(self, split, draws.seed, as_integer("size", size, least=1))
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,31 @@ class TaskSource:
 
     family: TaskFamily
     split: str
-    seed: int
-    size: int
+    seed: Integer
+    size: Integer
     augmented: bool = True
 
     def without_augmentation(self) -> "TaskSource":
         """The same tasks for an evaluation, which shows training images as they are."""
         return replace(self, augmented=False)
 
-    def __call__(self, step: int, part: slice = slice(None)) -> Task:
+    def __call__(self, step: Integer, part: slice = slice(None)) -> Task:
         draws = Draws(self.seed, self.split, step, self.augmented)
         support, query, about = self.family.sample(draws, self.size, part)
-        return Task(support, query, draws.keys(self.size)[part], about)
+        task = check_layout(Task(support, query, draws.keys(self.size)[part], about))
+        return _order_examples(task, draws, self.size, part)
+
+
+def _order_examples(task: Task, draws: Draws, size: Integer, part: slice) -> Task:
+    about = dict(task.about)
+
+    def reorder(half: str, examples: Examples) -> Examples:
+        order = torch.from_numpy(draws.order(f"order of the {half}", size, examples.x.shape[1])[part])
+        rows = torch.arange(len(order))[:, None]
+        about.update({name: value[rows, order] for name, value in about.items() if name.endswith(f"_{half}")})
+        return Examples(*(value[rows, order] for value in examples))
+
+    return Task(reorder("support", task.support), reorder("query", task.query), task.key, about)
 
 
 def float_tensor(array: NDArray[np.float64]) -> Tensor:

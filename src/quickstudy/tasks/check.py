@@ -14,21 +14,18 @@ _EXPECTED_TASK = (
 def check_task(task: object, ways: int | None) -> None:
     """Refuse a batch of tasks that a learner cannot use, or from which it would learn nonsense without an error.
 
-    The trainer calls this once, on the first batch. For T tasks it expects x `[T, n, *input]` floating and finite,
-    y `[T, n, ...]`, and key `[T]` int64.
+    The trainer calls this once, on the first batch. For T tasks it expects what `check_layout` expects, T of at least
+    1, and numbers that are finite.
 
     Args:
         task: What the source returned.
         ways: The number of classes of a classification, whose y is `[T, n]` int64 in 0..ways-1. None for a regression,
             whose y is floating.
     """
-    if not isinstance(task, Task):
-        raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_EXPECTED_TASK}.")
-    _check_key(task.key)
+    task = check_layout(task)
+    if len(task.key) == 0:
+        raise InputError("The source gave a batch without tasks: give at least one, with a key for each.")
     for half, examples in (("support", task.support), ("query", task.query)):
-        if not isinstance(examples, Examples):
-            raise InputError(f"The {half} is a {type(examples).__name__}, not Examples. {_EXPECTED_TASK}.")
-        _check_sizes(half, examples, len(task.key))
         _check_x(half, examples.x)
         if ways is None:
             _check_floats(half, examples.y)
@@ -45,11 +42,27 @@ def check_task(task: object, ways: int | None) -> None:
             )
     if ways is not None:
         _check_all_classes(task.support.y, ways)
-    _check_about(task.about, len(task.key))
+
+
+def check_layout(task: object) -> Task:
+    """Refuse a batch whose types or sizes are not those of `Task`. It is cheap: every batch of a source is checked.
+
+    For T tasks, which may be none, it expects key `[T]` int64, x `[T, n, *input]` floating and y `[T, n, ...]` with n
+    of at least 1, and an `about` of tensors `[T, ...]`.
+    """
+    if not isinstance(task, Task):
+        raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_EXPECTED_TASK}.")
+    _check_key(task.key)
+    for half, examples in (("support", task.support), ("query", task.query)):
+        if not isinstance(examples, Examples):
+            raise InputError(f"The {half} is a {type(examples).__name__}, not Examples. {_EXPECTED_TASK}.")
+        _check_sizes(half, examples, len(task.key))
+    _check_about(task)
+    return task
 
 
 def _check_key(key: object) -> None:
-    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 1 or len(key) == 0:
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim != 1:
         raise InputError(
             f"key is {_describe_value(key)}: give one int64 number per task, [T], for example draws.keys(T)."
         )
@@ -100,12 +113,12 @@ def _check_labels(half: str, y: Tensor, ways: int) -> None:
 
 
 def _check_finite(name: str, value: Tensor) -> None:
-    finite = value.isfinite().flatten(1).all(1)
+    finite = value.isfinite().flatten(2).all(2) if value.ndim > 2 else value.isfinite()
     if not finite.all():
-        bad = (~finite).nonzero()[:, 0].tolist()
+        task, example = (~finite).nonzero()[0].tolist()
         raise InputError(
-            f"{name} holds NaN or infinity in {len(bad)} of {len(finite)} tasks, first in task {bad[0]}: "
-            "repair the source."
+            f"{name} holds NaN or infinity in {int((~finite).any(1).sum())} of {len(finite)} tasks, first in task "
+            f"{task}, example {example}: repair the source."
         )
 
 
@@ -119,13 +132,18 @@ def _check_all_classes(y: Tensor, ways: int) -> None:
         )
 
 
-def _check_about(about: object, tasks: int) -> None:
+def _check_about(task: Task) -> None:
+    about: object = task.about
     entries = about.items() if isinstance(about, dict) else [("about", about)]
     for name, value in entries:
-        if not isinstance(about, dict) or not isinstance(value, Tensor) or value.shape[:1] != (tasks,):
+        half = str(name).rpartition("_")[2]
+        examples = getattr(task, half).x.shape[1:2] if half in ("support", "query") and isinstance(about, dict) else ()
+        wanted = (len(task.key), *examples)
+        if not isinstance(about, dict) or not isinstance(value, Tensor) or value.shape[: len(wanted)] != wanted:
+            shape = ", ".join(map(str, wanted))
             raise InputError(
-                f"about ({name!r}) is {_describe_value(value)}: give a dictionary of tensors [T, ...] with T={tasks}, "
-                "or {}."
+                f"about ({name!r}) is {_describe_value(value)}: give a dictionary of tensors, this one with a shape "
+                f"that begins with [{shape}], or {{}}."
             )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.draws import Draws
-from quickstudy.types import Examples, Shape
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +80,11 @@ class Cross(TaskFamily):
         train, test = self.train.to_device(device, max_bytes // 3), self.test.to_device(device, max_bytes // 3)
         return Cross(train, test, self.val and self.val.to_device(device, max_bytes // 3))
 
-    def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
+    def source(self, split: str, *, seed: Integer = 0, size: Integer) -> TaskSource:
         """The tasks of a split, from the part with that name."""
         return self.of_split(split).source(split, seed=seed, size=size)
 
-    def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
+    def sample(self, draws: Draws, size: Integer, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         return self.of_split(draws.split).sample(draws, size, part)
 
     @property

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import index
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -17,10 +19,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.types import Shape
+from quickstudy.types import Integer, Shape
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 _NOISE_STREAM = 3  # the noise of adaptation has a stream of its own, beside those of the splits
+
+
+def as_integer(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number of any type, NumPy's and torch's too, as Python's own, so that a description holds plain data.
+
+    >>> as_integer("step", np.int32(7))
+    7
+    >>> as_integer("shots", 0, least=1)
+    Traceback (most recent call last):
+        ...
+    quickstudy.errors.InputError: shots=0 cannot be used: give a whole number of at least 1, for example shots=1.
+    """
+    try:
+        number = index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        wanted = f" of at least {least}, for example {name}={least}" if least is not None else f", for example {name}=0"
+        raise InputError(f"{name}={value!r} cannot be used: give a whole number{wanted}.")
+    return number
+
+
+def store_integers(options: object, *names: str, least: int | None = None) -> None:
+    """Check fields of a frozen dataclass with `as_integer`, and put Python's own integers in their place."""
+    for name in names:
+        object.__setattr__(options, name, as_integer(name, getattr(options, name), least))
 
 
 class _Counter(threading.local):
@@ -41,7 +69,7 @@ class _Counter(threading.local):
 _COUNTER = _Counter()
 
 
-def _bits(seed: int, name: str, place: int, kind: int, n: int) -> NDArray[np.uint64]:
+def _bits(seed: Integer, name: str, place: int, kind: int, n: int) -> NDArray[np.uint64]:
     return _COUNTER.bits((seed % 2**64, crc32(name.encode())), (0, place % 2**64, kind, 0), n)
 
 
@@ -65,12 +93,13 @@ class Draws:
             this.
     """
 
-    seed: int
+    seed: Integer
     split: str
-    step: int
+    step: Integer
     augmented: bool = True
 
     def __post_init__(self) -> None:
+        store_integers(self, "seed", "step")
         if self.split not in SPLITS:
             raise InputError(f"There is no split {self.split!r}. {suggest_nearest(self.split, SPLITS)}")
 
@@ -93,7 +122,7 @@ class Draws:
         return torch.from_numpy((bits >> np.uint64(1)).astype(np.int64))
 
 
-def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: int, like: Tensor) -> dict[str, Tensor]:
+def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: Integer, like: Tensor) -> dict[str, Tensor]:
     """Uniform noise in (0, 1) for a batch of tasks: `[T, *shape]` by name. It depends on seed, task key and name only.
 
     >>> both = task_noise({"mask": (3,)}, torch.tensor([5, 9]), seed=0, like=torch.zeros(()))
@@ -101,7 +130,7 @@ def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: int, like: Tenso
     >>> torch.equal(both["mask"][1:], alone["mask"])
     True
     """
-    noise = {}
+    noise, seed = {}, as_integer("seed", seed)
     for name, shape in shapes.items():
         bits = np.stack([_bits(seed, name, key, _NOISE_STREAM, prod(shape)) for key in keys.tolist()])
         noise[name] = torch.from_numpy(_uniform(bits)).reshape(len(keys), *shape).to(like)

@@ -1,7 +1,7 @@
 """N-way K-shot tasks over any images with class labels, in memory or in a memory-mapped file.
 
 A task draws `ways` classes of its split. Their random order numbers them 0..ways-1. It then draws `shots + queries`
-different images of each. Support and query are in class order: the images of label 0 come first.
+different images of each. `sample` gives support and query in class order; a source draws another order for each task.
 
 Reference: Vinyals et al., 2016 (https://arxiv.org/abs/1606.04080), the protocol that all papers here follow.
 """
@@ -22,10 +22,9 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.arrays import ArrayOrTensor, as_array, as_integers, check_images, check_splits
 from quickstudy.tasks.base import TaskFamily, TaskSource
-from quickstudy.tasks.draws import SPLITS, Draws
+from quickstudy.tasks.draws import SPLITS, Draws, store_integers
 from quickstudy.tasks.splits import Fractions, Pool, pool_by_class, split_by_class, split_by_image, split_by_list
-from quickstudy.tasks.synthetic.options import check_counts
-from quickstudy.types import Examples, Shape
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class Episodes(TaskFamily):
     >>> images, labels = np.zeros((40, 1, 8, 8), dtype=np.uint8), np.repeat([3, 8], 20)
     >>> family = Episodes.by_image(images, labels, fractions=(0.5, 0.0, 0.5), ways=2, shots=1, queries=4)
     >>> task = family.source("test", seed=0, size=3)(step=0)
-    >>> task.support.x.shape, task.query.y[0].tolist()
+    >>> task.support.x.shape, sorted(task.query.y[0].tolist())
     (torch.Size([3, 2, 1, 8, 8]), [0, 0, 0, 0, 1, 1, 1, 1])
 
     Args:
@@ -54,10 +53,10 @@ class Episodes(TaskFamily):
 
     images: ArrayOrTensor = field(repr=False)
     labels: ArrayOrTensor = field(repr=False)
-    splits: Mapping[str, NDArray[Any]] = field(repr=False)
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
+    splits: Mapping[str, ArrayOrTensor] = field(repr=False)
+    ways: Integer = 5
+    shots: Integer = 1
+    queries: Integer = 15
     name: str = "episodes"
     rule: str = "as given"
 
@@ -65,8 +64,8 @@ class Episodes(TaskFamily):
     _device_images: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
-        check_counts(least=2, ways=self.ways)
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "ways", least=2)
+        store_integers(self, "shots", "queries", least=1)
         check_images(self._images)
         if len(self._images) != len(self._labels):
             raise InputError(f"{len(self._images)} images have {len(self._labels)} labels: give one label per image.")
@@ -79,7 +78,7 @@ class Episodes(TaskFamily):
         images: ArrayOrTensor,
         labels: ArrayOrTensor,
         fractions: Fractions = (0.6, 0.2, 0.2),
-        seed: int = 0,
+        seed: Integer = 0,
         **options: Any,
     ) -> "Episodes":
         """Splits share the classes and divide the images of each class. `options` are the fields ways, shots, ..."""
@@ -94,7 +93,7 @@ class Episodes(TaskFamily):
         labels: ArrayOrTensor,
         classes: Mapping[str, Sequence[int]] | None = None,
         fractions: Fractions = (0.6, 0.2, 0.2),
-        seed: int = 0,
+        seed: Integer = 0,
         **options: Any,
     ) -> "Episodes":
         """Splits share no class: they are as listed in `classes`, or a seeded shuffle of all classes is divided."""
@@ -115,7 +114,7 @@ class Episodes(TaskFamily):
     def outputs(self) -> int:
         return self.ways
 
-    def source(self, split: str, *, seed: int = 0, size: int) -> TaskSource:
+    def source(self, split: str, *, seed: Integer = 0, size: Integer) -> TaskSource:
         """The tasks of a split. A split with too few classes, or with too few images in a class, is refused."""
         tasks = super().source(split, seed=seed, size=size)
         if split not in self.pools:
@@ -151,17 +150,13 @@ class Episodes(TaskFamily):
         picked = table[chosen[:, :, None], first]
 
         x = self.prepare_inputs(self.take_images(picked), classes[chosen], draws, size, part)
-        y = torch.arange(self.ways)
-
-        def examples(of: slice) -> Examples:
-            count = x[:, :, of].shape[2]
-            return Examples(x[:, :, of].flatten(1, 2), y.repeat_interleave(count).repeat(len(x), 1))
-
-        support = picked[:, :, : self.shots].reshape(len(picked), -1)
-        query = picked[:, :, self.shots :].reshape(len(picked), -1)
-        about = {"classes": classes[chosen], "images_support": support, "images_query": query}
-        halves = examples(slice(self.shots)), examples(slice(self.shots, None))
-        return *halves, {name: torch.from_numpy(value) for name, value in about.items()}
+        y, numbers = torch.arange(self.ways)[:, None].expand(len(x), -1, need), torch.from_numpy(picked)
+        (support, *drawn), (query, *asked) = (
+            [values[:, :, of].flatten(1, 2) for values in (numbers, x, y)]
+            for of in (slice(self.shots), slice(self.shots, None))
+        )
+        about = {"classes": torch.from_numpy(classes[chosen]), "images_support": support, "images_query": query}
+        return Examples(*drawn), Examples(*asked), about
 
     def take_images(self, numbers: NDArray[np.int64]) -> Tensor:
         """Images by index, `[*numbers, *input]` as stored, on the device that has them."""

@@ -10,11 +10,14 @@ import numpy as np
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.episodes import Episodes
+from quickstudy.types import Integer
 
 DIGIT_CLASSES = {"train": range(6), "test": range(6, 10)}
 
 
-def digits(split: str = "image", ways: int = 5, shots: int = 1, queries: int = 15, seed: int = 0) -> Episodes:
+def digits(
+    split: str = "image", ways: Integer = 5, shots: Integer = 1, queries: Integer = 15, seed: Integer = 0
+) -> Episodes:
     """Few-shot tasks over the ten digits; x is `[n, 1, 8, 8]` in [0, 1], ink is 1.
 
     By image, the images of each digit are divided 60/20/20: test tasks show new images of known digits. By class,

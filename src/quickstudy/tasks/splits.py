@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import SPLITS, Draws
+from quickstudy.types import Integer
 
 Fractions = tuple[float, float, float]
 """The fractions of train, val and test, adding up to 1. A split with fraction 0 is left out."""
@@ -58,7 +59,7 @@ def _assign_splits(place: NDArray[np.float64], fractions: Fractions) -> NDArray[
     return np.minimum(np.searchsorted(np.cumsum(fractions), place), last)
 
 
-def split_by_image(labels: NDArray[np.int64], fractions: Fractions, seed: int) -> Indices:
+def split_by_image(labels: NDArray[np.int64], fractions: Fractions, seed: Integer) -> Indices:
     """Divide the shuffled images of each class: all splits have all classes, and no image is in two splits.
 
     >>> {name: len(images) for name, images in split_by_image(np.repeat([3, 8], 10), (0.6, 0.2, 0.2), seed=0).items()}
@@ -70,7 +71,7 @@ def split_by_image(labels: NDArray[np.int64], fractions: Fractions, seed: int) -
     return _drop_empty({name: np.sort(shuffled[number == i]) for name, i in SPLITS.items()})
 
 
-def split_by_class(labels: NDArray[np.int64], fractions: Fractions, seed: int) -> Indices:
+def split_by_class(labels: NDArray[np.int64], fractions: Fractions, seed: Integer) -> Indices:
     """Divide the shuffled classes: each class, with all of its images, is in one split."""
     classes = np.unique(labels)
     shuffled = classes[Draws(seed, "train", 0).order("split by class", len(classes))]

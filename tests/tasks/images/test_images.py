@@ -239,17 +239,21 @@ def family(recipe="none", size=6, channels=1, by="class", digest="0" * 12, pixel
     )
 
 
+def by_class(task, *values) -> torch.Tensor:
+    """Values of the support and the query examples, `[T, ways, shots + queries, ...]`."""
+    rows, ways = torch.arange(len(task.key))[:, None], task.about["classes"].shape[1]
+    orders = [half.y.argsort(dim=1, stable=True) for half in (task.support, task.query)]
+    return torch.cat([v[rows, order].unflatten(1, (ways, -1)) for v, order in zip(values, orders, strict=True)], 2)
+
+
 def places(task) -> torch.Tensor:
     """The indices of the pictures in a batch, `[T, ways, shots + queries]`."""
-    about = task.about
-    ways = about["classes"].shape[1]
-    return torch.cat([about[f"images_{half}"].unflatten(1, (ways, -1)) for half in ("support", "query")], 2)
+    return by_class(task, task.about["images_support"], task.about["images_query"])
 
 
 def pictures(task) -> torch.Tensor:
     """The pictures of a batch in the same order, `[T, ways, shots + queries, *input]`."""
-    ways = task.about["classes"].shape[1]
-    return torch.cat([half.x.unflatten(1, (ways, -1)) for half in (task.support, task.query)], 2)
+    return by_class(task, task.support.x, task.query.x)
 
 
 EVERY = [
@@ -269,7 +273,7 @@ def test_shapes_parts_and_repetition(given):
     source = data.source("train", seed=1, size=4)
     whole = source(5)
     assert whole.support.x.shape == (4, 6, channels, 6, 6) and whole.query.x.shape == (4, 9, channels, 6, 6)
-    assert whole.support.x.dtype == torch.float32 and whole.support.y[0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert whole.support.x.dtype == torch.float32 and sorted(whole.support.y[0].tolist()) == [0, 0, 1, 1, 2, 2]
     for part in (slice(0, 1), slice(2, 4), slice(3, None), slice(None, None, 2)):
         own, cut = source(5, part), pick(whole, part)
         for one, other in ((own.support, cut.support), (own.query, cut.query)):
@@ -367,10 +371,10 @@ def test_a_task_may_turn_each_class_its_support_and_query_alike(split):
 
 
 PINNED = {
-    "none": ("49ff5f16d877467e", "4971b71d3a2c20f0"),
-    "classes": ("f56ba4909f186bc7", "d3fd9253d1ef489b"),
-    "augment": ("49ff5f16d877467e", "39dd309dc3c5f968"),
-    "omniglot": "0b45c5ea1baeacde",
+    "none": ("25562f72026e7284", "4971b71d3a2c20f0"),
+    "classes": ("c7fefac943da0f2f", "d3fd9253d1ef489b"),
+    "augment": ("25562f72026e7284", "39dd309dc3c5f968"),
+    "omniglot": "90c95f335c3f2894",
 }
 """Old results belong to these tasks. Another hash means other tasks, which needs a line in the changelog."""
 

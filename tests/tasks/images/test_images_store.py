@@ -1,6 +1,7 @@
 """Decoding and its cache: known values, every kind of file, kills and full disks."""
 
 import json
+import math
 import os
 import random
 import resource
@@ -141,9 +142,171 @@ def test_sixteen_bits_become_eight(mode, kind):
     assert pixels[0, 0].tolist() == [0, 0, 1, 255] and said == {"16 bits made 8"}
 
 
-def test_floating_point_pictures_are_refused():
-    with pytest.raises(UnreadablePictureError, match="floating-point pixels have no agreed range"):
-        decoded(Image.fromarray(np.ones((4, 4), np.float32)), GREY, "TIFF")
+RANGES = {
+    "16 bits": ([0, 257, 65535], [0, 1, 255], "16 bits made 8"),
+    "8 of 16 bits": ([0, 100, 255], [0, 100, 255], "values from 0 to 255 made 8 bits"),
+    "12 of 16 bits": ([0, 2048, 4000], [0, 127, 249], "values from 0 to 4095 made 8 bits"),
+    "a mask": ([0, 1, 1], [0, 255, 255], "values from 0 to 1 made 8 bits"),
+    "labels": ([0, 1, 2], [0, 127, 255], "values from 0 to 2 made 8 bits"),
+    "heat": ([40_000, 40_250, 40_500], [0, 127, 255], "values from 40000 to 40500 made 8 bits"),
+    "one value": ([300, 300, 300], [0, 0, 0], "values from 300 to 300 made 8 bits"),
+}
+
+
+def encoded_rgb16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits for each of 2 to 4 channels, which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", *values.shape[1::-1], 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("values", RANGES)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("PNG", "u2"), ("TIFF", "u2"), ("TIFF", ">u2"), ("TIFF", "i4"), ("TIFF", "f4")]
+)
+def test_deep_pictures_are_scaled_by_the_range_that_they_use(values, kind, dtype):
+    given, expected, words = RANGES[values]
+    pixels, said = decoded(Image.fromarray(np.array([given] * 3).astype(dtype)), Decoding(3, 1), kind)
+    assert pixels[0, 0].tolist() == expected and said == {words}
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([-100, 0, 100], "i4", [0, 127, 255]),
+        ([0, 10**6, 10**9], "i4", [0, 0, 255]),
+        ([0, 0.5, 0.9], "f4", [0, 127, 229]),
+        ([-1, 0, 1], "f4", [0, 127, 255]),
+    ],
+)
+def test_signed_large_and_fractional_pictures_are_scaled_too(values, dtype, expected):
+    assert decoded(Image.fromarray(np.array([values] * 3, dtype)), Decoding(3, 1), "TIFF")[0][0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_picture_with_nan_is_named_and_has_no_part_in_the_range(bad):
+    good, odd = (encoded(Image.fromarray(np.full((4, 4), v, np.float32)), "TIFF") for v in (0.5, bad))
+    with pytest.raises(UnreadablePictureError, match="NaN or infinity among its pixels"):
+        decode(Encoded(odd, good), 0, GREY)
+    assert (decode(Encoded(odd, good), 1, GREY)[0] == 127).all()
+
+
+def test_one_range_for_the_set_keeps_light_pictures_lighter():
+    files = [encoded(Image.fromarray(np.full((4, 4), value, np.uint16))) for value in (0, 100, 200, 1000)]
+    assert [int(decode(Encoded(*files), n, GREY)[0].max()) for n in range(4)] == [0, 24, 49, 249]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+def test_colours_of_sixteen_bits_keep_their_lower_bytes(channels, top):
+    values = np.random.default_rng(0).integers(0, top + 1, (4, 4, channels))
+    values[0, 0], values[1, 1] = 0, top
+    values[..., 3:] = 65535
+    pixels, said = decode(Encoded(encoded_rgb16(values)), 0, COLOUR)
+    assert np.array_equal(pixels.transpose(1, 2, 0), (values[..., :3] * 255 / top).astype(np.uint8))
+    words = "16 bits made 8" if top == 65535 else f"values from 0 to {top} made 8 bits"
+    assert said - {"transparency laid over white"} == {words}
+
+
+def encoded_tiff16(values: np.ndarray, order: str) -> bytes:
+    """An uncompressed TIFF of 16 bits for each channel, in a byte order."""
+    height, width, channels = values.shape
+    tags = [(256, 3, width), (257, 3, height), (258, 3, 16), (259, 3, 1), (262, 3, 2), (277, 3, channels)]
+    tags += [(278, 3, height), (279, 4, values.size * 2)]
+    start = 8 + 2 + 12 * (len(tags) + 1) + 4
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    tags[2] = (258, 3, start)
+    tags.append((273, 4, start + len(bits)))
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    fields = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, channels if tag == 258 else 1)
+        + (struct.pack(f"{order}I", value) if kind == 4 or tag == 258 else struct.pack(f"{order}HH", value, 0))
+        for tag, kind, value in sorted(tags)
+    )
+    directory = struct.pack(f"{order}IH", 8, len(tags)) + fields + bytes(4)
+    return head + directory + bits + values.astype(f"{order}u2").tobytes()
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("top", [255, 65535])
+def test_colours_of_sixteen_bits_in_a_tiff_keep_their_lower_bytes(order, top):
+    values = np.random.default_rng(0).integers(0, top + 1, (4, 4, 3))
+    values[0, 0], values[1, 1] = 0, top
+    pixels, _ = decode(Encoded(encoded_tiff16(values, order)), 0, COLOUR)
+    assert np.array_equal(pixels.transpose(1, 2, 0), (values * 255 / top).astype(np.uint8))
+
+
+def test_grey_with_alpha_of_sixteen_bits_keeps_its_lower_bytes():
+    values = np.random.default_rng(0).integers(0, 256, (4, 4, 2))
+    values[0, 0], values[1, 1], values[..., 1] = 0, 255, 65535
+    assert np.array_equal(decode(Encoded(encoded_rgb16(values)), 0, GREY)[0][0], values[..., 0])
+
+
+def test_the_clear_grey_of_sixteen_bits_is_white():
+    values = np.array([[0, 300, 4095, 4095]] * 4, np.uint16)
+    pixels, said = decoded(Image.fromarray(values), GREY, transparency=300)
+    assert pixels[0, 0].tolist() == [0, 255, 255, 255]
+    assert said == {"transparency laid over white", "values from 0 to 4095 made 8 bits"}
+
+
+def test_less_common_modes_are_read():
+    """Palettes with an alpha for each colour, one bit with a clear one, inks of a printer."""
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putdata([0, 1] * 8)
+    pixels, said = decoded(palette, COLOUR, transparency=bytes([255, 0]))
+    assert pixels[:, 0, :2].T.tolist() == [[10, 20, 30], [255, 255, 255]] and said == {"transparency laid over white"}
+    bits = Image.fromarray(np.array([[True, False] * 2] * 4))
+    assert decoded(bits, GREY, transparency=0)[0][0, 0].tolist() == [255] * 4
+    ink = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    pixels, _ = decoded(ink, COLOUR, "JPEG", quality=100)
+    assert pixels[0].min() > 250 and pixels[1:].max() < 5
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_deep_picture_is_turned_upright_too(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.ascontiguousarray(STORED[orientation]).astype(np.uint16))
+    pixels, said = decoded(picture, Decoding(2, 1, "area"), exif=exif)
+    assert np.array_equal(pixels[0], UPRIGHT.reshape(2, 2, 2, 3).mean((1, 3)))
+    assert said == {"turned upright as its EXIF tag says", "values from 0 to 255 made 8 bits"}
+
+
+@pytest.mark.parametrize("name", ["EPS", "PCX", "TGA", "ICO", "SGI", "DDS"])
+def test_only_listed_formats_are_read_whatever_the_name_is(name, tmp_path):
+    data = encoded(Image.new("RGB", (8, 8)), name)
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(UnreadablePictureError, match="not an image that Pillow knows as one of PNG, JPEG"):
+        decode(FilePictures([tmp_path / "x.png"]), 0, GREY)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 80_000_000), (80_000_000, 1), (9000, 9000)])
+def test_large_pictures_are_refused_and_the_message_says_how_to_raise_the_limit(monkeypatch, width, height):
+    class Claimed:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, number):
+            picture = Image.new("L", (4, 4))
+            picture._size = (width, height)
+            return picture
+
+    with pytest.raises(UnreadablePictureError, match=f"{width * height} pixels.*_MAX_PIXELS is 64000000"):
+        decode(Claimed(), 0, GREY)
+    small = Encoded(encoded(Image.fromarray(noise(40, 40, 3))))
+    monkeypatch.setenv("QUICKSTUDY_MAX_PIXELS", "3000")
+    with pytest.raises(UnreadablePictureError, match="QUICKSTUDY_MAX_PIXELS is 3000"):
+        decode(small, 0, GREY)
+    monkeypatch.setenv("QUICKSTUDY_MAX_PIXELS", "4000")
+    decode(small, 0, GREY)
+    monkeypatch.setenv("QUICKSTUDY_MAX_PIXELS", "many")
+    with pytest.raises(UnreadablePictureError, match="'many' is no amount"):
+        decode(small, 0, GREY)
 
 
 UPRIGHT = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)

@@ -452,7 +452,8 @@ def test_bad_csv_is_refused_by_line(tmp_path, lines, words):
 def test_csv_with_an_unknown_header_is_passed_over_or_refused_by_itself(tmp_path):
     put(tmp_path, "a/1.png")
     write(tmp_path, "meta.csv", "id,weight", "1,2")
-    assert read(tmp_path).skipped == [("meta.csv", "not an image by its name")]
+    ((name, why),) = read(tmp_path).skipped
+    assert name == "meta.csv" and why.startswith("a table that is not read: its columns are id, weight, known headers")
     refused(tmp_path / "meta.csv", "id, weight", "filename,label")
     (tmp_path / "meta.csv").write_bytes(b"path,label\n\xff.png,a\n")
     refused(tmp_path / "meta.csv", "UTF-8")
@@ -677,6 +678,9 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, protocol):
         (b"cnumpy\ndtype\n(S'V8'\nI0\nI1\ntR.", "'V8'"),
         # An attribute that is set on an object of the reader would outlive the file.
         (b"cnumpy\ndtype\n(N}S'__call__'\nI1\nstb.", "damaged"),
+        (b"cnumpy\ndtype\n(N}S'function'\nI1\nstb.", "damaged"),
+        (b"cbuiltins\nbytes\n(N}S'function'\ncbuiltins\nlist\nstb.", "damaged"),
+        (b"cbuiltins\nbytes\n}S'function'\nI1\nsb.", "damaged"),
         (b"ccollections\nOrderedDict\n(N}S'x'\nI1\nstb.", "damaged"),
         (b"", "damaged"),
         (b"<html>not found</html>", "damaged"),

@@ -76,6 +76,6 @@ def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str]) -> tup
 
 def _format_gap(difference: Difference) -> str:
     gap = difference.spread
-    doubt = "" if abs(gap.mean) > gap.interval else ", not distinguishable"
+    doubt = "" if gap.sign else ", not distinguishable"
     lost = f", {difference.left_out} tasks left out" if difference.left_out else ""
-    return f"{gap.mean:+.4g} ± {gap.interval:.2g}{doubt}{lost}"
+    return f"{gap.format('+.4g')}{doubt}{lost}"

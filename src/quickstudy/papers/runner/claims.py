@@ -111,7 +111,7 @@ def above(
     for one, two in beside:
         if {(one, column), (two, column)} <= set(found.readings):
             words += f", where {_difference(found, one, two, column, found.paired_difference(two, one, column))}"
-    if over.finite < over.tasks:
+    if not over.decides:
         return None, words
     if not by and not share:
         wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95 if comparisons > 1 else 1.0
@@ -134,7 +134,7 @@ def below(found: Found, **options: Any) -> ClaimPart:
 def not_below(found: Found, *, row: str, than: str, column: str) -> ClaimPart:
     """One row is not below another; a difference within its interval is none."""
     sign, over = found.sure_sign(than, row, column)
-    return None if over.finite < over.tasks else sign >= 0, _difference(found, row, than, column, over)
+    return sign >= 0 if over.decides else None, _difference(found, row, than, column, over)
 
 
 @word
@@ -145,7 +145,7 @@ def difference(
     over = found.paired_difference(than, row, column)
     low, high = over.mean - over.interval, over.mean + over.interval
     holds = True if at_least <= low and high <= at_most else False if high < at_least or low > at_most else None
-    return None if over.finite < over.tasks else holds, _difference(found, row, than, column, over)
+    return holds if over.decides else None, _difference(found, row, than, column, over)
 
 
 @word
@@ -162,7 +162,7 @@ def in_order(
             parts.append(above(found, row=row, than=than, column=column))
             continue
         over = compute_spread(np.array([one - two for one, two in found.pairs(row, than, column)]))
-        sure = abs(over.mean) > over.interval and over.finite == over.tasks >= over_seeds
+        sure = over.sign and over.finite == over.tasks >= over_seeds
         words = f"{_difference(found, row, than, column, over)}, over seeds; {over_seeds} are needed"
         parts.append((bool(over.mean > 0) if sure else None, words))
     return all_hold([holds for holds, _ in parts]), "; ".join(words for _, words in parts)
@@ -171,7 +171,7 @@ def in_order(
 def _difference(found: Found, row: str, than: str, column: str, over: Spread) -> str:
     """A paired difference in words."""
     pairs, lost = found.pairs(row, than, column), over.tasks - over.finite
-    words = f"{found.item.label(row)} - {found.item.label(than)} = {over.mean:+.3g} ± {over.interval:.2g} ({column}"
+    words = f"{found.item.label(row)} - {found.item.label(than)} = {over.format('+.3g')} ({column}"
     words += f"; above in {sum(one > two for one, two in pairs)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
     return f"{words}; {lost} of {over.tasks} tasks diverged)" if lost else f"{words})"
 

@@ -67,7 +67,7 @@ def dots(found: Found, *, x: str, columns: Sequence[str] = (), but: Sequence[str
         for place, row in enumerate(rows[column]):
             for said in row.cells[column].reported[:1]:
                 style = {"fmt": "D", "mfc": "white", "color": PAPER, "ms": 4, "label": "paper"}
-                axes.errorbar(said.value, place + 0.2, xerr=said.interval or 0.0, capsize=2, **style)
+                axes.errorbar(said.value, place + 0.2, xerr=said.interval or np.nan, capsize=2, **style)
             seeds, half = found.each_seed(row.name, column), interval(found, row.name, column)
             axes.plot(seeds, [place] * len(seeds), "|", color=OURS, ms=7)
             style = {"fmt": "o", "color": OURS, "ms": 5, "label": "here"}
@@ -145,8 +145,6 @@ def _draw_series(axes: "Axes", found: Found, column: str, at: Mapping[str, float
 
 
 def interval(found: Found, row: str, column: str) -> float:
-    """Half of the interval over tasks; over seeds where there are no tasks but several seeds; else none."""
-    over = found.spread(row, column)
-    seeds = found.each_seed(row, column)
-    half = over.interval if over else compute_spread(np.array(seeds)).interval if len(seeds) > 1 else 0.0
-    return half if np.isfinite(half) else 0.0
+    """Half of the interval over tasks; over seeds where there are no tasks but several seeds; else NaN."""
+    over = found.spread(row, column) or compute_spread(np.array(found.each_seed(row, column)))
+    return over.interval

@@ -83,7 +83,7 @@ class Found:
         The interval knows nothing of the chance of training. Where a row diverged on some tasks nothing is sure.
         """
         over = self.paired_difference(first, second, column)
-        sign = int(np.sign(over.mean)) if over.finite == over.tasks and abs(over.mean) > over.interval else 0
+        sign = over.sign if over.decides else 0
         return (sign if all(np.sign(two - one) == sign for one, two in self.pairs(first, second, column)) else 0), over
 
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ def our_number(ours: Mapping[str, Any], digits: int, stand_in: str = "") -> str:
         return "diverged"
     lost = ours.get("tasks", 0) - ours.get("finite", 0)
     words = amount(ours["value"], ours["interval"], digits)
+    words += " (one task)" if ours.get("finite") == 1 else ""
     words += f" ({lost} of {ours['tasks']} tasks diverged)" if lost else ""
     return f"{words} [{stand_in}]" if stand_in else words
 
@@ -56,9 +57,10 @@ def amount(value: float, interval: float | None, digits: int) -> str:
     >>> amount(0.4912, 0.0512, 2), amount(171.92, 25.04, 2), amount(123456.0, None, 2)
     ('0.49 ± 0.05', '171.92 ± 25.04', '1.23e+05')
     """
+    known = interval is not None and isfinite(interval)
     if abs(value) >= 1e4:
-        return f"{value:.3g}" + ("" if interval is None else f" ± {interval:.2g}")
-    return f"{value:.{digits}f}" + ("" if interval is None or not isfinite(interval) else f" ± {interval:.{digits}f}")
+        return f"{value:.3g}" + (f" ± {interval:.2g}" if known else "")
+    return f"{value:.{digits}f}" + (f" ± {interval:.{digits}f}" if known else "")
 
 
 def as_csv(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from quickstudy.tasks.images.decode import hash_picture
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.store import Progress, StoredPictures
 from quickstudy.tasks.splits import Indices
@@ -16,7 +17,7 @@ from quickstudy.tasks.splits import Indices
 
 @dataclass(frozen=True)
 class Identical:
-    """Pictures whose decoded pixels at the stored size are the same, byte for byte.
+    """Pictures whose pixels are the same, byte for byte, as they are stored and at their full size.
 
     Args:
         groups: Groups of identical pictures, by their indices.
@@ -36,20 +37,26 @@ class Identical:
         return sum(map(len, self.groups))
 
 
-def find_identical(found: StoredPictures, splits: Indices) -> Identical:
+def find_identical(found: StoredPictures, splits: Indices, listing: Listing) -> Identical:
     """Find the pictures that are there more than once.
 
     Args:
         found: The pictures.
+        listing: Where they were found: those that look alike at the stored size are compared at their full size.
         splits: The indices of each split; empty if the pictures are not divided.
     """
     same: dict[bytes, list[int]] = {}
     for number, pixels in enumerate(found.pixels):
         same.setdefault(blake2b(pixels, digest_size=16).digest(), []).append(number)
-    groups = [numbers for numbers in same.values() if len(numbers) > 1]
+    place = {name: number for number, name in enumerate(listing.names)}
+    full: dict[tuple[bytes, bytes], list[int]] = {}
+    for stored, alike in same.items():
+        for number in alike if len(alike) > 1 else ():
+            full.setdefault((stored, hash_picture(listing.pictures, place[found.names[number]])), []).append(number)
+    groups = [numbers for numbers in full.values() if len(numbers) > 1]
     home = np.full(len(found.labels), -1)
-    for place, numbers in enumerate(splits.values()):
-        home[numbers] = place
+    for split, numbers in enumerate(splits.values()):
+        home[numbers] = split
     classes = [found.labels[numbers] for numbers in groups]
     return Identical(
         groups,

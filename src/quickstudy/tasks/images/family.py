@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.draws import Draws
+from quickstudy.tasks.draws import Draws, store_integers
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.images.preparations import Preparation
 from quickstudy.tasks.splits import Pool
-from quickstudy.types import Shape
+from quickstudy.types import Integer, Shape
 
 ROTATIONS = ("none", "classes", "augment")
 
@@ -40,7 +40,7 @@ class ImageEpisodes(Episodes):
 
     names: Sequence[str] = field(repr=False)
     recipe: Preparation
-    size: int
+    size: Integer
     drawing: bool = False
     rotations: str = "none"
     notes: Sequence[str] = ()
@@ -49,6 +49,7 @@ class ImageEpisodes(Episodes):
     def __post_init__(self) -> None:
         if self.rotations not in ROTATIONS:
             raise InputError(f"rotations={self.rotations!r} cannot be used. Use one of: {', '.join(ROTATIONS)}.")
+        store_integers(self, "size", least=1)
         images = self._images
         if images.dtype != np.uint8 or images.ndim != 4 or min(images.shape[2:]) < self.size:
             raise InputError(
@@ -68,7 +69,7 @@ class ImageEpisodes(Episodes):
         return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
 
     def prepare_inputs(
-        self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: int, part: slice
+        self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: Integer, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
         if self.rotations == "augment":
             turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)

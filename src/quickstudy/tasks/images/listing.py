@@ -11,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from quickstudy.tasks.images.limits import check_unpacked
+
+PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""The formats that Pillow may read, whatever the name of a file is. Of its others, EPS starts Ghostscript."""
+
 
 @runtime_checkable
 class Pictures(Protocol):
@@ -48,6 +53,11 @@ Reader = Callable[[Path], Listing | None]
 """Reads a folder or file. It returns None for another layout, and raises InputError if its own layout is broken."""
 
 
+def open_picture(file: Path | BytesIO) -> Image.Image:
+    """Open a picture. Only its header is read."""
+    return Image.open(file, formats=PICTURE_FORMATS)
+
+
 @dataclass(frozen=True)
 class FilePictures:
     """Pictures that are files."""
@@ -58,7 +68,7 @@ class FilePictures:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Image.Image:
-        return Image.open(self.paths[number])
+        return open_picture(self.paths[number])
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,9 @@ class ZipPictures:
 
     def __getitem__(self, number: int) -> Image.Image:
         archive, member = self.places[number]
-        return Image.open(BytesIO(archive.read(member)))
+        info = archive.getinfo(member)
+        check_unpacked(member, info.compress_size, info.file_size)
+        return open_picture(BytesIO(archive.read(member)))
 
 
 @dataclass(frozen=True)

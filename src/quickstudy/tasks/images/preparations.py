@@ -28,6 +28,7 @@ from torch import Tensor
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images import augment
 from quickstudy.tasks.images.decode import Decoding
+from quickstudy.types import Integer
 
 ColourValues = tuple[float, float, float]
 
@@ -59,7 +60,7 @@ class Preparation:
     mean: ColourValues = (0.0, 0.0, 0.0)
     std: ColourValues = (1.0, 1.0, 1.0)
 
-    def decoding(self, size: int, channels: int, ink: str | None) -> Decoding:
+    def decoding(self, size: Integer, channels: Integer, ink: str | None) -> Decoding:
         """How to store pictures for inputs of a size. `channels` and `ink` are those of the set (None: photographs)."""
         invert = None not in (ink, self.ink) and ink != self.ink
         return Decoding(int(size * self.margin), 3 if self.colour else channels, self.resample, invert)
@@ -69,7 +70,7 @@ class Preparation:
         return 0 if drawing or self.crop is None else augment.NUMBERS_PER_PICTURE
 
     def prepare(
-        self, pixels: UInt8[Tensor, "n channels side side"], size: int, noise: Float[Tensor, "n numbers"] | None
+        self, pixels: UInt8[Tensor, "n channels side side"], size: Integer, noise: Float[Tensor, "n numbers"] | None
     ) -> Float[Tensor, "n channels size size"]:
         """Prepare stored bytes for a learner. With `noise` the pictures are augmented, as in training."""
         if noise is not None:

@@ -21,6 +21,8 @@ LIST_FOLDER = files("quickstudy.tasks.images") / "lists"
 EMNIST_CLASSES = EMNIST_CHARACTERS["byclass"]
 """The 62 classes of the part of EMNIST that is published for few-shot learning, in the order of their labels."""
 
+ClassesBySplit = Mapping[str, Sequence[str]]
+
 
 @dataclass(frozen=True)
 class Division:
@@ -136,7 +138,10 @@ def published_split(of: str, name: str) -> PublishedSplit:
     known = published_names(of)
     if name not in known:
         raise InputError(f"There is no published split {name!r} of {of}. {suggest_nearest(name, known)}")
-    return SPLIT_RULES[of, name]() if (of, name) in SPLIT_RULES else _read_list(of, name)
+    if (of, name) in SPLIT_RULES:
+        rule, source = SPLIT_RULES[of, name]
+        return PublishedSplit(of, name, source, {split: tuple(members) for split, members in rule().items()})
+    return _read_list(of, name)
 
 
 def published_names(of: str) -> list[str]:
@@ -179,89 +184,71 @@ def _alphabet(character: str) -> str:
     return character.split("/")[0]
 
 
-def _finn_omniglot() -> PublishedSplit:
+def _finn_omniglot() -> ClassesBySplit:
     """Characters divided at random, whatever their alphabet.
 
     The released code shuffles the folders with a fixed seed, but in the order in which the operating system lists them,
     so its exact split is lost. This is another shuffle of the same kind. The "1200 characters for training" of later
     papers are these 1100 and the 100 for validation.
     """
-    lake = published_split("omniglot", "lake_no_val").classes
-    characters = sorted(lake["train"] + lake["test"])
-    shuffled = tuple(characters[i] for i in Draws(0, "train", 0).order("omniglot finn", len(characters)))
-    return PublishedSplit(
-        "omniglot",
-        "finn",
-        "Finn, Abbeel & Levine, 2017 (cbfinn/maml): 1100/100/423 characters at random, here by our own shuffle",
-        {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]},
-    )
+    characters = _all_classes("omniglot", "lake_no_val")
+    shuffled = [characters[i] for i in Draws(0, "train", 0).order("omniglot finn", len(characters))]
+    return {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
 
 
-def _lake_omniglot() -> PublishedSplit:
+def _lake_omniglot() -> ClassesBySplit:
     """Splits by alphabet. Five of the 30 background alphabets, by a fixed draw, are for validation."""
-    lake = published_split("omniglot", "lake_no_val")
-    alphabets = sorted({_alphabet(character) for character in lake.classes["train"]})
-    kept = {alphabets[i] for i in Draws(0, "train", 0).order("omniglot lake", len(alphabets))[:5]}
-    return PublishedSplit(
-        "omniglot",
-        "lake",
-        f"{lake.source}; five background alphabets, drawn here, are for validation",
-        {
-            "train": tuple(c for c in lake.classes["train"] if _alphabet(c) not in kept),
-            "val": tuple(c for c in lake.classes["train"] if _alphabet(c) in kept),
-            "test": lake.classes["test"],
-        },
-    )
-
-
-def _omniglot_without_latin() -> PublishedSplit:
-    """Every alphabet but Latin, for training only: the test is on EMNIST, whose letters are Latin."""
     lake = published_split("omniglot", "lake_no_val").classes
-    return PublishedSplit(
-        "omniglot",
-        "no_latin",
-        "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/omniglot), as in DKT and HyperMAML",
-        {"train": tuple(c for c in sorted(lake["train"] + lake["test"]) if _alphabet(c) != "Latin")},
-    )
+    alphabets = sorted({_alphabet(character) for character in lake["train"]})
+    kept = {alphabets[i] for i in Draws(0, "train", 0).order("omniglot lake", len(alphabets))[:5]}
+    return {
+        "train": [c for c in lake["train"] if _alphabet(c) not in kept],
+        "val": [c for c in lake["train"] if _alphabet(c) in kept],
+        "test": lake["test"],
+    }
 
 
-def _even_odd_emnist() -> PublishedSplit:
+def _omniglot_without_latin() -> ClassesBySplit:
+    """Every alphabet but Latin, for training only: the test is on EMNIST, whose letters are Latin."""
+    return {"train": [c for c in _all_classes("omniglot", "lake_no_val") if _alphabet(c) != "Latin"]}
+
+
+def _even_odd_emnist() -> ClassesBySplit:
     """Even labels for validation, odd labels for the test; training is on Omniglot without Latin."""
-    return PublishedSplit(
-        "emnist",
-        "even_odd",
-        "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/emnist), as in DKT and HyperMAML",
-        {"val": tuple(EMNIST_CLASSES[0::2]), "test": tuple(EMNIST_CLASSES[1::2])},
-    )
+    return {"val": EMNIST_CLASSES[0::2], "test": EMNIST_CLASSES[1::2]}
 
 
-def _alternating_cub() -> PublishedSplit:
+def _alternating_cub() -> ClassesBySplit:
     """Every other bird for training; the rest alternates between validation and test."""
-    birds = sorted(name for members in published_split("cub", "easyfsl").classes.values() for name in members)
-    return PublishedSplit(
-        "cub",
-        "alternating",
-        "Chen et al., 2019 (wyharveychen/CloserLookFewShot, filelists/CUB), as in HyperMAML and Torchmeta",
-        {"train": tuple(birds[0::2]), "val": tuple(birds[1::4]), "test": tuple(birds[3::4])},
-    )
+    birds = _all_classes("cub", "easyfsl")
+    return {"train": birds[0::2], "val": birds[1::4], "test": birds[3::4]}
 
 
-def _all_mini_imagenet() -> PublishedSplit:
+def _all_mini_imagenet() -> ClassesBySplit:
     """Every class for training; the test is on birds."""
-    ravi = published_split("mini_imagenet", "ravi").classes
-    return PublishedSplit(
-        "mini_imagenet",
-        "all",
-        "Chen et al., 2019 (wyharveychen/CloserLookFewShot, mini-ImageNet to CUB), as in HyperMAML",
-        {"train": tuple(sorted(name for members in ravi.values() for name in members))},
-    )
+    return {"train": _all_classes("mini_imagenet", "ravi")}
 
 
-SPLIT_RULES: dict[tuple[str, str], Callable[[], PublishedSplit]] = {
-    ("omniglot", "finn"): _finn_omniglot,
-    ("omniglot", "lake"): _lake_omniglot,
-    ("omniglot", "no_latin"): _omniglot_without_latin,
-    ("emnist", "even_odd"): _even_odd_emnist,
-    ("cub", "alternating"): _alternating_cub,
-    ("mini_imagenet", "all"): _all_mini_imagenet,
+def _all_classes(of: str, name: str) -> list[str]:
+    return sorted(name for members in published_split(of, name).classes.values() for name in members)
+
+
+_CHEN = "Chen et al., 2019 (wyharveychen/CloserLookFewShot, {})"
+SPLIT_RULES: dict[tuple[str, str], tuple[Callable[[], ClassesBySplit], str]] = {
+    ("omniglot", "finn"): (
+        _finn_omniglot,
+        "Finn, Abbeel & Levine, 2017 (cbfinn/maml): 1100/100/423 characters at random, here by our own shuffle",
+    ),
+    ("omniglot", "lake"): (
+        _lake_omniglot,
+        "Lake et al., 2015 (brendenlake/omniglot); five background alphabets, drawn here, are for validation",
+    ),
+    ("omniglot", "no_latin"): (
+        _omniglot_without_latin,
+        _CHEN.format("filelists/omniglot") + ", as in DKT and HyperMAML",
+    ),
+    ("emnist", "even_odd"): (_even_odd_emnist, _CHEN.format("filelists/emnist") + ", as in DKT and HyperMAML"),
+    ("cub", "alternating"): (_alternating_cub, _CHEN.format("filelists/CUB") + ", as in HyperMAML and Torchmeta"),
+    ("mini_imagenet", "all"): (_all_mini_imagenet, _CHEN.format("mini-ImageNet to CUB") + ", as in HyperMAML"),
 }
+"""The splits that are rules, by data set and name: the rule, and the paper with its public repository."""

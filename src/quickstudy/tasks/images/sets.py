@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.tasks.draws import as_integer
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import published_names as published_names
@@ -24,7 +25,7 @@ from quickstudy.tasks.images.published import published_split
 from quickstudy.tasks.images.readers import recognise
 from quickstudy.tasks.images.store import Progress, StoredPictures, load_pictures
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
-from quickstudy.tasks.synthetic.options import check_counts
+from quickstudy.types import Integer
 
 SPLIT_FRACTIONS = (0.6, 0.2, 0.2)
 FOLDER_DECODING = preparation_named("none").decoding(84, 3, None)
@@ -67,8 +68,8 @@ class ImageSet:
     classes: int
     images: int
     about: str
-    size: int = 28
-    channels: int = 1
+    size: Integer = 28
+    channels: Integer = 1
     ink: str | None = "light"
     recipe: str = "finn"
     split: str = "image"
@@ -87,14 +88,14 @@ class ImageSet:
         self,
         *,
         split: str = "",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        size: int = 0,
+        ways: Integer = 5,
+        shots: Integer = 1,
+        queries: Integer = 15,
+        size: Integer = 0,
         recipe: str = "",
         rotations: str = "none",
         only: Sequence[str] = (),
-        seed: int = 0,
+        seed: Integer = 0,
         path: str | None = None,
         progress: Progress | None = None,
     ) -> ImageEpisodes:
@@ -155,7 +156,7 @@ class ImageSet:
         place = self.find_folder()
         return place.name if place is not None and place.name in self.stand_ins else ""
 
-    def read(self, place: Path, size: int, recipe: str, progress: Progress | None = None) -> StoredPictures:
+    def read(self, place: Path, size: Integer, recipe: str, progress: Progress | None = None) -> StoredPictures:
         """The pictures of the set, decoded for a size and a recipe."""
         if not place.exists():
             raise InputError(f"There is no {place}, which was given as the folder of {self.name!r}.")
@@ -175,7 +176,7 @@ class ImageSet:
 
 
 def divide(
-    found: StoredPictures, split: str, of: str, seed: int, only: tuple[str, ...]
+    found: StoredPictures, split: str, of: str, seed: Integer, only: tuple[str, ...]
 ) -> tuple[Indices, str, list[str]]:
     """Divide pictures into splits. Return their indices, the rule in words, and notes on a split that does not fit."""
     keep, labels = select_classes(found, only), found.labels
@@ -234,16 +235,16 @@ def describe_decoding(found: StoredPictures, place: Path) -> list[str]:
 def image_folder(
     path: str,
     split: str = "auto",
-    ways: int | None = None,
-    shots: int = 1,
-    queries: int | None = None,
-    size: int = FOLDER_DECODING.side,
-    channels: int = FOLDER_DECODING.channels,
+    ways: Integer | None = None,
+    shots: Integer = 1,
+    queries: Integer | None = None,
+    size: Integer = FOLDER_DECODING.side,
+    channels: Integer = FOLDER_DECODING.channels,
     ink: str | None = None,
     recipe: str = "none",
     rotations: str = "none",
     only: Sequence[str] = (),
-    seed: int = 0,
+    seed: Integer = 0,
     progress: Progress | None = None,
 ) -> ImageEpisodes:
     """Your own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
@@ -279,8 +280,7 @@ def image_folder(
         split = default_split(found, len(set(only) or found.classes), ways or 5)
     splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
     if ways is None or queries is None:
-        check_counts(shots=shots)
-        most_ways, most_queries = _largest_task(found, splits, split, shots)
+        most_ways, most_queries = _largest_task(found, splits, split, as_integer("shots", shots, 1))
         ways = min(5, most_ways) if ways is None else ways
         queries = min(15, most_queries) if queries is None else queries
     return ImageEpisodes(
@@ -302,7 +302,7 @@ def image_folder(
     )
 
 
-def default_split(found: StoredPictures, classes: int, ways: int = 5) -> str:
+def default_split(found: StoredPictures, classes: int, ways: Integer = 5) -> str:
     """The default split of your own pictures, given how many of their classes are used."""
     return "layout" if found.splits else "class" if classes >= 5 * ways else "image"
 

@@ -1,14 +1,15 @@
 """The cache of decoded pictures: one memory-mapped array of bytes per source and decoding, shared by all processes.
 
-An entry is a folder with `pixels.bin` and `index.json`. It is built under another name and then renamed, so it is
-always complete. It is built again when a name, size, time or permission of the source's files has changed.
+An entry is a folder with `pixels.bin`, `index.json`, and `checksums` of the index and of blocks of the pixels. It is
+built under another name and then renamed, so it is always complete. It is built again when a name, size, time or
+permission of the source's files has changed, and when the index, the size of the pixels or a sample of their blocks is
+not what was written.
 """
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +20,18 @@ from filelock import FileLock
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import dumps, explain_disk_errors, sync_folder, write_atomic
-from quickstudy.tasks.images.decode import Decoding, UnreadablePictureError, decode
+from quickstudy.tasks.images.decode import Decoding, RangedPictures, UnreadablePictureError, decode
 from quickstudy.tasks.images.listing import Listing
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
+BLOCK_BYTES = 1 << 18
+"""Bytes of pixels that share one checksum."""
+SAMPLED_BLOCKS = 16
+"""How many of these are compared when an entry is opened; `quickstudy data check` compares all."""
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 """Suffixes of files that list pictures beside them."""
 IDX_MARK = "ubyte"
@@ -80,9 +86,8 @@ def source_stamp(source: Path) -> str:
         if source.is_dir() or source.suffix.lower() in TABLE_SUFFIXES:
             found = sorted(_files(source if source.is_dir() else source.parent, "", ()))
         elif IDX_MARK in source.name.lower():
-            found = sorted(
-                (path.name, path.stat()) for path in source.parent.iterdir() if IDX_MARK in path.name.lower()
-            )
+            marked = [path for path in source.parent.iterdir() if IDX_MARK in path.name.lower()]
+            found = sorted((path.name, path.stat()) for path in marked if path.is_file())
         else:
             found = [(source.name, source.stat())]
     except OSError as error:
@@ -94,15 +99,15 @@ def source_stamp(source: Path) -> str:
 
 
 def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iterator[tuple[str, os.stat_result]]:
-    """All files under a folder. A link to a folder above itself is not followed."""
+    """All files under a folder. A link to a folder above itself, to itself or to nothing is not followed."""
     own = folder.stat()
     if any(os.path.samestat(own, other) for other in above):
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if os.path.isdir(entry.path):
                 yield from _files(Path(entry.path), f"{prefix}{entry.name}/", (*above, own))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path):
                 yield f"{prefix}{entry.name}", entry.stat()
 
 
@@ -163,33 +168,77 @@ def _lock_entry(root: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
+class _Index(BaseModel):
+    """The `index.json` of an entry."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    stamp: str
+    shape: tuple[int, int, int, int]
+    labels: list[int]
+    classes: list[str]
+    names: list[str]
+    splits: dict[str, list[int]]
+    layout: str
+    skipped: list[tuple[str, str]]
+    changed: dict[str, int]
+    digest: str
+
+
 def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
     """The entry, or None if there is no valid one: missing, damaged, of another source or format, or just replaced."""
     try:
         text = (entry / "index.json").read_bytes()
-        index = json.loads(text)
-        shape = tuple(index["shape"])
-        if {name: index[name] for name in mark} != mark:
+        index = _Index.model_validate_json(text)
+        first, *sums = (entry / "checksums").read_text("ascii").split()
+        size = (entry / "pixels.bin").stat().st_size
+        if (
+            {name: getattr(index, name) for name in mark} != mark
+            or (size, len(sums)) != (int(np.prod(index.shape)), -(-size // BLOCK_BYTES))
+            or _checksum(text) != first
+        ):
             return None
-        if (entry / "pixels.bin").stat().st_size != int(np.prod(shape)):
+        sample = np.linspace(0, len(sums) - 1, min(len(sums), SAMPLED_BLOCKS)).astype(int).tolist()
+        if _block_checksums(entry / "pixels.bin", sample) != [sums[block] for block in sample]:
             return None
-        pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=shape)
+        pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=index.shape)
         # This process holds no lock: another one may have replaced the entry since the index was read.
         if (entry / "index.json").read_bytes() != text:
             return None
-        return StoredPictures(
-            pixels,
-            np.array(index["labels"], dtype=np.int64),
-            index["classes"],
-            index["names"],
-            {name: np.array(numbers, dtype=np.int64) for name, numbers in index["splits"].items()},
-            index["layout"],
-            [(name, why) for name, why in index["skipped"]],
-            index["changed"],
-            index["digest"],
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError):  # pydantic's errors and those of texts that are none are ValueErrors
         return None
+    return StoredPictures(
+        pixels,
+        np.array(index.labels, dtype=np.int64),
+        index.classes,
+        index.names,
+        {name: np.array(numbers, dtype=np.int64) for name, numbers in index.splits.items()},
+        index.layout,
+        index.skipped,
+        index.changed,
+        index.digest,
+    )
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _block_checksums(file: Path, blocks: Iterable[int]) -> list[str]:
+    with file.open("rb") as opened:
+        return [_checksum(opened.read(BLOCK_BYTES)) for block in blocks if opened.seek(block * BLOCK_BYTES) >= 0]
+
+
+def discard_if_damaged(found: StoredPictures) -> bool:
+    """Compare every byte of cached pictures with their digest. If they differ, remove the entry and return True."""
+    digest = hashlib.sha256(found.pixels.data)
+    digest.update(found.labels.tobytes())
+    if digest.hexdigest()[:12] == found.digest:
+        return False
+    assert isinstance(found.pixels, np.memmap)
+    shutil.rmtree(Path(str(found.pixels.filename)).parent, ignore_errors=True)
+    return True
 
 
 def _build(
@@ -204,10 +253,11 @@ def _build(
     with _build_beside(entry) as place:
         digest = hashlib.sha256()
         kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
+        pictures = RangedPictures(listing.pictures)
         with (place / "pixels.bin").open("wb") as file:
             for number in range(len(listing.pictures)):
                 try:
-                    pixels, done = decode(listing.pictures, number, how)
+                    pixels, done = decode(pictures, number, how)
                 except UnreadablePictureError as error:
                     skipped.append((listing.names[number], str(error)))
                     continue
@@ -239,7 +289,11 @@ def _build(
             "changed": changed,
             "digest": digest.hexdigest()[:12],
         }
-        write_atomic(place / "index.json", dumps(index).encode())
+        text = dumps(index).encode()
+        write_atomic(place / "index.json", text)
+        blocks = range(-(-(place / "pixels.bin").stat().st_size // BLOCK_BYTES))
+        sums = [_checksum(text), *_block_checksums(place / "pixels.bin", blocks)]
+        write_atomic(place / "checksums", "\n".join(sums).encode())
         check()
 
 

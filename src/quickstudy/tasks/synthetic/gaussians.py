@@ -7,29 +7,29 @@ Reference: Przewiezlikowski et al., 2022 (HyperMAML, figures 1 and 3, https://ar
 no numbers; the standard deviation, shots and queries are ours.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import check_counts, draw_signs
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.base import float_tensor
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Formula, draw_signs
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
-class Gaussians(TaskFamily):
-    """2-way tasks, examples in class order (label 0 first). A point comes from one of its class's two clusters.
+class Gaussians(Formula):
+    """2-way tasks with as many points of either class. A point comes from one of its class's two clusters.
 
     `about["kind"]`: 0 top is class 0, 1 bottom is class 0, 2 right is class 0, 3 left is class 0.
 
     >>> task = Gaussians(shots=3).source("train", size=4)(step=0)
-    >>> task.support.x.shape, task.support.y[0].tolist()
+    >>> task.support.x.shape, sorted(task.support.y[0].tolist())
     (torch.Size([4, 6, 2]), [0, 0, 0, 1, 1, 1])
 
     Args:
@@ -38,14 +38,15 @@ class Gaussians(TaskFamily):
         sd: Standard deviation of a cluster in each direction.
     """
 
-    shots: int = 5
-    queries: int = 15
+    shots: Integer = 5
+    queries: Integer = 15
     sd: float = 0.25
 
+    name: ClassVar[str] = "gaussians"
     loss: ClassVar[str] = "cross_entropy"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "shots", "queries", least=1)
         if not isfinite(self.sd) or self.sd < 0:
             raise InputError(f"sd={self.sd!r} is not a standard deviation: give 0 or more, for example 0.25.")
 
@@ -72,6 +73,3 @@ class Gaussians(TaskFamily):
 
         about = {"kind": torch.from_numpy(kind)}
         return examples("support", self.shots), examples("query", self.queries), about
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "gaussians"} | asdict(self)

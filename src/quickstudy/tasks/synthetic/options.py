@@ -1,29 +1,36 @@
-"""Shared by the families: checks of their options, and uniform draws scaled to a range."""
+"""Shared by the formulas: their options and checks of these, and uniform draws scaled to a range."""
 
+from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.base import TaskFamily
+from quickstudy.types import Shape
 
 Interval = tuple[float, float]
 """Lowest and highest value of a uniform draw. Equal ends fix the value."""
 
 
-def check_counts(least: int = 1, **counts: int) -> None:
-    """Refuse counts that are not whole numbers of at least `least`.
+@dataclass(frozen=True)
+class Formula(TaskFamily):
+    """A kind of task that a formula gives: x and y are one number each, unless a subclass says otherwise."""
 
-    >>> check_counts(shots=0)
-    Traceback (most recent call last):
-        ...
-    quickstudy.errors.InputError: shots=0 cannot be used: give a whole number of at least 1, for example shots=1.
-    """
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < least:
-            raise InputError(
-                f"{name}={count!r} cannot be used: give a whole number of at least {least}, for example {name}={least}."
-            )
+    name: ClassVar[str]
+
+    @property
+    def inputs(self) -> Shape:
+        return (1,)
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name} | asdict(self)
 
 
 def check_ranges(**ranges: Interval) -> None:

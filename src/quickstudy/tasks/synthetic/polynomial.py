@@ -7,22 +7,22 @@ coefficients. Both defaults, x in [-2, 2] and d = 2, come from the author's `pol
 has the same size at |x| = 2. `divisor=1` follows the text of the thesis.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.base import float_tensor
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Formula, Interval, check_ranges, draw_within
+from quickstudy.types import Examples, Integer
 
 
 @dataclass(frozen=True)
-class Polynomial(TaskFamily):
+class Polynomial(Formula):
     """A task is one polynomial. `about["coefficients"]` is `[T, order + 1]`: the c_i as used, constant first.
 
     >>> import torch
@@ -38,30 +38,23 @@ class Polynomial(TaskFamily):
         x: The range of inputs.
     """
 
-    order: int = 2
-    shots: int = 10
-    queries: int = 10
+    order: Integer = 2
+    shots: Integer = 10
+    queries: Integer = 10
     divisor: float = 2.0
     x: Interval = (-2.0, 2.0)
 
+    name: ClassVar[str] = "polynomial"
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(least=0, order=self.order)
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "order", least=0)
+        store_integers(self, "shots", "queries", least=1)
         check_ranges(x=self.x)
         if not isfinite(self.divisor) or self.divisor <= 0:
             raise InputError(
                 f"divisor={self.divisor!r} must be positive: the author's code has 2.0, the text of the thesis 1.0."
             )
-
-    @property
-    def inputs(self) -> Shape:
-        return (1,)
-
-    @property
-    def outputs(self) -> int:
-        return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         powers = np.arange(self.order + 1)
@@ -74,6 +67,3 @@ class Polynomial(TaskFamily):
 
         about = {"coefficients": float_tensor(coefficients)}
         return examples("support", self.shots), examples("query", self.queries), about
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "polynomial"} | asdict(self)

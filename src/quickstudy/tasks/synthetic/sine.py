@@ -7,20 +7,20 @@ frequency. The code of the thesis subtracts the phase. The range of x is symmetr
 (x, y) -> (-x, -y).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.base import float_tensor
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Formula, Interval, check_ranges, draw_within
+from quickstudy.types import Examples, Integer
 
 
 @dataclass(frozen=True)
-class Sine(TaskFamily):
+class Sine(Formula):
     r"""A task is one wave: amplitude, frequency (radians per unit of x) and phase (radians), each uniform in its range.
 
     With the default ranges, the constant answer 0 has a mean squared error of :math:`E[A^2]/2 = 4.25`.
@@ -38,26 +38,19 @@ class Sine(TaskFamily):
         x: The range of inputs.
     """
 
-    shots: int = 10
-    queries: int = 10
+    shots: Integer = 10
+    queries: Integer = 10
     amplitude: Interval = (0.1, 5.0)
     frequency: Interval = (0.8, 1.2)
     phase: Interval = (0.0, 3.141592653589793)
     x: Interval = (-5.0, 5.0)
 
+    name: ClassVar[str] = "sine"
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries)
+        store_integers(self, "shots", "queries", least=1)
         check_ranges(amplitude=self.amplitude, frequency=self.frequency, phase=self.phase, x=self.x)
-
-    @property
-    def inputs(self) -> Shape:
-        return (1,)
-
-    @property
-    def outputs(self) -> int:
-        return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         amplitude = draw_within(draws.uniform("amplitude", size, 1, 1)[part], self.amplitude)
@@ -71,6 +64,3 @@ class Sine(TaskFamily):
         wave = {"amplitude": amplitude, "frequency": frequency, "phase": phase}
         about = {name: float_tensor(value[:, 0, 0]) for name, value in wave.items()}
         return examples("support", self.shots), examples("query", self.queries), about
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "sine"} | asdict(self)

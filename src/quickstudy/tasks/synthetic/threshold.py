@@ -9,21 +9,21 @@ balanced, as the paper's stability analysis assumes. Hence the default (.4, .6);
 the paper.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.base import float_tensor
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Formula, Interval, check_ranges, draw_signs, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 @dataclass(frozen=True)
-class AverageThreshold(TaskFamily):
+class AverageThreshold(Formula):
     """A task is a threshold and a sign. Targets are `[n, 1]`, 0. or 1., for a model with one logit.
 
     >>> AverageThreshold().source("train", size=4)(step=0).support.y.shape
@@ -36,15 +36,16 @@ class AverageThreshold(TaskFamily):
         tau_range: The range of the threshold, inside [0, 1].
     """
 
-    shots: int = 10
-    queries: int = 10
-    dimension: int = 5
+    shots: Integer = 10
+    queries: Integer = 10
+    dimension: Integer = 5
     tau_range: Interval = (0.4, 0.6)
 
+    name: ClassVar[str] = "threshold"
     loss: ClassVar[str] = "binary_cross_entropy"
 
     def __post_init__(self) -> None:
-        check_counts(shots=self.shots, queries=self.queries, dimension=self.dimension)
+        store_integers(self, "shots", "queries", "dimension", least=1)
         check_ranges(tau_range=self.tau_range)
         if self.tau_range[0] < 0 or self.tau_range[1] > 1:
             raise InputError(
@@ -55,10 +56,6 @@ class AverageThreshold(TaskFamily):
     @property
     def inputs(self) -> Shape:
         return (self.dimension,)
-
-    @property
-    def outputs(self) -> int:
-        return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         threshold = draw_within(draws.uniform("threshold", size, 1, 1)[part], self.tau_range)
@@ -71,6 +68,3 @@ class AverageThreshold(TaskFamily):
 
         about = {"threshold": float_tensor(threshold[:, 0, 0]), "sign": float_tensor(sign[:, 0, 0])}
         return examples("support", self.shots), examples("query", self.queries), about
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "threshold"} | asdict(self)

@@ -9,18 +9,18 @@ which fixes the normalisation above (psi lies in [-.387, .867]). n = 50, g from 
 Gradient descent on the mean squared error at the paper's rate of .05 is stable for n < 80.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import pi, sqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.tasks.base import TaskFamily, float_tensor
-from quickstudy.tasks.draws import Draws
-from quickstudy.tasks.synthetic.options import Interval, check_counts, check_ranges, draw_signs, draw_within
-from quickstudy.types import Examples, Shape
+from quickstudy.tasks.base import float_tensor
+from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.synthetic.options import Formula, Interval, check_ranges, draw_signs, draw_within
+from quickstudy.types import Examples, Integer, Shape
 
 
 def mexican_hat(t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -29,7 +29,7 @@ def mexican_hat(t: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Wavelet(TaskFamily):
+class Wavelet(Formula):
     """A task is a translation and a sign. `about["weights"]` is the f `[T, points]` that a linear model should find.
 
     With the defaults, the constant answer 0 has a mean squared error of .41 and a mean absolute error of .51.
@@ -45,25 +45,22 @@ class Wavelet(TaskFamily):
         grid: The first and last grid point.
     """
 
-    points: int = 50
-    shots: int = 10
-    queries: int = 10
+    points: Integer = 50
+    shots: Integer = 10
+    queries: Integer = 10
     translation: Interval = (-2.0, 2.0)
     grid: Interval = (-5.0, 5.0)
 
+    name: ClassVar[str] = "wavelet"
     loss: ClassVar[str] = "mse"
 
     def __post_init__(self) -> None:
-        check_counts(points=self.points, shots=self.shots, queries=self.queries)
+        store_integers(self, "points", "shots", "queries", least=1)
         check_ranges(translation=self.translation, grid=self.grid)
 
     @property
     def inputs(self) -> Shape:
         return (self.points,)
-
-    @property
-    def outputs(self) -> int:
-        return 1
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         translation = draw_within(draws.uniform("translation", size)[part], self.translation)
@@ -77,6 +74,3 @@ class Wavelet(TaskFamily):
         about = {"translation": translation, "sign": sign, "weights": weights}
         about_tensors = {name: float_tensor(value) for name, value in about.items()}
         return examples("support", self.shots), examples("query", self.queries), about_tensors
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "wavelet"} | asdict(self)

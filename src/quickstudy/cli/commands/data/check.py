@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from quickstudy.cli.command import Flag, ImageCommand
 from quickstudy.cli.commands.data.list import describe_published
 from quickstudy.cli.terminal import Console, describe_values
-from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.errors import InputError, RunError, printable, suggest_nearest
 
 if TYPE_CHECKING:
     from quickstudy.tasks.images.checkup import Identical
@@ -67,7 +67,7 @@ class DataCheck(ImageCommand):
         from quickstudy.tasks.images.checkup import count_per_class, find_identical, read_headers
 
         splits, rule = _split_as_training(one, found, place)
-        same = find_identical(found, splits)
+        same = find_identical(found, splits, listing)
         with console.progress("headers") as progress:
             sizes, modes = read_headers(listing, progress)
         most = None if self.all else FEW
@@ -92,13 +92,21 @@ def _read_pictures(one: ImageSet | None, place: Path, console: Console) -> tuple
     """The listing, and the decoded pictures. They are decoded as for tasks, so training finds them in the cache."""
     from quickstudy.tasks.images.readers import recognise
     from quickstudy.tasks.images.sets import FOLDER_DECODING
-    from quickstudy.tasks.images.store import load_pictures
+    from quickstudy.tasks.images.store import discard_if_damaged, load_pictures
 
     listing = recognise(place)
-    with console.progress("reading") as progress:
-        if one:
-            return listing, one.read(place, one.size, one.recipe, progress)
-        return listing, load_pictures(place, lambda _: listing, FOLDER_DECODING, progress)
+
+    def read() -> StoredPictures:
+        with console.progress("reading") as progress:
+            if one:
+                return one.read(place, one.size, one.recipe, progress)
+            return load_pictures(place, lambda _: listing, FOLDER_DECODING, progress)
+
+    found = read()
+    if discard_if_damaged(found):
+        console.note("the cache of these pictures was damaged; they were decoded again", always=True)
+        found = read()
+    return listing, found
 
 
 def _split_as_training(one: ImageSet | None, found: StoredPictures, place: Path) -> tuple[Indices, str]:
@@ -192,7 +200,7 @@ def _show_report(report: Mapping[str, Any], console: Console) -> None:
         "changed": "; ".join(f"{number} pictures: {what}" for what, number in report["changed"].items()) or "none",
         "unreadable": report["unreadable"]["count"],
         "identical": f"there more than once: {same['groups']} ({where}{same['across_splits']}), compared at "
-        f"{same['side']} x {same['side']}",
+        f"{same['side']} x {same['side']}, then in full",
     }
     if (match := report["published"]) is not None:
         whole = "complete" if match["complete"] else "not the published pictures"
@@ -214,6 +222,6 @@ def _format_picture(picture: Mapping[str, Any]) -> str:
 
 def _show_few(title: str, counted: Mapping[str, Any], lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"{title}: {line}")
+        print(f"{title}: {printable(line)}")
     if counted["count"] > len(lines):
         print(f"{title}: {counted['count'] - len(lines)} more; --all lists them")

@@ -4,19 +4,21 @@ A reader is a function from a path to a `Listing`, or to None if the path has an
 docstring names the layout. Special layouts are tried before plain class folders, which nearly every folder resembles.
 """
 
+import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.images.listing import Listing, Reader
 from quickstudy.tasks.images.readers.filelists import read_class_lists, read_file_lists
 from quickstudy.tasks.images.readers.folders import read_class_folders, read_zipped_folders
-from quickstudy.tasks.images.readers.gather import list_folder
+from quickstudy.tasks.images.readers.gather import explain_damage, list_folder
 from quickstudy.tasks.images.readers.idx import read_idx
 from quickstudy.tasks.images.readers.npz import read_npz
 from quickstudy.tasks.images.readers.omniglot import lake_sets, read_alphabets, read_lake
 from quickstudy.tasks.images.readers.pickles import read_cifar100, read_split_pickles, read_tiered
-from quickstudy.tasks.images.readers.tables import read_table
+from quickstudy.tasks.images.readers.tables import read_table, unread_tables
 
 READERS: dict[str, Reader] = {
     "omniglot": read_lake,
@@ -48,9 +50,12 @@ def recognise(path: Path) -> Listing:
     path = path.expanduser()
     if not path.exists():
         raise InputError(f"There is nothing at {path}: check the path, or get the data with `quickstudy data prepare`.")
-    for reader in READERS.values():
-        if (listing := reader(path)) is not None:
-            return listing
+    for name, reader in READERS.items():
+        with explain_damage(f"{path} was taken for the layout {name!r} and cannot be read"):
+            if (listing := reader(path)) is not None:
+                unread = dict(unread_tables(path)) if reader is not read_table else {}
+                others = [(left, why) for left, why in listing.skipped if left not in unread]
+                return replace(listing, skipped=[*others, *unread.items()])
     raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}. {KNOWN_LAYOUTS}")
 
 
@@ -61,8 +66,10 @@ def _describe_path(path: Path) -> str:
     entries = list_folder(path)
     if not entries:
         return "it is an empty folder"
-    kinds = Counter("folders" if e.is_dir() else (Path(e.name).suffix.lower() or "no suffix") for e in entries)
-    names = ", ".join(f"{e.name}/" if e.is_dir() else e.name for e in entries[:6])
+    kinds = Counter(
+        "folders" if os.path.isdir(e.path) else (Path(e.name).suffix.lower() or "no suffix") for e in entries
+    )
+    names = ", ".join(f"{e.name}/" if os.path.isdir(e.path) else e.name for e in entries[:6])
     more = ", ..." if len(entries) > 6 else ""
     return f"it holds {names}{more} ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))})"
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import ArrayPictures, Listing, Pictures
+from quickstudy.tasks.images.limits import check_unpacked
+from quickstudy.tasks.images.listing import ArrayPictures, Listing, Pictures, open_picture
 from quickstudy.tasks.images.readers.gather import nfc
 
 
@@ -36,7 +37,7 @@ class EncodedPictures:
 
     def __getitem__(self, number: int) -> Image.Image:
         file = self.files[number]
-        return Image.open(BytesIO(file.encode("latin1") if isinstance(file, str) else bytes(file)))
+        return open_picture(BytesIO(file.encode("latin1") if isinstance(file, str) else file))
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,29 @@ class ChainedPictures:
         return self.parts[at][number - ends[at] + len(self.parts[at])]
 
 
+def as_plain_array(values: object, source: str) -> NDArray[Any]:
+    """An array of lists from a file. A list may hold one list many times, so that a short file means billions of items.
+
+    >>> as_plain_array([[1, 2], [3, 4]], "x").shape
+    (2, 2)
+    """
+    check_unpacked(source, 0, 8 * _count_items(values, {}, 0))
+    return np.asarray(values)
+
+
+def _count_items(values: object, known: dict[int, int], depth: int) -> int:
+    if not isinstance(values, list | tuple):
+        return 1
+    if depth > 32:
+        raise ValueError("lists in lists, more than 32 deep")
+    if id(values) not in known:
+        known[id(values)] = sum(_count_items(value, known, depth + 1) for value in values)
+    return known[id(values)]
+
+
 def as_pictures(values: object, source: str) -> ArrayPictures:
     """Convert an array to `[N, height, width]` or `[N, height, width, 3]`. Channels may come first or last."""
-    array = np.asarray(values)
+    array = as_plain_array(values, source)
     if array.ndim == 4 and array.shape[-1] not in (1, 3) and array.shape[1] in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim == 4 and array.shape[-1] == 1:
@@ -73,7 +94,7 @@ def as_pictures(values: object, source: str) -> ArrayPictures:
 
 def as_labels(values: object, source: str, count: int) -> NDArray[Any]:
     """Convert labels to one row of integers or names, one for each picture."""
-    array = np.asarray(values)
+    array = as_plain_array(values, source)
     if array.dtype.kind in "SO":
         array = np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.ravel().tolist()])
     if array.size != count:

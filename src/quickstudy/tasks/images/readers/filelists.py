@@ -18,7 +18,7 @@ from quickstudy.errors import InputError
 from quickstudy.tasks.draws import SPLITS
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.folders import read_class_folders
-from quickstudy.tasks.images.readers.gather import list_folder, nfc, split_of
+from quickstudy.tasks.images.readers.gather import explain_damage, list_folder, nfc, split_of
 from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
 
@@ -79,7 +79,7 @@ def _read_lists(folder: Path, key: str) -> dict[Path, Mapping[str, Any]]:
     """The JSON files of a folder that are named after a split and have the key."""
     if not folder.is_dir():
         return {}
-    files = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith(".json") and e.is_file()]
+    files = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith(".json") and os.path.isfile(e.path)]
     read = {file: _read_json_object(file) for file in files if split_of(file.stem.removeprefix("split_"))}
     lists = {file: content for file, content in read.items() if key in content}
     if len({_split_of_list(file) for file in lists}) < len(lists):
@@ -93,10 +93,8 @@ def _split_of_list(file: Path) -> str:
 
 
 def _read_json_object(file: Path) -> Mapping[str, Any]:
-    try:
+    with explain_damage(f"{file} is not JSON"):
         content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON ({error}): download it again.") from error
     return content if isinstance(content, dict) else {}
 
 

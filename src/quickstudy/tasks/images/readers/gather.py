@@ -5,16 +5,17 @@ Hidden files and folders (names that begin with a dot) and `__MACOSX` are ignore
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError
 from quickstudy.tasks.draws import SPLITS
 from quickstudy.tasks.images.listing import FilePictures, Listing, ZipPictures
 
@@ -99,6 +100,23 @@ def listing_of(layout: str, rows: Iterable[PictureRow], skipped: Sequence[tuple[
     )
 
 
+@contextmanager
+def explain_damage(begin: str, advice: str = "download it again") -> Iterator[None]:
+    """Turn whatever a file makes its parser raise in a `with` block into one line: `begin` (the reason): `advice`.
+
+    Which error that is depends on which byte is wrong: zlib.error, TokenError, struct.error, RecursionError and more.
+    """
+    try:
+        yield
+    except (InputError, RunError):
+        raise
+    except MemoryError as error:
+        raise InputError(f"{begin}: it needs more memory than this machine has.") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{begin} ({reason}): {advice}.") from error
+
+
 def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder that are not hidden, in code-point order."""
     try:
@@ -134,13 +152,9 @@ def folder_tree(root: Path, depth: int) -> Tree:
 
 def zip_tree(path: Path) -> Tree:
     """The tree inside a zip archive. An archive with a name that leads out of it is refused."""
-    try:
+    advice = "compare its size and checksum with those of the publisher, and download it again"
+    with explain_damage(f"The archive {path} is damaged or not a zip", advice):
         archive = ZipFile(path)
-    except (BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"The archive {path} is damaged or not a zip ({error}): compare its size and checksum with those of the "
-            "publisher, and download it again."
-        ) from error
     tree, seen = Tree(), set()
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")

@@ -4,6 +4,7 @@ Format: two zero bytes, 8 for unsigned bytes, the number of axes, the size of ea
 the values. EMNIST stores every image transposed, which is undone here. Its letters count from 1, all others from 0.
 """
 
+import os
 import re
 import zlib
 from math import prod
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.images.limits import check_unpacked
 from quickstudy.tasks.images.listing import ArrayPictures, Listing
 from quickstudy.tasks.images.readers.arrays import LabelledPictures, join_pictures
-from quickstudy.tasks.images.readers.gather import list_folder
+from quickstudy.tasks.images.readers.gather import explain_damage, list_folder
 
 IDX_NAME = re.compile(
     r"(?:emnist-(?P<emnist>[a-z]+)-)?(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?",
@@ -56,7 +58,7 @@ def _find_idx_files(folder: Path) -> dict[tuple[str, str, str], list[Path]]:
     """The idx files of a folder by EMNIST's part, split and kind. A file comes before its .gz."""
     found: dict[tuple[str, str, str], list[Path]] = {}
     for entry in list_folder(folder):
-        if (match := IDX_NAME.fullmatch(entry.name)) and entry.is_file():
+        if (match := IDX_NAME.fullmatch(entry.name)) and os.path.isfile(entry.path):
             split = "train" if match["split"].lower() == "train" else "test"
             key = ((match["emnist"] or "").lower(), split, match["kind"].lower())
             found.setdefault(key, []).append(Path(entry.path))
@@ -102,21 +104,23 @@ def _read_idx_set(folder: Path, name: str, found: dict[tuple[str, str, str], lis
 
 def _read_values(path: Path, axes: int) -> NDArray[Any]:
     """Read the array in an idx file of unsigned bytes with `axes` axes."""
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        unpacked = zlib.decompressobj(wbits=31)  # 31 is gzip; unlike gzip.open, it can read a truncated file
-        try:
-            data = unpacked.decompress(data)
-        except zlib.error as error:
-            raise InputError(f"{path} is damaged ({error}): download it again.") from error
+    data = packed = path.read_bytes()
+    start = 4 + 4 * axes
+    unpacked = zlib.decompressobj(wbits=31)  # 31 is gzip; unlike gzip.open, it can read a truncated file
+    if packed[:2] == b"\x1f\x8b":
+        with explain_damage(f"{path} is damaged"):
+            data = unpacked.decompress(packed, start)
     if data[:4] != bytes((0, 0, 8, axes)):
         raise InputError(
             f"{path} begins with the bytes {data[:4].hex(' ') or '(none)'}, an idx file of {axes} axes with "
             f"{bytes((0, 0, 8, axes)).hex(' ')}: it is another file with this name, or damaged."
         )
-    start = 4 + 4 * axes
     shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4)]
     expected = start + prod(shape)
+    if data is not packed:
+        check_unpacked(path, len(packed), expected)
+        with explain_damage(f"{path} is damaged"):
+            data += unpacked.decompress(unpacked.unconsumed_tail, expected)
     if len(data) != expected:
         raise InputError(
             f"{path} should have {expected} bytes for {' x '.join(map(str, shape))} values (unpacked) and has "

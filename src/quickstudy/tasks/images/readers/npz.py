@@ -5,18 +5,19 @@ the split before or after the name (`train_images`, `x_train`). Splits may share
 `{train,val,test}.npz`.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.images.limits import check_unpacked
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.arrays import LabelledPictures, as_labels, as_pictures, join_pictures
-from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, list_folder, split_of
+from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, explain_damage, list_folder, split_of
 
 ARRAY_NAMES = (("images", "labels"), ("data", "labels"), ("x", "y"))
 
@@ -25,7 +26,7 @@ def read_npz(path: Path) -> Listing | None:
     """An npz with images and labels (or x and y, data and labels), also by split: train_images, x_train, train.npz."""
     if path.is_file():
         return _list_archives([path]) if path.suffix.lower() == ".npz" else None
-    files = [Path(e.path) for e in list_folder(path) if e.name.lower().endswith(".npz") and e.is_file()]
+    files = [Path(e.path) for e in list_folder(path) if e.name.lower().endswith(".npz") and os.path.isfile(e.path)]
     divided = [file for file in files if split_of(file.stem)]
     if len({split_of(file.stem) for file in divided}) < len(divided):
         raise InputError(
@@ -38,15 +39,18 @@ def read_npz(path: Path) -> Listing | None:
 
 def load_npz(file: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of an npz archive. Arrays of objects are refused, because they would be unpickled."""
-    try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{file} cannot be read ({reason}): it must be an npz of plain arrays. Download it again, or save it with "
-            "numpy.savez, with names as numpy.array(names, dtype=str)."
-        ) from error
+    advice = (
+        "it must be an npz of plain arrays. Download it again, or save it with numpy.savez, with names as "
+        "numpy.array(names, dtype=str)"
+    )
+    with (
+        explain_damage(f"{file} cannot be read", advice),
+        file.open("rb") as opened,
+        np.load(opened, allow_pickle=False) as archive,
+    ):
+        members = archive.zip.infolist()
+        check_unpacked(file, file.stat().st_size, sum(member.file_size for member in members))
+        return {name: archive[name] for name in archive.files}
 
 
 def _list_archives(files: list[Path]) -> Listing:

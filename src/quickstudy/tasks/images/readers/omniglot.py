@@ -5,6 +5,7 @@ few-shot splits (Finn's, Vinyals') are lists of classes over both of Lake's sets
 it the folder of both sets: with the path of one set, only that set is read. `lake_sets` gives the classes of each set.
 """
 
+import os
 from pathlib import Path
 
 from quickstudy.errors import InputError
@@ -63,7 +64,10 @@ def read_alphabets(path: Path) -> Listing | None:
         if not folder.is_dir() or folder.name not in ("omniglot_resized", "images"):
             continue
         if not any(
-            inside.is_dir() for outer in list_folder(folder) if outer.is_dir() for inside in list_folder(outer.path)
+            os.path.isdir(inside.path)
+            for outer in list_folder(folder)
+            if os.path.isdir(outer.path)
+            for inside in list_folder(outer.path)
         ):
             continue
         skipped: list[tuple[str, str]] = []

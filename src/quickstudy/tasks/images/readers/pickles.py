@@ -9,6 +9,7 @@
 The splits of the first three share no class. If each counts its classes from 0, a class is named after its split too.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from quickstudy.tasks.images.readers.arrays import (
     LabelledPictures,
     as_labels,
     as_pictures,
+    as_plain_array,
     join_pictures,
 )
 from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, list_folder, split_of
@@ -38,7 +40,7 @@ TIERED_PICTURES = re.compile(rf"(?P<split>{_SPLITS})_images(?P<form>_png\.pkl|\.
 
 def read_split_pickles(path: Path) -> Listing | None:
     """One pickle per split: mini-imagenet-cache-*.pkl, miniImageNet_category_split_*.pickle, CIFAR_FS_*, FC100_*."""
-    names = [path.name] if path.is_file() else [e.name for e in list_folder(path) if e.is_file()]
+    names = [path.name] if path.is_file() else [e.name for e in list_folder(path) if os.path.isfile(e.path)]
     folder = path.parent if path.is_file() else path
     found: dict[str, dict[str, str]] = {}
     skipped: list[tuple[str, str]] = []
@@ -65,7 +67,9 @@ def read_tiered(path: Path) -> Listing | None:
     """Pickles of tieredImageNet: {train,val,test}_images_png.pkl or _images.npz beside {train,val,test}_labels.pkl."""
     if not path.is_dir():
         return None
-    found = [match for e in list_folder(path) if e.is_file() and (match := TIERED_PICTURES.fullmatch(e.name))]
+    found = [
+        match for e in list_folder(path) if os.path.isfile(e.path) and (match := TIERED_PICTURES.fullmatch(e.name))
+    ]
     parts = []
     for match in sorted(found, key=lambda match: ("train", "val", "test").index(split_of(match["split"]) or "")):
         file, labels = path / match[0], path / f"{match['split']}_labels.pkl"
@@ -101,7 +105,7 @@ def read_cifar100(path: Path) -> Listing | None:
         for split in ("train", "test"):
             file = folder / split
             content = _text_keys(load_pickle(file), file)
-            rows = np.asarray(_get_first(content, file, "data"))
+            rows = as_plain_array(_get_first(content, file, "data"), str(file))
             if rows.ndim != 2 or rows.shape[1] != 3072:
                 raise InputError(f"{file} has data of the shape {list(rows.shape)}; CIFAR's is [N, 3072].")
             pictures = as_pictures(rows.reshape(-1, 3, 32, 32), str(file))
@@ -138,7 +142,7 @@ def _labels_from_classes(class_dict: object, count: int, file: Path) -> NDArray[
     labels = np.full(count, "", dtype=object)
     taken = np.zeros(count, dtype=np.int64)
     for name, numbers in _text_keys(class_dict, file).items():
-        at = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        at = as_plain_array(numbers, str(file)).astype(np.int64).reshape(-1)
         if at.size and not (at.min() >= 0 and at.max() < count):
             raise InputError(f"{file}: class {name!r} has image numbers outside 0 to {count - 1}: download it again.")
         labels[at] = name

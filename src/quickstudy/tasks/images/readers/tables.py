@@ -15,8 +15,9 @@ from io import StringIO
 from pathlib import Path
 
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.tasks.images.limits import check_unpacked
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, list_folder, split_of
+from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, explain_damage, list_folder, split_of
 from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
 PATH_COLUMNS = ("path", "filename", "image_name", "image", "file", "filepath")
@@ -34,11 +35,7 @@ def read_table(path: Path) -> Listing | None:
             raise InputError(f"{path} has the columns {', '.join(header)}. Known headers are: {KNOWN_HEADERS}.")
         return _list_tables([path], path.parent)
     for folder in (path, path / "splits"):
-        if not folder.is_dir():
-            continue
-        files = [
-            Path(e.path) for e in list_folder(folder) if e.name.lower().endswith((".csv", ".parquet")) and e.is_file()
-        ]
+        files = _find_tables(folder)
         divided = [file for file in files if split_of(file.stem)]
         known = [file for file in divided or files if _find_columns(_table_lines(file)) is not None]
         if known and (len(known) == 1 or divided):
@@ -49,6 +46,22 @@ def read_table(path: Path) -> Listing | None:
                 "name them train.csv, val.csv and test.csv."
             )
     return None
+
+
+def unread_tables(path: Path) -> Iterator[tuple[str, str]]:
+    """The tables in or under a folder that have no known columns, as (name, reason): nothing of them is used."""
+    for file in (*_find_tables(path), *_find_tables(path / "splits")):
+        if _find_columns(_table_lines(file)) is None:
+            columns = ", ".join(next(_table_lines(file), ("", []))[1]) or "none"
+            reason = f"a table that is not read: its columns are {columns}, known headers {KNOWN_HEADERS}"
+            yield file.relative_to(path).as_posix(), reason
+
+
+def _find_tables(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    named = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith((".csv", ".parquet"))]
+    return [file for file in named if file.is_file()]
 
 
 def _list_tables(files: list[Path], root: Path) -> Listing:
@@ -114,10 +127,10 @@ def _parquet_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
             f"{file} is a parquet table, and pyarrow, which reads it, is not installed: pip install pyarrow, or save "
             "the table as csv."
         ) from error
-    try:
+    with explain_damage(f"{file} cannot be read as parquet"):
+        about = parquet.read_metadata(str(file))
+        check_unpacked(file, file.stat().st_size, 50 * about.num_rows * about.num_columns)  # bytes of a Python string
         columns = parquet.read_table(str(file)).to_pydict()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as parquet: {error}.") from error
     yield "the header", list(columns)
     for number, values in enumerate(zip(*columns.values(), strict=True)):
         yield f"row {number} of {file.name}", ["" if value is None else str(value) for value in values]
