@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from math import isfinite, pi
 from typing import Any
 
-import yaml
-
 from quickstudy.errors import InputError
 from quickstudy.storage.files import dumps
-from quickstudy.training.config.overrides import parse_overrides, read_text
+from quickstudy.storage.yaml_text import parse_yaml
+from quickstudy.training.config.overrides import parse_overrides
 
 RANGE_KINDS = ("float", "int", "log", "logint")
 RANGE_EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
@@ -113,8 +112,8 @@ def parse_dimension(key: str, value: Any) -> Dimension:
     listed = value
     if isinstance(value, str) and "," in value:
         try:
-            listed = read_text(f"[{value}]")
-        except (yaml.YAMLError, ValueError, RecursionError):
+            listed = parse_yaml(f"[{value}]")
+        except ValueError:
             raise InputError(f"`search.{key}` is {value!r}, which is not readable as a list of values.") from None
     if not isinstance(listed, list) or len(listed) < 2:
         raise InputError(
@@ -155,8 +154,8 @@ def _parse_range(key: str, text: str) -> Range:
 
 def _parse_number(key: str, text: str, end: str) -> int | float:
     try:
-        value = read_text(end)
-    except (yaml.YAMLError, ValueError):
+        value = parse_yaml(end)
+    except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(
