@@ -63,6 +63,13 @@ class Console:
 
             _stderr().print(Text.assemble(("note:", "dim"), f" {text}"))
 
+    def confirm(self, question: str) -> bool:
+        """Whether the user says yes. Where nobody can be asked, the answer is no."""
+        if self.json or "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        _stderr().print(f"{question} [y/N] ", end="", markup=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def show_warnings(self) -> None:
         """Show the package's warnings as notes, each text once. Those of other libraries are not for the user."""
         shown: set[str] = set()

@@ -44,6 +44,7 @@ from quickstudy.storage.files import (
 )
 from quickstudy.storage.records import check_row
 from quickstudy.storage.result import EvaluationResult, read_result
+from quickstudy.storage.trust import remember
 from quickstudy.storage.versions import record_versions
 from quickstudy.storage.yaml_text import MAX_YAML_BYTES, SavedYaml, parse_yaml
 
@@ -78,6 +79,7 @@ class Run:
                 text = yaml.safe_dump({"format": FILE_FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
                 # Written last: a directory is a run as soon as it has config.yaml.
                 write_atomic(path / "config.yaml", text.encode())
+        remember(run.config)
         return run
 
     @staticmethod

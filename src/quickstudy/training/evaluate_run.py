@@ -24,6 +24,8 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     name: str = "test",
     world: World = SINGLE_WORKER,
+    *,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, and write the result into the run under `name`. Returned is the result's summary.
 
@@ -34,9 +36,10 @@ def evaluate_run(
         overrides: `--key.sub value` pairs for the evaluation.
         name: The name of the result.
         world: The workers that share the tasks. The first writes the result.
+        trust: Whether the run may run code that its configuration names, wherever it comes from.
     """
     check_name(name)
-    setup, state = restore(run, checkpoint, overrides, world)
+    setup, state = restore(run, checkpoint, overrides, world, trust=trust)
     learner, family, metric, asked = setup.learner, setup.eval_family, setup.metric, setup.config.evaluate
     plan = get_protocol(protocol) if protocol else Protocol("tasks", asked.tasks)
     with use_threads(world.threads(setup.config.compute.threads)):

@@ -14,7 +14,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.storage.checkpoints import Checkpoint, check_matches
 from quickstudy.storage.run import Run
 from quickstudy.tasks import TaskFamily
-from quickstudy.training.config import Setup, build, build_tasks, parse_config, schedule
+from quickstudy.training.config import Setup, build, build_tasks, check_trust, parse_config, schedule
 from quickstudy.training.config.overrides import parse_overrides
 
 
@@ -25,7 +25,7 @@ def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
     setup.learner.load_state_dict(own)
 
 
-def load(path: str | Path, checkpoint: str | None = None) -> Learner:
+def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False) -> Learner:
     """The trained learner of a run: `load("runs/first").adapt(Examples(x, y))` is a classifier.
 
     The tasks of the run are built too, so their data must still be where they were in training.
@@ -33,12 +33,19 @@ def load(path: str | Path, checkpoint: str | None = None) -> Learner:
     Args:
         path: The run directory.
         checkpoint: "best" or "last". By default "best" if the run has it, else "last".
+        trust: Whether the run may run code that its configuration names as `package.module:factory`. The library's own
+            names need no trust, and neither does a run that was made here.
     """
-    return restore(Run.open(path), checkpoint)[0].learner
+    return restore(Run.open(path), checkpoint, trust=trust)[0].learner
 
 
 def restore(
-    run: Run, checkpoint: str | None = None, overrides: Sequence[str] = (), world: World = SINGLE_WORKER
+    run: Run,
+    checkpoint: str | None = None,
+    overrides: Sequence[str] = (),
+    world: World = SINGLE_WORKER,
+    *,
+    trust: bool = False,
 ) -> tuple[Setup, dict[str, Any]]:
     """The learner of a run, ready for evaluation, and the state in its checkpoint.
 
@@ -47,6 +54,7 @@ def restore(
         checkpoint: "best" or "last". By default "best" if the run has it, else "last".
         overrides: `--key.sub value` pairs: other shots, more steps in evaluation.
         world: The workers. The first reads the checkpoint and sends it to the others.
+        trust: Whether the run may run code that its configuration names, wherever it comes from.
     """
     changed = [keys for keys, _ in parse_overrides(overrides)]
     for keys in changed:
@@ -55,7 +63,7 @@ def restore(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."
             )
-    setup = world.agree(partial(_build_setup, run, overrides))
+    setup = rebuild(run, overrides, world, trust=trust)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
     other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys in changed)
     check_leakage(
@@ -74,8 +82,10 @@ def restore(
     return setup, {**saved.state, "checkpoint": name}
 
 
-def _build_setup(run: Run, overrides: Sequence[str]) -> Setup:
-    return build(parse_config(run.config, overrides))
+def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
+    """Build what a run's configuration describes, with overrides. Arguments are those of `restore`."""
+    world.from_first(partial(check_trust, run.path, run.config, trust))
+    return world.agree(lambda: build(parse_config(run.config, overrides)))
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:

@@ -57,7 +57,8 @@ class Train(SharedCommand):
         from quickstudy.training.init_from import find_start
         from quickstudy.training.train import check_training
 
-        settings = world.from_first(partial(config.load_config, str(self.config), overrides))
+        load = partial(config.load_config, str(self.config), overrides)
+        settings = world.from_first(partial(self.with_trust, console, load))
         with console.decoding() as progress:
             setup = world.agree(partial(config.build, settings, progress))
         if self.print_config:
@@ -71,7 +72,7 @@ class Train(SharedCommand):
 
     def _resume(self, path: str, console: Console, overrides: Sequence[str], world: World) -> None:
         from quickstudy.storage.run import Run
-        from quickstudy.training import config
+        from quickstudy.training.restore import rebuild
 
         if overrides or self.out is not None:
             raise InputError(
@@ -79,7 +80,7 @@ class Train(SharedCommand):
                 "not go with --resume. For other settings start a new run."
             )
         run = share_run(world, partial(Run.open, path))
-        setup = world.agree(lambda: config.build(config.parse_config(run.config)))
+        setup = self.with_trust(console, partial(rebuild, run, world=world))
         steps = setup.config.train.steps
         if self.print_config:
             _print_config(setup)
@@ -134,7 +135,7 @@ class Train(SharedCommand):
             score = format_amount(last["metric"], last["interval"], name) if last["finite"] else "every task diverged"
             console.note(f"validation at step {last['step']}: {name} {score}")
         if self.test:
-            Evaluate(runs=(str(run.path),)).run_worker(console, (), world)
+            Evaluate(runs=(str(run.path),), trust_code=self.trust_code).run_worker(console, (), world)
         else:
             console.note(f"next: quickstudy evaluate {run.path}")
 

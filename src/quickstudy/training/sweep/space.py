@@ -89,6 +89,9 @@ def parse_space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]
             "Nothing is searched. Give the settings to vary, each with its range, for example "
             "--search.method.inner_lr log:0.001..0.5, or under `search` in the file."
         )
+    for key in given:
+        if key and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):  # it becomes a word of a command line
+            raise InputError(f"`search` has {key!r}, which is no setting. Write its path: method.inner_lr.")
     space = {key: parse_dimension(key, value) for key, value in given.items()}
     return dict(sorted(space.items(), key=lambda item: item[0].count(".")))
 
@@ -111,6 +114,8 @@ def parse_dimension(key: str, value: Any) -> Dimension:
         return _parse_range(key, value)
     listed = value
     if isinstance(value, str) and "," in value:
+        if '"' in value and "\\" in value:  # an escape could hide what code a value names
+            raise InputError(f"`search.{key}` is {value!r}. Write texts with a backslash as a list: [..., ...].")
         try:
             listed = parse_yaml(f"[{value}]")
         except ValueError:

@@ -33,6 +33,7 @@ from quickstudy.storage.files import explain_disk_errors, to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
+from quickstudy.training.restore import rebuild
 from quickstudy.training.sweep.plan import SweepPlan, Trial
 from quickstudy.training.sweep.space import Range, Space, as_overrides
 from quickstudy.training.train import StoppedError, train
@@ -285,7 +286,7 @@ class Study:
         """The run of a trial: the one that was begun, or a new one."""
         if (path / "config.yaml").is_file():
             run = Run.open(path)
-            return run, config.build(config.parse_config(run.config))
+            return run, rebuild(run, trust=self.plan.trust)
         asked = config.parse_config(self.plan.settings, as_overrides(sample))
         if asked.compute.threads is None and self.plan.threads is not None:
             compute = asked.compute.model_copy(update={"threads": self.plan.threads})
