@@ -342,7 +342,7 @@ OWN = """
         ("--model {name: M:nett}", "'M' has no callable 'nett'"),
         ("--model {name: M:constant}", "'M' has no callable 'constant'"),
         ("--model {name: nowhere.net:net}", "importing 'nowhere.net' failed: ModuleNotFoundError.*current directory"),
-        ("--model {name: ':net'}", "importing '' failed"),
+        ("--model {name: ':net'}", "given as package.module:factory, in letters"),
         ("--model {name: 'math:gcd'}", "gave a int"),
         ("--model {name: 'math:hypot'}", "could not be built: TypeError|has no signature"),
     ],

@@ -20,7 +20,7 @@ def draw_tasks(source: TaskSource, step: int, part: slice = slice(None)) -> Task
             return source(step, part)
     except (InputError, RunError):
         raise
-    except Exception as error:  # the user's family may fail in any way
+    except (Exception, SystemExit) as error:  # the user's family may fail in any way
         raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 
@@ -69,7 +69,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
                         outcome = learner(one, evaluating=True)
         except (InputError, RunError):
             raise
-        except Exception as error:  # the user's model may fail in any way
+        except (Exception, SystemExit) as error:  # the user's model may fail in any way
             raise InputError(
                 f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which need "
                 f"{family.outputs} outputs: {describe_error(error)}. Change the model or the tasks."

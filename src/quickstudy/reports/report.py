@@ -10,11 +10,11 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,6 +32,8 @@ DAMAGED = "The {} saved with its results do not fit together, so they are not dr
 UNTESTED = "This run has no results yet: it was not tested."
 DASH = "\N{EN DASH}"
 """Stands for a value that is not there."""
+
+T = TypeVar("T")
 
 Results = Mapping[str, Mapping[str, EvaluationResult]]
 """The results of each run: by the run's label, then by their name."""
@@ -124,7 +126,8 @@ def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures)
 def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult], drawn: _Figures) -> dict[str, Any]:
     """The section of one run: an example task, its classes, its probes, its settings and versions."""
     example = next(
-        ((name, found) for name in _sort_names(results) if (found := figures.draw_example_task(results[name]))), None
+        ((name, found) for name in _sort_names(results) if (found := _draw(figures.draw_example_task, results[name]))),
+        None,
     )
     name, (png, caption) = example or ("", (None, ""))
     task = drawn.add(
@@ -156,18 +159,28 @@ def _draw_classes(label: str, results: Mapping[str, EvaluationResult], drawn: _F
     for name in _sort_names(results)[:1]:
         arrays = results[name].arrays
         if "confusion" in arrays:
-            png, caption = image_figures.draw_confusion(results[name]) or (None, "")
+            png, caption = _draw(image_figures.draw_confusion, results[name]) or (None, "")
             alt = f"Confusions in result {name} of run {label}: true classes and what they were taken for."
             text = f"Confusions over all tasks of {_describe_result(name, results)}. {caption}"
             parts.append(drawn.add(f"confusion-{label}", png, alt, text, caption or DAMAGED.format("confusions")))
         if "sheet_x" in arrays:
-            png, caption = image_figures.draw_contact_sheet(results[name]) or (None, "")
+            png, caption = _draw(image_figures.draw_contact_sheet, results[name]) or (None, "")
             alt = f"One image of each class of every split of the data of run {label}, with its name."
             data = results[name].summary.get("data")
             rule = data.get("split_rule") if isinstance(data, dict) else None
             text = f"The classes of every split, divided {rule or 'as given'}. {caption}"
             parts.append(drawn.add(f"classes-{label}", png, alt, text, DAMAGED.format("images of classes")))
     return parts
+
+
+def _draw(draw: Callable[..., T | None], *of: Any) -> T | None:
+    """A figure of results; None where their arrays do not fit together, in whichever of many ways."""
+    try:
+        return draw(*of)
+    except InputError:  # matplotlib is missing
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _describe_result(name: str, results: Mapping[str, EvaluationResult]) -> str:
@@ -276,7 +289,7 @@ def _draw_spreads(results: Results, drawn: _Figures) -> list[_Figure]:
     return [
         drawn.add(
             f"spread-{metric}",
-            figures.draw_spread(of_metric, metric),
+            _draw(figures.draw_spread, of_metric, metric),
             f"Histograms of the {metric} of single tasks, for {', '.join(of_metric)}.",
             f"How the {metric} falls over tasks; the vertical line is the mean. It is the spread of single tasks, "
             "which is far wider than the 95% interval of their mean.",

@@ -16,13 +16,14 @@ from quickstudy.storage.run import Run
 from quickstudy.tasks import TaskFamily
 from quickstudy.training.config import Setup, build, build_tasks, check_trust, parse_config, schedule
 from quickstudy.training.config.overrides import parse_overrides
+from quickstudy.training.progress import read_progress
 
 
-def load_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load a checkpoint's model into the learner. A checkpoint of another method or other shapes is refused."""
+def check_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """A checkpoint's model, for `load_state_dict`. That of another method, of other shapes or types is refused."""
     own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     check_matches(own, setup.learner.state_dict(), what)
-    setup.learner.load_state_dict(own)
+    return own
 
 
 def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False) -> Learner:
@@ -65,6 +66,7 @@ def restore(
             )
     setup = rebuild(run, overrides, world, trust=trust)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
+    progress = read_progress(saved, f"Checkpoint `{name}` of {run.path}")
     other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys in changed)
     check_leakage(
         str(run.path),
@@ -74,12 +76,12 @@ def restore(
         setup.config.evaluate.split,
         other_tasks=other_tasks,
     )
-    load_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}")
+    setup.learner.load_state_dict(check_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}"))
     # A run that was stopped during its warm-up is evaluated at its schedules' final values: HyperMAML by its emission.
     schedules = setup.config.train.schedules
     schedule.apply_schedules(setup.learner, schedules, schedule.last_step(schedules))
     setup.learner.eval()
-    return setup, {**saved.state, "checkpoint": name}
+    return setup, {**progress.model_dump(), "checkpoint": name}
 
 
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:

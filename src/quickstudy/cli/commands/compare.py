@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quickstudy.cli.command import ConfigCommand, Flag, Name, RunFolders, name_run_in_errors
 from quickstudy.cli.terminal import Console
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, UserErrors
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.evaluate import Difference, Summary
@@ -70,7 +70,7 @@ def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str], trust:
 
     setup, _ = restore(run, checkpoint, overrides, trust=trust)
     learner, family, on = setup.learner, setup.eval_family, setup.config.evaluate
-    with use_threads(setup.config.compute.threads):
+    with use_threads(setup.config.compute.threads), UserErrors(lambda what: f"Evaluating {run.path} failed: {what}."):
         dry_run(learner, family.of_split(on.split), draw_first_tasks(family, on.split, seed=on.seed))
         summary = evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
     return setup.config.method.name, summary

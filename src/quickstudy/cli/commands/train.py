@@ -65,6 +65,7 @@ class Train(SharedCommand):
             _print_config(setup)
             return
         world.agree(partial(check_training, setup))
+        self._check_test(setup, world)
         if init := setup.config.init_from:  # refused here, before a directory is made
             start = world.from_first(lambda: str(find_start(init, setup.learner, setup.model_shapes)))
             console.note(f"start: {start}")
@@ -88,7 +89,15 @@ class Train(SharedCommand):
             console.note(f"{run.path} is finished: {steps} steps are done.")
             self._finish(run, setup, console, world)
         else:
+            self._check_test(setup, world)
             self._train(run, setup, console, world)
+
+    def _check_test(self, setup: Setup, world: World) -> None:
+        """Refuse tasks of `--test` that cannot be drawn, before hours of training."""
+        from quickstudy.training.evaluate_run import check_evaluation
+
+        if self.test:
+            world.agree(partial(check_evaluation, setup))
 
     def _create_run(self, setup: Setup, world: World) -> Run:
         """A new run; after a restart by torchrun, the run that this command had begun."""
@@ -119,7 +128,7 @@ class Train(SharedCommand):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
         if setup.config.compute.recompute:
             allocator.return_freed_memory()
-        logs = open_tensorboard(run.path / "tensorboard") if world.first and not self.no_tensorboard else []
+        logs = open_tensorboard(run.folder("tensorboard")) if world.first and not self.no_tensorboard else []
         steps, name = setup.config.train.steps, setup.config.method.name
         with TerminalWatcher(console, steps, name, rows=console.json, logs=logs) as watcher:
             train(setup, run, watcher, world)
