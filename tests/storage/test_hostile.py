@@ -280,3 +280,22 @@ def test_an_array_that_claims_to_be_larger_than_it_is(tmp_path, shape):
         archive.writestr("metric.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(8))
     with pytest.raises(ValueError, match="."):
         read_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"query_x": np.array(1.0), "support_shown": np.array("x")},
+        {"output": np.zeros((4, 2), complex), "query_y": np.arange(4)},
+        {"confusion": np.zeros((2, 3), "U3")},
+        {"metric": np.array("x")},
+        {"support_shown": np.array(7), "query_shown": np.array([99, 100, 101, 102])},
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_not_drawn(run, arrays):
+    task = {
+        "support_x": np.zeros((2, 1, 8, 8), np.uint8), "support_y": np.arange(2), "classes": np.arange(2),
+        "query_x": np.zeros((4, 1, 8, 8), np.uint8), "query_y": np.arange(4) % 2, "output": np.zeros((4, 2)),
+    }  # fmt: skip
+    run.write_result("test", {"mean": 0.5, "metric": "accuracy"}, task | arrays)
+    assert write_report([run], run.path / "report").is_file()
