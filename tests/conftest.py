@@ -37,6 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory()
     os.environ["QUICKSTUDY_CACHE"] = _CACHE.name
+    os.environ["QUICKSTUDY_STATE"] = f"{_CACHE.name}/state"  # which runs were made here: not the user's own either
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     os.environ["QUICKSTUDY_TEST_DATA"] = os.environ.pop("QUICKSTUDY_DATA", "") or str(beside)
 DATA = Path(os.environ["QUICKSTUDY_TEST_DATA"])

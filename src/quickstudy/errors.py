@@ -5,7 +5,7 @@ A message says what was given, what would have worked, and the next move.
 
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -16,6 +16,26 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The work itself failed: the loss became NaN, the disk is full. The command line exits with 1."""
+
+
+class UserErrors:
+    """Turns whatever the user's code raises in a `with` block into a `RunError`, also what would end the program.
+
+    A class and no generator: `contextlib` takes a RuntimeError that a StopIteration has caused for one of its own.
+
+    Args:
+        explain: Makes a message of the error in words.
+    """
+
+    def __init__(self, explain: Callable[[str], str]) -> None:
+        self.explain = explain
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, InputError | RunError):
+            raise RunError(self.explain(describe_error(error))) from error
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,15 +193,36 @@ def test_help_lists_and_typing_errors_import_no_torch(place):
         ("list charts 2>/dev/full", 0, ""),
         ("trian 2>&-", 2, ""),
         ("trian 2>/dev/full", 2, ""),
-        ("trian >&- 2>&-", 1, ""),
+        ("trian >&- 2>&-", 2, ""),
+        ("list charts <&-", 0, ""),
+        ("info run >/dev/full", 1, "error: Output cannot be written: No space left on device."),
+        ("compare run run >&-", 1, "error: Standard output is closed"),
+        ("report run >&-", 1, "error: Standard output is closed"),
+        ("evaluate run --name new 2>/dev/full </dev/null", 0, ""),
+        ("evaluate run --name new --quiet >&-", 1, "error: Standard output is closed"),
+        ("evaluate run --name new --json >/dev/full", 1, "error: Output cannot be written: No space left on device."),
+        ("evaluate run --name new >&- 2>&- <&-", 1, ""),
+        ("train sine.yaml --out new 2>/dev/full", 0, ""),
+        ("train sine.yaml --out new --quiet >&-", 0, ""),
+        (
+            "train sine.yaml --out new --json >/dev/full",
+            1,
+            "error: Output cannot be written: No space left on device. Stop",
+        ),
     ],
 )
-def test_streams_that_are_closed_or_full_end_in_a_line(place, line, code, said):
+def test_streams_that_are_closed_or_full_end_in_a_line_and_lose_no_result(place, cli, line, code, said):
+    if " run" in line:
+        assert cli("train", "sine.yaml", "--out", "run", "--train.steps", 2, "--quiet", "--no-tensorboard").code == 0
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = finish(["bash", "-c", f"{COMMAND} {line}"], cwd=place, env=buffered)
     assert done.returncode == code and len(done.stderr.splitlines()) == bool(said) and done.stderr.startswith(said), (
         done
     )
+    if line.startswith("evaluate"):
+        assert Run.open("run").results()["new"].summary["tasks"] == 20
+    if line.startswith("train") and "--print-config" not in line:
+        assert Run.open("new").load("last").state["step"] > 0
 
 
 def test_files_in_the_current_directory_replace_no_library(place, shell):
@@ -307,6 +329,23 @@ def test_a_reader_that_leaves_early_is_no_error(place, reader):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = finish(["bash", "-c", line], cwd=place, env=buffered)
     assert done.stdout == ("charts\n" if reader == "head -1" else "") and done.stderr == ""
+
+
+def test_characters_that_steer_a_terminal_are_escaped(cli, place, run):
+    """Names of files, checkpoints, settings and probes may hold any."""
+    evil = "a\x1b]0;owned\x07\x9b2Jb\r\u202e"
+    (place / evil).write_text('tasks: {name: sine}\nmethod: "\\e[2J"')
+    shutil.copy("run/checkpoints/last.safetensors", f"run/checkpoints/{evil}.safetensors")
+    with run.writing():
+        run.log({"kind": "val", "step": 1, "metric": 0.1, "interval": 0.1, "finite": 1, "tasks": 1, evil: evil})
+    run.write_result("other", {"metric": "mse", "mean": 0.5, "method": evil, "tasks": 1, "finite": 1}, {})
+    for words in (["train", evil], ["evaluate", evil], ["info", "run"], ["info", evil], ["info", "run", "--json"],
+                  ["report", "run", "--out", f"{evil}2"], ["list", evil], [evil], ["train", evil, "--json"],
+                  ["evaluate", "run", "--name", evil], ["train", "sine.yaml", "--out", f"o{evil}", "--train.steps", 1],
+                  ["train", "sine.yaml", f"--train.{evil}", 1]):  # fmt: skip
+        done = cli(*words)
+        assert all(c.isprintable() for c in (done.out + done.err).replace("\n", "")), (words, done)
+        assert done.code in (0, 2) and ("error" not in done.err or done.err.count("\n") == 1)
 
 
 def test_signs_that_mean_something_to_the_printer_are_printed(cli):

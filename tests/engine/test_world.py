@@ -5,6 +5,7 @@ import json
 import operator
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import torch
 from conftest import Done
 from quickstudy.engine import launch as launching
 from quickstudy.engine.distributed import SINGLE_WORKER, StepSums, World, join_world
-from quickstudy.engine.launch import _exit_code, _wait_for, launch_workers
+from quickstudy.engine.launch import _exit_code, _wait_for, launch_workers, open_store
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.run import Run
 
@@ -292,3 +293,11 @@ def test_a_rank_without_an_address_is_refused(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(InputError, match="MASTER_ADDR"), join_world():
         pass
+
+
+def test_the_store_listens_on_this_machine_only():
+    store = open_store()
+    socket.create_connection(("127.0.0.1", store.port), timeout=5).close()
+    # Another address of this machine's: who listens on all interfaces answers there, too.
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.2" if sys.platform == "linux" else "::1", store.port), timeout=5)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from conftest import SINE
 from quickstudy.errors import InputError
+from quickstudy.storage.yaml_text import parse_yaml
 from quickstudy.tasks.images.published import published_split
 from quickstudy.training import config
-from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_text
+from quickstudy.training.config.overrides import apply_overrides, parse_overrides
 
 fresh = itertools.count()
 
@@ -132,7 +133,7 @@ def test_overrides_reach_their_place_and_leave_the_rest():
     ("text", "value"), [("1e-3", 1e-3), ("-2E+4", -2e4), ("1e3", 1000.0), ("7", 7), ("1e-3x", "1e-3x")]
 )
 def test_numbers_with_an_exponent_are_numbers(text, value):
-    assert read_text(text) == value and type(read_text(text)) is type(value)
+    assert parse_yaml(text) == value and type(parse_yaml(text)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,14 @@ def test_numbers_with_an_exponent_are_numbers(text, value):
         (b"train: {steps: 5}\nseed: 1\ntrain: {steps: 6}\n", "'train' is given twice"),
         (b"train: {steps: 5, steps: 6}\n", "'steps' is given twice"),
         (b"tasks: !!python/object/apply:os.getcwd []\n", "not readable as YAML"),
-        (b"when: 2020-99-99\n", "not readable as YAML"),
+        (b"tasks: &a [*a]\n", "stands inside of what it repeats"),
+        (b"seed: 0x" + b"f" * 5000, "a number has 5002 digits"),
+        (b"seed: 1" + b":1" * 500, "a number has"),
+        (b"tasks: !!binary aGk=\n", "not readable as YAML"),
+        (
+            b"a: &a [1, 1]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 120)),
+            "more than",
+        ),
         (b"a: " + b"[" * 5000, "not readable as YAML"),
         (b"1: 2\n", "`1`"),
     ],
@@ -334,7 +342,7 @@ OWN = """
         ("--model {name: M:nett}", "'M' has no callable 'nett'"),
         ("--model {name: M:constant}", "'M' has no callable 'constant'"),
         ("--model {name: nowhere.net:net}", "importing 'nowhere.net' failed: ModuleNotFoundError.*current directory"),
-        ("--model {name: ':net'}", "importing '' failed"),
+        ("--model {name: ':net'}", "given as package.module:factory, in letters"),
         ("--model {name: 'math:gcd'}", "gave a int"),
         ("--model {name: 'math:hypot'}", "could not be built: TypeError|has no signature"),
     ],

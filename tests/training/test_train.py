@@ -1,6 +1,7 @@
 """Training: what survives a kill, what is logged and saved, when it stops, and its schedules."""
 
 import json
+import math
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import signal
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import quickstudy
@@ -22,8 +24,8 @@ from quickstudy.tasks import Sine
 from quickstudy.training import config
 from quickstudy.training.config import schedule
 from quickstudy.training.config.schedule import Multistep, Ramp
-from quickstudy.training.restore import load_model, restore
-from quickstudy.training.train import StoppedError, train
+from quickstudy.training.restore import check_model, restore
+from quickstudy.training.train import StoppedError, WrongGradient, train
 from quickstudy.training.watcher import Watcher
 
 MINE = """
@@ -267,6 +269,87 @@ def test_a_run_that_was_damaged_is_not_gone_on_with(cli, place, stopped_once, da
     assert {path: path.read_bytes() for path in (place / "run").rglob("*.safetensors")} == before
 
 
+def _shorter(tensor):
+    return tensor.reshape(-1)[:-1].clone()
+
+
+def _not_finite(tensor):
+    return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else tensor.to(torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _shorter,
+        _not_finite,
+        lambda t: t.to(torch.float64),
+        lambda t: t.to(torch.int32),
+        lambda t: t.reshape(1, *t.shape),
+    ],
+    ids=["shorter", "not finite", "doubles", "integers", "another axis"],
+)
+def test_every_tensor_of_a_checkpoint_is_held_against_what_it_replaces(place, optimizer, spoil):
+    """A fused optimizer writes past the end of a tensor that is too short, which no later check could mend."""
+    options = ["--train.optimizer", optimizer, "--train.momentum", "0.5", "--train.steps", "2"]
+    setup = config.build(config.load_config("sine.yaml", options))
+    run = Run.create("run", setup.config.model_dump(mode="json"))
+    train(setup, run)
+    tensors, state = run.load("last")
+    assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "rng"}
+    (place / "run" / "config.yaml").write_text(
+        (place / "run" / "config.yaml").read_text().replace("steps: 2", "steps: 9")
+    )
+    longer = config.build(config.load_config("sine.yaml", [*options, "--train.steps", "9"]))
+    for name, tensor in tensors.items():
+        with run.writing():
+            run.save("last", {**tensors, name: spoil(tensor)}, state)
+        before = {n: p.clone() for n, p in longer.learner.named_parameters()}
+        with pytest.raises(
+            (InputError, RunError), match=f"Checkpoint `last` of run.*{name.removeprefix('model.')} has "
+        ):
+            train(longer, run)
+        assert all(torch.equal(p, before[n]) for n, p in longer.learner.named_parameters())
+    with run.writing():
+        run.save("last", tensors, state)
+    train(longer, run)
+    assert run.load("last").state["step"] == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": "3"}, {"step": -1}, {"step": None}, {"best": 3}, {"best": []}, {"best": ["a", "b"]}, {"count": 0.5},
+        {"seconds": math.inf}, {"seconds": -1.0}, {"initial": 4}, {"more": 1}, {"tasks": 3}, {"loss": math.nan},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_whose_state_has_another_shape_is_damaged(cli, place, changes):
+    assert cli("train", "sine.yaml", "--train.steps", 2, "--out", "run", "--quiet", "--no-tensorboard").code == 0
+    path = place / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("steps: 2\n", "steps: 9\n"))
+    run = Run.open("run")
+    tensors, state = run.load("last")
+    with run.writing():
+        for name in ("last", "best"):
+            run.save(name, tensors, {**state, **changes})
+    for words in (["train", "--resume", "run"], ["evaluate", "run"], ["info", "run"]):
+        done = cli(*words)
+        assert done.code == (words[0] != "info"), (words, done)
+        assert "damaged" in (done.err.splitlines() or [""])[-1] or words[0] == "info"
+
+
+def test_a_random_generator_that_cannot_be_is_damaged(place):
+    setup = config.build(config.load_config("sine.yaml", ["--train.steps", "2"]))
+    run = Run.create("run", setup.config.model_dump(mode="json"))
+    train(setup, run)
+    tensors, state = run.load("last")
+    with run.writing():
+        run.save("last", {**tensors, "rng": torch.full_like(tensors["rng"], 255)}, state)
+    longer = config.build(config.load_config("sine.yaml", ["--train.steps", "9"]))
+    with pytest.raises(RunError, match="Checkpoint `last` of run is damaged"):
+        train(longer, run)
+
+
 def test_a_full_disk_ends_training_and_keeps_the_checkpoint(place):
     run = stopped_run("--model.hidden", "[64, 64]", at=6)
     # As much room as the metrics need, and not enough for a checkpoint of 50 kB.
@@ -315,7 +398,7 @@ def test_a_loss_that_diverges_stops_training_before_a_good_checkpoint_is_lost(cl
     tensors, state = run.load("last")
     assert state["step"] == step
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("model."))
-    load_model(setup_of(), tensors, "it")
+    check_model(setup_of(), tensors, "it")
 
 
 FAILING = """
@@ -326,10 +409,17 @@ from quickstudy.tasks import Sine
 class Failing(Sine):
     at: int = 3
     split: str = "train"
+    how: str = "tape"
 
     def sample(self, draws, size, part):
         if (draws.split, draws.step) == (self.split, self.at):
-            raise OSError(5, "cannot read the tape")
+            raise {
+                "tape": OSError(5, "cannot read the tape"),
+                "end": StopIteration(),
+                "exit": SystemExit(0),
+                "leave": SystemExit("bye"),
+                "lines": ValueError("one\\n\\x1b[31mtwo"),
+            }[self.how]
         return super().sample(draws, size, part)
 """
 
@@ -337,17 +427,67 @@ class Failing(Sine):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("at: 3", 1, "Step 4 failed: OSError: [Errno 5] cannot read the tape (failing0.py, line 12). The last good"),
+        ("at: 3", 1, "Step 4 failed: OSError: [Errno 5] cannot read the tape (failing0.py, line 13). The last good"),
         ("at: 0", 2, "Drawing the train tasks of step 0 failed: OSError"),
         ("at: 0, split: val", 2, "Drawing the val tasks of step 0 failed: OSError"),
+        ("at: 3, how: end", 1, "Step 4 failed: StopIteration (failing0.py, line 13). The last good"),
+        ("at: 3, how: exit", 1, "Step 4 failed: SystemExit: 0 (failing0.py, line 13). The last good"),
+        ("at: 3, how: leave", 1, "Step 4 failed: SystemExit: bye (failing0.py"),
+        ("at: 3, how: lines", 1, r"Step 4 failed: ValueError: one \x1b[31mtwo (failing0.py"),
+        ("at: 0, how: end", 2, "Drawing the train tasks of step 0 failed: StopIteration"),
+        ("at: 0, how: exit", 2, "Drawing the train tasks of step 0 failed: SystemExit"),
+        ("at: 0, split: val, how: exit", 2, "Drawing the val tasks of step 0 failed: SystemExit"),
     ],
 )  # fmt: skip
 def test_tasks_that_fail_are_one_line(cli, place, options, code, words):
     (place / "failing0.py").write_text(FAILING)
     tasks = f"{{name: failing0:Failing, {options}}}"
-    done = cli("train", "sine.yaml", "--tasks", tasks, "--out", "run", "--train.checkpoint_every", "1")
-    assert done.code == code and words in done.err
+    every = ("--train.checkpoint_every", "1", "--test", "--evaluate.tasks", "600")
+    done = cli("train", "sine.yaml", "--tasks", tasks, "--out", "run", *every)
+    assert done.code == code and words in done.err.splitlines()[-1]
     assert (place / "run").exists() == (code == 1)
+
+
+def test_a_test_that_cannot_be_drawn_is_refused_before_training(cli, place):
+    settings = {"tasks": {"name": "digits", "ways": 3}, "model": {"name": "linear"}, "method": "maml"}
+    (place / "few.yaml").write_text(yaml.safe_dump(settings))
+    words = ["train", "few.yaml", "--evaluate.options", "{queries: 500}", "--train.steps", "3", "--out", "run"]
+    done = cli(*words, "--test")
+    assert done.code == 2 and "needs 501 images per class" in done.err and not (place / "run").exists()
+
+
+ONCE = """
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (1 - x.tanh() ** 2)
+
+class Own(nn.Module):
+    def forward(self, x):
+        return Twice.apply(x)
+
+def net(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs[0], 8), Own(), nn.Linear(8, outputs))
+"""
+
+
+def test_a_foreign_module_is_looked_at_on_the_loop_too(place):
+    (place / "once0.py").write_text(ONCE)
+    setup = setup_of("--model", "once0:net", "--compute.backend", "loop", base={**SINE, "model": "once0:net"}, steps=1)
+    run = Run.create("run", setup.config.model_dump(mode="json"))
+    with pytest.warns(WrongGradient, match="second-order gradient of .* is wrong everywhere"):
+        train(setup, run)
 
 
 def test_nothing_to_train_is_refused_and_no_steps_are_a_start_worth_having(place):
@@ -489,7 +629,7 @@ def test_validation_uses_the_rule_that_is_asked_for_and_no_warm_up_is_the_best(p
     run = trained("four", base=HYPER, steps=4, select_with=select)
     assert ("best" in run.checkpoints()) == (select == "current")
     setup = setup_of(base=HYPER)
-    load_model(setup, run.load("last").tensors, "it")
+    setup.learner.load_state_dict(check_model(setup, run.load("last").tensors, "it"))
     assert setup.learner.rule.weights.tolist() == [0, 1]  # a setting, which no checkpoint holds
     with torch.no_grad():
         setup.learner.rule.weights.copy_(torch.tensor(rule))

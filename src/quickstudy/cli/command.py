@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 
 from tyro.conf import Positional, arg
 
@@ -23,6 +23,8 @@ from quickstudy.errors import InputError, RunError
 if TYPE_CHECKING:
     from quickstudy.engine.distributed import World
     from quickstudy.storage.run import Run
+
+T = TypeVar("T")
 
 # An empty `help_behavior_hint` leaves out "(default: None)": the text says what the default is.
 Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]
@@ -99,6 +101,22 @@ class ConfigCommand(ImageCommand):
     It takes overrides as `--key.sub value`. Parts given as `package.module:factory` are also looked for in the current
     directory.
     """
+
+    trust_code: Flag = False
+    """Run code that a run's configuration names as `package.module:factory`, although the run was not made here."""
+
+    def with_trust(self, console: Console, work: Callable[..., T]) -> T:
+        """Call `work(trust=...)`. At a terminal the user is asked whether to trust, once for each configuration."""
+        from quickstudy.storage.trust import remember
+        from quickstudy.training.config import UntrustedCodeError
+
+        try:
+            return work(trust=self.trust_code)
+        except UntrustedCodeError as error:
+            if not console.confirm(f"{error.place} would run code that is not quickstudy's: {error.code}. Run it?"):
+                raise
+            remember(error.settings)
+        return work(trust=True)
 
     @classmethod
     def settings(cls) -> list[str]:

@@ -13,6 +13,7 @@
 Every setting of a configuration can be overridden as --key.sub value.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -28,14 +29,11 @@ from quickstudy.errors import InputError, RunError
 def run_command(args: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
     words = list(sys.argv[1:] if args is None else args)
-    if sys.stderr is None:  # closed by the caller: what is written there is lost
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (it stays open as long as the process lives)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a ± gets a ?, not an error
             stream.reconfigure(errors="replace")
     try:
-        if sys.stdout is None:
-            raise RunError("Standard output is closed, so results cannot be printed. Redirect it to /dev/null instead.")
         code = _run(words)
         sys.stdout.flush()  # here, where a reader that has gone and a full disk can still be answered
         return code
@@ -65,8 +63,21 @@ def _run(words: Sequence[str]) -> int:
         if isinstance(verb, SharedCommand) or _speaks():  # what workers do not share, the first one does alone
             console = Console(quiet=verb.quiet, json=verb.json)
             console.show_warnings()
-            verb.run(console, overrides)
+            try:
+                verb.run(console, overrides)
+            except SystemExit as leaving:
+                raise RunError(f"Code that the run uses has ended the program: sys.exit({leaving.code}).") from leaving
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Put a stream where the caller has closed one; otherwise the next file that is opened would get its number.
+
+    What is written to standard error is lost then. Writing to standard output fails at the end, when the work is done.
+    """
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
 
 
 def _speaks(error: BaseException | None = None) -> bool:
@@ -85,6 +96,8 @@ def _report_error(error: BaseException, *, as_json: bool) -> None:
     message = str(error)
     if isinstance(error, KeyboardInterrupt):
         message = "Interrupted."
+    elif isinstance(error, OSError) and error.errno == errno.EBADF:
+        message = "Standard output is closed, so results cannot be printed. Redirect it to /dev/null instead."
     elif isinstance(error, OSError):  # without the name of a file it is about a stream
         message = f"{error.filename or 'Output cannot be written'}: {error.strerror or error}."
     Console(json=as_json).error(message)

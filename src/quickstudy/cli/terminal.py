@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from quickstudy.errors import RunError, printable
 from quickstudy.storage.files import dumps
 from quickstudy.training.watcher import Watcher
 
@@ -44,12 +46,12 @@ class Console:
         """One error, without a traceback: under `--json` on standard output, if that can be written."""
         if self.json and sys.stdout is not None:
             with suppress(OSError):
-                self.print_json({"error": str(message)})
+                self.print_json({"error": printable(message)})
                 return
         from rich.text import Text
 
         with suppress(OSError):  # where standard error cannot be written either, nothing is left to do
-            _stderr().print(Text.assemble(("error:", "bold red"), f" {message}"))
+            _stderr().print(Text.assemble(("error:", "bold red"), f" {printable(message)}"))
 
     def note(self, text: str, *, always: bool = False) -> None:
         """A remark beside the results.
@@ -61,7 +63,15 @@ class Console:
         if self.talks or always:
             from rich.text import Text
 
-            _stderr().print(Text.assemble(("note:", "dim"), f" {text}"))
+            with suppress(OSError):  # a remark that cannot be shown is no reason to stop
+                _stderr().print(Text.assemble(("note:", "dim"), f" {printable(text)}"))
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user says yes. Where nobody can be asked, the answer is no."""
+        if self.json or "RANK" in os.environ or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        _stderr().print(f"{printable(question)} [y/N] ", end="", markup=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def show_warnings(self) -> None:
         """Show the package's warnings as notes, each text once. Those of other libraries are not for the user."""
@@ -77,7 +87,8 @@ class Console:
 
     def print_json(self, value: Any) -> None:
         """One JSON value on a line of standard output; NaN and infinities, which JSON lacks, as strings."""
-        print(dumps(value), flush=True)
+        text = dumps(value)
+        print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), flush=True)
 
     def listing(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and what they mean, one to a line."""
@@ -85,7 +96,7 @@ class Console:
             print(title)
         width = max(map(len, rows), default=0)
         for name, meaning in rows.items():
-            print(f"  {name:<{width}}  {meaning}")
+            print(f"  {printable(name):<{width}}  {printable(meaning)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
         """A table on standard output, or a list where the terminal is too narrow. `--quiet` drops the caption."""
@@ -96,7 +107,7 @@ class Console:
         grid = Table()
         for i, column in enumerate(columns):
             grid.add_column(column, justify="left" if i == 0 else "right")
-        cells = [[str(cell) for cell in row] for row in rows]
+        cells = [[printable(cell) for cell in row] for row in rows]
         for row in cells:
             grid.add_row(*map(Text, row))
         out = RichConsole(highlight=False, markup=False, emoji=False)
@@ -104,7 +115,7 @@ class Console:
             out.width = max(out.width, 140)
         # Title and caption are lines of their own: as the table's, they would be cut to its width.
         if title:
-            out.print(title)
+            out.print(printable(title))
         if out.measure(grid, options=out.options.update(max_width=10_000)).maximum <= out.width:
             out.print(grid)
         else:
@@ -113,7 +124,7 @@ class Console:
                 for name, cell in zip(columns[1:], others, strict=True):
                     out.print(f"  {name}: {cell}")
         if caption and not self.quiet:
-            out.print(caption)
+            out.print(printable(caption))
 
     @contextmanager
     def progress(self, title: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
@@ -145,7 +156,7 @@ class Console:
             disable=not (self.talks and console.is_terminal),
             transient=True,
         ) as bar:
-            task = bar.add_task(escape(title), total=None)
+            task = bar.add_task(escape(printable(title)), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
     @contextmanager
@@ -202,6 +213,7 @@ class TerminalWatcher(Watcher):
         )
 
         self.stopping = False
+        self.unprinted: OSError | None = None
         self.console = console
         self.rows = rows
         self.logs = list(logs)
@@ -222,7 +234,7 @@ class TerminalWatcher(Watcher):
             disable=not (talks and sys.stderr.isatty()),
             refresh_per_second=4,
         )
-        self.task = self.progress.add_task(escape(title), total=steps, loss="-", rate="")
+        self.task = self.progress.add_task(escape(printable(title)), total=steps, loss="-", rate="")
         self.handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> TerminalWatcher:
@@ -246,6 +258,10 @@ class TerminalWatcher(Watcher):
         with self._end_logs_on_error():
             for log in self.logs:
                 log.close()
+        if isinstance(self.unprinted, BrokenPipeError) or (self.unprinted and error is None):
+            raise self.unprinted
+        if self.unprinted and isinstance(error, RunError):
+            raise RunError(f"Output cannot be written: {self.unprinted.strerror}. {error}") from error
 
     def step(self, step: int, loss: float) -> None:
         """After every outer step."""
@@ -270,7 +286,10 @@ class TerminalWatcher(Watcher):
     def row(self, row: dict[str, Any]) -> None:
         """With every row that goes into the metrics."""
         if self.rows:
-            self.console.print_json(row)
+            try:
+                self.console.print_json(row)
+            except OSError as error:  # the rows are in the run too; what was trained is saved before this is reported
+                self.rows, self.unprinted, self.stopping = False, error, True
         probed = {f"probe/{row['name']}": row["value"]} if row["kind"] == "probe" else {}
         values = probed or {f"{row['kind']}/{name}": v for name, v in row.items() if name not in ("kind", "step")}
         with self._end_logs_on_error():

@@ -104,11 +104,8 @@ class World:
         """
         if self.size == 1:
             return work()
-        error = None
-        try:
-            mine = work()
-        except Exception as caught:  # the sum, which the others wait for, carries it to them
-            error, mine = caught, StepSums([None] * len(params), 0.0, 0.0, 0.0)
+        found, error = _result_or_error(work)  # the sum, which the others wait for, carries the error to them
+        mine = found or StepSums([None] * len(params), 0.0, 0.0, 0.0)
         orphaned = self.parent is not None and os.getppid() != self.parent  # the launcher has ended
         numbers = [mine.loss, mine.metric, mine.stopping + orphaned, float(error is not None)]
         given = [float(gradient is not None) for gradient in mine.gradients]
@@ -258,6 +255,10 @@ def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]
     try:
         return work(), None
     except Exception as error:
+        return None, error
+    except SystemExit as ended:  # by the user's code; the others must not wait for this worker
+        error = RunError(f"{describe_error(ended)}.")
+        error.__cause__ = ended
         return None, error
 
 

@@ -7,6 +7,7 @@ worker has reported.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ def launch_workers(workers: int, words: Sequence[str]) -> int:
             f"This is already worker {os.environ['RANK']} of {os.environ.get('WORLD_SIZE', 'several')}: torchrun sets "
             "the number of workers. Leave --workers out."
         )
-    store = TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
+    store = open_store()
     shared = os.environ | {
         "MASTER_ADDR": LOCALHOST,
         "MASTER_PORT": str(store.port),
@@ -48,6 +49,8 @@ def launch_workers(workers: int, words: Sequence[str]) -> int:
         "LOCAL_WORLD_SIZE": str(workers),
         "OMP_NUM_THREADS": str(torch.get_num_threads()),  # for all workers together: each takes its part
         "QUICKSTUDY_PARENT": str(os.getpid()),
+        # Workers of one machine speak over the loopback interface only; it is named so on Linux.
+        **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ else {}),
         # torch prints a warning for each closed connection; the lost worker is reported in one sentence instead.
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
@@ -73,6 +76,17 @@ def launch_workers(workers: int, words: Sequence[str]) -> int:
                     process.kill()
                 process.wait()
     return _exit_code(codes)
+
+
+def open_store() -> TCPStore:
+    """The store by which workers meet. It listens on the loopback interface; by itself it would listen on all."""
+    listener = socket.create_server((LOCALHOST, 0))
+    port = listener.getsockname()[1]
+    minutes = timedelta(minutes=5)
+    # The store closes the descriptor in the end.
+    return TCPStore(
+        LOCALHOST, port, is_master=True, wait_for_workers=False, timeout=minutes, master_listen_fd=listener.detach()
+    )
 
 
 def without_workers(words: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
                         outcome = learner(one, evaluating=True)
         except (InputError, RunError):
             raise
-        except Exception as error:  # the user's model may fail in any way
+        except (Exception, SystemExit) as error:  # the user's model may fail in any way
             raise InputError(
                 f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which need "
                 f"{family.outputs} outputs: {describe_error(error)}. Change the model or the tasks."

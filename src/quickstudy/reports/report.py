@@ -10,10 +10,10 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -27,6 +27,8 @@ from quickstudy.storage.run import Run
 UNTESTED = "This run has no results yet: it was not tested."
 DASH = "\N{EN DASH}"
 """Stands for a value that is not there."""
+
+T = TypeVar("T")
 
 Results = Mapping[str, Mapping[str, EvaluationResult]]
 """The results of each run: by the run's label, then by their name."""
@@ -118,7 +120,7 @@ def _render_page(labelled: Mapping[str, Run], results: Results, drawn: _Figures)
 def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult], drawn: _Figures) -> dict[str, Any]:
     """The section of one run: an example task, its classes, its probes, its settings and versions."""
     names = _sort_names(results)
-    examples = ((name, found) for name in names if (found := figures.draw_example_task(results[name])))
+    examples = ((name, found) for name in names if (found := _draw(figures.draw_example_task, results[name])))
     name, (png, caption) = next(examples, ("", (None, "")))
     section: dict[str, Any] = {"label": label, "tested": bool(results), "confusion": None, "classes": None}
     section |= {"task": drawn.add(f"task-{label}", png, caption), "task_name": name}
@@ -129,13 +131,27 @@ def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult],
         section |= {"first_name": names[0], "first_result": _describe_result(names[0], results)}
         section["split_rule"] = (data.get("split_rule") if isinstance(data, dict) else None) or "as given"
         if "confusion" in first.arrays:
-            section["confusion"] = drawn.add(f"confusion-{label}", *(image_figures.draw_confusion(first) or (None, "")))
+            section["confusion"] = drawn.add(
+                f"confusion-{label}", *(_draw(image_figures.draw_confusion, first) or (None, ""))
+            )
         if "sheet_x" in first.arrays:
-            section["classes"] = drawn.add(f"classes-{label}", *(image_figures.draw_contact_sheet(first) or (None, "")))
+            section["classes"] = drawn.add(
+                f"classes-{label}", *(_draw(image_figures.draw_contact_sheet, first) or (None, ""))
+            )
     section["probes"] = drawn.add(f"probes-{label}", figures.draw_probes(run))
     for part, held in (("settings", run.config), ("versions", run.versions)):
         section[part] = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
     return section
+
+
+def _draw(draw: Callable[..., T | None], *of: Any) -> T | None:
+    """A figure of results; None where their arrays do not fit together, in whichever of many ways."""
+    try:
+        return draw(*of)
+    except InputError:  # matplotlib is missing
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _describe_result(name: str, results: Mapping[str, EvaluationResult]) -> str:
@@ -244,7 +260,7 @@ def _draw_spreads(results: Results, drawn: _Figures) -> list[dict[str, Any]]:
         {
             "metric": metric,
             "titles": list(of_metric),
-            "figure": drawn.add(f"spread-{metric}", figures.draw_spread(of_metric, metric)),
+            "figure": drawn.add(f"spread-{metric}", _draw(figures.draw_spread, of_metric, metric)),
         }
         for metric, of_metric in sorted(by_metric.items())
     ]

@@ -1,6 +1,7 @@
 """Checkpoints: tensors and plain values in one safetensors file, with a hash of its contents. Nothing is a pickle."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import check_format, loads
+from quickstudy.storage.records import check_state
 
 
 class Checkpoint(NamedTuple):
@@ -21,13 +23,13 @@ class Checkpoint(NamedTuple):
 
 
 def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors with other names or shapes than expected. `what` begins the message, as in "Checkpoint `best`"."""
+    """Refuse tensors that cannot replace the expected ones. `what` begins the message, as in "Checkpoint `best`"."""
     faults = [f"{name} is missing" for name in expected if name not in tensors]
     faults += [f"{name} is unexpected" for name in tensors if name not in expected]
     faults += [
-        f"{name} has shape {list(tensors[name].shape)}, not {list(tensor.shape)}"
+        f"{name} {fault}"
         for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
+        if name in tensors and (fault := describe_misfit(tensors[name], tensor))
     ]
     if faults:
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
@@ -35,6 +37,17 @@ def check_matches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             f"{what} belongs to another method or model: {'; '.join(faults[:4])}{more}. "
             "Use the settings it was trained with (config.yaml of its run), or another checkpoint."
         )
+
+
+def describe_misfit(given: Tensor, replaced: Tensor) -> str:
+    """Why a tensor cannot replace another one: its shape, its type, or numbers that are not finite; empty if it can."""
+    if given.shape != replaced.shape:
+        return f"has shape {list(given.shape)}, not {list(replaced.shape)}"
+    if given.dtype != replaced.dtype:
+        return f"has type {given.dtype}, not {replaced.dtype}".replace("torch.", "")
+    if replaced.isfinite().all() and not given.isfinite().all():
+        return "has numbers that are not finite"
+    return ""
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -49,19 +62,24 @@ def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint and verify that it is byte for byte what was saved."""
+    if not path.is_file():  # a pipe would never answer
+        raise RunError(f"{path} is not a file, so it is no checkpoint.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             # Copied, because the file is mapped into memory and may be replaced while its tensors are in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a safetensors file cannot be iterated
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise RunError(f"{path} is cut short or is not a checkpoint ({error}).") from error
-    if not header.keys() >= {"format", "state", "sha256"} or not header["format"].isdecimal():
+    if not header.keys() >= {"format", "state", "sha256"} or not re.fullmatch("[0-9]{1,9}", header["format"]):
         raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
     check_format(int(header["format"]), path)
     if hash_tensors(tensors, header["state"]) != header["sha256"]:
         raise RunError(f"{path} is damaged: its contents do not have the hash that was saved with them.")
-    return Checkpoint(tensors, loads(header["state"]))
+    try:
+        return Checkpoint(tensors, check_state(loads(header["state"])))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: its state cannot be read ({error}).") from error
 
 
 def describe_step(checkpoint: Checkpoint) -> str:

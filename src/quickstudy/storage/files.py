@@ -4,6 +4,9 @@ A file that replaces another is first written in full beside it, synced to the d
 always has either the old bytes or the new ones. This is written by hand because a result stages two files before either
 is renamed, and because a run clears what a killed writer left.
 
+A run may come from somebody else. So its files are opened by `open_file` only, which follows no link, and they are read
+up to a limit.
+
 JSON has no NaN, but losses have. Non-finite floats are written as the strings "nan", "inf" and "-inf", and these three
 strings are read back as floats.
 """
@@ -11,17 +14,82 @@ strings are read back as floats.
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from quickstudy.errors import InputError, RunError
 
 FILE_FORMAT = 1
 """The format number in every file of a run. It rises when older code would misread newer files."""
 
+MAX_BYTES = 2**29
+"""The largest log or result that is read, unless `QUICKSTUDY_MAX_BYTES` gives another number."""
+MAX_DIGITS = 20
+"""Of a whole number in JSON. Longer ones are no count and no seed, and fit no array."""
+MAX_LEVELS = 64
+"""How deep values may be nested in a file."""
+
 _NON_FINITE = ("nan", "inf", "-inf")
+
+
+def refuse_link(path: Path, root: Path) -> Path:
+    """The path itself, unless it or a folder between it and `root` is a link: what is behind one is not the run's."""
+    for part in (path, *path.parents):
+        if part == root:
+            break
+        if part.is_symlink():
+            raise InputError(
+                f"{part} is a link, and nothing of a run is read or written through a link. Put the "
+                f"{'directory' if part.is_dir() else 'file'} itself in its place, or delete the link."
+            )
+    return path
+
+
+def open_file(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a regular file, by "rb", "rb+" or "ab". A link is refused, and so is a pipe, which would never answer."""
+    flags = {"rb": os.O_RDONLY, "rb+": os.O_RDWR, "ab": os.O_WRONLY | os.O_APPEND | os.O_CREAT}[mode]
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # where the operating system has them
+        flags |= getattr(os, name, 0)
+    refuse_link(path, path.parent)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is not a file. Give another run, or delete it.")
+    return os.fdopen(descriptor, mode)
+
+
+def read_file(path: Path, limit: int | None = None) -> bytes:
+    """The contents of a file that is not longer than the limit, by default `max_bytes()`."""
+    with open_file(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size, limit or max_bytes())
+        return file.read()
+
+
+def max_bytes() -> int:
+    """`MAX_BYTES`, or the environment's QUICKSTUDY_MAX_BYTES."""
+    given = os.environ.get("QUICKSTUDY_MAX_BYTES", str(MAX_BYTES))
+    if not given.isdecimal() or len(given) > MAX_DIGITS:
+        raise InputError(f"QUICKSTUDY_MAX_BYTES is {given!r}; give a number of bytes, such as {MAX_BYTES}.")
+    return int(given)
+
+
+def check_size(path: Path, size: int, limit: int) -> None:
+    """Refuse to read more bytes than the limit."""
+    if size > limit:
+        raise InputError(
+            f"{path} holds {size} bytes, and at most {limit} are read. If it is your own, allow more: set the "
+            f"environment variable QUICKSTUDY_MAX_BYTES, which is now {max_bytes()}."
+        )
+
+
+def check_lock(path: Path) -> None:
+    """Refuse any other file in place of a lock: the library that takes a lock empties its file."""
+    refuse_link(path, path.parent)
+    if path.exists() and (not path.is_file() or path.stat().st_size):
+        raise InputError(f"{path} is not a lock that quickstudy made. Delete it, or move it away.")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -38,8 +106,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_beside(path: Path, data: bytes) -> Path:
     """Write the data under a temporary name in the same directory, because a rename within a directory is atomic."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staged.unlink(missing_ok=True)
     try:
-        with staged.open("wb") as file:
+        with staged.open("xb") as file:  # a new file, never one that is there or that a link leads to
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -80,7 +149,7 @@ def explain_disk_errors(path: Path, advice: str) -> Iterator[None]:
 
 def check_format(value: Any, path: Path) -> None:
     """Refuse a file of a later version, or of another program."""
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{path} has no `format` number, so quickstudy did not write it. Give the path of a run.")
     if value > FILE_FORMAT:
         raise InputError(
@@ -107,12 +176,14 @@ def to_plain_or_text(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def restore_floats(value: Any) -> Any:
+def restore_floats(value: Any, levels: int = MAX_LEVELS) -> Any:
     """The inverse of `to_plain` for non-finite floats."""
+    if not levels:
+        raise ValueError(f"values are nested more than {MAX_LEVELS} deep")
     if isinstance(value, dict):
-        return {key: restore_floats(item) for key, item in value.items()}
+        return {key: restore_floats(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [restore_floats(item) for item in value]
+        return [restore_floats(item, levels - 1) for item in value]
     return float(value) if isinstance(value, str) and value in _NON_FINITE else value
 
 
@@ -131,14 +202,25 @@ def dump_pretty(value: Any) -> bytes:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read what `dumps` wrote."""
-    return restore_floats(json.loads(text))
+    """Read what `dumps` wrote. Whatever is wrong with the text is a ValueError."""
+    try:
+        return restore_floats(json.loads(text, parse_int=_read_whole))
+    except RecursionError:
+        raise ValueError(f"values are nested more than {MAX_LEVELS} deep") from None
+
+
+def _read_whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds values by name."""
     try:
-        value = loads(path.read_bytes())
+        value = loads(read_file(path, max_bytes() // 8))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}. It was changed or damaged.") from error
     if not isinstance(value, dict):

@@ -1,7 +1,5 @@
 """The result of an evaluation, as it is stored in a run: a summary, and the arrays behind it."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import RunError
+from quickstudy.storage.arrays import read_arrays
 from quickstudy.storage.files import check_format, read_json
+from quickstudy.storage.records import check_summary
 
 WAYS_SHOWN, SHOTS_SHOWN, QUERIES_SHOWN = 10, 5, 8
 """How much of an image task is stored and drawn at most: classes, and support and query images of each class."""
@@ -40,12 +40,9 @@ def read_result(table: Path) -> EvaluationResult:
     check_format(summary.get("format"), table)
     data = table.with_suffix(".npz")
     try:
-        # Opened here, because np.load does not close a file that it cannot read.
-        with data.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    # Which error zipfile and NumPy raise depends on which byte is wrong.
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        return EvaluationResult(check_summary(summary), read_arrays(data))
+    except ValueError as error:
         raise RunError(
-            f"{data} is missing or damaged ({error}). Evaluate again, or delete {table.name} to go on without it."
+            f"{table} or {data.name} is missing or damaged ({error}). Evaluate again, or delete {table.name} to go on "
+            "without it."
         ) from error
-    return EvaluationResult(summary, arrays)

@@ -2,9 +2,9 @@
 
     run/  config.yaml  versions.json  metrics.jsonl  checkpoints/{last,best}.safetensors  results/<name>.{json,npz}
 
-Two rules make this safe. A file replaces another at once and in full (see `files`). A log grows only by whole lines, so
-text after the last newline is the trace of a crash and not a row. Nothing here is a pickle: reading a run executes no
-code from it.
+Two rules make this safe. A file replaces another at once and in full (see `files`). A log grows by whole lines, so text
+after the last newline that is no whole row is the trace of a crash. Nothing here is a pickle, and nothing is opened
+through a link: reading a run executes no code from it and touches no other file.
 """
 
 import io
@@ -28,18 +28,25 @@ from quickstudy.storage.checkpoints import Checkpoint, describe_step, describe_s
 from quickstudy.storage.files import (
     FILE_FORMAT,
     check_format,
+    check_lock,
     dump_pretty,
     dumps,
     explain_disk_errors,
     loads,
+    open_file,
+    read_file,
     read_json,
+    refuse_link,
     remove_stale,
     sync_folder,
     write_atomic,
     write_beside,
 )
+from quickstudy.storage.records import check_row
 from quickstudy.storage.result import EvaluationResult, read_result
+from quickstudy.storage.trust import remember
 from quickstudy.storage.versions import record_versions
+from quickstudy.storage.yaml_text import MAX_YAML_BYTES, SavedYaml, parse_yaml
 
 _CREATION_LEFTOVERS = {".lock", ".writer", "versions.json"}
 
@@ -72,6 +79,7 @@ class Run:
                 text = yaml.safe_dump({"format": FILE_FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
                 # Written last: a directory is a run as soon as it has config.yaml.
                 write_atomic(path / "config.yaml", text.encode())
+        remember(run.config)
         return run
 
     @staticmethod
@@ -91,8 +99,10 @@ class Run:
             )
             raise InputError(f"There is no run at {path} (no config.yaml). {known}")
         try:
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            config = parse_yaml(read_file(file, MAX_YAML_BYTES).decode(), SavedYaml)
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read: {error}. Repair it, or start a new run.") from error
         if not isinstance(config, dict):
             raise InputError(f"{file} does not hold settings by name. Repair it, or start a new run.")
@@ -104,16 +114,21 @@ class Run:
         """The versions of packages, platform, threads and commit that the run was started with."""
         return read_json(self.path / "versions.json")
 
+    def folder(self, name: str) -> Path:
+        """The path of a directory inside the run, which may not exist yet, but is no link to another place."""
+        return refuse_link(self.path / name, self.path)
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Lock the run for writing. The lock is the operating system's, so a killed writer leaves no lock behind.
 
-        What a killed writer can leave is removed on entry: half-written files, and half a line of metrics.
+        What a killed writer can leave is mended on entry: half-written files, and a line of metrics without its end.
         """
         if self._lock.is_locked:
             yield
             return
         signature = self.path / ".writer"
+        check_lock(self.path / ".lock")
         try:
             with explain_disk_errors(self.path, "Check that you have permission to write there."):
                 self._lock.acquire()
@@ -123,10 +138,10 @@ class Run:
             ) from None
         try:
             with explain_disk_errors(self.path, "Free some space, then try again."):
-                signature.write_text(f"process {os.getpid()} on {platform.node()}")
+                write_atomic(signature, f"process {os.getpid()} on {platform.node()}".encode())
                 remove_stale(self.path)
-                remove_stale(self.path / "checkpoints")
-                self._drop_half_line()
+                remove_stale(self.folder("checkpoints"))
+                self._mend_metrics()
             yield
         finally:
             signature.unlink(missing_ok=True)
@@ -138,29 +153,29 @@ class Run:
         line = (dumps(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
-            end = path.stat().st_size if path.exists() else 0
+            file = open_file(path, "ab")
+            end = file.tell()
             try:
-                with path.open("ab") as file:
+                with file:
                     file.write(line)
             except OSError:
-                os.truncate(path, end)  # otherwise the next row would be appended to half of this one
+                with open_file(path, "rb+") as file:
+                    file.truncate(end)  # otherwise the next row would be appended to half of this one
                 raise
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every logged row, in order, without the half line that a crash may have left."""
+        *lines, end = self._read_metrics().split(b"\n")
         rows = []
-        for number, line in enumerate(self._lines(), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
-                row = loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
+                rows.append(check_row(loads(line)))
+            except ValueError as error:
                 raise RunError(
-                    f"Line {number} of {self.path / 'metrics.jsonl'} is not a row of metrics: {line[:60]!r}. "
+                    f"Line {number} of {self.path / 'metrics.jsonl'} is not a row of metrics: {line[:60]!r} ({error}). "
                     "The file was changed or damaged; delete that line to continue without it."
-                )
-            rows.append(row)
-        return rows
+                ) from error
+        return rows + _read_end(end)
 
     def rewind(self, step: int) -> None:
         """Drop the rows of later steps, because training resumes from a checkpoint of this step."""
@@ -182,7 +197,7 @@ class Run:
         header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}
         path = self._checkpoint(name)
         try:
-            path.parent.mkdir(exist_ok=True)
+            self.folder("checkpoints").mkdir(exist_ok=True)
             self._sync_metrics()  # so that the metrics on disk reach at least to the step of the checkpoint
             write_atomic(path, to_safetensors(copies, header))
         except OSError as error:
@@ -193,7 +208,7 @@ class Run:
 
     def checkpoints(self) -> list[str]:
         """Names of the checkpoints, readable or damaged."""
-        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.safetensors"))
+        return sorted(path.stem for path in self.folder("checkpoints").glob("*.safetensors"))
 
     def has_reached(self, step: int) -> bool:
         """Whether training has come to a step, according to its last checkpoint."""
@@ -221,13 +236,14 @@ class Run:
         for key, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
-        folder = self.path / "results"
+        folder = self.folder("results")
         table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
         named: dict[str, Any] = dict(arrays)
         packed = io.BytesIO()
         np.savez_compressed(packed, **named)
         with explain_disk_errors(data, "Free some space and evaluate again; the checkpoint is not affected."):
             folder.mkdir(exist_ok=True)
+            check_lock(folder / ".lock")
             with FileLock(folder / ".lock"):
                 remove_stale(folder)
                 new_data = write_beside(data, packed.getvalue())
@@ -243,10 +259,10 @@ class Run:
 
     def results(self) -> dict[str, EvaluationResult]:
         """Every result, by name."""
-        return {table.stem: read_result(table) for table in sorted((self.path / "results").glob("*.json"))}
+        return {table.stem: read_result(table) for table in sorted(self.folder("results").glob("*.json"))}
 
     def _checkpoint(self, name: str) -> Path:
-        return self.path / "checkpoints" / f"{check_name(name)}.safetensors"
+        return refuse_link(self.path / "checkpoints" / f"{check_name(name)}.safetensors", self.path)
 
     def _step_if_readable(self, name: str) -> str:
         """'step 300' when the checkpoint can be read, else nothing."""
@@ -259,20 +275,25 @@ class Run:
         if not self._lock.is_locked:
             raise RuntimeError("Write to a run inside `with run.writing():`, so that it has only one writer.")
 
-    def _lines(self) -> list[bytes]:
+    def _read_metrics(self) -> bytes:
         path = self.path / "metrics.jsonl"
-        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return read_file(path) if os.path.lexists(path) else b""
 
-    def _drop_half_line(self) -> None:
-        path = self.path / "metrics.jsonl"
-        whole = sum(len(line) + 1 for line in self._lines())
-        if path.exists() and path.stat().st_size > whole:
-            os.truncate(path, whole)
+    def _mend_metrics(self) -> None:
+        """End the last line: half a row goes, and a row that lacks nothing but its end gets it.
+
+        The file is written anew then, and also if it has a second name: a copy of the run that shares its files by hard
+        links must not grow with it.
+        """
+        path, held = self.path / "metrics.jsonl", self._read_metrics()
+        *lines, end = held.split(b"\n")
+        if end or (held and path.stat().st_nlink > 1):
+            write_atomic(path, b"".join(line + b"\n" for line in [*lines, *([end] if _read_end(end) else [])]))
 
     def _sync_metrics(self) -> None:
         path = self.path / "metrics.jsonl"
         if path.exists():
-            with path.open("rb+") as file:
+            with open_file(path, "rb+") as file:
                 os.fsync(file.fileno())
 
 
@@ -311,10 +332,18 @@ def _list_runs(folder: Path) -> list[str]:
     return [name for name in _list_names(folder) if (folder / name / "config.yaml").is_file()]
 
 
+def _read_end(line: bytes) -> list[dict[str, Any]]:
+    """The row in a last line that has no end: one, or none if it is half a row."""
+    try:
+        return [check_row(loads(line))]
+    except ValueError:
+        return []
+
+
 def _read_writer(signature: Path) -> str:
     try:
-        return signature.read_text() or "another process"
-    except OSError:  # the writer has the lock but has not signed yet, or has just released it
+        return read_file(signature, 1000).decode(errors="replace") or "another process"
+    except (OSError, InputError):  # the writer has the lock but has not signed yet, or has just released it
         return "another process"
 
 

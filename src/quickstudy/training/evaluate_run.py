@@ -8,6 +8,7 @@ import numpy as np
 
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.threads import use_threads
+from quickstudy.errors import UserErrors
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
 from quickstudy.evaluation.thumbnails import collect_thumbnails
@@ -24,6 +25,8 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     name: str = "test",
     world: World = SINGLE_WORKER,
+    *,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint, and write the result into the run under `name`. Returned is the result's summary.
 
@@ -34,13 +37,17 @@ def evaluate_run(
         overrides: `--key.sub value` pairs for the evaluation.
         name: The name of the result.
         world: The workers that share the tasks. The first writes the result.
+        trust: Whether the run may run code that its configuration names, wherever it comes from.
     """
     check_name(name)
-    setup, state = restore(run, checkpoint, overrides, world)
+    setup, state = restore(run, checkpoint, overrides, world, trust=trust)
     learner, family, metric, asked = setup.learner, setup.eval_family, setup.metric, setup.config.evaluate
     plan = get_protocol(protocol) if protocol else Protocol("tasks", asked.tasks)
-    with use_threads(world.threads(setup.config.compute.threads)):
-        world.agree(partial(_check_first_tasks, setup))
+    with (
+        use_threads(world.threads(setup.config.compute.threads)),
+        UserErrors(lambda what: f"Evaluating {run.path} failed: {what}."),
+    ):
+        world.agree(partial(check_evaluation, setup))
         repeats = [
             evaluate(learner, family, metric, split=asked.split, n=plan.tasks, seed=asked.seed + i, world=world)
             for i in range(plan.repeats)
@@ -83,7 +90,7 @@ def evaluate_run(
     return summary
 
 
-def _check_first_tasks(setup: Setup) -> None:
+def check_evaluation(setup: Setup) -> None:
     """Refuse tasks that the learner does not fit, before the evaluation begins."""
     asked = setup.config.evaluate
     tasks = draw_first_tasks(setup.eval_family, asked.split, seed=asked.seed)

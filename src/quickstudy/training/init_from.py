@@ -18,7 +18,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.rules.params import layer_of, matches
 from quickstudy.rules.per_step import PerStep
-from quickstudy.storage.checkpoints import describe_step, read_checkpoint
+from quickstudy.storage.checkpoints import describe_misfit, describe_step, read_checkpoint
 from quickstudy.storage.run import Run
 from quickstudy.types import Params
 
@@ -89,8 +89,8 @@ def find_start(asked: InitFrom, learner: Learner, model_shapes: Mapping[str, tor
     for name in wanted:
         if name not in there:
             faults[name] = f"{name} is missing there"
-        elif theirs[there[name]].shape != ours[here[name]].shape:
-            faults[name] = f"{name} has shape {list(theirs[there[name]].shape)} there, not {list(model_shapes[name])}"
+        elif misfit := describe_misfit(theirs[there[name]], ours[here[name]]):
+            faults[name] = f"{name} {misfit.replace(', not', ' there, not')}"
     last = layer_of(list(model_shapes)[-1])
     loaded = [name for name in wanted if name not in faults]
     body_faults = [fault for name, fault in faults.items() if layer_of(name) != last]

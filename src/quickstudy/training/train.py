@@ -11,9 +11,8 @@ step, so their states stay equal. Only the first worker logs and saves.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
-from math import inf, isfinite
+from math import isfinite
 from time import perf_counter
 from typing import Any
 from zlib import crc32
@@ -24,16 +23,18 @@ from torch import Tensor, nn
 from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, WorkerLostError, World
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.engine.threads import use_threads
-from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
+from quickstudy.errors import InputError, RunError, UserErrors, describe_error, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
+from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.config import Setup, schedule
 from quickstudy.training.init_from import apply_start, find_start
-from quickstudy.training.restore import load_model
+from quickstudy.training.progress import Progress, read_progress
+from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
 from quickstudy.types import Params, Task
 
@@ -54,29 +55,6 @@ class DivergedError(RunError):
 
 class WrongGradient(UserWarning):
     """The model uses a torch kernel whose second derivative is wrong."""
-
-
-@dataclass
-class _Progress:
-    """The state in a checkpoint besides tensors.
-
-    Args:
-        step: Outer steps done.
-        seconds: Time spent in training.
-        best: Of the checkpoint `best`: its number of tasks with a finite metric, and its score. More finite tasks win.
-        loss: The sum of losses since the last row of kind "train".
-        metric: The sum of metrics since then.
-        count: The number of steps since then.
-        initial: What the model started from, if from another run.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    best: list[float] = field(default_factory=lambda: [-1.0, -inf])
-    loss: float = 0.0
-    metric: float = 0.0
-    count: int = 0
-    initial: dict[str, Any] | None = None
 
 
 def check_training(setup: Setup) -> None:
@@ -118,7 +96,7 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = S
     """
     with use_threads(world.threads(setup.config.compute.threads)):
         world.agree(partial(check_training, setup))
-        _check_vmap(setup)
+        _check_gradients(setup)
         with run.writing() if world.first else nullcontext():
             _Trainer(setup, run, watch or Watcher(), world).train()
 
@@ -128,18 +106,35 @@ def named_values(learner: nn.Module) -> Params:
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
 
-def _check_vmap(setup: Setup) -> None:
-    """Compare the meta-gradient of `vmap` with that of the loop on two tasks. If they differ, the loop is used."""
+def _check_gradients(setup: Setup) -> None:
+    """Look for wrong gradients on two tasks: of `vmap`, which is left for the loop then, and of foreign modules."""
     learner = setup.learner
-    if not setup.config.train.steps or learner.engine.backend != "vmap":
+    looped = learner.engine.backend != "vmap"
+    if not setup.config.train.steps or (looped and not _has_foreign_modules(learner)):
         return
     tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
     with restoring_buffers(learner):
-        report = learner.check(tasks)
+        try:
+            report = learner.check(tasks)
+        except Exception:
+            if looped:  # it needs float64, and a user's module may have no such form
+                return
+            raise
     if not report.vmap_ok:
         learner.engine.leave_vmap()
-    if not report.ok:
+    if "everywhere" in report.modules.values() if looped else not report.ok:
         warnings.warn(f"{report}", WrongGradient, stacklevel=3)
+
+
+def _has_foreign_modules(learner: nn.Module) -> bool:
+    """Whether a part of the learner is neither a layer of torch nor of this package, or was changed by a hook.
+
+    The parametrized layers of torch are of neither: their fused weight norm is wrong in second order.
+    """
+    return any(
+        not type(module).__module__.startswith(("torch.nn.modules.", "quickstudy.")) or module._forward_pre_hooks
+        for module in learner.modules()
+    )
 
 
 class _Trainer:
@@ -156,7 +151,7 @@ class _Trainer:
         # An optimizer refuses an empty list; some methods have no parameters.
         trained = list(self.params.values()) or [torch.zeros(0)]
         self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.probes = _select_probes(setup, self.source(0)) if self.config.probes and self.config.steps else []
         self.validate_every = self.config.interval(self.config.validate_every, VALIDATIONS)
 
@@ -168,7 +163,7 @@ class _Trainer:
         self.learner.train()
         start = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
-            with self._explain_errors():
+            with UserErrors(self._describe_failure), self._explain_errors():
                 loss, stopping = self._step()
                 step, last = self.progress.step, self.progress.step == self.config.steps
                 self.progress.seconds = perf_counter() - start
@@ -239,7 +234,7 @@ class _Trainer:
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
-        """Turn an error of the user's tasks or model into one line, which also names the last checkpoint."""
+        """Name the last checkpoint in the errors of memory and of other workers."""
         try:
             with explain_out_of_memory(f"Step {self.progress.step + 1}", self._describe_checkpoint):
                 yield
@@ -249,12 +244,9 @@ class _Trainer:
             ) from lost
         except RemoteError as error:
             raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._describe_checkpoint()}") from error
-        except (InputError, RunError):
-            raise
-        except Exception as error:  # the user's code may fail in any way
-            raise RunError(
-                f"Step {self.progress.step + 1} failed: {describe_error(error)}. {self._describe_checkpoint()}"
-            ) from error
+
+    def _describe_failure(self, what: str) -> str:
+        return f"Step {self.progress.step + 1} failed: {what}. {self._describe_checkpoint()}"
 
     def _describe_checkpoint(self) -> str:
         if not (self.world.first or self.run.path.is_dir()):
@@ -318,7 +310,7 @@ class _Trainer:
             if self.learner.device.type == "cuda":
                 tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
         tensors = {n: t.detach().cpu() for n, t in tensors.items()}
-        self.run.save(name, tensors, vars(self.progress) | {"tasks": to_plain_or_text(self.family.describe())})
+        self.run.save(name, tensors, self.progress.model_dump() | {"tasks": to_plain_or_text(self.family.describe())})
 
     def _restore(self) -> None:
         """Load the first worker's start or checkpoint on all workers."""
@@ -328,7 +320,7 @@ class _Trainer:
             self.learner.load_state_dict(model)
             self.optimizer.load_state_dict(optimizer)
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Any], _Progress]:
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any], Progress]:
         return self.learner.state_dict(), self.optimizer.state_dict(), self.progress
 
     def _start_or_resume(self) -> None:
@@ -340,22 +332,22 @@ class _Trainer:
                 apply_start(start, self.learner)
                 self.progress.initial = start.to_plain()
             return
-        tensors, state = self.run.load("last")
-        load_model(self.setup, tensors, f"Checkpoint `last` of {self.run.path}")
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, slot = name.split(".", 2)
-                slots.setdefault(int(index), {})[slot] = value
-        self._check_optimizer_state(tensors, state, {slot for by_name in slots.values() for slot in by_name})
+        checkpoint, what = self.run.load("last"), f"Checkpoint `last` of {self.run.path}"
+        progress, tensors = read_progress(checkpoint, what), checkpoint.tensors
+        model = check_model(self.setup, tensors, what)
+        slots = self._check_optimizer_state(tensors, progress.step)
+        self._check_data(checkpoint.state.get("tasks", {}))
+        self.learner.load_state_dict(model)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        torch.set_rng_state(tensors["rng"])
-        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # it is missing if the run began on a CPU
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.learner.device)
-        self._check_data(state.pop("tasks", {}))
-        self.progress = _Progress(**state)
-        self.run.rewind(self.progress.step)
+        try:
+            torch.set_rng_state(tensors["rng"])
+            if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # it is missing if the run began on a CPU
+                torch.cuda.set_rng_state(tensors["rng.cuda"], self.learner.device)
+        except RuntimeError as error:
+            raise RunError(f"{what} is damaged: {describe_error(error)}.") from error
+        self.progress = progress
+        self.run.rewind(progress.step)
 
     def _check_data(self, saved: dict[str, Any]) -> None:
         """Refuse to resume on other pictures than the run began with: the files may have changed."""
@@ -367,22 +359,44 @@ class _Trainer:
                     f"{now.get('name')}, data {now.get('data')}. Put the old files back, or start a new run."
                 )
 
-    def _check_optimizer_state(self, tensors: Params, state: dict[str, Any], slots: set[str]) -> None:
-        """Refuse a checkpoint without the state of this run's optimizer."""
+    def _check_optimizer_state(self, tensors: Params, step: int) -> dict[int, dict[str, Tensor]]:
+        """The optimizer's state by parameter. A checkpoint without it, or with that of another one, is refused.
+
+        Every tensor is held against what it replaces: a fused optimizer would write past the end of a shorter one.
+        """
+        what = f"Checkpoint `last` of {self.run.path}"
         if "rng" not in tensors:
             raise InputError(
-                f"Checkpoint `last` of {self.run.path} has no optimizer state, so training cannot go on from it; a "
-                "copy of `best` has none. Start a new run, or evaluate this one."
+                f"{what} has no optimizer state, so training cannot go on from it; a copy of `best` has none. Start a "
+                "new run, or evaluate this one."
             )
-        expected = {
+        wanted = {
             "adam": {"step", "exp_avg", "exp_avg_sq"},
             "sgd": {"momentum_buffer"} if self.config.momentum else set(),
-        }
-        if state["step"] and self.params and slots != expected[self.config.optimizer]:
+        }[self.config.optimizer]
+        saved = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
+        if step and self.params and {name.split(".", 2)[-1] for name in saved} != wanted:
             raise InputError(
-                f"Checkpoint `last` of {self.run.path} has the state of another optimizer than config.yaml names "
-                f"({self.config.optimizer}, momentum {self.config.momentum}). Put config.yaml back, or start a new run."
+                f"{what} has the state of another optimizer than config.yaml names ({self.config.optimizer}, momentum "
+                f"{self.config.momentum}). Put config.yaml back, or start a new run."
             )
+        slots = {
+            index: {slot: f"optimizer.{index}.{slot}" for slot in wanted}
+            for index in range(len(self.params))
+            if any(name.startswith(f"optimizer.{index}.") for name in saved)  # one without a gradient has none
+        }
+        count = torch.zeros((), dtype=torch.float32)
+        params = list(self.params.values())
+        replaced = {
+            name: count if slot == "step" else params[index]
+            for index, names in slots.items()
+            for slot, name in names.items()
+        }
+        generators = {"rng": torch.get_rng_state()}
+        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:
+            generators["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
+        check_matches(saved | {name: tensors[name] for name in generators}, replaced | generators, what)
+        return {index: {slot: saved[name] for slot, name in names.items()} for index, names in slots.items()}
 
     def _log_probes(self) -> None:
         if not self.world.first:

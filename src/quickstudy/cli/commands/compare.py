@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from quickstudy.cli.command import ConfigCommand, Flag, Name, RunFolders, name_run_in_errors
 from quickstudy.cli.terminal import Console
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, UserErrors
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.evaluate import Difference, Summary
@@ -37,7 +38,8 @@ class Compare(ConfigCommand):
         found = []
         for path, run in [(path, Run.open(path)) for path in self.runs]:
             with name_run_in_errors(path):
-                found.append((path, *_evaluate(run, self.checkpoint, overrides)))
+                evaluate_with = partial(_evaluate, run, self.checkpoint, overrides)
+                found.append((path, *self.with_trust(console, evaluate_with)))
         reference = found[0][2]
         rows: list[tuple[str, str, Summary, Difference | None]] = [(*found[0], None)]
         for path, method, summary in found[1:]:
@@ -59,16 +61,16 @@ class Compare(ConfigCommand):
         )
 
 
-def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str]) -> tuple[str, Summary]:
+def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str], trust: bool) -> tuple[str, Summary]:
     """The method of a run, and its values on the tasks that the configuration names."""
     from quickstudy.engine.threads import use_threads
     from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import evaluate
     from quickstudy.training.restore import restore
 
-    setup, _ = restore(run, checkpoint, overrides)
+    setup, _ = restore(run, checkpoint, overrides, trust=trust)
     learner, family, on = setup.learner, setup.eval_family, setup.config.evaluate
-    with use_threads(setup.config.compute.threads):
+    with use_threads(setup.config.compute.threads), UserErrors(lambda what: f"Evaluating {run.path} failed: {what}."):
         dry_run(learner, family.of_split(on.split), draw_first_tasks(family, on.split, seed=on.seed))
         summary = evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
     return setup.config.method.name, summary

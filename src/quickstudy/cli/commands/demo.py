@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from quickstudy.cli.command import Folder, ImageCommand
 from quickstudy.cli.terminal import Console, TerminalWatcher
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, printable
 
 if TYPE_CHECKING:
     from quickstudy.training.config import Config
@@ -80,7 +80,7 @@ class Demo(ImageCommand):
             console.print_json({"report": str(page)})
             return
         print_table(console, summaries)
-        print(f"report: {page}")
+        print(f"report: {printable(page)}")
 
     def _settings(self, name: str, changes: Sequence[str]) -> Config:
         """The configuration of a row: on Omniglot where it is there, and shortened by `--steps`."""

@@ -46,7 +46,8 @@ class Evaluate(SharedCommand):
         runs = [(path, share_run(world, partial(Run.open, path))) for path in self.runs]
         for path, run in runs:
             with name_run_in_errors(path):
-                summary = evaluate_run(run, self.checkpoint, self.protocol, overrides, self.name, world)
+                work = partial(evaluate_run, run, self.checkpoint, self.protocol, overrides, self.name, world)
+                summary = self.with_trust(console, work)
             summaries.append((path, summary))
             if console.json:
                 console.print_json({"run": path, **summary})

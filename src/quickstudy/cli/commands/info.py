@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,13 +40,13 @@ class Info(ConfigCommand):
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Find out what was named, and describe it."""
-        rows = self._describe(overrides)
+        rows = self._describe(console, overrides)
         if console.json:
             console.print_json(rows)
         else:
             console.listing("", {name: _format_row(value) for name, value in rows.items()})
 
-    def _describe(self, overrides: Sequence[str]) -> Rows:
+    def _describe(self, console: Console, overrides: Sequence[str]) -> Rows:
         from quickstudy.storage.run import Run
         from quickstudy.training import config
 
@@ -53,7 +54,7 @@ class Info(ConfigCommand):
         is_run = name is not None and (Path(name) / "config.yaml").is_file()
         is_config = name is not None and (bool(overrides) or name in config.shipped_configs() or Path(name).is_file())
         if name is not None and is_config and not is_run:
-            return describe_config(config.load_config(name, overrides))
+            return describe_config(self.with_trust(console, partial(config.load_config, name, overrides)))
         if overrides:
             raise InputError(f"`{' '.join(overrides)}` changes a configuration, so give one: quickstudy info CONFIG.")
         if name is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quickstudy.cli.command import Command, Folder, RunFolders
 from quickstudy.cli.terminal import Console
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Report(Command):
         runs = [Run.open(path) for path in self.runs]
         if not runs:
             raise InputError("Give one or more run directories to report on.")
-        default = runs[0].path / "report" if len(runs) == 1 else free_path(Path("runs") / "report")
+        default = runs[0].folder("report") if len(runs) == 1 else free_path(Path("runs") / "report")
         page = write_report(runs, Path(self.out) if self.out else default)
         if console.json:
             console.print_json({"report": str(page)})
         else:
-            print(page)
+            print(printable(page))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ class Sweep(ConfigCommand):
         from quickstudy.training.sweep.study import Study
         from quickstudy.training.train import StoppedError
 
-        plan = self._plan(overrides)
+        plan = self.with_trust(console, partial(self._plan, overrides))
         study = Study(plan)
         before = len(study.trials())
         console.note(f"sweep: {plan.folder}" + (f", which has {before} trials already" if before else ""))
@@ -84,7 +85,7 @@ class Sweep(ConfigCommand):
         if not rank_trials(trials, plan.larger_is_better) and not any(t.state == "running" for t in trials):
             raise RunError(f"None of {len(trials)} trials came to its end. {_first_failure(trials)}")
 
-    def _plan(self, overrides: Sequence[str]) -> SweepPlan:
+    def _plan(self, overrides: Sequence[str], trust: bool) -> SweepPlan:
         import torch
 
         from quickstudy.storage.files import to_plain, to_plain_or_text
@@ -100,7 +101,7 @@ class Sweep(ConfigCommand):
         for option, count in (("trials", self.trials), ("workers", self.workers)):
             if count < 1:
                 raise InputError(f"`--{option}` was {count}; give 1 or more.")
-        raw = config.read_config(self.config)
+        raw = config.read_config(self.config, trust)
         searched, others = _split_search(overrides)
         space = parse_space(raw.pop("search", None), searched)
         settings = apply_overrides(raw, others)
@@ -117,6 +118,7 @@ class Sweep(ConfigCommand):
             threads=max(1, torch.get_num_threads() // self.workers) if self.workers > 1 else None,
             metric=setup.metric.name,
             steps=setup.config.train.steps,
+            trust=trust,
         )
 
 

@@ -57,13 +57,15 @@ class Train(SharedCommand):
         from quickstudy.training.init_from import find_start
         from quickstudy.training.train import check_training
 
-        settings = world.from_first(partial(config.load_config, str(self.config), overrides))
+        load = partial(config.load_config, str(self.config), overrides)
+        settings = world.from_first(partial(self.with_trust, console, load))
         with console.decoding() as progress:
             setup = world.agree(partial(config.build, settings, progress))
         if self.print_config:
             _print_config(setup)
             return
         world.agree(partial(check_training, setup))
+        self._check_test(setup, world)
         if init := setup.config.init_from:  # refused here, before a directory is made
             start = world.from_first(lambda: str(find_start(init, setup.learner, setup.model_shapes)))
             console.note(f"start: {start}")
@@ -71,7 +73,7 @@ class Train(SharedCommand):
 
     def _resume(self, path: str, console: Console, overrides: Sequence[str], world: World) -> None:
         from quickstudy.storage.run import Run
-        from quickstudy.training import config
+        from quickstudy.training.restore import rebuild
 
         if overrides or self.out is not None:
             raise InputError(
@@ -79,7 +81,7 @@ class Train(SharedCommand):
                 "not go with --resume. For other settings start a new run."
             )
         run = share_run(world, partial(Run.open, path))
-        setup = world.agree(lambda: config.build(config.parse_config(run.config)))
+        setup = self.with_trust(console, partial(rebuild, run, world=world))
         steps = setup.config.train.steps
         if self.print_config:
             _print_config(setup)
@@ -87,7 +89,15 @@ class Train(SharedCommand):
             console.note(f"{run.path} is finished: {steps} steps are done.")
             self._finish(run, setup, console, world)
         else:
+            self._check_test(setup, world)
             self._train(run, setup, console, world)
+
+    def _check_test(self, setup: Setup, world: World) -> None:
+        """Refuse tasks of `--test` that cannot be drawn, before hours of training."""
+        from quickstudy.training.evaluate_run import check_evaluation
+
+        if self.test:
+            world.agree(partial(check_evaluation, setup))
 
     def _create_run(self, setup: Setup, world: World) -> Run:
         """A new run; after a restart by torchrun, the run that this command had begun."""
@@ -118,7 +128,7 @@ class Train(SharedCommand):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root() / "compiled"))
         if setup.config.compute.recompute:
             allocator.return_freed_memory()
-        logs = open_tensorboard(run.path / "tensorboard") if world.first and not self.no_tensorboard else []
+        logs = open_tensorboard(run.folder("tensorboard")) if world.first and not self.no_tensorboard else []
         steps, name = setup.config.train.steps, setup.config.method.name
         with TerminalWatcher(console, steps, name, rows=console.json, logs=logs) as watcher:
             train(setup, run, watcher, world)
@@ -134,7 +144,7 @@ class Train(SharedCommand):
             score = format_amount(last["metric"], last["interval"], name) if last["finite"] else "every task diverged"
             console.note(f"validation at step {last['step']}: {name} {score}")
         if self.test:
-            Evaluate(runs=(str(run.path),)).run_worker(console, (), world)
+            Evaluate(runs=(str(run.path),), trust_code=self.trust_code).run_worker(console, (), world)
         else:
             console.note(f"next: quickstudy evaluate {run.path}")
 

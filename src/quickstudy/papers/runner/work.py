@@ -17,6 +17,7 @@ from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
 from quickstudy.training import config
 from quickstudy.training.config.overrides import apply_overrides
+from quickstudy.training.restore import rebuild
 from quickstudy.training.train import DivergedError, StoppedError, train
 from quickstudy.training.watcher import Watcher
 
@@ -107,7 +108,7 @@ def _train(raw: Mapping[str, Any], one: Unit, store: Store, watch: Watcher) -> N
     path = store.path(one)
     if (path / "config.yaml").is_file():
         run = Run.open(path)
-        setup = config.build(config.parse_config(run.config))
+        setup = rebuild(run)
         if run.has_reached(setup.config.train.steps):
             return
     else:

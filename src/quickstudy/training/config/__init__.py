@@ -3,6 +3,7 @@
 from quickstudy.training.config.build import Setup, build, build_part, build_tasks
 from quickstudy.training.config.load import load_config, parse_config, read_config, shipped_configs
 from quickstudy.training.config.schema import ComputeSettings, Config, EvaluateSettings, Part, TrainSettings
+from quickstudy.training.config.trust import UntrustedCodeError, check_trust
 
 __all__ = [
     "ComputeSettings",
@@ -11,9 +12,11 @@ __all__ = [
     "Part",
     "Setup",
     "TrainSettings",
+    "UntrustedCodeError",
     "build",
     "build_part",
     "build_tasks",
+    "check_trust",
     "load_config",
     "parse_config",
     "read_config",

@@ -121,7 +121,7 @@ def _check_compatible(option: str, name: Any, loss: str, readable: Mapping[str, 
 
     Without this check broadcasting would often make a number of the two, and the run would train on nonsense.
     """
-    if name in readable and loss not in readable[name]:
+    if isinstance(name, str) and name in readable and loss not in readable[name]:
         fit = ", ".join(sorted(other for other, losses in readable.items() if loss in losses))
         raise InputError(f"`{option}` is {name!r}, which does not fit these tasks (their loss is {loss}). Use {fit}.")
 
@@ -133,7 +133,7 @@ def build_tasks(part: Part, what: str = "tasks", progress: Progress | None = Non
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
         loss, description, _ = family.loss, family.describe(), (tuple(family.inputs), int(family.outputs))
-    except Exception as error:  # the user's family may fail in any way
+    except (Exception, SystemExit) as error:  # the user's family may fail in any way
         raise InputError(f"`{what}` {part.name!r} does not say what its tasks are: {describe_error(error)}.") from error
     if loss not in metrics.METRIC_FOR_LOSS:
         raise InputError(
@@ -185,7 +185,7 @@ def build_part(
         result = factory(**wanted, **options)
     except (InputError, RunError):
         raise
-    except Exception as error:  # the user's factory may fail in any way, and torch has its own words for a size of -1
+    except (Exception, SystemExit) as error:  # the user's factory may fail in any way; torch, at a size of -1
         raise InputError(f"`{what}` {part.name!r} could not be built: {describe_error(error)}.") from error
     return result, Part.model_validate({"name": part.name, **plain})
 

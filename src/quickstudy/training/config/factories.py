@@ -7,14 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
 
 from quickstudy.errors import InputError, describe_error, suggest_nearest
+from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Default
+from quickstudy.storage.trust import FACTORY
+from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config.overrides import parse_overrides
+
+ROOMS = (["methods"], ["models"], ["tasks"], ["papers"])
+"""The rooms of this package whose functions a configuration may name."""
 
 
 def import_factory(path: str, what: str) -> Callable[..., Any]:
     """Import `package.module:factory`. An error in the user's module becomes one line with its file and line."""
+    if not FACTORY.fullmatch(path):
+        raise InputError(f"`{what}` is {path!r}. Your own is given as package.module:factory, in letters and digits.")
     module_name, _, name = path.partition(":")
     module_name = module_name.replace("quickstudy.reproduce.", "quickstudy.papers.")  # older runs have the old name
     try:
@@ -31,7 +40,25 @@ def import_factory(path: str, what: str) -> Callable[..., Any]:
             f"{suggest_nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith('_')])}"
         )
     imported: Callable[..., Any] = factory
+    if module_name.partition(".")[0] == "quickstudy" and not _is_offered(imported, what):
+        raise InputError(f"`{what}` is {path!r}, which is not for configurations. `quickstudy list` shows what is.")
     return imported
+
+
+def _is_offered(factory: Callable[..., Any], what: str) -> bool:
+    """Whether a function or class of this package makes such a part.
+
+    The package's names need no trust. So what a configuration can call with options of its own is tasks, models and
+    methods only, not what writes files, restores runs or starts programs.
+    """
+    wanted = {"model": nn.Module, "method": Learner}.get(what, TaskFamily)
+    home = str(getattr(factory, "__module__", "")).split(".")
+    try:
+        made = factory if isinstance(factory, type) else inspect.signature(factory, eval_str=True).return_annotation
+    except (NameError, TypeError, ValueError):
+        return False
+    made = get_origin(made) or made
+    return home[0] == "quickstudy" and home[1:2] in ROOMS and isinstance(made, type) and issubclass(made, wanted)
 
 
 def options_of(factory: Callable[..., Any], name: str, what: str) -> Mapping[str, inspect.Parameter]:

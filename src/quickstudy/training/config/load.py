@@ -14,6 +14,7 @@ from quickstudy.training.config.factories import drop_foreign_options
 from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
 from quickstudy.training.config.overrides import apply_overrides, read_file
 from quickstudy.training.config.schema import CONFIG_FORMAT, Config
+from quickstudy.training.config.trust import belongs_to_run, check_trust
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -22,13 +23,18 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(source: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Config:
     """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides."""
-    return parse_config(read_config(source), overrides)
+    return parse_config(read_config(source, trust), overrides)
 
 
-def read_config(source: str | Path) -> dict[Any, Any]:
-    """The data in a file, or in a shipped configuration by its name. It is not validated here."""
+def read_config(source: str | Path, trust: bool = False) -> dict[Any, Any]:
+    """The data in a file, or in a shipped configuration by its name. It is not validated here.
+
+    Args:
+        source: The file or the name.
+        trust: Whether the file may name code of others although it lies in a run directory.
+    """
     path = shipped_configs().get(str(source), Path(source))
     if not os.path.exists(path):  # Path.exists raises where a name is too long for a path
         raise InputError(
@@ -38,7 +44,10 @@ def read_config(source: str | Path) -> dict[Any, Any]:
             or f"There is no configuration {str(source)!r}: there is no such file, and none of that name ships. "
             f"{suggest_nearest(str(source), shipped_configs())}"
         )
-    return read_file(path)
+    raw = read_file(path)
+    if belongs_to_run(path):
+        check_trust(path, raw, trust)
+    return raw
 
 
 def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:

@@ -1,39 +1,11 @@
-"""Settings as plain data: a strict YAML reader, and `--key.sub value` overrides."""
+"""Settings as plain data: from a YAML file, with `--key.sub value` overrides."""
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quickstudy.errors import InputError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without two traps of PyYAML: here 1e-3 is a number, and a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads 1e-3 as text: it wants a decimal point before an exponent.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-def read_text(text: str) -> Any:
-    """The value of a YAML text.
-
-    >>> read_text("{lr: 1e-3, hidden: [40, 40]}")
-    {'lr': 0.001, 'hidden': [40, 40]}
-    """
-    return yaml.load(text, _Loader)
+from quickstudy.storage.yaml_text import MAX_YAML_BYTES, parse_yaml
 
 
 def read_file(path: Path) -> dict[Any, Any]:
@@ -46,20 +18,21 @@ def read_file(path: Path) -> dict[Any, Any]:
             else f"{path} is a directory. Give a YAML file."
         )
     try:
-        raw = read_text(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # which may be a link or a pipe: the user has named it
+            text = file.read(MAX_YAML_BYTES + 1)
+        if len(text) > MAX_YAML_BYTES:
+            raise InputError(f"{path} holds more than {MAX_YAML_BYTES} bytes, so it is no configuration.")
+        raw = parse_yaml(text.decode())
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the bytes are no text, or 2020-99-99
-        raise InputError(f"{path} is not readable as YAML: {_describe_yaml_error(error)}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not readable as YAML: {error}") from None
     if not isinstance(raw, dict):
         content = "is empty" if raw is None else f"holds a {type(raw).__name__}"
         raise InputError(f"{path} {content}; a configuration is a mapping with tasks, model and method.")
     return raw
-
-
-def _describe_yaml_error(error: Exception) -> str:
-    """The error with its line and column, on one line."""
-    return " ".join(str(error).replace(' in "<unicode string>",', " in").split())
 
 
 def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
@@ -85,9 +58,10 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[list[str], Any]]:
                 raise InputError(f"--{key} has no value; write --{key} VALUE.")
             value = rest.pop(0)
         try:
-            parsed.append((keys, read_text(value)))
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError(f"--{key} was {value!r}, which is not readable as a value. Quote it.") from None
+            parsed.append((keys, parse_yaml(value)))
+        except ValueError as error:
+            shown = repr(value) if len(value) <= 80 else f"{value[:77]!r}..."
+            raise InputError(f"--{key} was {shown}, which is not readable as a value ({error}). Quote it.") from None
     return parsed
 
 

@@ -80,7 +80,7 @@ class ComputeSettings(BaseModel, EngineSettings, frozen=True, extra="forbid"):
     A run keeps its number of threads, which its exact numbers depend on.
     """
 
-    threads: int | None = Field(None, ge=1, description="by default as many as torch would use")
+    threads: int | None = Field(None, ge=1, le=1024, description="by default as many as torch would use")
     device: str = Field("auto", description="cpu, cuda or cuda:1; auto is the GPU where there is one")
     memory: float | str = Field(0.5, description="that tasks may take: a fraction of what is free, or '6 GB'")
 

@@ -29,6 +29,7 @@ class SweepPlan:
         threads: Threads of a trial, unless `settings` gives their number.
         metric: The metric that the trials are compared by.
         steps: Outer steps of a trial.
+        trust: Whether trials that were begun elsewhere may run code that their configurations name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SweepPlan:
     threads: int | None
     metric: str
     steps: int
+    trust: bool = False
 
     @property
     def larger_is_better(self) -> bool:

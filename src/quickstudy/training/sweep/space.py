@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from math import isfinite, pi
 from typing import Any
 
-import yaml
-
 from quickstudy.errors import InputError
 from quickstudy.storage.files import dumps
-from quickstudy.training.config.overrides import parse_overrides, read_text
+from quickstudy.storage.yaml_text import parse_yaml
+from quickstudy.training.config.overrides import parse_overrides
 
 RANGE_KINDS = ("float", "int", "log", "logint")
 RANGE_EXAMPLES = "log:1e-4..0.1, 0.1..0.9, int:1..5 or maml,mtnet"
@@ -90,6 +89,9 @@ def parse_space(raw: Any, overrides: Sequence[str] = ()) -> dict[str, Dimension]
             "Nothing is searched. Give the settings to vary, each with its range, for example "
             "--search.method.inner_lr log:0.001..0.5, or under `search` in the file."
         )
+    for key in given:
+        if key and not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):  # it becomes a word of a command line
+            raise InputError(f"`search` has {key!r}, which is no setting. Write its path: method.inner_lr.")
     space = {key: parse_dimension(key, value) for key, value in given.items()}
     return dict(sorted(space.items(), key=lambda item: item[0].count(".")))
 
@@ -112,9 +114,11 @@ def parse_dimension(key: str, value: Any) -> Dimension:
         return _parse_range(key, value)
     listed = value
     if isinstance(value, str) and "," in value:
+        if '"' in value and "\\" in value:  # an escape could hide what code a value names
+            raise InputError(f"`search.{key}` is {value!r}. Write texts with a backslash as a list: [..., ...].")
         try:
-            listed = read_text(f"[{value}]")
-        except (yaml.YAMLError, ValueError, RecursionError):
+            listed = parse_yaml(f"[{value}]")
+        except ValueError:
             raise InputError(f"`search.{key}` is {value!r}, which is not readable as a list of values.") from None
     if not isinstance(listed, list) or len(listed) < 2:
         raise InputError(
@@ -155,8 +159,8 @@ def _parse_range(key: str, text: str) -> Range:
 
 def _parse_number(key: str, text: str, end: str) -> int | float:
     try:
-        value = read_text(end)
-    except (yaml.YAMLError, ValueError):
+        value = parse_yaml(end)
+    except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(

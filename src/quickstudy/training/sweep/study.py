@@ -15,7 +15,6 @@ abandoned trials (a heartbeat) works with databases only and waits for minutes, 
 Optuna's lock on a journal stays for half a minute after its process was killed.
 """
 
-import json
 import os
 import platform
 import re
@@ -29,10 +28,19 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import explain_disk_errors, to_plain_or_text
+from quickstudy.storage.files import (
+    check_lock,
+    explain_disk_errors,
+    open_file,
+    read_file,
+    refuse_link,
+    to_plain_or_text,
+)
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
+from quickstudy.training.progress import read_progress
+from quickstudy.training.restore import rebuild
 from quickstudy.training.sweep.plan import SweepPlan, Trial
 from quickstudy.training.sweep.space import Range, Space, as_overrides
 from quickstudy.training.train import StoppedError, train
@@ -64,11 +72,11 @@ class Study:
         if (plan.folder / "config.yaml").is_file():
             raise InputError(f"{plan.folder} is a run, and a sweep holds many. Give another directory by --out.")
         with explain_disk_errors(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
-            (plan.folder / "trials").mkdir(parents=True, exist_ok=True)
+            refuse_link(plan.folder / "trials", plan.folder).mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
+        # What Optuna raises over a journal that parses, but holds something else, depends on what it holds.
         self._errors: tuple[type[Exception], ...] = (
-            OSError,
-            json.JSONDecodeError,
+            *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
             self.optuna.exceptions.StorageInternalError,
         )
         self._distributions = self._make_distributions(plan.space)
@@ -85,10 +93,13 @@ class Study:
     def _locked(self) -> Iterator[None]:
         """Let one process of this machine at a time use the study; explain errors of its storage."""
         try:
+            check_lock(self.plan.folder / ".lock")
             with self._lock:
                 if self.plan.url is None:
                     _remove_half_line(self.plan.journal)
                 yield
+        except (InputError, RunError):
+            raise
         except self._errors as error:
             cause = str(error.__cause__ or error).strip().partition("\n")[0]
             raise _StorageError(
@@ -285,7 +296,7 @@ class Study:
         """The run of a trial: the one that was begun, or a new one."""
         if (path / "config.yaml").is_file():
             run = Run.open(path)
-            return run, config.build(config.parse_config(run.config))
+            return run, rebuild(run, trust=self.plan.trust)
         asked = config.parse_config(self.plan.settings, as_overrides(sample))
         if asked.compute.threads is None and self.plan.threads is not None:
             compute = asked.compute.model_copy(update={"threads": self.plan.threads})
@@ -334,7 +345,7 @@ class _PruningWatcher(Watcher):
 def _final_value(run: Run, larger_is_better: bool) -> float:
     """The validation metric of the checkpoint that `evaluate` takes: `best`, or `last` if there is no `best`."""
     rows = [row for row in run.metrics() if row["kind"] == "val"]
-    finite, score = run.load("last").state["best"]
+    finite, score = read_progress(run.load("last"), f"Checkpoint `last` of {run.path}").best
     value = score if larger_is_better else -score
     if finite < 0:
         finite, value = rows[-1]["finite"], rows[-1]["metric"]
@@ -355,14 +366,14 @@ def _import_optuna() -> Any:
 
 def _remove_half_line(journal: Path) -> None:
     """Remove a line that was not written to its end, as a full disk can leave it: Optuna could not read on after it."""
-    if not journal.is_file():
+    if not os.path.lexists(journal):
         return
-    with journal.open("rb+") as file:
+    with open_file(journal, "rb+") as file:
         if not file.seek(0, os.SEEK_END):
             return
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
-            whole = journal.read_bytes()
+            whole = read_file(journal)
             file.truncate(whole.rfind(b"\n") + 1)
 
 
