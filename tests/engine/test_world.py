@@ -299,5 +299,5 @@ def test_the_store_listens_on_this_machine_only():
     store = open_store()
     socket.create_connection(("127.0.0.1", store.port), timeout=5).close()
     # Another address of this machine's: who listens on all interfaces answers there, too.
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2" if sys.platform == "linux" else "::1", store.port), timeout=5)

@@ -257,9 +257,9 @@ def _result_or_error(work: Callable[[], T]) -> tuple[T | None, Exception | None]
     except Exception as error:
         return None, error
     except SystemExit as ended:  # by the user's code; the others must not wait for this worker
-        error = RunError(f"{describe_error(ended)}.")
-        error.__cause__ = ended
-        return None, error
+        failure = RunError(f"{describe_error(ended)}.")
+        failure.__cause__ = ended
+        return None, failure
 
 
 def _as_sendable(error: Exception | None) -> Exception | None:
