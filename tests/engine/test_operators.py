@@ -26,15 +26,15 @@ LOOP_TOLERANCE = 1e-6
 """Relative, between two exact ways in float64."""
 
 UNDER_VMAP = {"tape over vmap of grad"}
-AFFINE = "its kernel with scale and bias is wrong under the vmap of a gradient; `models/norms` keeps them outside"
+AFFINE = "its kernel with a scale is wrong under the vmap of a gradient; `second_derivatives` scales afterwards"
 NO_FAULT = "no fault: it reads one triangle of a matrix that the difference does not keep symmetric"
-NO_SECOND = "it has no second derivative and gives zero instead of an error"
+NO_SECOND = "its second derivative is zero without an error; `second_derivatives` calls it uncut"
 WRONG = {
     "batch_norm": (UNDER_VMAP, AFFINE),
     "instance_norm": (UNDER_VMAP, AFFINE),
     "native_layer_norm": (UNDER_VMAP, AFFINE),
     "nn.functional.layer_norm": (UNDER_VMAP, AFFINE),
-    "weight_norm": ({"loop"}, "the double backward of its fused kernel is wrong on a CPU; `check` names it"),
+    "weight_norm": ({"loop"}, "its fused kernel is wrong on a CPU; `second_derivatives` has the formula"),
     "nn.functional.linear_cross_entropy.chunked": ({"loop"}, NO_SECOND),
     "nn.functional.linear_cross_entropy.chunked_none": ({"loop"}, NO_SECOND),
     "nn.functional.cosine_embedding_loss": ({"loop"}, "no fault: its target is a sign, which the difference moves"),

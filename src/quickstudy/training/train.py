@@ -118,7 +118,7 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = S
     """
     with use_threads(world.threads(setup.config.compute.threads)):
         world.agree(partial(check_training, setup))
-        _check_vmap(setup)
+        _check_gradients(setup)
         with run.writing() if world.first else nullcontext():
             _Trainer(setup, run, watch or Watcher(), world).train()
 
@@ -128,17 +128,18 @@ def named_values(learner: nn.Module) -> Params:
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
 
-def _check_vmap(setup: Setup) -> None:
-    """Compare the meta-gradient of `vmap` with that of the loop on two tasks. If they differ, the loop is used."""
+def _check_gradients(setup: Setup) -> None:
+    """Check the learner on two tasks. Where `vmap` is wrong, the loop is used; what ends the process is refused."""
     learner = setup.learner
-    if not setup.config.train.steps or learner.engine.backend != "vmap":
+    if not setup.config.train.steps:
         return
-    tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
-    with restoring_buffers(learner):
-        report = learner.check(tasks)
+    report = learner.check(setup.family.source("train", seed=setup.config.seed, size=2)(0))
+    if report.fatal:
+        raise InputError(f"{report}")
+    right = report.ok if learner.engine.backend == "vmap" else report.loop_ok
     if not report.vmap_ok:
         learner.engine.leave_vmap()
-    if not report.ok:
+    if not right:
         warnings.warn(f"{report}", WrongGradient, stacklevel=3)
 
 
