@@ -184,7 +184,8 @@ class _Trial:
 
     def __init__(self, learner: Any, tasks: Task, seed: int, vectorised: bool, tell: Tell) -> None:
         self.seed, self.vectorised, self.tell = seed, vectorised, tell
-        self.learner = deepcopy(learner).double().eval().for_labels(tasks.support.y, tasks.query.y, evaluating=False)
+        copied = deepcopy(learner).double().evaluation_twin()  # its `eval` might merge what should adapt
+        self.learner = copied.for_labels(tasks.support.y, tasks.query.y, evaluating=False)
         for part in self.learner.modules():
             for key, value in vars(part).items():  # `double` leaves tensors alone that are no buffers
                 if isinstance(value, Tensor) and value.is_floating_point():
@@ -232,7 +233,8 @@ class _Trial:
                 slope = self.slope(loss, precision.eps)
                 errors, refused = self.compare() if self.vectorised else ({}, "")
             except (RuntimeError, NotImplementedError) as refusal:
-                self.learner(self.tasks, seed=self.seed)  # a misfit is the user's own error, and raised
+                with torch.no_grad():
+                    self.learner(self.tasks, seed=self.seed)  # a misfit is the user's own error, and raised
                 reason = str(refusal).strip().splitlines()[0]
                 return GradientCheck({}, self.modules(), faults=(f"The meta-gradient cannot be computed: {reason}",))
             tolerance = max(TOLERANCE, 100 * precision.eps)
@@ -280,13 +282,16 @@ class _Trial:
             return []
         given = {id(p) for p in phi.values()}
         with twice_differentiable():
-            output = model.predict(phi, self.tasks.query.x[0])
+            # What a forward makes is not the same tensor in a second call.
+            first, again = (_tape_leaves(model.predict(phi, self.tasks.query.x[0])) for _ in range(2))
         adapted = {id(p) for p in model.params().values()}
         names = {id(p): name for name, p in model.named_parameters()}
         reads = [
             names.get(id(leaf), f"a tensor of the shape {list(leaf.shape)}")
-            for leaf in _tape_leaves(output)
-            if id(leaf) not in given and (id(leaf) in adapted or id(leaf) not in names)
+            for leaf in first
+            if any(leaf is other for other in again)
+            and id(leaf) not in given
+            and (id(leaf) in adapted or id(leaf) not in names)
         ]
         if not reads:
             return []
@@ -537,8 +542,8 @@ def _differs_from_slope(
         way: The direction, one tensor for each of `leaves`.
         eps: The relative rounding of what the function computes in, where that is coarser than float64.
     """
-    slope = sum(float((g * w).sum()) for g, w in zip(grads, way, strict=True) if g is not None)
-    scale = sum(float((g * w).abs().sum()) for g, w in zip(grads, way, strict=True) if g is not None) + 1e-6
+    along = [torch.real(g.conj() * w) for g, w in zip(grads, way, strict=True) if g is not None]
+    slope, scale = sum(float(part.sum()) for part in along), sum(float(part.abs().sum()) for part in along) + 1e-6
     tolerance = max(SLOPE_TOLERANCE, 100 * eps**0.5)
     for step in (1e-6, 1e-7, 1e-8, 1e-5, eps ** (1 / 3)):
         ends = []
