@@ -221,9 +221,9 @@ class _Trial:
             warnings.simplefilter("ignore")  # a kernel may warn that it is slow
             held = dict(_held(self.learner))
             self.tell(ON_THE_LOOP)
-            self.tasks = self.learner.begin(self.tasks)
             if self.tasks.support.x.ndim == 5:
                 self.tasks = next(filter(self.runs, map(self.cut, SIDES)), self.tasks)
+            self.tasks = self.learner.begin(self.tasks)
             try:
                 with _Precision() as precision:
                     loss = self.probe()
