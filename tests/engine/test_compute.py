@@ -1,9 +1,13 @@
 """Compute settings: threads are saved with the run, and a model that vmap gets wrong is trained on the loop."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 
+from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.storage.run import Run
 from quickstudy.training.config import build, parse_config
@@ -45,6 +49,55 @@ def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
     with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
         train(setup, run)
     assert (setup.learner.engine.backend, setup.learner.engine.compile) == ("loop", False)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
+class Middle(nn.Module):
+    def forward(self, x):
+        return Once.apply(x)
+
+
+class Dies(nn.Module):
+    def forward(self, x):
+        if torch.is_grad_enabled() and x.requires_grad and x.dtype is torch.float64:  # as `check` computes, and only it
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return x
+
+
+def once_net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Middle(), nn.Linear(8, 3))
+
+
+def dying_net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Dies(), nn.Linear(8, 3))
+
+
+@pytest.mark.filterwarnings("ignore:vmap refuses")
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_a_function_without_a_second_derivative_is_named_when_training_starts(tmp_path, backend):
+    settings = DIGITS | {"model": {"name": "test_compute:once_net"}, "compute": {"backend": backend}}
+    setup = build(parse_config(settings))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    with pytest.warns(WrongGradient, match="head.2 is wrong everywhere"):
+        train(setup, run)
+
+
+def test_a_model_that_ends_the_process_is_refused_before_it_trains(tmp_path):
+    setup = build(parse_config(DIGITS | {"model": {"name": "test_compute:dying_net"}}))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    with pytest.raises(InputError, match="ends the process: the process dies of SIGSEGV in head.2"):
+        train(setup, run)
 
 
 def test_threads_are_saved_with_the_run_and_restored_after_it(tmp_path):

@@ -295,7 +295,7 @@ def test_check_finds_a_kernel_that_is_wrong_on_the_loop_too() -> None:
             weight, _ = torch._weight_norm_interface(self.weight, self.weight[:, :1].exp(), 0)
             return nn.functional.linear(x, weight, self.bias)
 
-    model = nn.Sequential(WeightNormed(4, 4), nn.Tanh(), nn.Linear(4, WAYS))
+    model = nn.Sequential(WeightNormed(4, 4, bias=False), nn.Tanh(), nn.Linear(4, WAYS))
     found = maml(model, inner_lr=0.5).check(tasks(NETS[0]))
     assert "everywhere" in found.modules.values() and "first-order" in str(found)
 

@@ -5,10 +5,8 @@ one task. Users call `adapt(support)`, which returns a plain module. A `RuleLear
 behind a body that all tasks share.
 """
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
@@ -16,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.engine.engine import Engine, Gradients, LoopFallbackWarning, sum_gradients
-from quickstudy.engine.gradient_check import GradientCheck, relative_errors
+from quickstudy.engine.engine import Engine, Gradients, sum_gradients
+from quickstudy.engine.gradient_check import GradientCheck, check_learner
 from quickstudy.engine.precision import autocast_products
 from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import Twins, copy_module, set_mode
@@ -187,27 +185,18 @@ class Learner(nn.Module, ABC):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def check(self, tasks: Task, *, seed: int = 0) -> GradientCheck:
-        """Compare the vectorised with the looped meta-gradient in float64, and name the modules that are wrong.
+        """Whether this learner computes what it says, on two of these tasks in float64; what is wrong is named.
 
-        It works on a copy, in evaluation mode: without dropout, both compute the same function.
+        It compares `vmap` with the loop, gradients with central differences, and a call with the next one.
         """
-        copied = deepcopy(self).double().eval()
-        tasks = self.move_tasks(move(tasks, torch.float64))
-        copied.engine = Engine("loop")
-        _, looped = copied.meta_gradient(tasks, seed=seed)
-        copied.engine = Engine("vmap")
-        with warnings.catch_warnings(record=True) as refusals, twice_differentiable():
-            warnings.simplefilter("ignore")  # a kernel may warn that it is slow
-            warnings.simplefilter("always", LoopFallbackWarning)
-            _, together = copied.meta_gradient(tasks, seed=seed)
-            wrong = copied.suspects(tasks.support.x[0])
-        if copied.engine.backend == "loop":
-            return GradientCheck({}, wrong, str(refusals[-1].message).partition("Reason: ")[2])
-        return GradientCheck(relative_errors(list(copied.meta_params()), together, looped), wrong)
+        return check_learner(self, tasks, seed)
 
-    def suspects(self, x: Tensor) -> dict[str, str]:
-        """Modules with a wrong second-order gradient on the inputs of one task; none unless overridden."""
-        del x
+    def probe(self, support: Examples, query: Examples, noise: Noise) -> Tensor:
+        """A loss of one task that `check` holds against central differences: no part of it stops a gradient."""
+        return self.solve(support, query, noise).loss
+
+    def params(self) -> Params:
+        """The parameters that adapt, as they are before a task; none unless overridden."""
         return {}
 
     def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:

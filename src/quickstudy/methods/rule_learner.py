@@ -5,7 +5,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine
-from quickstudy.engine.gradient_check import find_suspects
 from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
@@ -20,10 +19,13 @@ from quickstudy.models.norms import (
     with_safe_norms,
 )
 from quickstudy.rules.base import Rule
+from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task
+
+PROBE_RATE = 0.1
 
 
 class RuleLearner(Learner):
@@ -191,10 +193,18 @@ class RuleLearner(Learner):
             observed: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))
         return observed
 
-    def suspects(self, x: Tensor) -> dict[str, str]:
-        head = copy_module(self.head)
-        body = nn.Identity() if self.body is None else copy_module(self.body)
-        return find_suspects(nn.ModuleDict({"body": body, "head": head}), lambda: head(body(x)))
+    def probe(self, support: Examples, query: Examples, noise: Noise) -> Tensor:
+        """The query loss after one plain gradient step that is differentiated too, whatever the rule.
+
+        Of a rule that is of first order throughout, which needs no second derivative: without the step.
+        """
+        descents = [part for part in self.rule.modules() if isinstance(part, Descend)]
+        if descents and all(part.first_order for part in descents):
+            return self.query_outcome(self.with_statistics(self.params(), support), query).loss
+        theta = self.params()
+        steps = self.objective(support, noise).gradient(theta) if theta else {}
+        phi = {name: p - PROBE_RATE * steps[name] for name, p in theta.items()}
+        return self.query_outcome(self.with_statistics(phi, support), query).loss
 
     def module(self, params: Params) -> nn.Module:
         head = copy_module(self.head)

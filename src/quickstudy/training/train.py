@@ -107,34 +107,18 @@ def named_values(learner: nn.Module) -> Params:
 
 
 def _check_gradients(setup: Setup) -> None:
-    """Look for wrong gradients on two tasks: of `vmap`, which is left for the loop then, and of foreign modules."""
+    """Check the learner on two tasks. Where `vmap` is wrong, the loop is used; what ends the process is refused."""
     learner = setup.learner
-    looped = learner.engine.backend != "vmap"
-    if not setup.config.train.steps or (looped and not _has_foreign_modules(learner)):
+    if not setup.config.train.steps:
         return
-    tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
-    with restoring_buffers(learner):
-        try:
-            report = learner.check(tasks)
-        except Exception:
-            if looped:  # it needs float64, and a user's module may have no such form
-                return
-            raise
+    report = learner.check(setup.family.source("train", seed=setup.config.seed, size=2)(0))
+    if report.fatal:
+        raise InputError(f"{report}")
+    right = report.ok if learner.engine.backend == "vmap" else report.loop_ok
     if not report.vmap_ok:
         learner.engine.leave_vmap()
-    if "everywhere" in report.modules.values() if looped else not report.ok:
+    if not right:
         warnings.warn(f"{report}", WrongGradient, stacklevel=3)
-
-
-def _has_foreign_modules(learner: nn.Module) -> bool:
-    """Whether a part of the learner is neither a layer of torch nor of this package, or was changed by a hook.
-
-    The parametrized layers of torch are of neither: their fused weight norm is wrong in second order.
-    """
-    return any(
-        not type(module).__module__.startswith(("torch.nn.modules.", "quickstudy.")) or module._forward_pre_hooks
-        for module in learner.modules()
-    )
 
 
 class _Trainer:
