@@ -4,7 +4,9 @@ Each takes `x [n, 4]` and gives `[n, 3]`. `ZOO` maps a name to what builds one.
 """
 
 import functools
+import threading
 import warnings
+import weakref
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
@@ -1008,3 +1010,55 @@ class ParametersInTuple(nn.Module):
         for weight, bias in self.pairs:
             x = F.linear(torch.sin(x), weight, bias)
         return x
+
+
+@zoo
+class Alias(Small):
+    """A view of a parameter's data, made once: in a real net it follows the parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first_rows = self.a.weight.data[:2]
+
+    def forward(self, x):
+        return super().forward(x) + (x @ self.first_rows.T.to(x.dtype)).mean()
+
+
+class Child(nn.Module):
+    def __init__(self, parent):
+        super().__init__()
+        self.parent = weakref.ref(parent)
+
+    def forward(self, h):
+        return self.parent().f(h * self.parent().scale)
+
+
+@zoo
+class InWeakReference(Small):
+    """A child that knows its parent, without keeping it alive."""
+
+    def __init__(self):
+        super().__init__()
+        self.child = Child(self)
+
+    def forward(self, x):
+        return self.child(torch.tanh(self.a(x)))
+
+
+@zoo
+class Locked(Small):
+    def __init__(self):
+        super().__init__()
+        self.lock, self.names = threading.Lock(), (str(i) for i in range(3))
+
+    def forward(self, x):
+        with self.lock:
+            return super().forward(x)
+
+
+@zoo
+class InplaceFirst(nn.Sequential):
+    """Its first layer changes the input in place."""
+
+    def __init__(self):
+        super().__init__(nn.ReLU(inplace=True), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))

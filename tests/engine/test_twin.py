@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
+from quickstudy import Constant, Descend, Engine, Examples, RuleLearner, Task
 from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
+from quickstudy.rules.criteria import cross_entropy
 from zoo import ZOO
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -171,3 +173,63 @@ def test_a_scripted_part_is_shared_and_its_own_tensors_cannot_be_given():
     torch.testing.assert_close(Twins(body).call({}, X), body(X))
     with pytest.raises(InputError, match="scripted part"):
         Twins(net).call({"0.0.weight": torch.ones(5, 4)}, X)
+
+
+class Counts(nn.Module):
+    """It keeps an average in a tensor that is no buffer, alone and in a list, and changes both in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+        self.average, self.kept = torch.zeros(3).double(), [torch.zeros(3).double()]
+
+    def forward(self, x):
+        out = self.layer(x)
+        for average in (self.average, *self.kept):
+            average.mul_(0.9).add_(out.detach().mean(0))
+        return out + self.average
+
+
+def test_tensors_that_are_no_buffers_are_each_calls_own():
+    net = Counts()
+    twins = Twins(net)
+    first = twins.call({}, X)
+    assert torch.equal(twins.call({}, X), first)
+    assert not net.average.any() and not net.kept[0].any()
+
+
+class Halves(nn.Module):
+    """Its forward changes its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+
+    def forward(self, x):
+        return self.layer(x.mul_(0.5).add_(0.1))
+
+
+class Honest(Halves):
+    """The same function."""
+
+    def forward(self, x):
+        return self.layer(x * 0.5 + 0.1)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("behind", ["nothing", "a body"])
+def test_a_learner_leaves_its_inputs_as_they_are_and_every_step_sees_them(behind, backend):
+    body = nn.Linear(4, 4).double() if behind == "a body" else None
+    learners = []
+    for net in (Halves(), Honest()):
+        net.load_state_dict(learners[0].head.state_dict() if learners else net.state_dict())
+        learners.append(RuleLearner(net, Descend(Constant(0.3), 3), cross_entropy, body=body, engine=Engine(backend)))
+    tasks = Task(Examples(X[None].clone(), Y[None]), Examples(X[None].clone(), Y[None]), torch.zeros(1).long(), {})
+    (outcome, grads), (right, right_grads) = (learner.meta_gradient(tasks) for learner in learners)
+    torch.testing.assert_close(outcome.loss, right.loss)
+    torch.testing.assert_close(grads, right_grads)
+    assert torch.equal(tasks.support.x[0], X) and torch.equal(tasks.query.x[0], X)
+    x = X.clone()
+    adapted, wanted = (learner.adapt(Examples(x, Y)) for learner in learners)
+    assert torch.equal(x, X)
+    torch.testing.assert_close(adapted(x.clone()), wanted(x))

@@ -69,6 +69,7 @@ class Engine:
             "vmap" becomes "loop" when it refuses the model.
         compile: Whether the meta-gradient is compiled. False on the loop, whatever was asked for.
         memory: Bytes that a batch may take where no chunk is set. None: as many as it needs.
+        may_change_inputs: Whether a module of the settled model may change its input in place.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Engine:
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = self._side_by_side = False
-        self._may_draw = True
+        self._may_draw = self.may_change_inputs = True
         self._draws: dict[Any, bool] = {}
         self._needs_plain = True
         self._compiler = Compiler()
@@ -137,6 +138,7 @@ class Engine:
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         self._needs_plain = any(map(needs_plain_formulas, (*model.modules(), *losses)))
+        self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in model.modules())
         self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in model.modules())
 
     def kernels(self) -> AbstractContextManager[object]:

@@ -7,7 +7,8 @@ keeps stays on the module. A twin has none of these faults.
 A twin is a shallow copy of the module tree, made for one call and dropped after it: the same classes and code, with
 dictionaries of its own. The given tensors stand in the places of the parameters and buffers. Everything else that
 reaches a parameter or a module of the tree is linked anew: lists, dictionaries, partials, bound methods, closures,
-hooks and plain objects. Buffers and containers are copied. What a forward changes or keeps is dropped with the twin.
+hooks, weak references, plain objects, and tensors that share the memory of a parameter. Buffers, other tensors and
+containers are copied. What a forward changes or keeps is dropped with the twin.
 
 A scripted module holds its tensors in C++, where nothing can take their place: it is shared, and its own tensors cannot
 be given.
@@ -15,6 +16,7 @@ be given.
 
 import functools
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -106,6 +108,7 @@ class _Plan:
         self.params = {name: p for name, p in root.named_parameters() if not _is_scripted_place(root, name)}
         # `params` keeps each parameter alive, so that no other tensor gets its identity.
         self.name = {id(p): name for name, p in self.params.items()}
+        self.memory = {p.untyped_storage().data_ptr(): name for name, p in self.params.items() if _has_memory(p)}
         self.first: dict[str, str] = {}
         self.buffers: dict[str, tuple[int, str]] = {}
         for path, module in named:
@@ -129,10 +132,12 @@ class _Plan:
         return [
             (key, id(value), self._must_link(value))
             for key, value in module.__dict__.items()
-            if key not in OWN and key not in TORCHS and not (isinstance(value, ATOMS) and id(value) not in self.name)
+            if key not in OWN and key not in TORCHS and not (isinstance(value, ATOMS) and not isinstance(value, Tensor))
         ]
 
     def _must_link(self, value: Any) -> bool:
+        if isinstance(value, Tensor):  # a forward may change it in place, as a buffer
+            return True
         return self._reaches(value, set(), 0) or _holds_containers(value, 0)
 
     def _reaches(self, value: Any, seen: set[int], depth: int) -> bool:
@@ -191,6 +196,21 @@ class _Plan:
         root: nn.Module = new[0]
         return root
 
+    def _shares_memory(self, value: Tensor) -> bool:
+        """Whether a tensor is a part of a parameter's memory, or all of it: a view that was made once."""
+        return _has_memory(value) and value.untyped_storage().data_ptr() in self.memory
+
+    def _alias(self, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """The same part of the value that the parameter has in the twin."""
+        name = self.memory[value.untyped_storage().data_ptr()]
+        old = self.params[name]
+        given = params.get(name, old)
+        given = given if value.requires_grad else given.detach()
+        if given.stride() != old.stride():
+            given = torch.empty_strided(old.shape, old.stride(), dtype=given.dtype, device=given.device).copy_(given)
+        offset = given.storage_offset() + value.storage_offset() - old.storage_offset()
+        return given.as_strided(value.shape, value.stride(), offset)
+
     def _link(self, value: Any, new: list[nn.Module], params: Mapping[str, Tensor], memo: dict[int, Any]) -> Any:
         """The value with the twin's modules and tensors in the places of the tree's own; containers are copies."""
         if id(value) in self.number:
@@ -199,9 +219,10 @@ class _Plan:
             return params.get(self.name[id(value)], value)
         if id(value) in memo:
             return memo[id(value)]
-        if isinstance(value, (*ATOMS, types.ModuleType)):
-            return value
-        if not self._must_link(value):
+        if isinstance(value, Tensor):
+            memo[id(value)] = self._alias(value, params) if self._shares_memory(value) else value.clone()
+            return memo[id(value)]
+        if isinstance(value, (*ATOMS, types.ModuleType)) or not self._must_link(value):
             return value
 
         def link(part: Any) -> Any:
@@ -229,6 +250,8 @@ class _Plan:
             )
         elif isinstance(value, types.MethodType):
             made = types.MethodType(value.__func__, link(value.__self__))
+        elif isinstance(value, weakref.ref):
+            made = weakref.ref(link(value()))
         elif isinstance(value, types.FunctionType):
             cells = value.__closure__ and tuple(
                 types.CellType(link(cell.cell_contents)) if _filled(cell) else cell for cell in value.__closure__
@@ -278,6 +301,8 @@ def _parts(value: Any) -> list[Any]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
         return [value.__self__]
+    if isinstance(value, weakref.ref):
+        return [value()]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
@@ -308,6 +333,11 @@ def _is_plain_object(value: Any, depth: int) -> bool:
     )
 
 
+def _has_memory(value: Tensor) -> bool:
+    """Whether a tensor is a plain one with memory of its own: no sparse, fake or transformed one."""
+    return type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type != "meta"
+
+
 def _filled(cell: types.CellType) -> bool:
     try:
         cell.cell_contents  # noqa: B018  # an empty cell raises
@@ -331,23 +361,37 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
                 _detach_histories(value, memo, set(), 0)
     if isinstance(module, torch.jit.ScriptModule):
         return deepcopy(module)
-    copied: M = _deepcopy(module, memo)
+    mine = [part for part in plan.modules if part is module or not _copies_itself(type(part))]
+    for part in mine:
+        memo[id(part)] = object.__new__(type(part))
+    for part in reversed(mine):  # children first: what copies itself may look at them
+        _copy_attributes(part, memo)
+    copied: M = memo[id(module)]
     new = [memo[id(part)] for part in plan.modules]
     params = {name: memo[id(p)] for name, p in plan.params.items()}
     linked: dict[int, Any] = {}
     for twin, source in zip(new, plan.modules, strict=True):
         for key, value in source.__dict__.items():
-            if key not in OWN and plan._reaches(value, set(), 0):
+            aliases = isinstance(value, Tensor) and plan._shares_memory(value)
+            if key not in OWN and (aliases or plan._reaches(value, set(), 0)):
                 twin.__dict__[key] = plan._link(value, new, params, linked)
     return copied
 
 
-def _deepcopy(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """`copy.deepcopy` of a module, past a `__deepcopy__` of its class that comes here."""
-    twin = memo[id(module)] = object.__new__(type(module))
+def _copies_itself(kind: type[nn.Module]) -> bool:
+    """Whether a class has a way of its own to be copied."""
+    ways = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+    return any(getattr(kind, way, None) is not getattr(nn.Module, way, None) for way in ways)
+
+
+def _copy_attributes(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy what a module holds into its copy, which the memo knows."""
+    copied = memo[id(module)].__dict__
     for key, value in module.__dict__.items():
-        twin.__dict__[key] = deepcopy(value, memo)
-    return twin
+        try:
+            copied[key] = deepcopy(value, memo)
+        except TypeError:  # a lock, a generator, an open file: it cannot be copied, and is shared
+            copied[key] = memo[id(value)] = value
 
 
 def _detach_histories(value: Any, memo: dict[int, Any], seen: set[int], depth: int) -> None:

@@ -22,7 +22,7 @@ from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
-from quickstudy.rules.torch_private import outside_transforms
+from quickstudy.rules.torch_private import outside_transforms, tree_map
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -48,7 +48,7 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
-        self.checked = self.differentiated = False
+        self.checked = self.differentiated = self.copies_features = False
 
     @property
     def device(self) -> torch.device:
@@ -70,7 +70,7 @@ class Learner(nn.Module, ABC):
         """Call `check_first_task` on the first task that this learner is given."""
         if not self.checked:
             with twice_differentiable():
-                self.check_first_task(support)
+                self.check_first_task(support._replace(x=support.x.clone()))
             self.checked = True
 
     @abstractmethod
@@ -120,6 +120,8 @@ class Learner(nn.Module, ABC):
         tasks = self.move_tasks(tasks)
         tasks = tasks._replace(support=as_class_numbers(tasks.support, 2), query=as_class_numbers(tasks.query, 2))
         self.engine.settle(self, tasks.support.x)
+        if self.engine.may_change_inputs:
+            tasks = tree_map(torch.clone, tasks)
         self.check_once(pick(tasks.support, 0))
         return tasks
 
@@ -223,12 +225,13 @@ class Learner(nn.Module, ABC):
             twice_differentiable(),
             autocast_products(self.engine.settings.autocast),
         ):
-            support = as_class_numbers(move(Examples(*map(_recordable, support)), self.device), 1)
+            # Copies: a forward may change its input, and no gradient is computed through what inference mode made.
+            support = as_class_numbers(move(Examples(*map(torch.clone, support)), self.device), 1)
             learner = self.for_labels(support.y, evaluating=True)
             learner.check_support(support)
             twin = learner.evaluation_twin()
             twin.check_once(support)
-            self.checked = True
+            self.checked, self.copies_features = twin.checked, twin.copies_features
             noise = task_noise(learner.noise(), torch.tensor([key]), seed, like=like)
             params = twin.update(support, pick(noise, 0), evaluating=True)
             _refuse_divergence(params)
@@ -280,11 +283,6 @@ class Learner(nn.Module, ABC):
     def norms(self) -> str:
         """The norm policy in words; it is printed with every result."""
         return describe_norms(self.modules())
-
-
-def _recordable(tensor: Tensor) -> Tensor:
-    """The tensor; a copy if it was made in inference mode, because no gradient can be computed through it."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _refuse_divergence(params: Params) -> None:

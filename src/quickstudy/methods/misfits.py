@@ -101,6 +101,8 @@ def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
     except Exception as error:  # the user's model may raise anything, and torch has several errors for a wrong shape
         if is_out_of_memory(error):
             raise
+        if "double backward" in str(error):
+            wanted = "A compiled function has no second derivative: give the module as it was before torch.compile."
         parts = "; ".join(f"{half} {_shapes(examples)}" for half, examples in given.items())
         raise InputError(f"The model or its loss failed: {describe_error(error)}. Given: {parts}. {wanted}") from error
 

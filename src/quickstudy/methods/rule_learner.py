@@ -104,6 +104,8 @@ class RuleLearner(Learner):
 
     def run_head(self, params: Params, features: Tensor) -> Tensor:
         """The output of the head with these parameters."""
+        if self.copies_features:
+            features = features.clone()
         output: Tensor = self.head_twins.call(_of_head(params), features)
         return output
 
@@ -145,15 +147,15 @@ class RuleLearner(Learner):
         A forward may read a parameter in a way that nobody can follow, such as through a C extension. It would then
         never move, and training would seem to succeed.
         """
-        if self.allow_unused:
-            return
         theta = {name: p.detach().requires_grad_() for name, p in self.params().items()}
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
-            x = self.features(support.x).detach()
+            x = self.features(support.x).detach().clone()
+            before = x._version
             loss = self.inner_criterion(self.run_head(theta, x), support.y)
+            self.copies_features = x._version != before  # every step must find its input as it was given
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
-        if unused:
+        if unused and not self.allow_unused:
             raise InputError(
                 f"These parameters should adapt, but the support loss does not depend on them: {', '.join(unused)}. "
                 "Leave them out of `adapts`, freeze them by requires_grad_(False), or read them from the module in its "
