@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy import Engine, Examples, Task, fomaml, maml
+from quickstudy.engine.gradient_check import WrongGradient
 from quickstudy.methods.protonet import protonet
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -310,3 +312,51 @@ def test_an_error_of_the_model_is_raised_here():
 
 def test_methods_that_adapt_nothing_by_gradients_are_checked_too():
     assert protonet(Net(), outputs=3).check(batch()).ok
+
+
+class Rewrites(nn.Module):
+    """Calls torch's kernel itself, where nothing can put another in its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.f = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.w, self.b = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        return self.f(torch.ops.aten.native_layer_norm(self.a(x), [8], self.w, self.b, 1e-5)[0].tanh())
+
+
+@pytest.mark.parametrize("way", ["forward", "meta_gradient"])
+def test_a_loop_of_ones_own_is_told_too_and_gets_the_right_gradient(way):
+    torch.manual_seed(0)
+    learner, tasks = maml(Rewrites(), inner_lr=0.3, inner_steps=2), batch()
+    right = maml(Rewrites(), inner_lr=0.3, inner_steps=2)
+    right.load_state_dict(learner.state_dict())
+    right.engine = Engine("loop")
+    before = torch.get_rng_state()
+
+    def differentiate():
+        if way == "forward":
+            return torch.autograd.grad(learner(tasks).loss.mean(), list(learner.parameters()))
+        return learner.meta_gradient(tasks)[1]
+
+    with pytest.warns(WrongGradient, match="wrong under vmap"):
+        grads = differentiate()
+    assert learner.engine.backend == "loop" and torch.equal(torch.get_rng_state(), before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WrongGradient)
+        wanted = right.meta_gradient(tasks)[1]
+    torch.testing.assert_close(list(grads), list(wanted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is told once
+        learner(tasks).loss.mean().backward()
+
+
+def test_known_nets_are_not_checked_before_they_are_used(monkeypatch):
+    learner = maml(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3)))
+    calls = []
+    inner = type(learner).solve
+    monkeypatch.setattr(type(learner), "solve", lambda self, *args: (calls.append(1), inner(self, *args))[1])
+    learner.engine = Engine("loop")
+    learner.meta_gradient(batch())
+    assert len(calls) == len(batch().key)

@@ -16,6 +16,7 @@ from torch import nn
 import quickstudy
 from conftest import SINE
 from processes import MORTAL, Command, doom
+from quickstudy.engine.gradient_check import WrongGradient
 from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import evaluate
@@ -25,7 +26,7 @@ from quickstudy.training import config
 from quickstudy.training.config import schedule
 from quickstudy.training.config.schedule import Multistep, Ramp
 from quickstudy.training.restore import check_model, restore
-from quickstudy.training.train import StoppedError, WrongGradient, train
+from quickstudy.training.train import StoppedError, train
 from quickstudy.training.watcher import Watcher
 
 MINE = """

@@ -25,7 +25,7 @@ from quickstudy.engine.autodiff import (
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory, peak_bytes
 from quickstudy.engine.precision import autocast_products, scaled_gradient
-from quickstudy.engine.second_derivatives import needs_plain_formulas, twice_differentiable
+from quickstudy.engine.second_derivatives import is_strange, needs_plain_formulas, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.rules.base import Rate, Rule
@@ -69,6 +69,7 @@ class Engine:
             "vmap" becomes "loop" when it refuses the model.
         compile: Whether the meta-gradient is compiled. False on the loop, whatever was asked for.
         memory: Bytes that a batch may take where no chunk is set. None: as many as it needs.
+        has_strangers: Whether the settled model or its loss runs code that is neither torch's nor this package's.
         may_change_inputs: Whether a module of the settled model may change its input in place.
     """
 
@@ -98,7 +99,7 @@ class Engine:
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = self._side_by_side = False
-        self._may_draw = self.may_change_inputs = True
+        self._may_draw = self.may_change_inputs = self.has_strangers = True
         self._draws: dict[Any, bool] = {}
         self._needs_plain = True
         self._compiler = Compiler()
@@ -137,7 +138,9 @@ class Engine:
         self._side_by_side = convolves  # small nets spend their time in Python, which runs one thread at a time
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
-        self._needs_plain = any(map(needs_plain_formulas, (*model.modules(), *losses)))
+        code = (*model.modules(), *losses)
+        self.has_strangers = any(map(is_strange, code))
+        self._needs_plain = any(map(needs_plain_formulas, code))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in model.modules())
         self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in model.modules())
 

@@ -57,6 +57,10 @@ PATIENCE = 600.0
 """Seconds without a sign of life after which the copy of this process is given up, and the check runs here."""
 
 
+class WrongGradient(UserWarning):
+    """The model or its loss uses a function whose gradient is wrong, or is not the function that it seems to be."""
+
+
 @dataclass(frozen=True)
 class GradientCheck:
     """The result of `learner.check`.
@@ -126,11 +130,7 @@ class GradientCheck:
 
 def check_learner(learner: Any, tasks: Task, seed: int) -> GradientCheck:
     """Try a `Learner` on two tasks of a batch: see the head of this file. It stays as it is."""
-    auto = Engine()
-    auto.settle(learner, tasks.support.x)
-    vectorised = "vmap" in (auto.backend, learner.engine.settings.backend)
-    tasks = learner.move_tasks(_small(pick(tasks, slice(0, 2 if vectorised else 1))))
-    begin = partial(_Trial, learner, move(tasks, torch.float64), seed, vectorised)
+    vectorised, begin = _prepare(learner, tasks, seed)
     if hasattr(os, "fork") and learner.device.type == "cpu" and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         if vectorised:
             grad(torch.sum)(torch.zeros(1))  # imports the compiler, which takes seconds: here, and not in every copy
@@ -144,6 +144,22 @@ def check_learner(learner: Any, tasks: Task, seed: int) -> GradientCheck:
             return GradientCheck({}, {}, fatal=f"{cause} in {part or stage}")
     # There can be no copy, or it has raised an error: here the user sees where that comes from.
     return begin(lambda stage: None).result()
+
+
+def check_learner_here(learner: Any, tasks: Task) -> GradientCheck:
+    """The same without a copy of the process, which a library must not make unasked: it may have other threads."""
+    _, begin = _prepare(learner, tasks, 0)
+    with torch.random.fork_rng(devices=[]):
+        return begin(lambda stage: None).result()
+
+
+def _prepare(learner: Any, tasks: Task, seed: int) -> tuple[bool, Callable[[Tell], "_Trial"]]:
+    """Whether `vmap` is tried, and what begins a trial on one or two small tasks."""
+    auto = Engine()
+    auto.settle(learner, tasks.support.x)
+    vectorised = "vmap" in (auto.backend, learner.engine.settings.backend)
+    tasks = learner.move_tasks(_small(pick(tasks, slice(0, 2 if vectorised else 1))))
+    return vectorised, partial(_Trial, learner, move(tasks, torch.float64), seed, vectorised)
 
 
 ON_THE_LOOP, UNDER_VMAP = "the adaptation on the loop", "the meta-gradient under vmap"
@@ -191,6 +207,7 @@ class _Trial:
                 if isinstance(value, Tensor) and value.is_floating_point():
                     vars(part)[key] = value.double()
         self.learner.engine = Engine("loop")
+        self.learner.trusted = True  # it is being checked
         self.tasks = tasks
 
     def cut(self, side: int) -> Task:

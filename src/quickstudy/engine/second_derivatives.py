@@ -157,13 +157,17 @@ def needs_plain_formulas(code: object) -> bool:
 
     Looking at every call of a function makes a step of a small net an eighth slower, so known nets go without it.
     """
+    return (isinstance(code, _TABLED) and not _is_ours(type(code))) or is_strange(code)
+
+
+def is_strange(code: object) -> bool:
+    """Whether a module or a loss may run code that is neither torch's nor this package's."""
     if not isinstance(code, nn.Module):
         return not _is_ours(getattr(code, "func", code)) and code not in (F.cross_entropy, F.mse_loss)
     hooks = (*code._forward_hooks.values(), *code._forward_pre_hooks.values())
     if "forward" in code.__dict__ or not all(map(_is_ours, hooks)):
         return True
-    known = type(code).__module__.startswith("torch.nn.modules.") and not isinstance(code, _TABLED)
-    return not known and not _is_ours(type(code))
+    return not type(code).__module__.startswith("torch.nn.modules.") and not _is_ours(type(code))
 
 
 def _is_ours(code: object) -> bool:

@@ -5,6 +5,7 @@ one task. Users call `adapt(support)`, which returns a plain module. A `RuleLear
 behind a body that all tasks share.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,14 +16,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
-from quickstudy.engine.gradient_check import GradientCheck, check_learner
+from quickstudy.engine.gradient_check import GradientCheck, WrongGradient, check_learner, check_learner_here
 from quickstudy.engine.precision import autocast_products
 from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
-from quickstudy.rules.torch_private import outside_transforms, tree_map
+from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_map
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -48,7 +49,7 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
-        self.checked = self.differentiated = self.copies_features = False
+        self.trusted = self.checked = self.differentiated = self.copies_features = False
 
     @property
     def device(self) -> torch.device:
@@ -122,6 +123,7 @@ class Learner(nn.Module, ABC):
         self.engine.settle(self, tasks.support.x)
         if self.engine.may_change_inputs:
             tasks = tree_map(torch.clone, tasks)
+        self._check_strangers(tasks)
         self.check_once(pick(tasks.support, 0))
         return tasks
 
@@ -192,6 +194,27 @@ class Learner(nn.Module, ABC):
         It compares `vmap` with the loop, gradients with central differences, and a call with the next one.
         """
         return check_learner(self, tasks, seed)
+
+    def heed(self, report: GradientCheck) -> None:
+        """Leave `vmap` where a check has found it wrong, and warn of what else it has found."""
+        self.trusted = True
+        right = report.loop_ok if self.engine.backend == "loop" else report.ok
+        if not report.vmap_ok:
+            self.engine.leave_vmap()
+        if not right:
+            warnings.warn(f"{report}", WrongGradient, stacklevel=3)
+
+    def _check_strangers(self, tasks: Task) -> None:
+        """Check a learner with code of strangers once, on the first tasks whose gradient somebody may take."""
+        if self.trusted or not torch.is_grad_enabled() or not outside_transforms() or is_tracing():
+            return
+        self.trusted = True
+        if self.engine.has_strangers and self.meta_params():
+            try:
+                report = check_learner_here(self, tasks)
+            except Exception:  # such as a forward that takes no float64; what is the user's own error is raised later
+                return
+            self.heed(report)
 
     def probe(self, support: Examples, query: Examples, noise: Noise) -> Tensor:
         """A loss of one task that `check` holds against central differences: no part of it stops a gradient."""

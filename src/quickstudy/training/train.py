@@ -8,7 +8,6 @@ With several workers, each computes its share of a meta-batch, and the gradients
 step, so their states stay equal. Only the first worker logs and saves.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -53,15 +52,13 @@ class DivergedError(RunError):
     """A loss or a parameter became infinite or NaN. The last checkpoint is from before that."""
 
 
-class WrongGradient(UserWarning):
-    """The model uses a torch kernel whose second derivative is wrong."""
-
-
 def check_training(setup: Setup) -> None:
     """Refuse a setup that cannot be trained. This takes seconds, and nothing is written."""
     config = setup.config.train
     schedule.check_schedules(setup.learner, config.schedules)
     tasks = draw_first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
+    if config.steps:
+        _check_gradients(setup)
     _dry_run_evaluation(setup, tasks)
     if not config.steps:
         return
@@ -77,6 +74,21 @@ def check_training(setup: Setup) -> None:
             draw_first_tasks(setup.family, "val")
         except InputError as error:
             raise InputError(f"{error} To train without validation: --train.validate_every 0.") from error
+
+
+def _check_gradients(setup: Setup) -> None:
+    """Check the learner on two tasks. Where `vmap` is wrong, the loop is used; what ends the process is refused.
+
+    It comes first, because it runs in a copy of this process.
+    """
+    tasks = setup.family.source("train", seed=setup.config.seed, size=2)(0)
+    try:
+        report = setup.learner.check(tasks)
+    except Exception:  # of the model or the tasks; the dry runs name it
+        return
+    if report.fatal:
+        raise InputError(f"{report}")
+    setup.learner.heed(report)
 
 
 def _dry_run_evaluation(setup: Setup, tasks: Task) -> None:
@@ -96,7 +108,6 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = S
     """
     with use_threads(world.threads(setup.config.compute.threads)):
         world.agree(partial(check_training, setup))
-        _check_gradients(setup)
         with run.writing() if world.first else nullcontext():
             _Trainer(setup, run, watch or Watcher(), world).train()
 
@@ -104,21 +115,6 @@ def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = S
 def named_values(learner: nn.Module) -> Params:
     """Parameters and buffers by path, with the buffers that hold settings and are not saved."""
     return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
-
-
-def _check_gradients(setup: Setup) -> None:
-    """Check the learner on two tasks. Where `vmap` is wrong, the loop is used; what ends the process is refused."""
-    learner = setup.learner
-    if not setup.config.train.steps:
-        return
-    report = learner.check(setup.family.source("train", seed=setup.config.seed, size=2)(0))
-    if report.fatal:
-        raise InputError(f"{report}")
-    right = report.ok if learner.engine.backend == "vmap" else report.loop_ok
-    if not report.vmap_ok:
-        learner.engine.leave_vmap()
-    if not right:
-        warnings.warn(f"{report}", WrongGradient, stacklevel=3)
 
 
 class _Trainer:
