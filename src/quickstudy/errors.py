@@ -89,9 +89,10 @@ def describe_error(error: BaseException) -> str:
     Where no frame is in the user's code, the deepest frame of this package below the caller's is named.
     """
     ours = Path(__file__).parent
+    looks_on = ours / "engine" / "second_derivatives.py"  # every call of a function of torch may pass through it
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
     frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    near = [(p, n) for p, n in frames if p.is_file() and not any(map(p.is_relative_to, installed))]
+    near = [(p, n) for p, n in frames if p.is_file() and not any(map(p.is_relative_to, (*installed, looks_on)))]
     place = ([(p, n) for p, n in near if not p.is_relative_to(ours)] or near[1:])[-1:]
     said = " ".join(str(error).split())
     return type(error).__name__ + (f": {said}" if said else "") + "".join(f" ({p.name}, line {n})" for p, n in place)

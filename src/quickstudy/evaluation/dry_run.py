@@ -8,6 +8,7 @@ import torch
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.methods.learner import Learner
+from quickstudy.methods.misfits import ModelError
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
 from quickstudy.types import Integer, Outcome, Task, pick
@@ -67,13 +68,12 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
                 else:
                     with torch.no_grad():
                         outcome = learner(one, evaluating=True)
-        except (InputError, RunError):
-            raise
-        except (Exception, SystemExit) as error:  # the user's model may fail in any way
+        except (ModelError, SystemExit) as error:  # the user's model may fail in any way
+            cause = error.__cause__ or error
             raise InputError(
                 f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which need "
-                f"{family.outputs} outputs: {describe_error(error)}. Change the model or the tasks."
-            ) from error
+                f"{family.outputs} outputs: {describe_error(cause)}. Change the model or the tasks."
+            ) from cause
     wanted = [tasks.query.y.shape[1], family.outputs]
     if list(outcome.output.shape[1:]) != wanted:
         raise InputError(

@@ -91,6 +91,10 @@ def _check_examples(name: str, examples: Any, wanted: str, axes: int) -> None:
         raise InputError(f"{name} has the class number {int(y.min())}. {wanted}")
 
 
+class ModelError(InputError):
+    """The model, the rule or the loss raised an error on examples; its cause is that error."""
+
+
 @contextmanager
 def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
     """Turn an error of the model, the rule or the loss into an `InputError` that also says what they were given."""
@@ -104,7 +108,7 @@ def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
         if "double backward" in str(error):
             wanted = "A compiled function has no second derivative: give the module as it was before torch.compile."
         parts = "; ".join(f"{half} {_shapes(examples)}" for half, examples in given.items())
-        raise InputError(f"The model or its loss failed: {describe_error(error)}. Given: {parts}. {wanted}") from error
+        raise ModelError(f"The model or its loss failed: {describe_error(error)}. Given: {parts}. {wanted}") from error
 
 
 def _named(examples: Examples) -> list[tuple[str, Any]]:

@@ -2,8 +2,6 @@
 
 import os
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
-
 from quickstudy.errors import InputError
 
 MAX_PIXELS = "QUICKSTUDY_MAX_PIXELS"
@@ -24,6 +22,8 @@ def read_limit(name: str) -> int:
     given = os.environ.get(name)
     if given is None:
         return _DEFAULTS[name]
+    from pydantic import ByteSize, TypeAdapter, ValidationError  # a method does without it
+
     try:
         return int(TypeAdapter(ByteSize).validate_python(given))
     except ValidationError as error:

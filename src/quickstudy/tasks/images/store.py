@@ -20,7 +20,6 @@ from filelock import FileLock
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import dumps, explain_disk_errors, sync_folder, write_atomic
@@ -168,29 +167,13 @@ def _lock_entry(root: Path, key: str) -> Iterator[None]:
         lock.release()
 
 
-class _Index(BaseModel):
-    """The `index.json` of an entry."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: int
-    stamp: str
-    shape: tuple[int, int, int, int]
-    labels: list[int]
-    classes: list[str]
-    names: list[str]
-    splits: dict[str, list[int]]
-    layout: str
-    skipped: list[tuple[str, str]]
-    changed: dict[str, int]
-    digest: str
-
-
 def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
     """The entry, or None if there is no valid one: missing, damaged, of another source or format, or just replaced."""
+    from quickstudy.tasks.images.store_index import StoreIndex  # it imports pydantic, which a method does without
+
     try:
         text = (entry / "index.json").read_bytes()
-        index = _Index.model_validate_json(text)
+        index = StoreIndex.model_validate_json(text)
         first, *sums = (entry / "checksums").read_text("ascii").split()
         size = (entry / "pixels.bin").stat().st_size
         if (
