@@ -62,6 +62,19 @@ class Summary(BaseModel, extra="allow", strict=True):
     parameters: NonNegativeInt | None = None
 
 
+class StoredReading(BaseModel, extra="allow", strict=True):
+    """A reading of a paper's number, and how it came to be."""
+
+    value: float
+    interval: Number
+    tasks: str
+    more: dict[str, Any]
+    seed: int
+    seconds: float
+    commit: str | None
+    stand_ins: list[str]
+
+
 class State(BaseModel, extra="allow", strict=True):
     """The plain values in a checkpoint."""
 
@@ -81,6 +94,11 @@ def check_row(row: Any) -> dict[str, Any]:
 def check_summary(summary: Any) -> dict[str, Any]:
     """Check the summary of a result."""
     return _check(summary, Summary)
+
+
+def check_reading(reading: Any) -> dict[str, Any]:
+    """Check a reading."""
+    return _check(reading, StoredReading)
 
 
 def check_state(state: Any) -> dict[str, Any]:

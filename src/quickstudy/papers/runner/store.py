@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
 from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, write_atomic
+from quickstudy.storage.records import check_reading
 from quickstudy.storage.result import read_result
 from quickstudy.storage.run import Run
 
@@ -108,9 +108,7 @@ class Store:
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
         table = self._table(asked)
-        held, arrays = read_result(table)
-        if gone := {"value", "interval", "tasks", "more", "seed", "seconds", "commit", "stand_ins"} - held.keys():
-            raise RunError(f"{table} does not say: {', '.join(sorted(gone))}. Delete it to read again.")
+        held, arrays = read_result(table, check_reading)
         each = arrays.pop("each", None)
         return Reading(held["value"], held["interval"], each, held["tasks"], held["more"], arrays), held
 
