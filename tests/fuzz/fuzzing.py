@@ -1,0 +1,69 @@
+"""The search for inputs that break the law: a few in the quick suite, new ones for as long as you like by `make fuzz`."""
+
+import shutil
+import sys
+from collections import Counter
+from itertools import cycle
+from pathlib import Path
+from time import monotonic
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from kinds import KINDS, Kind, damage
+from lawful import find_faults
+
+BATCH = 40
+"""Inputs of one kind before the next kind has its turn."""
+
+
+def try_inputs(kind: Kind, base: Path, how: settings, tried: Counter[str] | None = None, name: str = "") -> None:
+    """Try damaged inputs; an AssertionError says what one of them did, and leaves it in `base/place`."""
+
+    @how
+    @given(st.randoms(use_true_random=False))
+    def input_obeys_the_law(random):
+        place, words = damage(kind, random, base)
+        if tried is not None:
+            tried[name] += 1
+        faults, done = find_faults(words, place, kind.writable)
+        assert not faults, f"{words} in {place}: {'; '.join(faults)}\n{done.out[-2000:]}\n{done.err[-2000:]}"
+
+    input_obeys_the_law()
+
+
+def quick(kind: Kind) -> settings:
+    """The same inputs in every session."""
+    return settings(max_examples=kind.count, derandomize=True, database=None, deadline=None, print_blob=False,
+                    suppress_health_check=list(HealthCheck))  # fmt: skip
+
+
+def search(minutes: float, folder: Path) -> int:
+    """Try new inputs of every kind in turn; the exit code. What breaks the law is kept in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tried: Counter[str] = Counter()
+    end = monotonic() + 60 * minutes
+    how = settings(max_examples=BATCH, phases=[Phase.generate], database=None, deadline=None, print_blob=False,
+                   suppress_health_check=list(HealthCheck))  # fmt: skip
+    faults = 0
+    for name in cycle(KINDS):
+        if monotonic() > end:
+            break
+        base = folder / "work" / name.replace(" ", "-")
+        base.mkdir(parents=True, exist_ok=True)
+        try:
+            try_inputs(KINDS[name], base, how, tried, name)
+        except AssertionError as fault:
+            faults += 1
+            kept = folder / f"{faults:03d}-{name.replace(' ', '-')}"
+            (base / "place").rename(kept)
+            (kept / "fault.txt").write_text(str(fault), errors="replace")
+            print(f"FAULT in {name}: {kept}\n{fault}", flush=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    for name in KINDS:
+        print(f"{tried[name]:6d} {name}")
+    print(f"{tried.total():6d} inputs, {faults} faults{f', kept in {folder}' if faults else ''}")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(search(float(sys.argv[1]), Path("build/fuzz").absolute()))
