@@ -1,8 +1,9 @@
-"""The search for inputs that break the law: a few in the quick suite, new ones for as long as you like by `make fuzz`."""
+"""The search for inputs that break the law: a few in the quick suite, and by `make fuzz` new ones for an hour."""
 
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from time import monotonic
@@ -12,20 +13,19 @@ from hypothesis import strategies as st
 from kinds import KINDS, Kind, damage
 from lawful import find_faults
 
-BATCH = 40
+BATCH = 20
 """Inputs of one kind before the next kind has its turn."""
 
 
-def try_inputs(kind: Kind, base: Path, how: settings, tried: Counter[str] | None = None, name: str = "") -> None:
-    """Try damaged inputs; an AssertionError says what one of them did, and leaves it in `base/place`."""
+def try_inputs(kind: Kind, base: Path, how: settings, tell: Callable[[int], None] = lambda code: None) -> None:
+    """Try damaged inputs, and tell their exit codes. An AssertionError says what one did that is left in `base/place`."""
 
     @how
     @given(st.randoms(use_true_random=False))
     def input_obeys_the_law(random):
         place, words = damage(kind, random, base)
-        if tried is not None:
-            tried[name] += 1
         faults, done = find_faults(words, place, kind.writable)
+        tell(done.code)
         assert not faults, f"{words} in {place}: {'; '.join(faults)}\n{done.out[-2000:]}\n{done.err[-2000:]}"
 
     input_obeys_the_law()
@@ -40,7 +40,7 @@ def quick(kind: Kind) -> settings:
 def search(minutes: float, folder: Path) -> int:
     """Try new inputs of every kind in turn; the exit code. What breaks the law is kept in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    tried: Counter[str] = Counter()
+    codes: dict[str, list[int]] = {name: [] for name in KINDS}
     end = monotonic() + 60 * minutes
     how = settings(max_examples=BATCH, phases=[Phase.generate], database=None, deadline=None, print_blob=False,
                    suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -51,7 +51,7 @@ def search(minutes: float, folder: Path) -> int:
         base = folder / "work" / name.replace(" ", "-")
         base.mkdir(parents=True, exist_ok=True)
         try:
-            try_inputs(KINDS[name], base, how, tried, name)
+            try_inputs(KINDS[name], base, how, codes[name].append)
         except AssertionError as fault:
             faults += 1
             kept = folder / f"{faults:03d}-{name.replace(' ', '-')}"
@@ -59,9 +59,10 @@ def search(minutes: float, folder: Path) -> int:
             (kept / "fault.txt").write_text(str(fault), errors="replace")
             print(f"FAULT in {name}: {kept}\n{fault}", flush=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
-    for name in KINDS:
-        print(f"{tried[name]:6d} {name}")
-    print(f"{tried.total():6d} inputs, {faults} faults{f', kept in {folder}' if faults else ''}")
+    for name, each in codes.items():
+        print(f"{len(each):6d} {name}: {dict(Counter(each))}")
+    tried = sum(map(len, codes.values()))
+    print(f"{tried:6d} inputs by exit code, {faults} faults{f', kept in {folder}' if faults else ''}")
     return bool(faults)
 
 

@@ -145,8 +145,8 @@ def change_run_file(*patterns: str) -> Callable[[Random, Path], None]:
 
     def change(random: Random, place: Path) -> None:
         found = sorted(path for pattern in patterns for path in (place / "run").glob(pattern))
-        for _ in range(random.randint(1, 2)):
-            change_file(random, random.choice(found))
+        for path in random.sample(found, random.randint(1, min(2, len(found)))):
+            change_file(random, path)
 
     return change
 
@@ -191,8 +191,8 @@ def make_pictures(place: Path) -> None:
 
 
 def change_picture(random: Random, place: Path) -> None:
-    for _ in range(random.randint(1, 4)):
-        change_file(random, random.choice(sorted((place / "given").rglob("*.*"))))
+    for path in random.sample(sorted((place / "given").rglob("*.*")), random.randint(1, 4)):
+        change_file(random, path)
 
 
 def change_data(random: Random, place: Path) -> None:
@@ -286,13 +286,13 @@ def change_zip(random: Random, place: Path) -> None:
             if at == chosen:
                 about.filename = random.choice((*(f"a/{name}.png" for name in MEMBERS), *MEMBERS, name))
                 about.external_attr = random.choice((0, (stat.S_IFLNK | 0o777) << 16, (stat.S_IFIFO | 0o666) << 16))
-                data = random.choice((data, b"../guard/thesis.txt", bytes(10**7), change_bytes(random, data)))
-            new.writestr(about, data)
+            odd = (data, b"../guard", bytes(10**7), change_bytes(random, data))
+            new.writestr(about, random.choice(odd) if at == chosen else data)
 
 
 MEMBERS = (
-    "../guard/x", "/tmp/x", "..\\x", "C:x", "a/../../guard/x", "./a", "", "/", "a/", "\x1b[31mx", "new\nline", "x" * 300,
-    "\u202egnp", "a/b/c/d/e", "e\u0301/x", "\xe9/x",
+    "../guard/x", "/tmp/x", "..\\x", "C:x", "a/../../guard/x", "./a", "", "/", "a/", "\x1b[31mx", "new\nline",
+    "x" * 300, "\u202egnp", "a/b/c/d/e", "e\u0301/x", "\xe9/x",
 )  # fmt: skip
 
 
@@ -407,30 +407,37 @@ def change_cache(random: Random, place: Path) -> None:
 
 
 CHECK = ("data check given --quiet", "data check given --quiet --json", "data check given --all --quiet")
-RUN = ("report run --out out/r --quiet", "info run", "info run --json")
+LOOK = ("report run --out out/r --quiet", "info run", "info run --json")
+CONFIGURE = ("train sine.yaml --print-config", "info sine.yaml")
+EVALUATE = ("evaluate run --evaluate.tasks 3 --quiet", "compare run run --evaluate.tasks 3 --quiet")
+TRAIN = ("train --resume run --quiet --no-tensorboard",)
+PRINT = ("train --resume run --print-config", "train run/config.yaml --print-config")
+LAST = ("evaluate run --checkpoint last --quiet",)
+SETTINGS = ("config.yaml", "versions.json")
+READINGS = ("readings/*.*", "wormhole/*.json")
 KINDS = {
-    "configuration": Kind(make_run, change_config, ("train sine.yaml --print-config", "info sine.yaml"), count=40),
-    "overrides": Kind(make_run, change_overrides, ("train sine.yaml --print-config", "info sine.yaml"), count=40),
-    "run configuration": Kind(make_run, change_run_file("config.yaml", "versions.json"), (*RUN, "evaluate run --evaluate.tasks 3 --quiet", "train --resume run --print-config", "train run/config.yaml --print-config"), ("run",), 30),
-    "checkpoint": Kind(make_run, change_checkpoint, ("evaluate run --quiet", "evaluate run --checkpoint last --quiet", "compare run run --quiet", "train --resume run --quiet --no-tensorboard", "info run"), ("run",), 40),
-    "result": Kind(make_picture_run, change_run_file("results/*.*"), RUN, count=24),
-    "metrics": Kind(make_run, change_run_file("metrics.jsonl"), (*RUN, "train --resume run --quiet --no-tensorboard"), ("run",), 30),
-    "folder of a run": Kind(make_run, change_run_folder, (*RUN, "evaluate run --quiet", "train --resume run --quiet --no-tensorboard", "compare run run --quiet"), ("run",), 30),
+    "configuration": Kind(make_run, change_config, CONFIGURE, count=30),
+    "overrides": Kind(make_run, change_overrides, CONFIGURE, count=30),
+    "run configuration": Kind(make_run, change_run_file(*SETTINGS), LOOK + EVALUATE + PRINT, ("run",), 25),
+    "checkpoint": Kind(make_run, change_checkpoint, EVALUATE + LAST + TRAIN + LOOK[1:], ("run",), 30),
+    "result": Kind(make_picture_run, change_run_file("results/*.*"), LOOK, count=20),
+    "metrics": Kind(make_run, change_run_file("metrics.jsonl"), LOOK + TRAIN, ("run",), 25),
+    "folder of a run": Kind(make_run, change_run_folder, LOOK + EVALUATE + TRAIN, ("run",), 25),
     "sweep": Kind(make_sweep, change_sweep, (f"{SWEEP} --trials 2", f"{SWEEP} --trials 3"), ("run",), 15),
-    "readings": Kind(make_readings, change_run_file("readings/*.*", "wormhole/*.json"), (PAPER, "reproduce wormhole --out run --quiet"), ("run",), 15),
-    "cache": Kind(make_cache, change_cache, (*CHECK, "evaluate run --quiet"), ("run",), 20),
-    "pictures": Kind(make_pictures, change_picture, CHECK, count=60),
-    "folder of pictures": Kind(make_pictures, change_data, CHECK, count=20),
-    "npz": Kind(make_npz, change_data, CHECK, count=40),
-    "idx": Kind(make_idx(""), change_data, CHECK, count=30),
-    "idx.gz": Kind(make_idx(".gz"), change_data, CHECK, count=20),
-    "csv": Kind(make_table, change_table, ("data check given/x.csv --quiet", *CHECK), count=30),
-    "file lists": Kind(make_lists, change_data, CHECK, count=20),
-    "class lists": Kind(make_class_lists, change_data, CHECK, count=20),
-    "zip": Kind(make_zip, change_zip, ("data check given/x.zip --quiet", "data check given/x.zip --all --quiet"), count=40),
-    "tar": Kind(make_tar, change_tar, ("data prepare cub --yes --quiet",), count=30),
-    "pickles": Kind(make_pickles, change_pickle, CHECK, count=40),
-}  # fmt: skip
+    "readings": Kind(make_readings, change_run_file(*READINGS), (PAPER, "reproduce wormhole --out run"), ("run",), 15),
+    "cache": Kind(make_cache, change_cache, CHECK + EVALUATE, ("run",), 15),
+    "pictures": Kind(make_pictures, change_picture, CHECK, count=40),
+    "folder of pictures": Kind(make_pictures, change_data, CHECK, count=15),
+    "npz": Kind(make_npz, change_data, CHECK, count=25),
+    "idx": Kind(make_idx(""), change_data, CHECK, count=20),
+    "idx.gz": Kind(make_idx(".gz"), change_data, CHECK, count=15),
+    "csv": Kind(make_table, change_table, (*CHECK, "data check given/x.csv --quiet"), count=20),
+    "file lists": Kind(make_lists, change_data, CHECK, count=15),
+    "class lists": Kind(make_class_lists, change_data, CHECK, count=15),
+    "zip": Kind(make_zip, change_zip, ("data check given/x.zip --quiet", "data check given/x.zip --json"), count=30),
+    "tar": Kind(make_tar, change_tar, ("data prepare cub --yes --quiet",), count=20),
+    "pickles": Kind(make_pickles, change_pickle, CHECK, count=30),
+}
 """Every kind of input by name."""
 
 

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -63,7 +64,7 @@ def find_faults(words: Sequence[str], place: Path, writable: Sequence[str]) -> t
     if "Traceback (most recent call last)" in done.out + done.err:
         faults.append("a traceback")
     lines = done.err.splitlines()
-    if done.code and not [line for line in lines if not line.startswith("note: ")] == lines[-1:]:
+    if done.code and [line for line in lines if not line.startswith("note: ")] != lines[-1:]:
         faults.append("what a failure says is not one line")
     if done.code and lines and not lines[-1].startswith("error: "):
         faults.append("what a failure says is no error")
@@ -117,9 +118,8 @@ def run_apart(words: Sequence[str], place: Path, writable: Sequence[str] = ()) -
         try:
             os._exit(_command(words, place, writable, logs))
         except BaseException:
-            import traceback
-
             traceback.print_exc()
+            sys.stderr.flush()
             os._exit(99)
     _, status, usage = os.wait4(child, 0)
     taken = usage.ru_maxrss * 1024 - _resident()  # a copy begins with what this process has
@@ -133,10 +133,9 @@ def _resident() -> int:
 
 def _command(words: Sequence[str], place: Path, writable: Sequence[str], logs: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for name, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(logs / name, flags), number)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+    for name, number in ((os.devnull, 0), (logs / "out", 1), (logs / "err", 2)):
+        os.dup2(os.open(name, flags if number else os.O_RDONLY), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
     report = os.open(logs / "forbidden", flags)
     for name, folder in (("CACHE", "cache"), ("STATE", "state"), ("DATA", "out")):
         os.environ[f"QUICKSTUDY_{name}"] = str(place / folder)

@@ -19,13 +19,16 @@ EXTREME = (
 )  # fmt: skip
 NAMES = (
     "a\x1b[31m\rred", "new\nline", "\x07", "-rf", "--json", "'", '"', " ", "x" * 200, "\udcff\udc80", "\u202egnp",
-    "a.zip", "x.csv", "train", "train.csv", "last.safetensors", "test.json", "index.json", "con", "%s%n", "{0}", "e\u0301",
+    "a.zip", "x.csv", "train", "train.csv", "last.safetensors", "test.json", "index.json", "con", "%s%n", "{0}",
+    "e\u0301",
 )  # fmt: skip
 TOKENS = (
     b"\0" * 8, b"\xff" * 8, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\x80", b"9" * 30, b"-1", b"nan",
-    b"[" * 3000, b"{\"a\":" * 2000, b"\n", b"\r\n", b"\0", b"\x1b[2J", b"\xef\xbb\xbf", b"\xff\xfe", b"../guard/thesis.txt",
-    b"cos\nsystem\n(S'touch was-run'\ntR.", b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08", b"%!PS-Adobe-3.0 EPSF-3.0\n",
-    b"!!python/object/apply:os.system ['touch was-run']", b"&a [*a]", b"<<: *a", b"1e999", b"\xed\xa0\x80", b'"\\ud800"',
+    b"[" * 3000, b"{\"a\":" * 2000, b"\n", b"\r\n", b"\0", b"\x1b[2J", b"\xef\xbb\xbf",
+    b"../guard/thesis.txt", b"\xff\xfe",
+    b"cos\nsystem\n(S'touch was-run'\ntR.", b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b\x08",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n", b"!!python/object/apply:os.system ['touch was-run']", b"&a [*a]", b"<<: *a", b"1e999",
+    b"\xed\xa0\x80", b'"\\ud800"',
 )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def change_array(random: Random, array: Any) -> Any:
 
 
 def change_folder(random: Random, root: Path) -> None:
-    """Give a file another name, or put a link, a pipe, a folder or nothing in its place. `root/../guard` is not ours."""
+    """Give a file another name, or put a link, a pipe, a folder or nothing in its place."""
     entries = sorted(path for path in root.rglob("*") if not path.is_symlink())
     path = random.choice(entries)
     up = "../" * len(path.relative_to(root.parent).parent.parts)
@@ -157,7 +160,7 @@ def change_folder(random: Random, root: Path) -> None:
 
 
 def change_file(random: Random, path: Path) -> None:
-    """Damage one file: as bytes, or the values that it holds, so that what reads it parses and then meets the odd value."""
+    """Damage one file: its bytes, or the values that it holds; these can be read, and are then odd."""
     change = {".json": _change_json, ".jsonl": _change_lines, ".log": _change_lines, ".yaml": _change_yaml,
               ".npz": _change_npz, ".npy": _change_npy}.get(path.suffix)  # fmt: skip
     if change is None or random.randint(0, 3) == 0:
@@ -176,7 +179,8 @@ def _change_lines(random: Random, path: Path) -> None:
 
 
 def _change_yaml(random: Random, path: Path) -> None:
-    path.write_text(yaml.safe_dump(change_value(random, yaml.safe_load(path.read_text())), allow_unicode=True))
+    text = yaml.safe_dump(change_value(random, yaml.safe_load(path.read_text())), allow_unicode=True)
+    path.write_text(text, errors="surrogateescape")
 
 
 def _change_npz(random: Random, path: Path) -> None:

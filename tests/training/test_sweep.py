@@ -299,10 +299,11 @@ def test_a_sweep_of_an_earlier_version_goes_on_in_its_database(sweep, place):
     assert not (place / "out" / "journal.log").exists()
 
 
-def test_a_study_that_cannot_be_read_says_so(cli, sweep, place):
+@pytest.mark.parametrize("line", ["no study", '{"op_code": 99, "worker_id": "a"}', '{"op_code": 2}', "[]"])
+def test_a_study_that_cannot_be_read_says_so(cli, sweep, place, line):
     sweep(*RATES, "--trials", "1", "--out", "out")
     journal = place / "out" / "journal.log"
-    journal.write_text("no study\n" + journal.read_text())
+    journal.write_text(line + "\n" + journal.read_text())
     done = cli("sweep", "sine.yaml", *RATES, "--trials", "2", "--out", "out")
     assert done.code == 1
     assert (

@@ -74,11 +74,6 @@ class Study:
         with explain_disk_errors(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             refuse_link(plan.folder / "trials", plan.folder).mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
-        # What Optuna raises over a journal that parses, but holds something else, depends on what it holds.
-        self._errors: tuple[type[Exception], ...] = (
-            *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
-            self.optuna.exceptions.StorageInternalError,
-        )
         self._distributions = self._make_distributions(plan.space)
         with self._locked():
             self.study = self._open()
@@ -100,7 +95,7 @@ class Study:
                 yield
         except (InputError, RunError):
             raise
-        except self._errors as error:
+        except Exception as error:  # what Optuna raises over a journal that parses depends on what the journal holds
             cause = str(error.__cause__ or error).strip().partition("\n")[0]
             raise _StorageError(
                 f"The study at {self.place} could not be read or written: {cause}. No finished trial is lost; run the "
@@ -125,9 +120,8 @@ class Study:
         return self.optuna.storages.JournalStorage(backend)
 
     def _open_database(self, url: str) -> Any:
-        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+        from sqlalchemy.exc import ArgumentError
 
-        self._errors += (SQLAlchemyError,)
         options = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if url.startswith("sqlite") else {}
         try:
             return self.optuna.storages.RDBStorage(url, engine_kwargs=options)
