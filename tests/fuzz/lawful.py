@@ -19,6 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import quickstudy
 from quickstudy.cli.main import run_command
 
@@ -28,7 +30,7 @@ ADDRESSES = 2**32
 """Bytes that it may ask for: allocating far more than it uses is no fault, but must not stop the machine."""
 CPU_SECONDS = 120
 """A healthy input takes one or two."""
-WALL_SECONDS = 1200
+WALL_SECONDS = 300
 """What waits for ever, as for a pipe, ends here."""
 
 ALWAYS_WRITTEN = ("out", "cache", "state", "tmp")
@@ -91,7 +93,8 @@ def _take_stock(place: Path, writable: Sequence[str]) -> dict[str, Any]:
 
 @cache
 def import_everything() -> None:
-    """Import what verbs import when they run, so that a copy of this process need not."""
+    """Import what verbs import when they run, so that a copy of this process need not, and start no threads."""
+    torch.set_num_threads(1)
     root = Path(quickstudy.__file__).parent
     own = [".".join(("quickstudy", *path.relative_to(root).with_suffix("").parts)) for path in root.rglob("*.py")]
     others = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "numpy.ma",
