@@ -24,6 +24,7 @@ from mutations import EXTREME, NAMES, change_array, change_bytes, change_file, c
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import quickstudy
 from quickstudy.storage.checkpoints import hash_tensors, read_checkpoint
 from quickstudy.storage.files import dumps
 from quickstudy.tasks.images import downloads
@@ -87,7 +88,12 @@ def make_picture_run(place: Path) -> None:
     command(place, "evaluate run --quiet")
 
 
+SHIPPED = sorted((Path(quickstudy.__file__).parent / "configs").glob("*.yaml"))
+
+
 def change_config(random: Random, place: Path) -> None:
+    if random.randint(0, 1):
+        shutil.copy(random.choice(SHIPPED), place / "sine.yaml")
     change_file(random, place / "sine.yaml")
 
 

@@ -109,7 +109,9 @@ def change_array(random: Random, array: Any) -> Any:
     how = random.randint(0, 5)
     if how == 0:
         kind = random.choice(types)
-        return np.zeros(array.shape, kind) if kind[0] in "MV" else np.asarray(array.tolist(), "O").astype(kind)
+        known = kind[0] not in "MV" and array.dtype.kind in "fiub"
+        with np.errstate(all="ignore"):
+            return array.astype(kind) if known else np.zeros(array.shape, kind)
     if how == 1:
         shape = random.choice(shapes)
         return array.reshape(shape) if -1 in shape and array.size else np.zeros(shape, array.dtype)

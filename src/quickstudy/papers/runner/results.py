@@ -18,6 +18,7 @@ from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
 from quickstudy.storage.files import FILE_FORMAT
 from quickstudy.storage.records import Number
+from quickstudy.training.progress import read_progress
 
 Result = dict[str, Any]
 
@@ -96,7 +97,8 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
     """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
     runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
-    trained = sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints())
+    saved = {path: run.load("last") for path, run in runs.items() if "last" in run.checkpoints()}
+    trained = sum(read_progress(last, f"Checkpoint `last` of {path}").seconds for path, last in saved.items())
     return {
         "format": FILE_FORMAT,
         **{key: getattr(item, key) for key in ("paper", "title", "unit", "larger_is_better", "digits")},

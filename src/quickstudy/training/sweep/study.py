@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import (
@@ -36,6 +37,7 @@ from quickstudy.storage.files import (
     refuse_link,
     to_plain_or_text,
 )
+from quickstudy.storage.records import first_fault
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
@@ -96,7 +98,8 @@ class Study:
         except (InputError, RunError):
             raise
         except Exception as error:  # what Optuna raises over a journal that parses depends on what the journal holds
-            cause = str(error.__cause__ or error).strip().partition("\n")[0]
+            said = first_fault(error) if isinstance(error, ValidationError) else str(error.__cause__ or error)
+            cause = said.strip().partition("\n")[0]
             raise _StorageError(
                 f"The study at {self.place} could not be read or written: {cause}. No finished trial is lost; run the "
                 "same command again."
@@ -163,6 +166,9 @@ class Study:
     def _to_sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Settings by path. The study has a text in place of each value of a choice."""
         space = self.plan.space
+        for key, value in params.items():
+            if isinstance(space.get(key), Range) and not isinstance(value, int | float):
+                raise ValueError(f"{key} was drawn as {value!r}, which is no number")
         return {
             key: params[key] if isinstance(dimension, Range) else dimension.labels[params[key]]
             for key, dimension in space.items()
