@@ -131,19 +131,15 @@ def change_checkpoint(random: Random, place: Path) -> None:
             tensors[name] = _change_tensor(random, tensors[name])
             if random.randint(0, 4) == 0:
                 tensors[random.choice((*tensors, *NAMES[:8]))] = tensors.pop(name)
-        text = dumps(state)
+        text = dumps(state).encode(errors="replace").decode()
         save_file(tensors, path, {"format": "1", "state": text, "sha256": hash_tensors(tensors, text)})
 
 
 def _change_tensor(random: Random, tensor: torch.Tensor) -> torch.Tensor:
     if random.randint(0, 3) == 0:
-        return tensor.to(
-            random.choice((torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool))
-        ).contiguous()
+        return tensor.to(random.choice((torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool)))
     changed = change_array(random, tensor.numpy())
-    return torch.from_numpy(
-        np.ascontiguousarray(changed if changed.dtype.kind in "fiu?" else changed.astype("U8") == "")
-    )
+    return torch.tensor(changed if changed.dtype.kind in "fiub" else changed.astype("U8") == "")
 
 
 def change_run_file(*patterns: str) -> Callable[[Random, Path], None]:
