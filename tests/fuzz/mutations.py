@@ -102,6 +102,7 @@ def _find_places(value: Any):
         yield from _find_places(item)
 
 
+@np.errstate(all="ignore")
 def change_array(random: Random, array: Any) -> Any:
     """An array of another shape, type or contents."""
     array = np.asarray(array)
@@ -111,8 +112,7 @@ def change_array(random: Random, array: Any) -> Any:
     if how == 0:
         kind = random.choice(types)
         known = kind[0] not in "MV" and array.dtype.kind in "fiub"
-        with np.errstate(all="ignore"):
-            return array.astype(kind) if known else np.zeros(array.shape, kind)
+        return array.astype(kind) if known else np.zeros(array.shape, kind)
     if how == 1:
         shape = random.choice(shapes)
         return array.reshape(shape) if -1 in shape and array.size else np.zeros(shape, array.dtype)
