@@ -49,7 +49,7 @@ def search(minutes: float, folder: Path) -> int:
     for name in cycle(KINDS):
         if monotonic() > end:
             break
-        base = folder / "work" / name.replace(" ", "-")
+        base = folder / "work"
         base.mkdir(parents=True, exist_ok=True)
         try:
             try_inputs(KINDS[name], base, how, codes[name].append)
