@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow smoke lint format clean
+MINUTES ?= 60
+
+.PHONY: demo test test-slow smoke fuzz lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -20,6 +22,10 @@ smoke: .venv/ready
 	for paper in mtnet wormhole hypermaml beyond; do \
 		$(BIN)/quickstudy reproduce $$paper all --scale smoke --workers 2 --out build/smoke || exit 1; \
 	done
+
+# Damaged inputs of every kind, new ones each time. What breaks the law is kept in build/fuzz.
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz/fuzzing.py $(MINUTES)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check src tests docs examples

@@ -447,6 +447,13 @@ def test_a_run_without_a_checkpoint_says_what_to_do(cli):
     assert "none" in cli("info", "run").out
 
 
+def test_info_knows_no_step_of_a_checkpoint_that_does_not_say(cli, place):
+    run = Run.create(place / "run", {"method": "maml", "tasks": "sine", "model": "mlp"})
+    with run.writing():
+        run.save("last", {}, {})
+    assert "last (step unknown)" in cli("info", "run").out
+
+
 def test_a_report_opens_from_where_it_was_put(cli, run, place):
     cli("evaluate", "run")
     done = cli("report", "run")

@@ -499,6 +499,16 @@ def test_archives_cannot_write_elsewhere(server, tmp_path, kind, name):
     assert not (tmp_path / "root" / "out").exists() and not Path("/tmp/quickstudy-out").exists()
 
 
+@pytest.mark.parametrize("kind", ["zip", "tgz", "tar.gz"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-30]])
+def test_an_archive_that_is_damaged_where_it_was_published_is_named(server, tmp_path, kind, damage):
+    needs_pooch()
+    file = remote(server, f"all.{kind}", damage(packed(kind, {"set/a": b"1" * 5000})), unpack="*")
+    with pytest.raises(RunError, match=f"all.{kind} cannot be unpacked") as refused:
+        fetch(source(file), tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_verb_shows_what_it_will_do_and_does_it(cli, root, server, monkeypatch):
     needs_pooch()
     files = [remote(server, "train-images-idx3-ubyte.gz", b"1"), remote(server, "train-labels-idx1-ubyte.gz", b"2")]

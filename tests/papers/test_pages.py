@@ -1,11 +1,14 @@
 """Pages: what is stored is what they say, in one table first; in HTML nothing that was stored is read as markup."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from quickstudy.errors import RunError
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import page
+from quickstudy.papers.runner.items import Claim
 
 PAGES = Path(__file__).parents[2] / "docs" / "reproductions"
 STORED = {paper: page.read_results(PAGES, paper) for paper in PAPERS}
@@ -63,3 +66,33 @@ def test_html_is_whole_and_escapes_what_was_stored():
     assert text.count("data:image/svg+xml;base64,") == 1 and text.count("<details>") == 1
     gone = page.render("mtnet", [one], PAGES / "nowhere", "html")
     assert "errors was not drawn" in gone and "<figure>" not in gone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [{"row": "a"}]},
+        {"rows": 1},
+        {"claims": [{"text": None}]},
+        {"digits": 10**9},
+        {"item": "../elsewhere"},
+        {"figures": ["../../secret"]},
+        {"stopped": {"row": []}},
+        {"seconds": "long"},
+        {"machine": None},
+    ],
+    ids=str,
+)
+def test_a_stored_result_of_another_shape_is_named(tmp_path, change):
+    (tmp_path / "wormhole").mkdir()
+    held = json.loads((PAGES / "wormhole" / "figure-4.json").read_text())
+    (tmp_path / "wormhole" / "figure-4.json").write_text(json.dumps(held | change))
+    with pytest.raises(RunError, match="figure-4.json is damaged.*Run its item again"):
+        page.read_results(tmp_path, "wormhole")
+
+
+def test_a_number_that_a_claim_is_about_may_be_missing():
+    lines = {"column": "errors", "label": "row", "ours": {"more": {"slope": [1]}}}
+    for name in ("slope", "none"):
+        claim = Claim("", "", (("above", {"more": name}),))
+        assert page._format_ours(claim, lines, 2) == "-"

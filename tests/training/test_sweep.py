@@ -1,6 +1,7 @@
 """Sweeps as people run them: what is refused, what is found, and what survives a kill."""
 
 import json
+import re
 import signal
 import sys
 from itertools import pairwise
@@ -299,10 +300,22 @@ def test_a_sweep_of_an_earlier_version_goes_on_in_its_database(sweep, place):
     assert not (place / "out" / "journal.log").exists()
 
 
-def test_a_study_that_cannot_be_read_says_so(cli, sweep, place):
+@pytest.mark.parametrize(
+    ("key", "value"), [*(("param_value_internal", value) for value in ('"a"', "[1]", "{}")), ("values", '["a"]')]
+)
+def test_a_trial_of_another_shape_is_named(cli, sweep, place, key, value):
     sweep(*RATES, "--trials", "1", "--out", "out")
     journal = place / "out" / "journal.log"
-    journal.write_text("no study\n" + journal.read_text())
+    journal.write_text(re.sub(rf'"{key}": ?(\[[^]]*\]|[^,}}]*)', f'"{key}": {value}', journal.read_text()))
+    done = cli("sweep", "sine.yaml", *RATES, "--trials", "1", "--out", "out")
+    assert done.code == 1 and "The study at out/journal.log could not be read" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["no study", '{"op_code": 99, "worker_id": "a"}', '{"op_code": 2}', "[]"])
+def test_a_study_that_cannot_be_read_says_so(cli, sweep, place, line):
+    sweep(*RATES, "--trials", "1", "--out", "out")
+    journal = place / "out" / "journal.log"
+    journal.write_text(line + "\n" + journal.read_text())
     done = cli("sweep", "sine.yaml", *RATES, "--trials", "2", "--out", "out")
     assert done.code == 1
     assert (

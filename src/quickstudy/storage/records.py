@@ -75,20 +75,21 @@ ROWS: dict[Any, type[Row]] = {"train": TrainRow, "val": ValidationRow, "probe": 
 def check_row(row: Any) -> dict[str, Any]:
     """Check a row of the metrics."""
     kind = row.get("kind") if isinstance(row, dict) else None
-    return _check(row, ROWS.get(kind, Row) if isinstance(kind, str) else Row)
+    return check_shape(row, ROWS.get(kind, Row) if isinstance(kind, str) else Row)
 
 
 def check_summary(summary: Any) -> dict[str, Any]:
     """Check the summary of a result."""
-    return _check(summary, Summary)
+    return check_shape(summary, Summary)
 
 
 def check_state(state: Any) -> dict[str, Any]:
     """Check the plain values of a checkpoint."""
-    return _check(state, State)
+    return check_shape(state, State)
 
 
-def _check(value: Any, model: type[BaseModel]) -> dict[str, Any]:
+def check_shape(value: Any, model: type[BaseModel]) -> dict[str, Any]:
+    """Check plain values against a model of them."""
     try:
         model.model_validate(value)
     except ValidationError as error:

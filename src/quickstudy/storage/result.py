@@ -1,6 +1,6 @@
 """The result of an evaluation, as it is stored in a run: a summary, and the arrays behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +34,13 @@ class EvaluationResult(NamedTuple):
     arrays: dict[str, NDArray[Any]]
 
 
-def read_result(table: Path) -> EvaluationResult:
-    """Read a result from its summary `<name>.json` and the arrays beside it, `<name>.npz`."""
+def read_result(table: Path, check: Callable[[Any], dict[str, Any]] = check_summary) -> EvaluationResult:
+    """Read a result from its summary `<name>.json`, which is checked, and the arrays beside it, `<name>.npz`."""
     summary = read_json(table)
     check_format(summary.get("format"), table)
     data = table.with_suffix(".npz")
     try:
-        return EvaluationResult(check_summary(summary), read_arrays(data))
+        return EvaluationResult(check(summary), read_arrays(data))
     except ValueError as error:
         raise RunError(
             f"{table} or {data.name} is missing or damaged ({error}). Evaluate again, or delete {table.name} to go on "

@@ -275,6 +275,23 @@ def flip(place: float):
     return damage
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def link_back(file: Path) -> None:
+    file.rename(file.with_suffix(".moved"))
+    file.symlink_to(file.with_suffix(".moved"))
+
+
+@pytest.mark.parametrize("name", ["index.json", "checksums", "pixels.bin"])
+@pytest.mark.parametrize("damage", [pipe, link_back])
+def test_nothing_of_an_entry_is_read_from_a_pipe_or_a_link(tmp_path, cache, name, damage):
+    test_an_entry_that_is_not_what_was_written_is_built_again(tmp_path, cache, name, damage)
+    assert next(cache.glob(f"*/{name}")).is_file() and not next(cache.glob(f"*/{name}")).is_symlink()
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("pixels.bin", halve), ("pixels.bin", flip(0)), ("pixels.bin", flip(1)), ("checksums", halve),

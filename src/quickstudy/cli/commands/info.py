@@ -120,8 +120,10 @@ def describe_run(run: Run) -> Rows:
 
 
 def _checkpoint_state(run: Run, name: str) -> str:
+    from quickstudy.storage.checkpoints import describe_step
+
     try:
-        return f"step {run.load(name).state['step']}"
+        return describe_step(run.load(name))
     except (InputError, RunError):
         return "damaged"
 

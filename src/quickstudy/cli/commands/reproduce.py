@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from quickstudy.cli.command import Count, Flag, Folder, ImageCommand, Names
 from quickstudy.cli.side_by_side import run_side_by_side
 from quickstudy.cli.terminal import Console, TerminalWatcher
-from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.errors import InputError, RunError, UserErrors, suggest_nearest
 
 if TYPE_CHECKING:
     from quickstudy.papers.runner.found import Found
@@ -174,9 +174,12 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
             "some trainings are under way in another process; the same command shows them when they are done",
             always=True,
         )
-    here, about = collect(plan)
-    made = result(plan, here, about, describe_machine())
-    _write_item(plan, made, here, console)
+    folder = plan.folder / "readings"
+    misfit = f"The readings in {folder} do not fit {plan.item.paper} {plan.item.name}: {{}}. Delete them to read again."
+    with UserErrors(misfit.format):  # each figure and claim expects arrays of its own
+        here, about = collect(plan)
+        made = result(plan, here, about, describe_machine())
+        _write_item(plan, made, here, console)
     _show_item(made, console)
 
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from quickstudy.errors import RunError
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
 from quickstudy.papers.runner.items import Claim, Item
-from quickstudy.papers.runner.results import Result
+from quickstudy.papers.runner.results import Result, StoredResult
 from quickstudy.reports.report import read_templates
 from quickstudy.storage.files import check_format, read_json
+from quickstudy.storage.records import check_shape
 
 SIGNS = {True: "✓", False: "✗", None: "?"}
 
@@ -29,6 +31,10 @@ def read_results(folder: Path, paper: str) -> list[dict[str, Any]]:
     found = {path: read_json(path) for path in sorted((folder / paper).glob("*.json"))}
     for path, held in found.items():
         check_format(held.get("format"), path)
+        try:
+            check_shape(held, StoredResult)
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}). Run its item again, or delete it.") from error
     return list(found.values())
 
 
@@ -114,7 +120,10 @@ def _lines_of_claim(claim: Claim, one: Result) -> list[dict[str, Any]]:
 def _format_ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
     """The number of this library that a claim is about: a row's own, or another of the same reading."""
     more = claim.parts[0][1].get("more", "")
-    return f"{line['ours']['more'][more]:.3g}" if more else tables.our_number(line["ours"], digits)
+    if not more:
+        return tables.our_number(line["ours"], digits)
+    number = line["ours"]["more"].get(more)
+    return f"{number:.3g}" if isinstance(number, int | float) else "-"
 
 
 def _figure(name: str, picture: Path) -> dict[str, str]:

@@ -7,7 +7,9 @@ the measure's own. `low` and `high` are the extremes over seeds. The gap is ours
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from quickstudy.papers.runner.claims import decide
 from quickstudy.papers.runner.found import Found
@@ -15,15 +17,88 @@ from quickstudy.papers.runner.items import SCALES, Claim, Row
 from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
 from quickstudy.storage.files import FILE_FORMAT
+from quickstudy.storage.records import Number
+from quickstudy.training.progress import read_progress
 
 Result = dict[str, Any]
+
+
+class _Stored(BaseModel, extra="allow", strict=True):
+    """A part of a stored result: what pages and tables read of it."""
+
+
+class _Reported(_Stored):
+    value: float
+    interval: Number
+    source: str
+
+
+class _Ours(_Stored):
+    value: float
+    interval: Number
+    seeds: list[float]
+    low: float
+    high: float
+    more: dict[str, Any]
+    tasks: int = 0
+    finite: int = 0
+
+
+class _Line(_Stored):
+    row: str
+    label: str
+    column: str
+    reported: list[_Reported]
+    stand_in: str
+    departs: list[str]
+    quoted: bool
+    ours: _Ours | None
+    gap: float = 0.0
+
+
+class _Answer(_Stored):
+    text: str
+    source: str
+    own: bool
+    holds: bool | None
+    evidence: str
+
+
+class _Machine(_Stored):
+    processor: str
+    cores: int | None
+    torch: str
+
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class StoredResult(_Stored):
+    """A result of an item, as pages read it."""
+
+    item: FileName
+    title: str
+    unit: str
+    digits: Annotated[int, Field(ge=0, le=20)]
+    scale: str
+    seeds: int
+    command: str
+    commits: list[str]
+    machine: _Machine
+    seconds: float
+    rows: list[_Line]
+    claims: list[_Answer]
+    notes: list[str]
+    figures: list[FileName]
+    stopped: dict[str, dict[str, str]]
 
 
 def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Result:
     """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
     runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
-    trained = sum(run.load("last").state["seconds"] for run in runs.values() if "last" in run.checkpoints())
+    saved = {path: run.load("last") for path, run in runs.items() if "last" in run.checkpoints()}
+    trained = sum(read_progress(last, f"Checkpoint `last` of {path}").seconds for path, last in saved.items())
     return {
         "format": FILE_FORMAT,
         **{key: getattr(item, key) for key in ("paper", "title", "unit", "larger_is_better", "digits")},

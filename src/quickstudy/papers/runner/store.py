@@ -11,16 +11,18 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
-from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
 from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, write_atomic
+from quickstudy.storage.records import Number, check_shape
 from quickstudy.storage.result import read_result
 from quickstudy.storage.run import Run
 
@@ -30,6 +32,19 @@ def digest(what: Any) -> str:
     # Under the name that the package of the papers had when the first trainings were hashed, so that they are found.
     text = json.dumps(what, sort_keys=True).replace("quickstudy.papers.", "quickstudy.reproduce.")
     return sha256(text.encode()).hexdigest()[:16]
+
+
+class StoredReading(BaseModel, extra="allow", strict=True):
+    """A reading of a paper's number, and how it came to be."""
+
+    value: float
+    interval: Number
+    tasks: str
+    more: dict[str, Any]
+    seed: int
+    seconds: float
+    commit: str | None
+    stand_ins: list[str]
 
 
 @dataclass(frozen=True)
@@ -108,9 +123,7 @@ class Store:
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:
         """A reading, and how it came to be."""
         table = self._table(asked)
-        held, arrays = read_result(table)
-        if gone := {"value", "interval", "tasks", "more", "seed", "seconds", "commit", "stand_ins"} - held.keys():
-            raise RunError(f"{table} does not say: {', '.join(sorted(gone))}. Delete it to read again.")
+        held, arrays = read_result(table, partial(check_shape, model=StoredReading))
         each = arrays.pop("each", None)
         return Reading(held["value"], held["interval"], each, held["tasks"], held["more"], arrays), held
 

@@ -184,16 +184,26 @@ def _unpack(file: Remote, folder: Path) -> None:
     if file.unpack is None:
         return
     archive = folder / file.name
+    try:
+        _extract(archive, file.unpack, folder)
+    except Exception as error:  # which one depends on which byte is wrong
+        if isinstance(error, RunError) or (isinstance(error, OSError) and error.errno is not None):  # the disk's own
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(f"{archive} cannot be unpacked ({reason}). Delete it, and download it again.") from error
+
+
+def _extract(archive: Path, wanted: str, folder: Path) -> None:
     if archive.suffix == ".zip":
         with ZipFile(archive) as zipped:
             for name in zipped.namelist():
-                if not name.endswith("/") and fnmatch(name, file.unpack):
+                if not name.endswith("/") and fnmatch(name, wanted):
                     _check_member(name, folder)
                     zipped.extract(name, folder)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.isreg() and fnmatch(member.name, file.unpack):
+            if member.isreg() and fnmatch(member.name, wanted):
                 _check_member(member.name, folder)
                 tar.extract(member, folder, set_attrs=False, filter="data")
 

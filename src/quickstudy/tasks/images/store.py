@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import dumps, explain_disk_errors, sync_folder, write_atomic
+from quickstudy.storage.files import (
+    dumps,
+    explain_disk_errors,
+    open_file,
+    read_file,
+    sync_folder,
+    write_atomic,
+)
 from quickstudy.tasks.images.decode import Decoding, RangedPictures, UnreadablePictureError, decode
 from quickstudy.tasks.images.listing import Listing
 
@@ -172,10 +179,11 @@ def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
     from quickstudy.tasks.images.store_index import StoreIndex  # it imports pydantic, which a method does without
 
     try:
-        text = (entry / "index.json").read_bytes()
+        text = read_file(entry / "index.json")
         index = StoreIndex.model_validate_json(text)
-        first, *sums = (entry / "checksums").read_text("ascii").split()
-        size = (entry / "pixels.bin").stat().st_size
+        first, *sums = read_file(entry / "checksums").decode("ascii").split()
+        with open_file(entry / "pixels.bin") as opened:
+            size = os.fstat(opened.fileno()).st_size
         if (
             {name: getattr(index, name) for name in mark} != mark
             or (size, len(sums)) != (int(np.prod(index.shape)), -(-size // BLOCK_BYTES))
@@ -187,7 +195,7 @@ def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
             return None
         pixels = np.memmap(entry / "pixels.bin", np.uint8, "r", shape=index.shape)
         # This process holds no lock: another one may have replaced the entry since the index was read.
-        if (entry / "index.json").read_bytes() != text:
+        if read_file(entry / "index.json") != text:
             return None
     except (OSError, ValueError):  # pydantic's errors and those of texts that are none are ValueErrors
         return None
@@ -209,7 +217,7 @@ def _checksum(data: bytes) -> str:
 
 
 def _block_checksums(file: Path, blocks: Iterable[int]) -> list[str]:
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         return [_checksum(opened.read(BLOCK_BYTES)) for block in blocks if opened.seek(block * BLOCK_BYTES) >= 0]
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked_dataclass
+
 from quickstudy.errors import InputError
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.training import config
@@ -64,9 +67,9 @@ class SweepPlan:
         return self.storage or (f"sqlite:///{database.as_posix()}" if database.is_file() else None)
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True))
 class Trial:
-    """One trial of a sweep.
+    """One trial of a sweep, as the study has it. What has another shape is a ValueError.
 
     Args:
         number: Its number, from 0.

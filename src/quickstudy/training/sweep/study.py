@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import (
@@ -36,6 +37,7 @@ from quickstudy.storage.files import (
     refuse_link,
     to_plain_or_text,
 )
+from quickstudy.storage.records import first_fault
 from quickstudy.storage.run import Run
 from quickstudy.training import config
 from quickstudy.training.config import Setup
@@ -74,11 +76,6 @@ class Study:
         with explain_disk_errors(plan.folder, "Give a directory that can be made and written: --out DIRECTORY."):
             refuse_link(plan.folder / "trials", plan.folder).mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(plan.folder / ".lock")
-        # What Optuna raises over a journal that parses, but holds something else, depends on what it holds.
-        self._errors: tuple[type[Exception], ...] = (
-            *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
-            self.optuna.exceptions.StorageInternalError,
-        )
         self._distributions = self._make_distributions(plan.space)
         with self._locked():
             self.study = self._open()
@@ -100,8 +97,9 @@ class Study:
                 yield
         except (InputError, RunError):
             raise
-        except self._errors as error:
-            cause = str(error.__cause__ or error).strip().partition("\n")[0]
+        except Exception as error:  # what Optuna raises over a journal that parses depends on what the journal holds
+            said = first_fault(error) if isinstance(error, ValidationError) else str(error.__cause__ or error)
+            cause = said.strip().partition("\n")[0]
             raise _StorageError(
                 f"The study at {self.place} could not be read or written: {cause}. No finished trial is lost; run the "
                 "same command again."
@@ -125,9 +123,8 @@ class Study:
         return self.optuna.storages.JournalStorage(backend)
 
     def _open_database(self, url: str) -> Any:
-        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+        from sqlalchemy.exc import ArgumentError
 
-        self._errors += (SQLAlchemyError,)
         options = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if url.startswith("sqlite") else {}
         try:
             return self.optuna.storages.RDBStorage(url, engine_kwargs=options)
@@ -169,6 +166,9 @@ class Study:
     def _to_sample(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Settings by path. The study has a text in place of each value of a choice."""
         space = self.plan.space
+        for key, value in params.items():
+            if isinstance(space.get(key), Range) and not isinstance(value, int | float):
+                raise ValueError(f"{key} was drawn as {value!r}, which is no number")
         return {
             key: params[key] if isinstance(dimension, Range) else dimension.labels[params[key]]
             for key, dimension in space.items()
