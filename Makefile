@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow smoke lint format clean
+.PHONY: demo test test-slow smoke drawings lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -20,6 +20,11 @@ smoke: .venv/ready
 	for paper in mtnet wormhole hypermaml beyond; do \
 		$(BIN)/quickstudy reproduce $$paper all --scale smoke --workers 2 --out build/smoke || exit 1; \
 	done
+
+# The drawings that come with the package, made anew from Lake's archives: the same bytes.
+drawings: .venv/ready
+	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
+		$(BIN)/python -c "from quickstudy.tasks.images.drawings import write_pack; write_pack()"
 
 lint: .venv/ready
 	$(BIN)/ruff format --check src tests docs examples
