@@ -86,7 +86,11 @@ class Demo(Command):
                     )
                 except KeyboardInterrupt:
                     left_off = [
-                        p for p in places.values() if (p / "config.yaml").exists() and not (p / "results").exists()
+                        place
+                        for title, place in places.items()
+                        if whole[title].train.steps
+                        and (place / "config.yaml").exists()
+                        and not (place / "results").exists()
                     ]
                     if not left_off:
                         raise
