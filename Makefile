@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 MINUTES ?= 60
 
-.PHONY: demo test test-slow smoke fuzz lint format clean
+.PHONY: demo test test-slow smoke fuzz drawings lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -26,6 +26,11 @@ smoke: .venv/ready
 # Damaged inputs of every kind, new ones each time. What breaks the law is kept in build/fuzz.
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz/fuzzing.py $(MINUTES)
+
+# The drawings that come with the package, made anew from Lake's archives: the same bytes.
+drawings: .venv/ready
+	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
+		$(BIN)/python -c "from quickstudy.tasks.images.drawings import write_pack; write_pack()"
 
 lint: .venv/ready
 	$(BIN)/ruff format --check src tests docs examples

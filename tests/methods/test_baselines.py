@@ -399,7 +399,7 @@ def test_hypershot_finetunes_its_hypernetwork_on_the_support_in_evaluation_only(
 @over_baselines
 def test_tasks_without_classes_are_refused(baseline: Baseline) -> None:
     sine = {"tasks": "sine", "model": "mlp", "method": {"name": baseline.name, **dict(baseline.options)}}
-    with pytest.raises(InputError, match="compares classes.*1 output.*'mse'.*such as `digits`"):
+    with pytest.raises(InputError, match="compares classes.*1 output.*'mse'.*such as `drawings`"):
         build(Config.model_validate(sine))
 
 

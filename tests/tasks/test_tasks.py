@@ -38,6 +38,7 @@ PINNED = {
     "wavelet": "53a0ed7fc430fbf8",
     "gaussians": "4be34835b1d94bc1",
     "digits": "e130b80f23ca7c46",
+    "drawings": "dbb049d445aae50d",
 }
 # Families that join others are tested in test_transfer.py, pictures from files in test_images.py.
 PLAIN = [name for name in FAMILIES if name not in ("batches", "cross", "folder", *IMAGE_SETS)]

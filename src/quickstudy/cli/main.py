@@ -1,6 +1,6 @@
 """The command line: verbs over run directories. Exit code 0 is done, 1 is failed, 2 is wrong usage or input.
 
-    quickstudy demo                                    four methods on handwritten digits, a table and a report
+    quickstudy demo                                    five methods on alphabets that they have not seen, a table
     quickstudy train sine-mtnet --train.steps 5000     a shipped configuration by name, or your own YAML file
     quickstudy train --resume runs/sine-mtnet          goes on where it stopped, bit for bit
     quickstudy sweep sine-maml --search.method.inner_lr log:0.001..0.5

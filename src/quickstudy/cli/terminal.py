@@ -177,10 +177,69 @@ class Console:
             yield show
 
 
-class TerminalWatcher(Watcher):
-    """A progress bar with rate, loss and time left. Ctrl-C and SIGTERM save the run and stop at the next step.
+class TrainingBars:
+    """A line for each training: a bar with rate, loss and time left.
 
-    Where standard error is a file or a pipe, ten notes stand for the bar.
+    Where standard error is a file or a pipe, ten notes stand for a bar.
+
+    Args:
+        console: Where it is shown.
+        notes: Whether there are notes where bars cannot be shown.
+    """
+
+    def __init__(self, console: Console, *, notes: bool = True) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = console
+        self.notes = console.talks and notes and not sys.stderr.isatty()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=RichConsole(stderr=True),
+            disable=not (console.talks and sys.stderr.isatty()),
+            refresh_per_second=4,
+        )
+
+    def add(self, title: str, steps: int) -> Callable[[int, float], None]:
+        """A line for a training of so many steps; what is returned is called after each of them."""
+        from rich.markup import escape
+
+        line = self.progress.add_task(
+            escape(printable(title)), total=steps, visible=steps > 0, start=False, loss="-", rate=""
+        )
+        start: int | None = None
+
+        def step(number: int, loss: float) -> None:
+            nonlocal start
+            if start is None:  # a resumed run does not begin at 0, and its rate must not count what was done before
+                start = number - 1
+                self.progress.reset(line, total=steps, completed=start)
+            speed = self.progress.tasks[line].speed
+            self.progress.update(
+                line, completed=number, loss=f"{loss:.4f}", rate=f"{speed:.1f} steps/s" if speed else ""
+            )
+            if self.notes and (number == steps or number * 10 // steps > (number - 1) * 10 // steps):
+                self.console.note(f"{title}: step {number} of {steps}, loss {loss:.4f}")
+
+        return step
+
+
+class TerminalWatcher(Watcher):
+    """Shows a training as `TrainingBars` do. Ctrl-C and SIGTERM save the run and stop at the next step.
 
     Args:
         console: Where it is shown.
@@ -201,40 +260,14 @@ class TerminalWatcher(Watcher):
         rows: bool = False,
         logs: Sequence[Any] = (),
     ) -> None:
-        from rich.console import Console as RichConsole
-        from rich.markup import escape
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
         self.stopping = False
         self.unprinted: OSError | None = None
         self.console = console
         self.rows = rows
         self.logs = list(logs)
-        self.steps, self.title = steps, title
-        self.start: int | None = None
-        talks = console.talks and steps > 0
-        self.notes = talks and notes and not sys.stderr.isatty()
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=RichConsole(stderr=True),
-            disable=not (talks and sys.stderr.isatty()),
-            refresh_per_second=4,
-        )
-        self.task = self.progress.add_task(escape(printable(title)), total=steps, loss="-", rate="")
+        bars = TrainingBars(console, notes=notes)
+        self.progress = bars.progress
+        self.show_step = bars.add(title, steps)
         self.handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> TerminalWatcher:
@@ -265,14 +298,7 @@ class TerminalWatcher(Watcher):
 
     def step(self, step: int, loss: float) -> None:
         """After every outer step."""
-        if self.start is None:  # a resumed run does not begin at 0, and its rate must not count what was done before
-            self.start = step - 1
-            self.progress.reset(self.task, total=self.steps, completed=self.start)
-        speed = self.progress.tasks[0].speed
-        rate = f"{speed:.1f} steps/s" if speed else ""
-        self.progress.update(self.task, completed=step, loss=f"{loss:.4f}", rate=rate)
-        if self.notes and (step == self.steps or step * 10 // self.steps > (step - 1) * 10 // self.steps):
-            self.console.note(f"{self.title}: step {step} of {self.steps}, loss {loss:.4f}")
+        self.show_step(step, loss)
 
     @contextmanager
     def _end_logs_on_error(self) -> Iterator[None]:

@@ -56,7 +56,7 @@ class EmbeddingLearner(Learner):
         if ways < 2 or loss in ("mse", "binary_cross_entropy"):
             raise InputError(
                 f"This method compares classes, and these tasks have {ways} output(s) and the loss {loss!r}. "
-                "Use it on tasks with two classes or more and the loss cross_entropy, such as `digits`."
+                "Use it on tasks with two classes or more and the loss cross_entropy, such as `drawings`."
             )
         body, _ = split_head(model, head)
         self.body = with_safe_norms(body, refuse_per_step(norms, "this method takes no step through them"))

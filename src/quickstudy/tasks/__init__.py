@@ -11,6 +11,7 @@ from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.check import check_task
 from quickstudy.tasks.cross import Cross
 from quickstudy.tasks.episodes import Episodes
+from quickstudy.tasks.images.drawings import drawings
 from quickstudy.tasks.images.sets import IMAGE_SETS, image_folder
 from quickstudy.tasks.sklearn_digits import digits
 from quickstudy.tasks.synthetic.gaussians import Gaussians
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Callable[..., TaskFamily]] = {
     "wavelet": Wavelet,
     "gaussians": Gaussians,
     "digits": digits,
+    "drawings": drawings,
     "folder": image_folder,
     **IMAGE_SETS,
     "batches": Batches,
@@ -47,4 +49,5 @@ __all__ = [
     "Wavelet",
     "check_task",
     "digits",
+    "drawings",
 ]
