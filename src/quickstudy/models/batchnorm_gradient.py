@@ -74,7 +74,7 @@ class _BatchNormGradient(Function):
             # Views, so that each is a node of its own on the tape: g was computed from x.
             at_g, at_x, at_w = g.view_as(g), x.view_as(x), None if weight is None else weight.view_as(weight)
             inputs = [at_g, at_x] if at_w is None else [at_g, at_x, at_w]
-            first = _gradient_by_formula(at_g, at_x, at_w, ctx.eps)
+            first = gradient_by_formula(at_g, at_x, at_w, ctx.eps)
             found = torch.autograd.grad(first, inputs, (v, u, t), create_graph=True, materialize_grads=True)
             return *found, *(None,) * (6 - len(found))
         n = x.numel() / x.shape[1]
@@ -98,7 +98,7 @@ class _BatchNormGradient(Function):
         return dg, dx, None if weight is None else n * s * d, None, None, None
 
 
-def _gradient_by_formula(g: Tensor, x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_by_formula(g: Tensor, x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The first derivative in single operations, to differentiate twice: the kernel's is wrong there in torch 2.13."""
     axes, shape = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
     scale = (x.var(axes, correction=0, keepdim=True) + eps).rsqrt()
