@@ -5,16 +5,14 @@ derivative and the derivative of that are one loop each (`engine.tail_loops`), c
 or the loops do not fit, the modules run one by one: the results are the same up to rounding.
 """
 
-from functools import cache
-from importlib.util import find_spec
-from types import ModuleType
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from quickstudy.models.batchnorm_gradient import gradient_by_formula
+from quickstudy.models.batchnorm_gradient import gradient_by_formula, gradients_by_tape
 from quickstudy.rules.torch_private import is_tracing, outside_transforms
 
 LARGEST_WINDOW = 15
@@ -22,23 +20,19 @@ LARGEST_WINDOW = 15
 
 
 @cache
-def has_loops() -> bool:
-    """Whether numba is installed, which compiles the loops."""
-    return find_spec("numba") is not None
-
-
-def _loops() -> ModuleType:
-    """The compiled loops; numba is imported when they are first needed."""
-    from quickstudy.engine import tail_loops
-
+def _loops() -> Any:
+    """The compiled loops; numba is imported when they are first needed. None where it is not installed."""
+    try:
+        from quickstudy.engine import tail_loops
+    except ImportError:
+        return None
     return tail_loops
 
 
 def takes_loops(x: Tensor, weight: Tensor | None, bias: Tensor | None, window: int) -> bool:
     """Whether the loops can run on these: images on a CPU, outside of `torch.func` and of whatever records the code."""
     return (
-        has_loops()
-        and not is_tracing()
+        not is_tracing()
         and outside_transforms()
         and type(x) is Tensor
         and x.ndim == 4
@@ -48,6 +42,7 @@ def takes_loops(x: Tensor, weight: Tensor | None, bias: Tensor | None, window: i
         and min(x.shape[2:]) >= window
         # The loops trust these sizes.
         and all(p is None or (p.shape, p.dtype, p.device) == (x.shape[1:2], x.dtype, x.device) for p in (weight, bias))
+        and _loops() is not None
     )
 
 
@@ -96,9 +91,9 @@ class _Tail(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        x, weight, *found = ctx.saved_tensors
-        # Nothing flows back through what was found: it depends on x and the weight, and that is in the formulas.
-        found = [t.detach() for t in found]
+        x, weight, y, place, chosen, mean, scale = ctx.saved_tensors
+        # No gradient flows through the numbers that were found: the formulas know that they depend on x.
+        found = y.detach(), place, chosen.detach(), mean, scale
         grads = _TailGradient.apply(g.contiguous(), x, weight, *found, *ctx.numbers)  # type: ignore[no-untyped-call]
         return *grads, None, None, None
 
@@ -133,12 +128,8 @@ class _TailGradient(Function):
         g, x, weight, y, place, chosen, mean, scale, sum_gx, sum_g = ctx.saved_tensors
         eps, slope, window = ctx.numbers
         if torch.is_grad_enabled():
-            # Views, so that each is a node of its own on the tape: g was computed from x.
-            at_g, at_x, at_w = g.view_as(g), x.view_as(x), weight.view_as(weight)
-            first = _gradient_in_single_operations(at_g, at_x, at_w, y, place, eps, slope, window)
-            inputs = (at_g, at_x, at_w)
-            found = torch.autograd.grad(first, inputs, (v, u, t), create_graph=True, materialize_grads=True)
-            return *found, *(None,) * 8
+            formula = partial(_gradient_in_single_operations, y=y, place=place, eps=eps, slope=slope, window=window)
+            return *gradients_by_tape(formula, (g, x, weight), (v, u, t)), *(None,) * 8
         dg, dx, dw = torch.empty_like(g), torch.empty_like(x), torch.empty_like(weight)
         given = *_rows(g, x), *x.shape[1:3], window, *_rows(weight), slope, *_rows(y, place, chosen, mean, scale)
         cotangents = _rows(v.contiguous(), u.contiguous(), t.contiguous())
