@@ -173,7 +173,35 @@ def test_single_precision_is_as_near_as_torchs_own(layout):
 
 
 class Row(nn.Sequential):
-    """As a Sequential, but of a class of the user's own: its modules run one by one."""
+    """As a Sequential, but its forward is the user's own: its modules run one by one."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Block(nn.Sequential):
+    """A user's own class with the forward of a Sequential, and more."""
+
+    def __init__(self, channels):
+        super().__init__(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.factor = 2.0
+
+    def scaled(self, x):
+        return self.factor * self(x)
+
+
+class Stranger(nn.Module):
+    """A user's net with rows inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Block(2)
+        self.rest = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.LeakyReLU(0.1))
+        self.head = nn.Linear(45, 3)
+
+    def forward(self, x):
+        x = self.rest(self.block.scaled(x))
+        return self.head(x.view(len(x), -1))
 
 
 def block(*layers, row=nn.Sequential):
@@ -304,8 +332,23 @@ def test_every_norm_policy_has_the_gradient_of_modules_one_by_one(norms, recompu
     assert_same(*found)
 
 
-def test_an_adapted_module_is_copied_saved_and_exported():
-    learner, task = maml(net(nn.Sequential), inner_steps=1), tasks()
+def test_rows_inside_a_users_own_net_keep_their_class():
+    torch.manual_seed(0)
+    model = Stranger().double()
+    safe, x = with_safe_norms(model), torch.randn(6, 2, 12, 12, dtype=torch.float64)
+    assert isinstance(safe.block, Block) and not isinstance(safe.block[0], Block)
+    assert tails_in(safe(x)) == 2
+    found = []
+    for net_ in (safe, model):
+        params = list(net_.parameters())
+        grads = torch.autograd.grad(F.cross_entropy(net_(x), torch.arange(6) % 3), params, create_graph=True)
+        found.append([*grads, *torch.autograd.grad(sum(g.square().sum() for g in grads), params)])
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("make", [lambda: net(nn.Sequential), lambda: Stranger().double()], ids=["rows", "stranger"])
+def test_an_adapted_module_is_copied_saved_and_exported(make):
+    learner, task = maml(make(), inner_steps=1), tasks()
     x = task.query.x[0]
     adapted = learner.adapt(Examples(task.support.x[0], task.support.y[0]))
     expected = adapted(x)

@@ -14,6 +14,7 @@ with more arrays in a loop, the compiler no longer proves that they do not overl
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,6 +40,12 @@ def _compiled(function: F) -> F:
     except RuntimeError:  # no folder can be written: compile in every process
         kept = compiled(function, **options)
     return kept
+
+
+def are_kept() -> bool:
+    """Whether loops were compiled before, by this version of them or an older one, so that none may be to compile."""
+    folder = getattr(forward, "stats").cache_path  # noqa: B009 - for the types it is a function like any other
+    return folder is not None and any(Path(folder).glob(f"{Path(__file__).stem}.*.nbi"))
 
 
 @_compiled

@@ -13,7 +13,7 @@ support set are taken once, after adaptation, and serve every prediction, which 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -210,6 +210,26 @@ class TailSequential(nn.Sequential):
         return input
 
 
+@cache
+def _with_tails(row: type[nn.Sequential]) -> type[nn.Sequential]:
+    """The class of a row whose tails run as one, with whatever else a class of the user's own has."""
+    if row is nn.Sequential:
+        return TailSequential
+
+    def reduce(self: nn.Module, protocol: object) -> Any:  # this class has no name by which it could be found
+        return _new_row, (row,), self.__dict__
+
+    return type(
+        row.__name__, (TailSequential, row), {"any_layout": True, "__module__": __name__, "__reduce_ex__": reduce}
+    )
+
+
+def _new_row(row: type[nn.Sequential]) -> nn.Sequential:
+    """An empty row of the class above: what a pickle or a copy of one begins with."""
+    kind = _with_tails(row)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
+    return kind.__new__(kind)
+
+
 def _tail_of(layers: Sequence[nn.Module], start: int) -> tuple[int, float, int]:
     """Where the tail ends that begins with a batch norm at `start`, its slope below 0, and the side of its windows.
 
@@ -260,9 +280,10 @@ _BATCH_NORM_BY_POLICY: dict[str, type[nn.Module]] = {
 def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
     if isinstance(module, torch.jit.ScriptModule):
         return None
-    if type(module) is nn.Sequential:
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         layers = list(module)
-        return TailSequential if any(_tail_of(layers, i)[0] > i + 1 for i in range(len(layers))) else None
+        has_tail = any(_tail_of(layers, i)[0] > i + 1 for i in range(len(layers)))
+        return _with_tails(type(module)) if has_tail else None  # type: ignore[arg-type]  # as in `_new_row`
     forward = type(module).forward  # a subclass with the same forward is the same norm
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return _BATCH_NORM_BY_POLICY[statistics]
