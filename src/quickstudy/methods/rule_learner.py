@@ -129,9 +129,7 @@ class RuleLearner(Learner):
 
     def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
         """The support loss of the task as a function of the parameters that adapt."""
-        x = self.features(support.x)
-        if evaluating or not torch.is_grad_enabled():
-            x = self.engine.autodiff.images(x)
+        x = self.engine.autodiff.images(self.features(support.x))
         return Objective(
             lambda params: self.run_head(params, x),
             self.inner_criterion,

@@ -18,6 +18,8 @@ Let v, u and t be the incoming gradients of these three. With :math:`a = \overli
 Each is a sum of x, v and g with one factor per channel.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,12 +73,8 @@ class _BatchNormGradient(Function):
     def backward(ctx: Any, v: Tensor, u: Tensor, t: Tensor) -> Any:
         g, x, weight, mean, s, sum_gx, sum_g = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # Views, so that each is a node of its own on the tape: g was computed from x.
-            at_g, at_x, at_w = g.view_as(g), x.view_as(x), None if weight is None else weight.view_as(weight)
-            inputs = [at_g, at_x] if at_w is None else [at_g, at_x, at_w]
-            first = _gradient_by_formula(at_g, at_x, at_w, ctx.eps)
-            found = torch.autograd.grad(first, inputs, (v, u, t), create_graph=True, materialize_grads=True)
-            return *found, *(None,) * (6 - len(found))
+            formula = partial(gradient_by_formula, eps=ctx.eps)
+            return *gradients_by_tape(formula, (g, x, weight), (v, u, t)), None, None, None
         n = x.numel() / x.shape[1]
         w = torch.ones_like(s) if weight is None else weight
         dg, sum_vx, sum_v = _BACKWARD_KERNEL(v, x, weight, None, None, mean, s, True, ctx.eps, [True, True, True])
@@ -98,7 +96,22 @@ class _BatchNormGradient(Function):
         return dg, dx, None if weight is None else n * s * d, None, None, None
 
 
-def _gradient_by_formula(g: Tensor, x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def gradients_by_tape(
+    function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients of a function for its inputs, to be differentiated again; None for a constant."""
+    # Views, so that each is a node of its own on the tape: one input may have been computed from another.
+    at = [None if t is None else t.view_as(t) for t in inputs]
+    wanted = [t for t in at if t is not None and t.requires_grad]
+    results = [(y, c) for y, c in zip(function(*at), cotangents, strict=True) if y.requires_grad]
+    if not wanted or not results:
+        return [None] * len(at)
+    ys, cs = zip(*results, strict=True)
+    found = iter(torch.autograd.grad(ys, wanted, cs, create_graph=True, materialize_grads=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in at]
+
+
+def gradient_by_formula(g: Tensor, x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The first derivative in single operations, to differentiate twice: the kernel's is wrong there in torch 2.13."""
     axes, shape = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
     scale = (x.var(axes, correction=0, keepdim=True) + eps).rsqrt()

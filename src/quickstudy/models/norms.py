@@ -11,9 +11,9 @@ support set are taken once, after adaptation, and serve every prediction, which 
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,11 +24,13 @@ from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
 from quickstudy.models.surgery import replace_modules, with_class
+from quickstudy.models.tail import LARGEST_WINDOW, tail, takes_loops
 from quickstudy.rules.params import broadcast_rows
 from quickstudy.rules.torch_private import (
     AnyBatchNorm,
     AnyInstanceNorm,
     axes_of_one_example,
+    has_hooks,
     is_tracing,
     outside_transforms,
 )
@@ -58,6 +60,10 @@ class SafeBatchNorm(AnyBatchNorm):
             return batch_norm(input, self.weight, self.bias, self.eps)
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
         return _scale_and_shift(self, normal, channels=True)
+
+    def only_normalises(self) -> bool:
+        """Whether a call does nothing but normalise by the statistics of the batch."""
+        return not has_hooks(self)
 
 
 def _normalise_by(module: AnyBatchNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -94,6 +100,9 @@ class SupportBatchNorm(SafeBatchNorm):
         if self.support_mean is None or self.support_var is None:
             return super().forward(input)
         return _normalise_by(self, input, self.support_mean, self.support_var)
+
+    def only_normalises(self) -> bool:
+        return super().only_normalises() and self.recorder is None and self.support_mean is None
 
 
 STATISTICS_BUFFERS = ("support_mean", "support_var")
@@ -174,6 +183,86 @@ class PerStepBatchNorm(SafeBatchNorm):
     any_layout = True
 
 
+class TailSequential(nn.Sequential):
+    """Modules in a row; a batch norm and the pooling and activation behind it run as one where they can: `models.tail`.
+
+    The modules, their names and their parameters stay, and so does what they compute, up to rounding.
+    """
+
+    any_layout = True
+
+    def forward(self, input: Any) -> Any:
+        layers, i = list(self), 0
+        while i < len(layers):
+            layer = layers[i]
+            end, slope, window = _tail_of(layers, i)
+            if (
+                end > i + 1
+                and isinstance(layer, SafeBatchNorm)
+                and layer.only_normalises()
+                and takes_loops(input, layer.weight, layer.bias, window)
+            ):
+                input = tail(input, layer.weight, layer.bias, layer.eps, slope, window)
+                i = end
+            else:
+                input = layer(input)
+                i += 1
+        return input
+
+
+@cache
+def _with_tails(row: type[nn.Sequential]) -> type[nn.Sequential]:
+    """The class of a row whose tails run as one, with whatever else a class of the user's own has."""
+    if row is nn.Sequential:
+        return TailSequential
+
+    def reduce(self: nn.Module, protocol: object) -> Any:  # this class has no name by which it could be found
+        return _new_row, (row,), self.__dict__
+
+    return type(
+        row.__name__, (TailSequential, row), {"any_layout": True, "__module__": __name__, "__reduce_ex__": reduce}
+    )
+
+
+def _new_row(row: type[nn.Sequential]) -> nn.Sequential:
+    """An empty row of the class above: what a pickle or a copy of one begins with."""
+    kind = _with_tails(row)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
+    return kind.__new__(kind)
+
+
+def _tail_of(layers: Sequence[nn.Module], start: int) -> tuple[int, float, int]:
+    """Where the tail ends that begins with a batch norm at `start`, its slope below 0, and the side of its windows.
+
+    One activation and one pooling belong to it, in either order: both keep the order of numbers.
+    """
+    end, slope, window = start + 1, 1.0, 1
+    if not isinstance(layers[start], AnyBatchNorm):
+        return end, slope, window
+    for module in layers[start + 1 : start + 3]:
+        if has_hooks(module):
+            break
+        if slope == 1 and type(module) is nn.ReLU:
+            slope = 0.0
+        elif slope == 1 and type(module) is nn.LeakyReLU and module.negative_slope >= 0:
+            slope = float(module.negative_slope)
+        elif window == 1 and type(module) is nn.MaxPool2d and _side_of(module):
+            window = _side_of(module)
+        else:
+            break
+        end += 1
+    return end, slope, window
+
+
+def _side_of(pool: nn.MaxPool2d) -> int:
+    """The side of square windows that lie side by side; 0 for others."""
+    sides = {
+        side for size in (pool.kernel_size, pool.stride) for side in (size if isinstance(size, tuple) else (size,))
+    }
+    is_plain = not pool.ceil_mode and not pool.return_indices and pool.padding in (0, (0, 0))
+    side = sides.pop()
+    return side if is_plain and not sides and pool.dilation in (1, (1, 1)) and side <= LARGEST_WINDOW else 0
+
+
 def per_step_params(model: nn.Module) -> Params:
     """The scales and biases of batch norms that train, by name: under "per_step" they have a value for each step."""
     inside = {id(p) for m in model.modules() if isinstance(m, AnyBatchNorm) for p in m.parameters(recurse=False)}
@@ -191,6 +280,10 @@ _BATCH_NORM_BY_POLICY: dict[str, type[nn.Module]] = {
 def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
     if isinstance(module, torch.jit.ScriptModule):
         return None
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        layers = list(module)
+        has_tail = any(_tail_of(layers, i)[0] > i + 1 for i in range(len(layers)))
+        return _with_tails(type(module)) if has_tail else None  # type: ignore[arg-type]  # as in `_new_row`
     forward = type(module).forward  # a subclass with the same forward is the same norm
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return _BATCH_NORM_BY_POLICY[statistics]

@@ -30,7 +30,7 @@ class Autodiff:
     Args:
         gradient: From a scalar function of parameters to its gradient, which is again a differentiable function.
         step: From a pure step to the same step; the new one may be computed again in the backward pass, not stored.
-        images: From inputs `[n, C, H, W]` to the same in another layout, faster where no second derivative is taken.
+        images: From inputs `[n, C, H, W]` to the same in another layout, in which norms and pooling are faster.
     """
 
     gradient: Callable[[Callable[[Params], Tensor]], Callable[[Params], Params]] = torch.func.grad

@@ -39,6 +39,7 @@ __all__ = [
     "compiler_errors",
     "convolve",
     "fused_weight_norm",
+    "has_hooks",
     "is_tracing",
     "leave_fast_path",
     "math_attention",
@@ -93,6 +94,12 @@ def stand_in_for(module: nn.Module, original: nn.Module) -> None:
     module._parameters, module._buffers = original._parameters, original._buffers
     module._non_persistent_buffers_set = original._non_persistent_buffers_set
     module._modules = dict(original._modules)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its forward: torch has no public test."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own or torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -64,6 +64,7 @@ class Train(SharedCommand):
         if self.print_config:
             _print_config(setup)
             return
+        _advise(setup, console)
         world.agree(partial(check_training, setup))
         self._check_test(setup, world)
         if init := setup.config.init_from:  # refused here, before a directory is made
@@ -90,6 +91,7 @@ class Train(SharedCommand):
             self._finish(run, setup, console, world)
         else:
             self._check_test(setup, world)
+            _advise(setup, console)
             self._train(run, setup, console, world)
 
     def _check_test(self, setup: Setup, world: World) -> None:
@@ -153,6 +155,20 @@ def _print_config(setup: Setup) -> None:
     import yaml
 
     print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _advise(setup: Setup, console: Console) -> None:
+    """Before the first task runs: say what it will compile, or how to make the tasks faster."""
+    import torch
+
+    from quickstudy.models.norms import TailSequential
+    from quickstudy.models.tail import describe_loops
+
+    learner = setup.learner
+    if learner.device.type == "cpu" and any(isinstance(m, TailSequential) for m in learner.modules()):
+        learner.engine.settle(learner, torch.empty(1, 1, *setup.family.inputs))
+        if learner.engine.backend == "loop" and (advice := describe_loops()):
+            console.note(f"speed: {advice}")
 
 
 def _announce(run: Run, setup: Setup, console: Console) -> None:
