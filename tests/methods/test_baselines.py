@@ -355,7 +355,7 @@ def test_relationnet_on_maps_concatenates_the_channels_of_class_and_query() -> N
     model(pick(batch, slice(0, 1)))
     body = model.get_submodule("body")
     support, query = body(batch.support.x[0]).unflatten(1, (3, 4, 4)), body(batch.query.x[0]).unflatten(1, (3, 4, 4))
-    pair = seen[0].reshape(len(query), WAYS, 6, 4, 4)[4, 2]
+    pair = seen[-1].reshape(len(query), WAYS, 6, 4, 4)[4, 2]
     torch.testing.assert_close(pair[:3], support[batch.support.y[0] == 2].mean(0), **CLOSE)
     torch.testing.assert_close(pair[3:], query[4], **CLOSE)
     assert model.meta_gradient(batch)[0].loss.isfinite().all()

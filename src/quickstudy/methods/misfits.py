@@ -122,7 +122,8 @@ def _join(sizes: dict[str, int]) -> str:
 def _shapes(examples: Examples) -> str:
     """Shapes and types in words.
 
-    >>> _shapes(Examples(torch.zeros(5, 2), torch.arange(5)))
+    >>> from torch import arange, zeros
+    >>> _shapes(Examples(zeros(5, 2), arange(5)))
     'x [5, 2] of float32, y [5] of int64 (0 to 4)'
     """
     x, y = examples
