@@ -139,7 +139,9 @@ def _change_tensor(random: Random, tensor: torch.Tensor) -> torch.Tensor:
     if random.randint(0, 3) == 0:
         return tensor.to(random.choice((torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool)))
     changed = change_array(random, tensor.numpy())
-    return torch.tensor(changed if changed.dtype.kind in "fiub" else changed.astype("U8") == "")
+    native = changed.dtype.newbyteorder("=")
+    plain = changed.astype(native) if native.kind in "fiub" else np.zeros(changed.shape, bool)
+    return torch.zeros(plain.shape, dtype=torch.from_numpy(plain).dtype) if plain.size == 0 else torch.tensor(plain)
 
 
 def change_run_file(*patterns: str) -> Callable[[Random, Path], None]:
@@ -293,7 +295,7 @@ def change_zip(random: Random, place: Path) -> None:
 
 
 MEMBERS = (
-    "../guard/x", "/tmp/x", "..\\x", "C:x", "a/../../guard/x", "./a", "", "/", "a/", "\x1b[31mx", "new\nline",
+    "../guard/x", "/tmp/x", "..\\x", "C:x", "a/../../guard/x", "./a", "", "/", "\x1b[31mx", "new\nline",
     "x" * 300, "\u202egnp", "a/b/c/d/e", "e\u0301/x", "\xe9/x",
 )  # fmt: skip
 

@@ -123,6 +123,8 @@ def test_initial_values_are_those_of_the_released_code() -> None:
         (lambda: resnet12((8,), 3), "Try `mlp`"),
         (lambda: resnet12((3, 16, 16), 3, readout="max"), "no readout 'max'.*flatten, mean"),
         (lambda: lenet((8,), 3), "Try `mlp`"),
+        (lambda: conv_net((1, 8, 8), 3, blocks=10**19), "`blocks` was 10000000000000000000; give at most 64"),
+        (lambda: conv_net((1, 8, 8), 3, blocks=65, down="stride"), "`blocks` was 65; give at most 64"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, down="strides"), "no down 'strides'.*pool, stride"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, readout="max"), "no readout 'max'.*flatten, mean"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, init="he"), "no init 'he'.*fan_out, xavier"),

@@ -66,6 +66,8 @@ def _norm_layer(kind: str, channels: int) -> nn.Module:
 DOWNSAMPLINGS = ("pool", "stride")
 READOUTS = ("flatten", "mean")
 INITS = ("fan_out", "xavier")
+MAX_BLOCKS = 64
+"""Of a `conv_net`. A larger number is a slip, and would fill the memory before anything else is said."""
 
 
 def _check_image(inputs: Sequence[int], smallest: int, what: str, advice: str = "") -> tuple[int, int, int]:
@@ -131,6 +133,8 @@ def conv_net(
     ):
         if value not in known:
             raise InputError(f"There is no {name} {value!r}. Choices of `{name}` are: {', '.join(known)}.")
+    if blocks > MAX_BLOCKS:
+        raise InputError(f"`blocks` was {blocks}; give at most {MAX_BLOCKS}.")
     fewer = f"with at most {max(0, min(inputs[-2:], default=0).bit_length() - 1)} blocks for images of this size"
     smallest = 2**blocks if down == "pool" else 1  # a stride rounds up, so one pixel always remains
     channels, height, width = _check_image(inputs, smallest, f"{blocks} blocks halve", fewer)
