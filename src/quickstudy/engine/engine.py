@@ -5,7 +5,7 @@ results agree, and tests check that they do. Noise is part of the arguments, so 
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -225,6 +225,31 @@ class Engine:
             return looped
         return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
 
+    def meta_gradients(
+        self,
+        owner: nn.Module,
+        one: Callable[..., Outcome],
+        batches: Iterable[tuple[Any, ...]],
+        params: Mapping[str, Tensor],
+        weight: float,
+    ) -> Iterator[tuple[Outcome, Gradients]]:
+        """`meta_gradient` of batches of equal sizes, one after the other, each with the parameters of its moment.
+
+        What the first of them has compiled, the others call without the checks of a first call. So nothing but the
+        values of parameters and buffers may change before the last.
+        """
+        again = False
+        for args in batches:
+            if not again:
+                yield self.meta_gradient(owner, one, args, params, weight)
+                whole = self._gradient_chunk(owner, one, args, params, weight) or _count_tasks(args)
+                again = self.compile and not self._compiler.refused and whole >= _count_tasks(args)
+                factor, names, detached = _factor(params, weight), tuple(params), detach_params(params)
+                continue
+            with self.kernels():
+                outcome, grads = self._compiler.run_again((one, names), factor, detached, *args)
+            yield outcome, list(grads)
+
     def _differentiate(
         self,
         owner: nn.Module,
@@ -244,8 +269,7 @@ class Engine:
 
         if not self.compile or self.backend != "vmap":
             return uncompiled()
-        factor = next(iter(params.values())).new_tensor(weight)
-        names = tuple(params)
+        factor, names = _factor(params, weight), tuple(params)
         make = partial(outcome_and_gradient, owner, one, names)
         with self.kernels():
             result: tuple[Outcome, Sequence[Tensor | None]]
@@ -352,6 +376,11 @@ class Engine:
 def _count_tasks(args: tuple[Any, ...]) -> int:
     """The length of the task axis."""
     return len(tree_leaves(args)[0])
+
+
+def _factor(params: Mapping[str, Tensor], weight: float) -> Tensor:
+    """A weight as a tensor: as a number it would be a constant of what is compiled."""
+    return next(iter(params.values())).new_tensor(weight)
 
 
 def _takes_any_layout(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, WorkerLostError, World
+from quickstudy.engine.engine import Gradients
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.engine.threads import use_threads
 from quickstudy.errors import InputError, RunError, UserErrors, describe_error, suggest_nearest
@@ -35,10 +36,13 @@ from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
-from quickstudy.types import Params, Task
+from quickstudy.types import Outcome, Params, Task
 
 LOGS, VALIDATIONS, CHECKPOINTS = 200, 20, 20
 """How often each happens over a run, unless the configuration gives an interval in steps."""
+
+MAX_PIECE, MAX_PIECE_NUMBERS = 32, 2**18
+"""The most steps whose tasks are drawn at once, and the most numbers in them, where the meta-gradient is compiled."""
 
 MAX_PROBED_VALUES = 64
 """A probed quantity with more values than this is logged by its norm."""
@@ -134,12 +138,13 @@ class _Trainer:
         self.progress = Progress()
         self.probes = _select_probes(setup, self.source(0)) if self.config.probes and self.config.steps else []
         self.validate_every = self.config.interval(self.config.validate_every, VALIDATIONS)
+        self.log_every = self.config.interval(self.config.log_every, LOGS)
+        self.save_every = self.config.interval(self.config.checkpoint_every, CHECKPOINTS)
+        self.piece: Iterator[tuple[Task, tuple[Outcome, Gradients]]] = iter(())
 
     def train(self) -> None:
         """Take every outer step that is left."""
         self._restore()
-        log = self.config.interval(self.config.log_every, LOGS)
-        save = self.config.interval(self.config.checkpoint_every, CHECKPOINTS)
         self.learner.train()
         start = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
@@ -147,7 +152,7 @@ class _Trainer:
                 loss, stopping = self._step()
                 step, last = self.progress.step, self.progress.step == self.config.steps
                 self.progress.seconds = perf_counter() - start
-                if step % log == 0 or last:
+                if step % self.log_every == 0 or last:
                     self._log_train()
                 if self.probes and (step % self.config.probe_every == 0 or last):
                     self._log_probes()
@@ -156,7 +161,7 @@ class _Trainer:
             # Read once: a signal may come between saving and stopping. Several workers read it in the step's sum, so
             # that all stop at the same step.
             stopping = (self.watch.stopping if self.world.size == 1 else stopping) and not last
-            if step % save == 0 or last or stopping:
+            if step % self.save_every == 0 or last or stopping:
                 self._save()
             self.watch.step(step, loss)
             if stopping:
@@ -202,8 +207,11 @@ class _Trainer:
             # A user's dropout draws other numbers here than on the first worker. They are a function of the step, so
             # that a checkpoint needs the first worker's generator only.
             torch.manual_seed(crc32(f"{seed} {step} {self.world.rank}".encode()))
-        tasks = self.source(step, part)
-        outcome, gradients = self.learner.meta_gradient(tasks, seed=seed, reduction=self.config.reduction)
+        found = next(self.piece, None)
+        if found is None:
+            self.piece = self._begin_piece(part)
+            found = next(self.piece)
+        tasks, (outcome, gradients) = found
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
@@ -211,6 +219,29 @@ class _Trainer:
         return StepSums(
             gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping)
         )
+
+    def _begin_piece(self, part: slice) -> Iterator[tuple[Task, tuple[Outcome, Gradients]]]:
+        """The tasks of the next steps and, when its turn comes, the meta-gradient of each.
+
+        A piece ends where more may change than the values of parameters. Its length changes no number.
+        """
+        start, config = self.progress.step, self.config
+        steps = [self.source(start, part)]
+        numbers = sum(t.numel() for t in (*steps[0].support, *steps[0].query))
+        most = min(MAX_PIECE, MAX_PIECE_NUMBERS // numbers) if self.learner.engine.compile else 1
+        values = [given.at(start) for given in config.schedules.values()]
+        events = [every for every in (self.log_every, self.save_every, self.validate_every) if every]
+        events += [config.probe_every] if self.probes else []
+        end = min([config.steps, start + most, *(start + every - start % every for every in events)])
+        for step in range(start + 1, end):
+            if [given.at(step) for given in config.schedules.values()] != values:
+                break
+            try:
+                steps.append(self.source(step, part))
+            except Exception:  # of a user's tasks: it is raised when its turn comes
+                break
+        found = self.learner.meta_gradients(steps, seed=self.setup.config.seed, reduction=config.reduction)
+        return zip(steps, found, strict=True)
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
