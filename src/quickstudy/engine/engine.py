@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class Engine:
         backend: str = "auto",
         chunk: int | None = None,
         *,
-        compile: bool = False,  # noqa: A002 - the name of the setting, and of torch.compile
+        compile: bool | Literal["auto"] = False,  # noqa: A002 - the name of the setting, and of torch.compile
         recompute: bool = False,
         autocast: str | None = None,
         memory: int | None = None,
@@ -95,7 +95,7 @@ class Engine:
 
     def _begin(self, settings: EngineSettings, memory: int | None) -> None:
         self.settings = settings
-        self.backend, self.compile = settings.backend, settings.compile
+        self.backend, self.compile = settings.backend, settings.compile is True
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = self._side_by_side = False
@@ -114,6 +114,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({self.settings}, in use: {self.backend})"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether meta-gradients run compiled: this is in use, and the compiler has not refused the model."""
+        return self.compile and not self._compiler.refused
 
     def settle(self, model: nn.Module, x: Tensor) -> None:
         """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
@@ -243,7 +248,7 @@ class Engine:
             if not again:
                 yield self.meta_gradient(owner, one, args, params, weight)
                 whole = self._gradient_chunk(owner, one, args, params, weight) or _count_tasks(args)
-                again = self.compile and not self._compiler.refused and whole >= _count_tasks(args)
+                again = self.compiles and whole >= _count_tasks(args)
                 factor, names, detached = _factor(params, weight), tuple(params), detach_params(params)
                 continue
             with self.kernels():
