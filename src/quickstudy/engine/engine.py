@@ -31,6 +31,7 @@ from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
+from quickstudy.rules.skipping import Skipping
 from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Outcome, pick, stack
 
@@ -276,6 +277,9 @@ class Engine:
             return uncompiled()
         factor, names = _factor(params, weight), tuple(params)
         make = partial(outcome_and_gradient, owner, one, names)
+        for part in owner.modules():
+            if isinstance(part, Skipping):
+                part.note_zeros()
         with self.kernels():
             result: tuple[Outcome, Sequence[Tensor | None]]
             result = self._compiler.run((one, names), make, uncompiled, factor, detach_params(params), *args)
