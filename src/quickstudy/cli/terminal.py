@@ -316,6 +316,10 @@ class TerminalWatcher(Watcher):
                 self.console.print_json(row)
             except OSError as error:  # the rows are in the run too; what was trained is saved before this is reported
                 self.rows, self.unprinted, self.stopping = False, error, True
+        if row["kind"] == "compile":
+            found = [f"{1000 * row[key]:.2g}" for key in ("compiled_seconds", "eager_seconds") if key in row]
+            why = f"{found[0]} ms a step compiled, {found[1]} ms not" if found else "the compiler refused"
+            self.console.note(f"step {row['step']}: goes on {'' if row['compiled'] else 'un'}compiled ({why})")
         probed = {f"probe/{row['name']}": row["value"]} if row["kind"] == "probe" else {}
         values = probed or {f"{row['kind']}/{name}": v for name, v in row.items() if name not in ("kind", "step")}
         with self._end_logs_on_error():

@@ -198,6 +198,14 @@ class Compiler:
             )
             return result
 
+    def run_again(self, key: object, *args: Any) -> Any:
+        """`run` with a key that has just run, for arguments of the same sizes and types: that is not checked again.
+
+        Nothing but numbers may have changed meanwhile, no mode of a module for example.
+        """
+        with torch.no_grad(), torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
+            return self._compiled[key](*args)
+
 
 class _MethodModule(nn.Module):
     """One method of a module as a module's forward, so that `functional_call` can put parameters into the owner."""

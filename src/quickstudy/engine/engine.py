@@ -5,11 +5,11 @@ results agree, and tests check that they do. Noise is part of the arguments, so 
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
+from quickstudy.rules.skipping import Skipping
 from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Outcome, pick, stack
 
@@ -78,7 +79,7 @@ class Engine:
         backend: str = "auto",
         chunk: int | None = None,
         *,
-        compile: bool = False,  # noqa: A002 - the name of the setting, and of torch.compile
+        compile: bool | Literal["auto"] = False,  # noqa: A002 - the name of the setting, and of torch.compile
         recompute: bool = False,
         autocast: str | None = None,
         memory: int | None = None,
@@ -95,7 +96,7 @@ class Engine:
 
     def _begin(self, settings: EngineSettings, memory: int | None) -> None:
         self.settings = settings
-        self.backend, self.compile = settings.backend, settings.compile
+        self.backend, self.compile = settings.backend, settings.compile is True
         self.memory = memory
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = self._side_by_side = False
@@ -114,6 +115,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"Engine({self.settings}, in use: {self.backend})"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether meta-gradients run compiled: this is in use, and the compiler has not refused the model."""
+        return self.compile and not self._compiler.refused
 
     def settle(self, model: nn.Module, x: Tensor) -> None:
         """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
@@ -225,6 +231,31 @@ class Engine:
             return looped
         return tree_map(lambda *parts: torch.cat(parts), *outcomes), total
 
+    def meta_gradients(
+        self,
+        owner: nn.Module,
+        one: Callable[..., Outcome],
+        batches: Iterable[tuple[Any, ...]],
+        params: Mapping[str, Tensor],
+        weight: float,
+    ) -> Iterator[tuple[Outcome, Gradients]]:
+        """`meta_gradient` of batches of equal sizes, one after the other, each with the parameters of its moment.
+
+        What the first of them has compiled, the others call without the checks of a first call. So nothing but the
+        values of parameters and buffers may change before the last.
+        """
+        again = False
+        for args in batches:
+            if not again:
+                yield self.meta_gradient(owner, one, args, params, weight)
+                whole = self._gradient_chunk(owner, one, args, params, weight) or _count_tasks(args)
+                again = self.compiles and whole >= _count_tasks(args)
+                factor, names, detached = _factor(params, weight), tuple(params), detach_params(params)
+                continue
+            with self.kernels():
+                outcome, grads = self._compiler.run_again((one, names), factor, detached, *args)
+            yield outcome, list(grads)
+
     def _differentiate(
         self,
         owner: nn.Module,
@@ -244,9 +275,11 @@ class Engine:
 
         if not self.compile or self.backend != "vmap":
             return uncompiled()
-        factor = next(iter(params.values())).new_tensor(weight)
-        names = tuple(params)
+        factor, names = _factor(params, weight), tuple(params)
         make = partial(outcome_and_gradient, owner, one, names)
+        for part in owner.modules():
+            if isinstance(part, Skipping):
+                part.note_zeros()
         with self.kernels():
             result: tuple[Outcome, Sequence[Tensor | None]]
             result = self._compiler.run((one, names), make, uncompiled, factor, detach_params(params), *args)
@@ -352,6 +385,11 @@ class Engine:
 def _count_tasks(args: tuple[Any, ...]) -> int:
     """The length of the task axis."""
     return len(tree_leaves(args)[0])
+
+
+def _factor(params: Mapping[str, Tensor], weight: float) -> Tensor:
+    """A weight as a tensor: as a number it would be a constant of what is compiled."""
+    return next(iter(params.values())).new_tensor(weight)
 
 
 def _takes_any_layout(module: nn.Module) -> bool:

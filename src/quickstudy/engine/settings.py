@@ -1,7 +1,7 @@
 """What can be set about how tasks are run."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from quickstudy.engine.precision import AUTOCAST_KINDS
 from quickstudy.errors import InputError
@@ -19,6 +19,7 @@ class EngineSettings:
         chunk: The largest number of tasks that run at once under `vmap`; memory grows with it. None: as many as fit
             the memory.
         compile: Whether torch.compile compiles the meta-gradient, which takes seconds to minutes before the first step.
+            "auto": a long training compiles in a second process and goes over to what is faster; else it is False.
             Under `vmap` only, and all of it as one function: compiled step by step, torch 2.13 gets the second
             derivative of convolutions with pooling wrong (by up to a third).
         recompute: Whether the backward pass computes the inner steps a second time, so that memory does not grow
@@ -28,7 +29,7 @@ class EngineSettings:
 
     backend: str = "auto"
     chunk: int | None = None
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     recompute: bool = False
     autocast: str | None = None
 
@@ -49,7 +50,7 @@ class EngineSettings:
             raise InputError('`recompute` works on one task at a time: use it with backend "loop" or "auto".')
         together = {"recompute": self.recompute, "autocast": self.autocast, "loop": self.backend == "loop"}
         for other, given in together.items():
-            if self.compile and given:
+            if self.compile is True and given:
                 raise InputError(f"`compile` and `{other}` do not work together. Choose one of them.")
         if self.recompute and self.autocast:  # a step that is computed again would not be rounded
             raise InputError("`recompute` and `autocast` do not work together. Choose one of them.")

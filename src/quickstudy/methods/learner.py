@@ -7,7 +7,7 @@ behind a body that all tasks share.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
-from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_map
+from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
 
@@ -161,6 +161,45 @@ class Learner(nn.Module, ABC):
             self._refuse_unused(grads)
             self.differentiated = True
         return outcome, grads
+
+    def meta_gradients(
+        self, steps: Sequence[Task], *, seed: int = 0, reduction: str = "mean"
+    ) -> Iterator[tuple[Outcome, Gradients]]:
+        """`meta_gradient` of one batch after the other, each with the parameters of its moment.
+
+        Where the meta-gradient is compiled, batches of equal sizes are checked and their noise is drawn all at once:
+        for a small net this takes as long as its gradient. Nothing but values may change before the last.
+        """
+        prepared = self._prepare(steps, seed) if self.engine.compile and self.differentiated else None
+        if prepared is None:
+            yield from (self.meta_gradient(tasks, seed=seed, reduction=reduction) for tasks in steps)
+            return
+        weight = 1.0 if reduction == "sum" else 1.0 / len(steps[0].key)
+        yield from self.engine.meta_gradients(self, self.solve, prepared, self.meta_params(), weight)
+
+    def _prepare(self, steps: Sequence[Task], seed: int) -> list[tuple[Examples, Examples, Noise]] | None:
+        """What `solve` is given in each of these steps; None where they are unequal, or one by one would be refused."""
+        parts = [(tasks.support, tasks.query, tasks.key) for tasks in steps]
+        first, *others = ([leaf.shape for leaf in tree_leaves(part)] for part in parts)
+        if self.ways is not None or any(shapes != first for shapes in others):
+            return None
+        support, query, key = tree_map(lambda *leaves: torch.cat(leaves), *parts)
+        together = Task(support, query, key, {})
+        try:
+            with explain_batch_misfit(together):
+                together = self.begin(together)
+        except InputError:  # it is raised when its turn comes, and then names the right task
+            return None
+        size = len(steps[0].key)
+
+        def cut(value: Tensor) -> list[Tensor]:
+            # Clones have addresses of their own, as the tasks of a single step: matrix products round by the address.
+            return [part.clone() for part in value.reshape(-1, size, *value.shape[1:]).unbind()]
+
+        support, query = (map(Examples, *map(cut, half)) for half in (together.support, together.query))
+        noise = self.draw(together, seed)
+        drawn = zip(*map(cut, noise.values()), strict=True) if noise else [()] * len(steps)
+        return list(zip(support, query, (dict(zip(noise, values, strict=True)) for values in drawn), strict=True))
 
     def _refuse_unused(self, grads: Gradients) -> None:
         """Refuse parameters of the model that the outer loss of the first tasks does not depend on.

@@ -29,10 +29,11 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner, select_moved_params
 from quickstudy.rules.base import Rate
 from quickstudy.rules.descend import Descend, Learned
+from quickstudy.rules.skipping import Skipping
 from quickstudy.types import Params
 
 
-class DerivativeOrder(nn.Module):
+class DerivativeOrder(nn.Module, Skipping):
     """A direction: the gradient itself, with a share of its derivative.
 
     With the share 0 it is a constant in the outer gradient (first order); with 1 it is differentiated (second order).
@@ -43,6 +44,7 @@ class DerivativeOrder(nn.Module):
 
     any_layout = True
     second: Tensor
+    skips_by = "second"
 
     def __init__(self, second: float = 1.0) -> None:
         super().__init__()
@@ -50,12 +52,12 @@ class DerivativeOrder(nn.Module):
 
     def forward(self, gradient: Tensor) -> Tensor:
         constant = gradient.detach()
-        if self.second.item() == 0:  # no cost of second order at 0, where 0 * inf would be NaN
+        if self.zeros()[0]:  # no cost of second order at 0, where 0 * inf would be NaN
             return constant
         return constant + self.second * (gradient - constant)
 
 
-class MultiStep(Descend):
+class MultiStep(Descend, Skipping):
     r"""Gradient steps whose training adds up the query losses after each step.
 
     .. math:: L = \sum_{k=1}^{K} w_k L_Q(\theta_k)
@@ -68,6 +70,7 @@ class MultiStep(Descend):
     """
 
     weights: Tensor
+    skips_by = "weights"
 
     def __init__(
         self, rate: Rate, weights: Sequence[float], *, eval_steps: int | None = None, second: float = 1.0
@@ -79,9 +82,9 @@ class MultiStep(Descend):
 
     def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
         _, *steps = iterates
-        ends = list(zip(self.weights, self.weights.tolist(), steps, strict=True))
+        ends = list(zip(self.weights, self.zeros(), steps, strict=True))
         # A step of weight 0 needs no query pass, except the last: its outputs are those of the task.
-        return [(weight, theta) for weight, value, theta in ends[:-1] if value != 0] + [(ends[-1][0], ends[-1][2])]
+        return [(weight, theta) for weight, zero, theta in ends[:-1] if not zero] + [(ends[-1][0], ends[-1][2])]
 
 
 def mamlpp(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.skipping import Skipping
 from quickstudy.types import Params, Shape
 
 
@@ -52,7 +53,7 @@ class Chain(_Composite):
         return observed
 
 
-class Mix(_Composite):
+class Mix(_Composite, Skipping):
     r"""A weighted sum of the results of rules; the rest of the weight stays on the parameters as they were.
 
     .. math:: \phi = \sum_i w_i a_i(\theta) + (1 - \sum_i w_i)\,\theta
@@ -66,6 +67,7 @@ class Mix(_Composite):
     """
 
     weights: Tensor
+    skips_by = "weights"
 
     def __init__(self, rules: Iterable[Rule], weights: Sequence[float]) -> None:
         super().__init__(rules)
@@ -76,8 +78,8 @@ class Mix(_Composite):
     def branches(self, params: Params, objective: Objective) -> list[tuple[Tensor, Params]]:
         """The result of each branch whose weight is not 0, with the weight."""
         # A branch of weight 0 does not run: 0 * inf is NaN, and pure emission must not pay for second order.
-        parts = zip(self.weights, self.weights.tolist(), self.parts(objective), strict=True)
-        return [(weight, rule(params, part)) for weight, value, (rule, part) in parts if value != 0]
+        parts = zip(self.weights, self.zeros(), self.parts(objective), strict=True)
+        return [(weight, rule(params, part)) for weight, zero, (rule, part) in parts if not zero]
 
     def forward(self, params: Params, objective: Objective) -> Params:
         branches = self.branches(params, objective)

@@ -20,6 +20,7 @@ class Progress(BaseModel, strict=True, extra="forbid"):
     loss: FiniteFloat = Field(0.0, description="the sum of losses since the last row of kind `train`")
     metric: float = Field(0.0, description="the sum of metrics since then")
     count: NonNegativeInt = Field(0, description="the number of steps since then")
+    compiled_from: NonNegativeInt | None = Field(None, description="the step after which steps are compiled")
     initial: dict[str, Any] | None = Field(None, description="what the model started from, if from another run")
 
 

@@ -8,6 +8,7 @@ With several workers, each computes its share of a meta-batch, and the gradients
 step, so their states stay equal. Only the first worker logs and saves.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, WorkerLostError, World
+from quickstudy.engine.engine import Engine, Gradients
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.engine.threads import use_threads
 from quickstudy.errors import InputError, RunError, UserErrors, describe_error, suggest_nearest
@@ -30,15 +32,25 @@ from quickstudy.rules.params import matches
 from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
+from quickstudy.training.compile_ahead import CompileAhead
 from quickstudy.training.config import Setup, schedule
 from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
-from quickstudy.types import Params, Task
+from quickstudy.types import Outcome, Params, Task
 
 LOGS, VALIDATIONS, CHECKPOINTS = 200, 20, 20
 """How often each happens over a run, unless the configuration gives an interval in steps."""
+
+MAX_PIECE, MAX_PIECE_NUMBERS = 32, 2**18
+"""The most steps whose tasks are drawn at once, and the most numbers in them, where the meta-gradient is compiled."""
+
+TIMED_STEPS, WORTH_COMPILING = 40, 60.0
+"""With `compute.compile: auto`: the steps by which a training is timed, and the seconds that must be left of it."""
+
+TRIALS, MAX_COMPILED_ERROR = 6, 1e-3
+"""How often a step is timed both ways, and how far (relative, in float32) the two gradients may differ."""
 
 MAX_PROBED_VALUES = 64
 """A probed quantity with more values than this is logged by its norm."""
@@ -134,20 +146,36 @@ class _Trainer:
         self.progress = Progress()
         self.probes = _select_probes(setup, self.source(0)) if self.config.probes and self.config.steps else []
         self.validate_every = self.config.interval(self.config.validate_every, VALIDATIONS)
+        self.log_every = self.config.interval(self.config.log_every, LOGS)
+        self.save_every = self.config.interval(self.config.checkpoint_every, CHECKPOINTS)
+        self._may_compile = setup.config.compute.compile == "auto" and world.size == 1
+        self.ahead: CompileAhead | None = None
+        self.timed: list[float] = []
+        self.piece: Iterator[tuple[Task, tuple[Outcome, Gradients]]] = iter(())
 
     def train(self) -> None:
         """Take every outer step that is left."""
         self._restore()
-        log = self.config.interval(self.config.log_every, LOGS)
-        save = self.config.interval(self.config.checkpoint_every, CHECKPOINTS)
+        if self.progress.compiled_from is not None and self.learner.engine.backend != "loop":
+            self._may_compile = False
+            self.learner.engine = self.learner.engine.replace(compile=True)
+        try:
+            self._take_steps()
+        finally:
+            if self.ahead:
+                self.ahead.close()
+
+    def _take_steps(self) -> None:
         self.learner.train()
         start = perf_counter() - self.progress.seconds
         while self.progress.step < self.config.steps:
             with UserErrors(self._describe_failure), self._explain_errors():
+                if self._may_compile:
+                    self._consider_compiling()
                 loss, stopping = self._step()
                 step, last = self.progress.step, self.progress.step == self.config.steps
                 self.progress.seconds = perf_counter() - start
-                if step % log == 0 or last:
+                if step % self.log_every == 0 or last:
                     self._log_train()
                 if self.probes and (step % self.config.probe_every == 0 or last):
                     self._log_probes()
@@ -156,7 +184,7 @@ class _Trainer:
             # Read once: a signal may come between saving and stopping. Several workers read it in the step's sum, so
             # that all stop at the same step.
             stopping = (self.watch.stopping if self.world.size == 1 else stopping) and not last
-            if step % save == 0 or last or stopping:
+            if step % self.save_every == 0 or last or stopping:
                 self._save()
             self.watch.step(step, loss)
             if stopping:
@@ -166,6 +194,54 @@ class _Trainer:
                 )
         if not self.config.steps and self.world.first and "last" not in self.run.checkpoints():
             self._save()  # a run of 0 steps has its start as a checkpoint, so that it can be evaluated
+
+    def _consider_compiling(self) -> None:
+        """Begin to compile where many steps are left; once that has ended, go on with what is faster.
+
+        The checkpoint that is then saved says from which step on a run is compiled, so that a resumed run goes on in
+        the same way.
+        """
+        progress = self.progress
+        if self.ahead is None:
+            self.timed.append(progress.seconds)
+            if len(self.timed) <= TIMED_STEPS:
+                return
+            half = TIMED_STEPS // 2  # the first half fills caches
+            each = (self.timed[-1] - self.timed[half]) / half
+            suits = self.learner.engine.backend == "vmap" and self.learner.device.type == "cpu"
+            if suits and each * (self.config.steps - progress.step) > WORTH_COMPILING:
+                self.ahead = CompileAhead(self.setup.config, progress.step)
+            else:
+                self._may_compile = False
+        elif self.ahead.ended:
+            self._may_compile = False
+            if not self.ahead.compiled:
+                self._log("compile", compiled=False)
+            elif self._is_faster_compiled():
+                progress.compiled_from = progress.step
+                self._save()
+
+    def _is_faster_compiled(self) -> bool:
+        """Compute the next meta-gradient both ways. If the compiled one is right and faster, keep its engine."""
+        learner, eager, params = self.learner, self.learner.engine, self.params.values()
+        compiled = eager.replace(compile=True)
+        tasks = self.source(self.progress.step)
+        seconds: dict[Engine, list[float]] = {eager: [], compiled: []}
+        found: dict[Engine, Tensor] = {}
+        with restoring_buffers(learner), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a refusal to compile; the log says it
+            for engine in (eager, compiled) * TRIALS:
+                learner.engine, start = engine, perf_counter()
+                _, gradients = learner.meta_gradient(tasks, seed=self.setup.config.seed)
+                seconds[engine].append(perf_counter() - start)
+                filled = [p.new_zeros(p.shape) if g is None else g for g, p in zip(gradients, params, strict=True)]
+                found[engine] = torch.cat([g.flatten() for g in filled])
+        error = (found[compiled] - found[eager]).norm() / found[eager].norm()
+        best = {engine: min(times) for engine, times in seconds.items()}
+        chosen = compiled.compiles and best[compiled] < best[eager] and bool(error < MAX_COMPILED_ERROR)
+        learner.engine = compiled if chosen else eager
+        self._log("compile", compiled=chosen, eager_seconds=best[eager], compiled_seconds=best[compiled])
+        return chosen
 
     def _step(self) -> tuple[float, bool]:
         """Take one outer step. Returned are the loss, and whether a worker was asked to stop."""
@@ -202,8 +278,11 @@ class _Trainer:
             # A user's dropout draws other numbers here than on the first worker. They are a function of the step, so
             # that a checkpoint needs the first worker's generator only.
             torch.manual_seed(crc32(f"{seed} {step} {self.world.rank}".encode()))
-        tasks = self.source(step, part)
-        outcome, gradients = self.learner.meta_gradient(tasks, seed=seed, reduction=self.config.reduction)
+        found = next(self.piece, None)
+        if found is None:
+            self.piece = self._begin_piece(part)
+            found = next(self.piece)
+        tasks, (outcome, gradients) = found
         share = (part.stop - part.start) / total
         if self.config.reduction == "mean" and share < 1:
             gradients = [None if gradient is None else share * gradient for gradient in gradients]
@@ -211,6 +290,29 @@ class _Trainer:
         return StepSums(
             gradients, share * float(outcome.loss.mean()), share * float(metric), float(self.watch.stopping)
         )
+
+    def _begin_piece(self, part: slice) -> Iterator[tuple[Task, tuple[Outcome, Gradients]]]:
+        """The tasks of the next steps and, when its turn comes, the meta-gradient of each.
+
+        A piece ends where more may change than the values of parameters. Its length changes no number.
+        """
+        start, config = self.progress.step, self.config
+        steps = [self.source(start, part)]
+        numbers = sum(t.numel() for t in (*steps[0].support, *steps[0].query))
+        most = min(MAX_PIECE, MAX_PIECE_NUMBERS // numbers) if self.learner.engine.compile else 1
+        values = [given.at(start) for given in config.schedules.values()]
+        events = [every for every in (self.log_every, self.save_every, self.validate_every) if every]
+        events += [config.probe_every] if self.probes else []
+        end = min([config.steps, start + most, *(start + every - start % every for every in events)])
+        for step in range(start + 1, end):
+            if [given.at(step) for given in config.schedules.values()] != values:
+                break
+            try:
+                steps.append(self.source(step, part))
+            except Exception:  # of a user's tasks: it is raised when its turn comes
+                break
+        found = self.learner.meta_gradients(steps, seed=self.setup.config.seed, reduction=config.reduction)
+        return zip(steps, found, strict=True)
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
