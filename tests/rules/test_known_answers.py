@@ -514,3 +514,8 @@ def test_options_reach_the_rule() -> None:
     net = NETS[0]
     model = meta_sgd(net.build(), per="layer", inner_lr=0.3)
     assert {float(v.detach()) for v in model.rule.rate.values.values()} == {0.3}  # type: ignore[union-attr]
+
+
+def test_an_enormous_number_of_steps_is_refused_before_memory_is_taken_for_it():
+    with pytest.raises(InputError, match="at most 1000000 gradient steps"):
+        Descend(Constant(0.1), 1, eval_steps=2**64)

@@ -23,6 +23,10 @@ def gradient_direction(gradient: Tensor) -> Tensor:
     return gradient
 
 
+MOST_STEPS = 1_000_000
+"""More inner steps than this are a mistake: the rates of all of them are held in memory."""
+
+
 class Descend(Rule):
     r"""Gradient steps on the support loss.
 
@@ -52,6 +56,8 @@ class Descend(Rule):
         for name, value in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
             if value < 0:
                 raise InputError(f"`{name}` was {value}; it counts gradient steps, so 0 or more.")
+            if value > MOST_STEPS:
+                raise InputError(f"`{name}` was {value}; give at most {MOST_STEPS} gradient steps.")
         self.rate = rate
         self.steps = steps
         self.eval_steps = steps if eval_steps is None else eval_steps
