@@ -20,7 +20,7 @@ from filelock import FileLock
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import (
@@ -191,6 +191,18 @@ class _Index(BaseModel):
     skipped: list[tuple[str, str]]
     changed: dict[str, int]
     digest: str
+
+    @model_validator(mode="after")
+    def check_numbers(self) -> "_Index":
+        """Every number of a class or a picture must be that of one."""
+        count = self.shape[0]
+        if min(self.shape) < 1 or not len(self.labels) == len(self.names) == count:
+            raise ValueError("it does not have a label and a name for each picture")
+        if not all(0 <= label < len(self.classes) for label in self.labels):
+            raise ValueError("it has a label of no class")
+        if not all(0 <= number < count for numbers in self.splits.values() for number in numbers):
+            raise ValueError("it has a split with a number of no picture")
+        return self
 
 
 def _open_entry(entry: Path, mark: dict[str, Any]) -> StoredPictures | None:
