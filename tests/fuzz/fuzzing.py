@@ -1,9 +1,11 @@
 """The search for inputs that break the law: a few in the quick suite, and by `make fuzz` new ones for an hour."""
 
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from time import monotonic
@@ -46,19 +48,21 @@ def search(minutes: float, folder: Path) -> int:
     end = monotonic() + 60 * minutes
     how = settings(PLAIN, max_examples=BATCH, phases=[Phase.generate], derandomize=False)
     faults = 0
-    for name in cycle(KINDS):
-        if monotonic() > end:
-            break
-        base = folder / "work"
-        base.mkdir(parents=True, exist_ok=True)
-        try:
-            try_inputs(KINDS[name], base, how, codes[name].append)
-        except Exception as fault:  # Hypothesis has one of its own for an input that broke the law only once
-            faults += 1
-            kept = folder / f"{faults:03d}-{name.replace(' ', '-')}"
-            (base / "place").rename(kept)
-            (kept / "fault.txt").write_text(str(fault), errors="replace")
-            print(f"FAULT in {name}: {kept}\n{fault}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):  # what was found until then is told
+        for name in cycle(KINDS):
+            if monotonic() > end:
+                break
+            base = folder / "work"
+            base.mkdir(parents=True, exist_ok=True)
+            try:
+                try_inputs(KINDS[name], base, how, codes[name].append)
+            except Exception as fault:  # Hypothesis has one of its own for an input that broke the law only once
+                faults += 1
+                kept = folder / f"{faults:03d}-{name.replace(' ', '-')}"
+                (base / "place").rename(kept)
+                (kept / "fault.txt").write_text(str(fault), errors="replace")
+                print(f"FAULT in {name}: {kept}\n{fault}", flush=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
     for name, each in codes.items():
         print(f"{len(each):6d} {name}: {dict(Counter(each))}")

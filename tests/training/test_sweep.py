@@ -311,6 +311,15 @@ def test_a_trial_of_another_shape_is_named(cli, sweep, place, key, value):
     assert done.code == 1 and "The study at out/journal.log could not be read" in done.err and done.err.count("\n") == 1
 
 
+def test_a_complete_trial_without_its_settings_is_named(cli, sweep, place):
+    sweep(*RATES, "--trials", "1", "--out", "out")
+    journal = place / "out" / "journal.log"
+    lines = [line for line in journal.read_text().splitlines(keepends=True) if "param_value_internal" not in line]
+    journal.write_text("".join(lines))
+    done = cli("sweep", "sine.yaml", *RATES, "--trials", "1", "--out", "out")
+    assert done.code == 1 and "trial 0 is complete and does not say its method.inner_lr" in done.err
+
+
 @pytest.mark.parametrize("line", ["no study", '{"op_code": 99, "worker_id": "a"}', '{"op_code": 2}', "[]"])
 def test_a_study_that_cannot_be_read_says_so(cli, sweep, place, line):
     sweep(*RATES, "--trials", "1", "--out", "out")

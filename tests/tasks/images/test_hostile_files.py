@@ -1,6 +1,7 @@
 """Files that are damaged, or made to do harm: an `InputError` of one line, in bounded time and memory, or a result."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -319,6 +320,25 @@ def test_an_index_that_parses_but_is_another_is_not_used(tmp_path, cache, change
     file.write_text(json.dumps(json.loads(file.read_bytes()) | change))
     after = load_pictures(root, recognise, GREY)
     assert after.labels.tolist() == before.labels.tolist() and after.classes == before.classes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"labels": [0] * 7 + [9]}, {"labels": [-1] * 8}, {"labels": [0]}, {"classes": []}, {"names": ["a"]},
+     {"splits": {"train": [8]}}, {"splits": {"train": [-9]}}, {"shape": [-8, -1, 4, 4]}],
+    ids=str,
+)  # fmt: skip
+def test_an_index_whose_numbers_are_of_nothing_is_not_used_even_with_its_checksum(tmp_path, cache, change):
+    root = class_folders(tmp_path / "data")
+    before = load_pictures(root, recognise, GREY)
+    (file,) = cache.glob("*/index.json")
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | change))
+    sums = file.with_name("checksums")
+    _, *rest = sums.read_text().split()
+    sums.write_text("\n".join([hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest(), *rest]))
+    after = load_pictures(root, recognise, GREY)
+    assert after.labels.tolist() == before.labels.tolist() and after.classes == before.classes
+    assert after.names == before.names and after.splits == before.splits
 
 
 def test_a_wrong_byte_between_the_samples_is_found_by_the_full_check(tmp_path, cache):

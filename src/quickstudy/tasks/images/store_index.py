@@ -1,6 +1,6 @@
 """The shape of an index of the cache of decoded pictures."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class StoreIndex(BaseModel):
@@ -19,3 +19,15 @@ class StoreIndex(BaseModel):
     skipped: list[tuple[str, str]]
     changed: dict[str, int]
     digest: str
+
+    @model_validator(mode="after")
+    def check_numbers(self) -> "StoreIndex":
+        """Every number of a class or a picture must be that of one."""
+        count = self.shape[0]
+        if min(self.shape) < 1 or not len(self.labels) == len(self.names) == count:
+            raise ValueError("it does not have a label and a name for each picture")
+        if not all(0 <= label < len(self.classes) for label in self.labels):
+            raise ValueError("it has a label of no class")
+        if not all(0 <= number < count for numbers in self.splits.values() for number in numbers):
+            raise ValueError("it has a split with a number of no picture")
+        return self

@@ -158,6 +158,8 @@ class Study:
 
     def _to_trial(self, frozen: "optuna.trial.FrozenTrial") -> Trial:
         state = STATES[frozen.state.name]
+        if state == "complete" and (unsaid := self.plan.space.keys() - frozen.params):
+            raise ValueError(f"trial {frozen.number} is complete and does not say its {', '.join(sorted(unsaid))}")
         value = frozen.value if state == "complete" else None
         home = self.plan.folder if self._is_begun_here(frozen) else frozen.user_attrs.get("home", "elsewhere")
         run = f"{home}/trials/{frozen.number:04d}"
