@@ -23,7 +23,7 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.tasks.draws import as_integer
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.preparations import preparation_named
-from quickstudy.tasks.images.published import published_split
+from quickstudy.tasks.images.published import all_classes
 from quickstudy.tasks.images.sets import IMAGE_SETS, divide
 from quickstudy.tasks.images.store import StoredPictures
 from quickstudy.types import Integer
@@ -88,9 +88,7 @@ def read_drawings(size: int = PACKED_SIZE) -> StoredPictures:
             f"size={size} cannot be used: the drawings that come with the package have {PACKED_SIZE} pixels. Give a "
             "smaller size, or use the originals: --tasks.name omniglot."
         )
-    classes = sorted(
-        name for members in published_split("omniglot", "lake_no_val").classes.values() for name in members
-    )
+    classes = all_classes("omniglot", "lake_no_val")
     names = [f"{name}/{number:02d}" for name in classes for number in range(1, DRAWINGS_PER_CLASS + 1)]
     pixels = _unpack(len(names))
     if size < PACKED_SIZE:

@@ -191,7 +191,7 @@ def _finn_omniglot() -> ClassesBySplit:
     so its exact split is lost. This is another shuffle of the same kind. The "1200 characters for training" of later
     papers are these 1100 and the 100 for validation.
     """
-    characters = _all_classes("omniglot", "lake_no_val")
+    characters = all_classes("omniglot", "lake_no_val")
     shuffled = [characters[i] for i in Draws(0, "train", 0).order("omniglot finn", len(characters))]
     return {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
 
@@ -210,7 +210,7 @@ def _lake_omniglot() -> ClassesBySplit:
 
 def _omniglot_without_latin() -> ClassesBySplit:
     """Every alphabet but Latin, for training only: the test is on EMNIST, whose letters are Latin."""
-    return {"train": [c for c in _all_classes("omniglot", "lake_no_val") if _alphabet(c) != "Latin"]}
+    return {"train": [c for c in all_classes("omniglot", "lake_no_val") if _alphabet(c) != "Latin"]}
 
 
 def _even_odd_emnist() -> ClassesBySplit:
@@ -220,16 +220,17 @@ def _even_odd_emnist() -> ClassesBySplit:
 
 def _alternating_cub() -> ClassesBySplit:
     """Every other bird for training; the rest alternates between validation and test."""
-    birds = _all_classes("cub", "easyfsl")
+    birds = all_classes("cub", "easyfsl")
     return {"train": birds[0::2], "val": birds[1::4], "test": birds[3::4]}
 
 
 def _all_mini_imagenet() -> ClassesBySplit:
     """Every class for training; the test is on birds."""
-    return {"train": _all_classes("mini_imagenet", "ravi")}
+    return {"train": all_classes("mini_imagenet", "ravi")}
 
 
-def _all_classes(of: str, name: str) -> list[str]:
+def all_classes(of: str, name: str) -> list[str]:
+    """The classes of every split of a published split, sorted."""
     return sorted(name for members in published_split(of, name).classes.values() for name in members)
 
 
