@@ -25,7 +25,7 @@ from quickstudy.engine.autodiff import (
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory, peak_bytes
 from quickstudy.engine.precision import autocast_products, scaled_gradient
-from quickstudy.engine.second_derivatives import is_strange, needs_plain_formulas, twice_differentiable
+from quickstudy.engine.second_derivatives import calls_tabled_kernels, is_strange, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.rules.base import Rate, Rule
@@ -144,11 +144,11 @@ class Engine:
         self._side_by_side = convolves  # small nets spend their time in Python, which runs one thread at a time
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
-        code = (*model.modules(), *losses)
-        self.has_strangers = any(map(is_strange, code))
-        self._needs_plain = any(map(needs_plain_formulas, code))
-        self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in model.modules())
-        self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in model.modules())
+        modules = list(model.modules())
+        self.has_strangers = any(map(is_strange, (*modules, *losses)))
+        self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
+        self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
+        self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in modules)
 
     def kernels(self) -> AbstractContextManager[object]:
         """The context in which the functions that the settled model calls have second derivatives."""

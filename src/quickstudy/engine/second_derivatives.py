@@ -152,12 +152,12 @@ _TABLED = (
 )
 
 
-def needs_plain_formulas(code: object) -> bool:
-    """Whether a module or a loss may call a function of the tables: it is a stranger's, or a module of torch that does.
+def calls_tabled_kernels(module: nn.Module) -> bool:
+    """Whether a module of torch calls a function of the tables. What strangers' code calls is not known.
 
     Looking at every call of a function makes a step of a small net an eighth slower, so known nets go without it.
     """
-    return (isinstance(code, _TABLED) and not _is_ours(type(code))) or is_strange(code)
+    return isinstance(module, _TABLED) and not _is_ours(type(module))
 
 
 def is_strange(code: object) -> bool:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.memory import explain_out_of_memory
-from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
@@ -204,7 +203,7 @@ def time_adaptation(learner: Learner, family: TaskFamily, split: str, seed: Inte
     noise = learner.draw(tasks, seed)
     times = []
     twin = learner.evaluation_twin()
-    with torch.no_grad(), twice_differentiable():
+    with torch.no_grad(), learner.engine.kernels():
         for i in range(TIMED_TASKS):
             support, own_noise = pick((tasks.support, noise), i)
             start = perf_counter()

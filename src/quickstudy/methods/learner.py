@@ -122,7 +122,8 @@ class Learner(nn.Module, ABC):
         tasks = tasks._replace(support=as_class_numbers(tasks.support, 2), query=as_class_numbers(tasks.query, 2))
         self.engine.settle(self, tasks.support.x)
         if self.engine.may_change_inputs:
-            tasks = tree_map(torch.clone, tasks)
+            support, query = tree_map(torch.clone, (tasks.support, tasks.query))
+            tasks = tasks._replace(support=support, query=query)
         self._check_strangers(tasks)
         self.check_once(pick(tasks.support, 0))
         return tasks
@@ -316,8 +317,8 @@ class Learner(nn.Module, ABC):
 
     def with_ways(self: L, ways: int) -> L:
         """A twin of this learner for tasks of another number of classes, with the same parameters and engine."""
-        twin = Twins(self).twin({})
-        twin.engine, twin.ways = self.engine, ways
+        twin = self._twin()
+        twin.ways = ways
         return twin
 
     def check_support(self, support: Examples) -> None:
@@ -329,9 +330,14 @@ class Learner(nn.Module, ABC):
         The learner itself stays in its mode. A module whose `train` does more than set the flag is put into evaluation
         mode by that method, on a copy, unless the method changes tensors (as merged low-rank layers do).
         """
+        twin = self._twin()
+        set_mode(twin, self, training=False)
+        return twin
+
+    def _twin(self: L) -> L:
+        """A twin with the same tensors and the same engine."""
         twin = Twins(self).twin({})
         twin.engine = self.engine
-        set_mode(twin, self, training=False)
         return twin
 
     def __deepcopy__(self: L, memo: dict[int, Any]) -> L:
