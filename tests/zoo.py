@@ -27,6 +27,20 @@ def zoo(build):
     return build
 
 
+class Once(torch.autograd.Function):
+    """A sine that can be differentiated only once, as many compiled extensions are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[0].cos()
+
+
 class Small(nn.Module):
     """Two layers and a scale: what the kinds below reach in their own ways."""
 

@@ -14,6 +14,7 @@ from quickstudy.storage.run import Run
 from quickstudy.training.config import build, parse_config
 from quickstudy.training.train import train
 from quickstudy.training.watcher import Watcher
+from zoo import Once
 
 DIGITS = {
     "tasks": {"name": "digits", "ways": 3, "queries": 2},
@@ -50,18 +51,6 @@ def test_a_model_that_vmap_gets_wrong_is_not_compiled_either(tmp_path):
     with pytest.warns(WrongGradient, match="head.1 is wrong under vmap"):
         train(setup, run)
     assert (setup.learner.engine.backend, setup.learner.engine.compile) == ("loop", False)
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
 
 
 class Middle(nn.Module):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from quickstudy import Engine, Examples, Task, fomaml, maml
 from quickstudy.engine.gradient_check import WrongGradient
 from quickstudy.methods.protonet import protonet
+from zoo import Once
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -38,18 +39,6 @@ def batch(inputs=(4,)):
 
 def found(net, build=maml, **options):
     return build(net, **{"inner_lr": 0.3, **options}).check(batch())
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        return g * ctx.saved_tensors[0].cos()
 
 
 class Forgets(torch.autograd.Function):
