@@ -30,7 +30,7 @@ from quickstudy.rules.torch_private import (
 )
 
 
-def _affine(normal: Tensor, scale: Tensor | None, shift: Tensor | None, axis: int | None) -> Tensor:
+def scale_and_shift(normal: Tensor, scale: Tensor | None, shift: Tensor | None, axis: int | None) -> Tensor:
     """Apply a norm's scale and shift, along one axis or over the last axes."""
     for value, apply in ((scale, torch.mul), (shift, torch.add)):
         if value is not None:
@@ -46,7 +46,7 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Tensor:
-    return _affine(F.layer_norm(input, list(normalized_shape), None, None, eps), weight, bias, None)
+    return scale_and_shift(F.layer_norm(input, list(normalized_shape), None, None, eps), weight, bias, None)
 
 
 def _batch_norm(
@@ -59,7 +59,9 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    return _affine(F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps), weight, bias, 1)
+    return scale_and_shift(
+        F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps), weight, bias, 1
+    )
 
 
 def _instance_norm(
@@ -73,7 +75,7 @@ def _instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     normal = F.instance_norm(input, running_mean, running_var, None, None, use_input_stats, momentum, eps)
-    return _affine(normal, weight, bias, 1)
+    return scale_and_shift(normal, weight, bias, 1)
 
 
 def _scale_first(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.engine.second_derivatives import scale_and_shift
 from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
 from quickstudy.models.surgery import replace_modules, with_class
 from quickstudy.models.tail import LARGEST_WINDOW, tail, takes_loops
-from quickstudy.rules.params import broadcast_rows
 from quickstudy.rules.torch_private import (
     AnyBatchNorm,
     AnyInstanceNorm,
@@ -41,15 +41,6 @@ M = TypeVar("M", bound=nn.Module)
 NORM_POLICIES = ("batch", "support", "per_step", "running")
 
 
-def _scale_and_shift(module: Any, x: Tensor, channels: bool) -> Tensor:
-    """Apply a norm's scale and bias: per channel (axis 1), or over the last axes."""
-    for name, apply in (("weight", torch.mul), ("bias", torch.add)):
-        value = getattr(module, name, None)
-        if value is not None:
-            x = apply(x, broadcast_rows(value, tuple(value.shape) + (1,) * (x.ndim - 2)) if channels else value)
-    return x
-
-
 class SafeBatchNorm(AnyBatchNorm):
     """Batch norm by the statistics of its batch; running statistics are neither read nor written."""
 
@@ -59,7 +50,7 @@ class SafeBatchNorm(AnyBatchNorm):
         if outside_transforms():  # the affine kernel is right then, and faster
             return batch_norm(input, self.weight, self.bias, self.eps)
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
-        return _scale_and_shift(self, normal, channels=True)
+        return scale_and_shift(normal, self.weight, self.bias, 1)
 
     def only_normalises(self) -> bool:
         """Whether a call does nothing but normalise by the statistics of the batch."""
@@ -70,7 +61,7 @@ def _normalise_by(module: AnyBatchNorm, x: Tensor, mean: Tensor, var: Tensor) ->
     """Batch norm by given statistics."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
     scale = (var + module.eps).rsqrt().reshape(shape)
-    return _scale_and_shift(module, (x - mean.reshape(shape)) * scale, channels=True)
+    return scale_and_shift((x - mean.reshape(shape)) * scale, module.weight, module.bias, 1)
 
 
 class FrozenBatchNorm(AnyBatchNorm):
@@ -164,7 +155,9 @@ class SafeLayerNorm(nn.LayerNorm):
     """Layer norm with its scale and bias outside the kernel."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _scale_and_shift(self, F.layer_norm(input, self.normalized_shape, None, None, self.eps), channels=False)
+        return scale_and_shift(
+            F.layer_norm(input, self.normalized_shape, None, None, self.eps), self.weight, self.bias, None
+        )
 
 
 class SafeInstanceNorm(AnyInstanceNorm):
@@ -173,7 +166,7 @@ class SafeInstanceNorm(AnyInstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
         batched = input.ndim - axes_of_one_example(self)
         x = input if batched else input.unsqueeze(0)
-        x = _scale_and_shift(self, F.instance_norm(x, None, None, None, None, True, 0.0, self.eps), channels=True)
+        x = scale_and_shift(F.instance_norm(x, None, None, None, None, True, 0.0, self.eps), self.weight, self.bias, 1)
         return x if batched else x.squeeze(0)
 
 
