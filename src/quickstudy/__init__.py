@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from quickstudy.engine.engine import Engine
     from quickstudy.errors import InputError, RunError
     from quickstudy.evaluation.evaluate import compare, evaluate
+    from quickstudy.everyday.choose import choose
+    from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.opening import open  # noqa: A004, F401  # for type checkers
+    from quickstudy.everyday.regressor import FewShotRegressor
     from quickstudy.methods.hypermaml import hypermaml
     from quickstudy.methods.learner import Learner
     from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
@@ -51,6 +55,8 @@ __all__ = [
     "Engine",
     "Episodes",
     "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "InputError",
     "Learned",
     "Learner",
@@ -76,6 +82,7 @@ __all__ = [
     "Task",
     "TaskFamily",
     "anil",
+    "choose",
     "compare",
     "evaluate",
     "fomaml",
@@ -97,6 +104,10 @@ _NAMES = {
     "engine.engine": "Engine",
     "errors": "InputError RunError",
     "evaluation.evaluate": "compare evaluate",
+    "everyday.choose": "choose",
+    "everyday.classifier": "FewShotClassifier",
+    "everyday.opening": "open",
+    "everyday.regressor": "FewShotRegressor",
     "methods.hypermaml": "hypermaml",
     "methods.learner": "Learner",
     "methods.maml": "anil fomaml maml meta_sgd",
@@ -120,7 +131,10 @@ _NAMES = {
     "training.train": "train",
     "types": "Examples Outcome Params Task",
 }
-"""The public names by the module that defines them. Type checkers and editors read the imports above instead."""
+"""The public names by the module that defines them. Type checkers and editors read the imports above instead.
+
+`open` is not in `__all__`: a star import must not hide Python's own.
+"""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -146,4 +160,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above, and so find a mis
 
 def __dir__() -> list[str]:
     """What the module holds by now, and every public name."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})
