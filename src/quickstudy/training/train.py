@@ -172,15 +172,18 @@ class _Trainer:
 
         The ways agree up to rounding only. So the checkpoints say which one was taken, and a resumed run takes it.
         """
-        progress, engine, steps = self.progress, self.learner.engine, self.config.steps
-        if self.world.size == 1 and not progress.step and steps:
-            with UserErrors(self._describe_failure), self._explain_errors():
-                found = find_fastest_way(self.learner, self.source(0), steps)
-            if found:
-                progress.way, seconds = found
-                self._log("way", way=progress.way, **{f"{way}_seconds": taken for way, taken in seconds.items()})
-        if progress.way in engine.ways():
-            engine.take(progress.way)
+        progress, learner, steps = self.progress, self.learner, self.config.steps
+        if self.world.size > 1 or not self.params:
+            return
+        with UserErrors(self._describe_failure), self._explain_errors():
+            tasks = self.source(progress.step)
+            learner.engine.settle(learner, tasks.support.x.to(learner.device))
+            found = None if progress.step else find_fastest_way(learner, tasks, steps)
+        if found:
+            progress.way, seconds = found
+            self._log("way", way=progress.way, **{f"{way}_seconds": taken for way, taken in seconds.items()})
+        if progress.way in learner.engine.ways():
+            learner.engine.take(progress.way)
 
     def _take_steps(self) -> None:
         self.learner.train()
