@@ -164,6 +164,8 @@ METHODS = [
     *(_method("wormhole", chart, chart=chart) for chart in CHARTS if chart != "tanh"),
     _method("wormhole", "literal", reading="literal"),
     _method("wormhole", "coadapted", reading="coadapt"),
+    _method("wormhole", "algorithm_1", reading="algorithm_1", inner_steps=2),
+    _method("wormhole", "sharpened", sharpen=3.0, gain_steps=3),
     _method("wormhole", "annealed", gain_decay=0.5),
     _method("meta_sgd", "layer_step", per="layer_step", inner_steps=2),
     _method("mtnet", "soft", draw="soft"),
