@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from quickstudy.rules.mask import Masked
     from quickstudy.rules.objective import Objective
     from quickstudy.rules.per_step import PerStep
-    from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+    from quickstudy.rules.rescale import (
+        Anneal,
+        Chart,
+        Coadapt,
+        Diagonal,
+        GainAndShift,
+        LowRank,
+        PerLayer,
+        Rescale,
+        Scalar,
+        Tanh,
+    )
     from quickstudy.storage.run import Run
     from quickstudy.tasks import Episodes, TaskFamily
     from quickstudy.training.restore import load
@@ -39,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "RECIPES",
+    "Anneal",
     "ByName",
     "Chain",
     "Chart",
@@ -51,6 +63,7 @@ __all__ = [
     "Engine",
     "Episodes",
     "Examples",
+    "GainAndShift",
     "InputError",
     "Learned",
     "Learner",
@@ -113,7 +126,7 @@ _NAMES = {
     "rules.mask": "Masked",
     "rules.objective": "Objective",
     "rules.per_step": "PerStep",
-    "rules.rescale": "Chart Coadapt Diagonal LowRank PerLayer Rescale Scalar Tanh",
+    "rules.rescale": "Anneal Chart Coadapt Diagonal GainAndShift LowRank PerLayer Rescale Scalar Tanh",
     "storage.run": "Run",
     "tasks": "Episodes TaskFamily",
     "training.restore": "load",
