@@ -108,8 +108,24 @@ EXACT: dict[str, dict[str, Any] | None] = {
     "mnet": {"draw": "expected"},
     "mnet_full": {"draw": "expected"},
     "hypermaml": {"enhance": False},
+    "set_emit": {"enhance": False},
+    "emit_maml": {"enhance": False},
+    "emit_tnet": {"enhance": False},
+    "emit_mtnet": {"enhance": False, "draw": "expected"},
+    "emit_ridge": {"enhance": False},
+    "amortised_gain": {"enhance": False},
+    "gated_emission": {"enhance": False, "draw": "expected"},
+    "sampled_sign": {"draw": "expected"},
+    "warpgrad": {"inner_steps": 1},
+    "bayes_hypermaml": {"enhance": False},
 }
-STILL: dict[str, dict[str, Any]] = {"wormhole": {"chart": "scalar"}}
+STILL: dict[str, dict[str, Any]] = {
+    "wormhole": {"chart": "scalar"},
+    "amortised_gain": {"chart": "scalar"},
+    "sampled_sign": {"start": 100.0},
+    "r2d2": {"prior": "learned"},
+    "bayes_hypermaml": {"log_variance": -float("inf")},
+}
 """What the laws need to know about single recipes: see `Method`. The others obey them without options."""
 
 
@@ -173,6 +189,13 @@ METHODS = [
     _method("mtnet", "soft", draw="soft"),
     _method("hypermaml", "eq7", emission=0.5, labels="index", hidden_layers=3),
     _method("hypermaml", "appendix_b", emission=0.5, mixing="loss"),
+    _method("set_emit", "set", summary="set"),
+    _method("emit_mtnet", "set", summary="set"),
+    _method("emit_ridge", "set", summary="set"),
+    _method("gated_emission", "set", summary="set"),
+    _method("amortised_gain", "diagonal", chart="diagonal"),
+    _method("r2d2", "prior", prior="learned"),
+    _method("bayes_hypermaml", "draws", draws=3),
     Method("masked_under_gain", masked_under_gain, {"draw": "expected"}, {"gain": "scalar"}),
     Method("emission_then_masked", emission_then_masked, {"draw": "expected", "enhance": False}, {}),
     Method("biases_per_step", biases_per_step, {}, {"steps": 1}),
