@@ -31,8 +31,8 @@ from quickstudy.methods.wormhole import CHARTS
 from quickstudy.models.nets import NETS
 from quickstudy.rules.criteria import CRITERIA
 from quickstudy.storage.run import Run
-from quickstudy.tasks import FAMILIES
 from quickstudy.training import config
+from quickstudy.training.config.build import TASKS
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_lists_say_what_the_objects_say(cli):
     assert read_lists() == {
         "methods": first_lines(METHODS),
         "models": first_lines(NETS),
-        "tasks": first_lines(FAMILIES),
+        "tasks": first_lines(TASKS),
         "configurations": {
             name: path.read_text().partition("\n")[0].lstrip("# ") for name, path in config.shipped_configs().items()
         },

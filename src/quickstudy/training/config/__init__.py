@@ -1,7 +1,7 @@
 """A run as data: `schema` says what can be set, `load_config` reads it, `build` makes tasks, model and method of it."""
 
 from quickstudy.training.config.build import Setup, build, build_part, build_tasks
-from quickstudy.training.config.load import load_config, parse_config, read_config, shipped_configs
+from quickstudy.training.config.load import complete_run, load_config, parse_config, read_config, shipped_configs
 from quickstudy.training.config.schema import ComputeSettings, Config, EvaluateSettings, Part, TrainSettings
 from quickstudy.training.config.trust import UntrustedCodeError, check_trust
 
@@ -17,6 +17,7 @@ __all__ = [
     "build_part",
     "build_tasks",
     "check_trust",
+    "complete_run",
     "load_config",
     "parse_config",
     "read_config",
