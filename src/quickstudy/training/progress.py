@@ -10,6 +10,9 @@ from quickstudy.errors import RunError
 from quickstudy.storage.checkpoints import Checkpoint
 from quickstudy.storage.records import first_fault
 
+TASKS_STATE = ("tasks", "interface")
+"""What a checkpoint holds of the tasks: how they describe themselves, and what a learner must know of them."""
+
 
 class Progress(BaseModel, strict=True, extra="forbid"):
     """The state in a checkpoint besides tensors, without what the tasks say of themselves."""
@@ -29,6 +32,6 @@ class Progress(BaseModel, strict=True, extra="forbid"):
 def read_progress(checkpoint: Checkpoint, what: str) -> Progress:
     """The progress in a checkpoint. `what` begins the message if there is none, as in "Checkpoint `last`"."""
     try:
-        return Progress(**{name: value for name, value in checkpoint.state.items() if name != "tasks"})
+        return Progress(**{name: value for name, value in checkpoint.state.items() if name not in TASKS_STATE})
     except ValidationError as error:
         raise RunError(f"{what} is damaged: its state has another shape ({first_fault(error)}).") from None

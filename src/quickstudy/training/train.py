@@ -33,7 +33,7 @@ from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.compile_ahead import CompileAhead
-from quickstudy.training.config import Setup, schedule
+from quickstudy.training.config import Interface, Setup, schedule
 from quickstudy.training.fastest_way import find_fastest_way
 from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
@@ -412,7 +412,11 @@ class _Trainer:
             if self.learner.device.type == "cuda":
                 tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
         tensors = {n: t.detach().cpu() for n, t in tensors.items()}
-        self.run.save(name, tensors, self.progress.model_dump() | {"tasks": to_plain_or_text(self.family.describe())})
+        tasks = {
+            "tasks": to_plain_or_text(self.family.describe()),
+            "interface": Interface.of(self.family).model_dump(mode="json"),
+        }
+        self.run.save(name, tensors, self.progress.model_dump() | tasks)
 
     def _restore(self) -> None:
         """Load the first worker's start or checkpoint on all workers."""
@@ -436,7 +440,7 @@ class _Trainer:
             return
         checkpoint, what = self.run.load("last"), f"Checkpoint `last` of {self.run.path}"
         progress, tensors = read_progress(checkpoint, what), checkpoint.tensors
-        model = check_model(self.setup, tensors, what)
+        model = check_model(self.learner, tensors, what)
         slots = self._check_optimizer_state(tensors, progress.step)
         self._check_data(checkpoint.state.get("tasks", {}))
         self.learner.load_state_dict(model)
