@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
 
+from quickstudy.engine.engine import Way
 from quickstudy.errors import RunError
 from quickstudy.storage.checkpoints import Checkpoint
 from quickstudy.storage.records import first_fault
@@ -24,6 +25,7 @@ class Progress(BaseModel, strict=True, extra="forbid"):
     metric: float = Field(0.0, description="the sum of metrics since then")
     count: NonNegativeInt = Field(0, description="the number of steps since then")
     compiled_from: NonNegativeInt | None = Field(None, description="the step after which steps are compiled")
+    way: Way | None = Field(None, description="how tasks run, where it was measured")
     initial: dict[str, Any] | None = Field(None, description="what the model started from, if from another run")
 
 

@@ -24,6 +24,7 @@ from quickstudy.training.config import (
     build_learner,
     build_tasks,
     check_trust,
+    complete_run,
     parse_config,
     plan_learner,
     read_blueprint,
@@ -144,7 +145,7 @@ def restore(
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
     """Build what a run's configuration describes, with overrides. Arguments are those of `restore`."""
     world.from_first(partial(check_trust, run.path, run.config, trust))
-    return world.agree(lambda: build(parse_config(run.config, overrides)))
+    return world.agree(lambda: build(parse_config(complete_run(run.config), overrides)))
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
@@ -155,6 +156,6 @@ def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
 def _build_training_tasks(run: Run, setup: Setup) -> TaskFamily:
     """The tasks of training. Where their files have gone, the tasks of the overrides stand for them."""
     try:
-        return build_tasks(parse_config(run.config).tasks)[0]
+        return build_tasks(parse_config(complete_run(run.config)).tasks)[0]
     except InputError:
         return setup.family

@@ -34,6 +34,7 @@ from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.compile_ahead import CompileAhead
 from quickstudy.training.config import Interface, Setup, schedule
+from quickstudy.training.fastest_way import find_fastest_way
 from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
@@ -156,6 +157,7 @@ class _Trainer:
     def train(self) -> None:
         """Take every outer step that is left."""
         self._restore()
+        self._choose_way()
         if self.progress.compiled_from is not None and self.learner.engine.backend != "loop":
             self._may_compile = False
             self.learner.engine = self.learner.engine.replace(compile=True)
@@ -164,6 +166,24 @@ class _Trainer:
         finally:
             if self.ahead:
                 self.ahead.close()
+
+    def _choose_way(self) -> None:
+        """Run the tasks of a long training in the way that is fastest here.
+
+        The ways agree up to rounding only. So the checkpoints say which one was taken, and a resumed run takes it.
+        """
+        progress, learner, steps = self.progress, self.learner, self.config.steps
+        if self.world.size > 1 or not self.params:
+            return
+        with UserErrors(self._describe_failure), self._explain_errors():
+            tasks = self.source(progress.step)
+            learner.engine.settle(learner, tasks.support.x.to(learner.device))
+            found = None if progress.step else find_fastest_way(learner, tasks, steps)
+        if found:
+            progress.way, seconds = found
+            self._log("way", way=progress.way, **{f"{way}_seconds": taken for way, taken in seconds.items()})
+        if progress.way in learner.engine.ways():
+            learner.engine.take(progress.way)
 
     def _take_steps(self) -> None:
         self.learner.train()

@@ -109,7 +109,7 @@ def describe_run(run: Run) -> Rows:
     from quickstudy.reports.report import format_score
     from quickstudy.training import config
 
-    settings = config.parse_config(run.config)
+    settings = config.parse_config(config.complete_run(run.config))
     rows = run.metrics()
     return {
         "run": str(run.path),

@@ -2,7 +2,7 @@
 
 from quickstudy.training.config.blueprint import Blueprint, Interface, read_blueprint, read_interface
 from quickstudy.training.config.build import Setup, build, build_learner, build_part, build_tasks, plan_learner
-from quickstudy.training.config.load import load_config, parse_config, read_config, shipped_configs
+from quickstudy.training.config.load import complete_run, load_config, parse_config, read_config, shipped_configs
 from quickstudy.training.config.schema import ComputeSettings, Config, EvaluateSettings, Part, TrainSettings
 from quickstudy.training.config.trust import UntrustedCodeError, check_trust
 
@@ -21,6 +21,7 @@ __all__ = [
     "build_part",
     "build_tasks",
     "check_trust",
+    "complete_run",
     "load_config",
     "parse_config",
     "plan_learner",

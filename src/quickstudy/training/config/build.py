@@ -17,6 +17,7 @@ from quickstudy.evaluation import metrics
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.registry import METHODS
 from quickstudy.models import nets
+from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.images.store import Progress
@@ -48,7 +49,10 @@ class Setup:
     model_shapes: Mapping[str, torch.Size]
 
 
-FACTORIES: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
+TASKS: dict[str, Callable[..., TaskFamily]] = {**FAMILIES, "features": features}
+"""The families by name, with those that need an encoder."""
+
+FACTORIES: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": TASKS, "model": nets.NETS, "method": METHODS}
 
 COMPATIBLE_LOSSES = {
     "cross_entropy": ("cross_entropy",),
@@ -181,7 +185,7 @@ def _check_compatible(option: str, name: Any, loss: str, readable: Mapping[str, 
 
 def build_tasks(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
     """The family that a part names, and the part with every default filled in."""
-    family, resolved = build_part(part, FAMILIES, what, progress=progress)
+    family, resolved = build_part(part, TASKS, what, progress=progress)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:
