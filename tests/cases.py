@@ -5,7 +5,7 @@ The table reads `RECIPES`, so a new recipe is in it at once. `EXACT` and `STILL`
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -180,6 +180,10 @@ METHODS = [
     *(_method("wormhole", chart, chart=chart) for chart in CHARTS if chart != "tanh"),
     _method("wormhole", "literal", reading="literal"),
     _method("wormhole", "coadapted", reading="coadapt"),
+    _method("wormhole", "algorithm_1", reading="algorithm_1", inner_steps=2),
+    replace(
+        _method("wormhole", "sharpened", sharpen=3.0, gain_steps=3), still={"chart": "scalar", "sharpen": 1.0}
+    ),  # a tanh is never the identity
     _method("wormhole", "annealed", gain_decay=0.5),
     _method("meta_sgd", "layer_step", per="layer_step", inner_steps=2),
     _method("mtnet", "soft", draw="soft"),

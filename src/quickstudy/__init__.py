@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from quickstudy.engine.engine import Engine
     from quickstudy.errors import InputError, RunError
     from quickstudy.evaluation.evaluate import compare, evaluate
+    from quickstudy.everyday.choose import choose
+    from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.opening import open  # noqa: A004, F401  # for type checkers
+    from quickstudy.everyday.regressor import FewShotRegressor
     from quickstudy.methods.amortised_gain import amortised_gain
     from quickstudy.methods.bayes_hypermaml import bayes_hypermaml
     from quickstudy.methods.emit_ridge import emit_ridge
@@ -39,7 +43,18 @@ if TYPE_CHECKING:
     from quickstudy.rules.mask import Masked
     from quickstudy.rules.objective import Objective
     from quickstudy.rules.per_step import PerStep
-    from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+    from quickstudy.rules.rescale import (
+        Anneal,
+        Chart,
+        Coadapt,
+        Diagonal,
+        GainAndShift,
+        LowRank,
+        PerLayer,
+        Rescale,
+        Scalar,
+        Tanh,
+    )
     from quickstudy.storage.run import Run
     from quickstudy.tasks import Episodes, TaskFamily
     from quickstudy.training.restore import load
@@ -49,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "RECIPES",
+    "Anneal",
     "ByName",
     "Chain",
     "Chart",
@@ -61,6 +77,9 @@ __all__ = [
     "Engine",
     "Episodes",
     "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
+    "GainAndShift",
     "InputError",
     "Learned",
     "Learner",
@@ -88,6 +107,7 @@ __all__ = [
     "amortised_gain",
     "anil",
     "bayes_hypermaml",
+    "choose",
     "compare",
     "emit_maml",
     "emit_mtnet",
@@ -124,6 +144,10 @@ _NAMES = {
     "methods.bayes_hypermaml": "bayes_hypermaml",
     "methods.emit_ridge": "emit_ridge",
     "methods.gated_emission": "gated_emission",
+    "everyday.choose": "choose",
+    "everyday.classifier": "FewShotClassifier",
+    "everyday.opening": "open",
+    "everyday.regressor": "FewShotRegressor",
     "methods.hypermaml": "hypermaml",
     "methods.learner": "Learner",
     "methods.leo": "leo",
@@ -146,14 +170,17 @@ _NAMES = {
     "rules.mask": "Masked",
     "rules.objective": "Objective",
     "rules.per_step": "PerStep",
-    "rules.rescale": "Chart Coadapt Diagonal LowRank PerLayer Rescale Scalar Tanh",
+    "rules.rescale": "Anneal Chart Coadapt Diagonal GainAndShift LowRank PerLayer Rescale Scalar Tanh",
     "storage.run": "Run",
     "tasks": "Episodes TaskFamily",
     "training.restore": "load",
     "training.train": "train",
     "types": "Examples Outcome Params Task",
 }
-"""The public names by the module that defines them. Type checkers and editors read the imports above instead."""
+"""The public names by the module that defines them. Type checkers and editors read the imports above instead.
+
+`open` is not in `__all__`: a star import must not hide Python's own.
+"""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -179,4 +206,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above, and so find a mis
 
 def __dir__() -> list[str]:
     """What the module holds by now, and every public name."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})
