@@ -27,6 +27,8 @@ class Adapt(TrustingCommand):
     """Directory of the model (default: FOLDER.model)."""
     norms: str = "support"
     """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
+    episodes: int = 200
+    """Validation tasks that calibrate a run whose data are at hand; 0 for none."""
     report: Folder = None
     """Directory for a page with the pictures that were taught."""
 
@@ -41,7 +43,8 @@ class Adapt(TrustingCommand):
         taught = read_folder(self.folder)
 
         def learn(trust: bool) -> FewShotClassifier:
-            return FewShotClassifier(self.base, norms=self.norms, trust=trust).fit(taught.items, taught.labels)
+            classifier = FewShotClassifier(self.base, norms=self.norms, episodes=self.episodes, trust=trust)
+            return classifier.fit(taught.items, taught.labels)
 
         classifier = self.with_trust(console, learn)
         classifier.notes_ += taught.notes
