@@ -75,8 +75,8 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path / CONFIG_FILE} was changed or damaged: {error}.") from error
-    x, y = _examples(path, saved, classes, tensors)
     made = _open_base(path, saved.base, tensors, base, trust)
+    x, y = _examples(path, saved, classes, tensors)
     if saved.kind == "regressor":
         regressor = FewShotRegressor(None if isinstance(made, TableBase) else made, norms=saved.norms)
         return regressor._teach(made, x, y, saved.flat, saved.deviation)
