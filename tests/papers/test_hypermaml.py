@@ -206,7 +206,7 @@ def test_figures_of_the_plane_from_tasks_to_picture(tmp_path):
     here = at_smoke(FIGURE, tmp_path, [row.name for row in FIGURE.rows[:3]])
     for name, panels in (("figure-1", 10), ("figure-3", 15), ("tasks", 4)):
         assert sum(axes.has_data() for axes in draw(here, name).axes) == panels
-    assert all(isinstance(decide(claim, here).holds, bool) for claim in FIGURE.claims[:4])
+    assert all(decide(claim, here).holds is None for claim in FIGURE.claims[:4]), "one seed decides nothing"
 
 
 @pytest.mark.slow
