@@ -5,7 +5,7 @@ The table reads `RECIPES`, so a new recipe is in it at once. `EXACT` and `STILL`
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -109,8 +109,24 @@ EXACT: dict[str, dict[str, Any] | None] = {
     "mnet": {"draw": "expected"},
     "mnet_full": {"draw": "expected"},
     "hypermaml": {"enhance": False},
+    "set_emit": {"enhance": False},
+    "emit_maml": {"enhance": False},
+    "emit_tnet": {"enhance": False},
+    "emit_mtnet": {"enhance": False, "draw": "expected"},
+    "emit_ridge": {"enhance": False},
+    "amortised_gain": {"enhance": False},
+    "gated_emission": {"enhance": False, "draw": "expected"},
+    "sampled_sign": {"draw": "expected"},
+    "warpgrad": {"inner_steps": 1},
+    "bayes_hypermaml": {"enhance": False},
 }
-STILL: dict[str, dict[str, Any]] = {"wormhole": {"chart": "scalar"}}
+STILL: dict[str, dict[str, Any]] = {
+    "wormhole": {"chart": "scalar"},
+    "amortised_gain": {"chart": "scalar"},
+    "sampled_sign": {"start": 100.0},
+    "r2d2": {"prior": "learned"},
+    "bayes_hypermaml": {"log_variance": -float("inf")},
+}
 """What the laws need to know about single recipes: see `Method`. The others obey them without options."""
 
 
@@ -165,11 +181,22 @@ METHODS = [
     *(_method("wormhole", chart, chart=chart) for chart in CHARTS if chart != "tanh"),
     _method("wormhole", "literal", reading="literal"),
     _method("wormhole", "coadapted", reading="coadapt"),
+    _method("wormhole", "algorithm_1", reading="algorithm_1", inner_steps=2),
+    replace(
+        _method("wormhole", "sharpened", sharpen=3.0, gain_steps=3), still={"chart": "scalar", "sharpen": 1.0}
+    ),  # a tanh is never the identity
     _method("wormhole", "annealed", gain_decay=0.5),
     _method("meta_sgd", "layer_step", per="layer_step", inner_steps=2),
     _method("mtnet", "soft", draw="soft"),
     _method("hypermaml", "eq7", emission=0.5, labels="index", hidden_layers=3),
     _method("hypermaml", "appendix_b", emission=0.5, mixing="loss"),
+    _method("set_emit", "set", summary="set"),
+    _method("emit_mtnet", "set", summary="set"),
+    _method("emit_ridge", "set", summary="set"),
+    _method("gated_emission", "set", summary="set"),
+    _method("amortised_gain", "diagonal", chart="diagonal"),
+    _method("r2d2", "prior", prior="learned"),
+    _method("bayes_hypermaml", "draws", draws=3),
     Method("masked_under_gain", masked_under_gain, {"draw": "expected"}, {"gain": "scalar"}),
     Method("emission_then_masked", emission_then_masked, {"draw": "expected", "enhance": False}, {}),
     Method("biases_per_step", biases_per_step, {}, {"steps": 1}),

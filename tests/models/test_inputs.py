@@ -194,6 +194,64 @@ def test_inputs_other_than_announced_are_refused(announced: object) -> None:
         draw_first_tasks(Sentences(announced), "train")
 
 
+OWN = """
+import torch
+from quickstudy import Examples, TaskFamily
+from quickstudy.types import pick
+from torch import nn
+
+class Pairs(TaskFamily):
+    loss = "cross_entropy"
+    inputs = {inputs}
+    outputs = 2
+    def sample(self, draws, size, part):
+        def half(name):
+            y = torch.arange(6).remainder(2).repeat(size, 1)
+            x = torch.from_numpy(draws.normal(name, size, 6, 3)).float() + y[..., None]
+            return pick(Examples({x}, y), part)
+        return half("support"), half("query"), {{}}
+    def describe(self):
+        return {{"name": "pairs"}}
+
+class Net(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Embedding(2, 4)
+        self.head = nn.Linear(4, outputs)
+    def forward(self, x, kind):
+        return self.head(torch.tanh(self.a(x) + self.b(kind)))
+
+def net(outputs: int) -> nn.Module:
+    return Net(outputs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "x"),
+    [
+        ('{"x": (3,), "kind": ()}', '{"x": x, "kind": (x[..., 0] > 0).long()}'),
+        ("((3,), ())", "(x, (x[..., 0] > 0).long())"),
+    ],
+    ids=["keywords", "arguments"],
+)
+def test_a_run_on_such_tasks_is_trained_resumed_and_evaluated(cli, place, inputs, x) -> None:
+    torch.set_default_dtype(torch.float32)
+    name = f"own_{len(inputs)}"
+    (place / f"{name}.py").write_text(OWN.format(inputs=inputs, x=x))
+    (place / "own.yaml").write_text(
+        f"tasks: {name}:Pairs\nmodel: {name}:net\nmethod: {{name: maml, inner_lr: 0.3}}\n"
+        "train: {steps: 6, meta_batch_size: 2, validate_every: 3, validate_tasks: 4, checkpoint_every: 3}\n"
+        "evaluate: {tasks: 6}\n"
+    )
+    done = cli("train", "own.yaml", "--out", "run", "--no-tensorboard", "--test")
+    assert done.code == 0, done.err
+    assert cli("train", "--resume", "run", "--no-tensorboard").code == 0
+    done = cli("evaluate", "run", "--evaluate.tasks", 4)
+    assert done.code == 0, done.err
+    done = cli("report", "run")
+    assert done.code == 0, done.err
+
+
 # -- misfits --
 
 

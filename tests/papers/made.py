@@ -54,7 +54,7 @@ def row_of(item, name):
 
 def at_smoke(item, folder, names=None):
     """An item's rows at smoke scale, as they were found."""
-    plan = Plan(item, "smoke", 1, choose_rows(item, names), folder)
+    plan = Plan(item, "smoke", 1, choose_rows(item, names, "smoke"), folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         work(Watcher(), plan.units(), folder, lambda one, seconds: None)

@@ -17,8 +17,8 @@ LOW, HIGH = np.linspace(50, 60, 20), np.linspace(55, 65, 20)
 NAN = float("nan")
 
 
-def claim(*parts, most=False):
-    return Claim("", "", tuple((word, {"column": "x", **options}) for word, options in parts), most=most)
+def claim(*parts, needs="all"):
+    return Claim("", "", tuple((word, {"column": "x", **options}) for word, options in parts), needs=needs)
 
 
 def holds(here, word, row="b", than="a", **options):
@@ -104,12 +104,12 @@ def test_all_or_most_of_the_parts():
     parts = [("above", {"row": row, "than": "a"}) for row in "bcd"]
     cells = {("a", "x"): LOW, ("b", "x"): HIGH, ("c", "x"): HIGH, ("d", "x"): LOW[::-1]}
     assert decide(claim(*parts), made(cells)).holds is None
-    assert decide(claim(*parts, most=True), made(cells)).holds is True
+    assert decide(claim(*parts, needs="most"), made(cells)).holds is True
     assert decide(claim(*parts), made({**cells, ("d", "x"): LOW - 9})).holds is False
-    assert decide(claim(*parts[1:], most=True), made({**cells, ("c", "x"): LOW - 9})).holds is False
+    assert decide(claim(*parts[1:], needs="most"), made({**cells, ("c", "x"): LOW - 9})).holds is False
     assert (all_hold([True, None]), all_hold([None, False]), most_hold([True, None, None])) == (None, False, None)
     many = [("above", {"row": "b", "than": "a"})] * 7 + [("above", {"row": "d", "than": "a"})]
-    assert decide(claim(*many), made(cells)).evidence.startswith("7 of 8 hold; open: d - a")
+    assert decide(claim(*many), made(cells)).evidence.startswith("7 of 8 hold, 0 are refused; open: d - a")
 
 
 def test_by_so_much_at_least():

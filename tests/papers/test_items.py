@@ -25,6 +25,7 @@ from quickstudy.training import config
 from quickstudy.training.config import schedule
 
 EVERY = [one for paper in PAPERS for one in items(paper).values()]
+OUTER_RATES = "outer-rates", "quick"  # whose columns are the best and the last checkpoint
 DATA = Path(quickstudy.papers.__file__).parent
 TABLES = sorted(DATA.glob("*/*.csv"))
 every_item = pytest.mark.parametrize("one", EVERY, ids=lambda one: f"{one.paper}-{one.name}")
@@ -34,16 +35,18 @@ every_item = pytest.mark.parametrize("one", EVERY, ids=lambda one: f"{one.paper}
 def test_items_are_sound(one):
     names = [row.name for row in one.rows]
     assert len(set(names)) == len(names) and all(name and not set(name) & set(", ") for name in names)
-    assert set(one.scales) == set(SCALES) and all(scale.cost for scale in one.scales.values())
+    assert set(SCALES) - {"cpu"} <= set(one.scales) and all(scale.cost for scale in one.scales.values())
     for row in one.rows:
         assert row.cells and (not row.quoted or all(cell.reported for cell in row.cells.values()))
         stands_for = {"hypermaml", "mtnet"} & {one.paper} and {"cub", "mini_imagenet", "emnist"} & set(one.needs)
-        assert row.quoted or not stands_for or row.stand_in, f"{row.name} does not say what its data stand for"
-    for scale in SCALES:
+        real = one.name == "digits"  # tested on MNIST itself
+        assert row.quoted or not stands_for or row.stand_in or real, f"{row.name} does not say what its data stand for"
+    for scale in one.scales:
         for unit in Plan(one, scale, 1, one.rows, Path("nowhere")).units():
             if unit.config is not None:
                 asked = config.parse_config({**unit.config, "seed": 0})
-                assert not asked.train.steps or asked.train.validate_every == 0
+                validated = asked.train.validate_every is None
+                assert not asked.train.steps or validated == (scale == "cpu" or (one.name, scale) == OUTER_RATES)
                 assert asked.compute.compile == (scale == "full" and unit.config["compute"].get("compile", False))
             for asked in unit.asked.values():
                 assert known_options(asked.measure, asked.options) == asked.options
@@ -52,7 +55,7 @@ def test_items_are_sound(one):
 def test_every_training_builds_at_every_scale():
     """The net and the method of each configuration, for its own pictures; what a schedule moves is there."""
     done = set()
-    for one, row, scale in [(i, row, scale) for i in EVERY for row in i.rows if row.config for scale in SCALES]:
+    for one, row, scale in [(i, row, scale) for i in EVERY for row in i.rows if row.config for scale in i.scales]:
         asked = at(one, row, scale)
         options = sorted(asked.method.options), asked.tasks.options.get("size"), sorted(asked.train.schedules)
         parts = asked.method.options.get("parts"), asked.method.options.get("chart")
@@ -72,7 +75,9 @@ def test_every_training_builds_at_every_scale():
             schedule.check_schedules(learner, asked.train.schedules)
             if one.paper == "mtnet":
                 moved = {f"block{i}.conv" for i in range(4)} | {"head"}
-                assert {name.rpartition(".")[0] for name in learner.adapts} == moved, "no task moves a norm's bias"
+                alone = {""}  # HyperMAML's learner is the head by itself
+                wanted = alone if asked.method.name == "hypermaml" else moved
+                assert {name.rpartition(".")[0] for name in learner.adapts} == wanted, "no task moves a norm's bias"
     assert len(done) > 60
 
 
@@ -249,7 +254,7 @@ def test_the_command_line_s_names_are_looked_up_with_a_hint():
     with pytest.raises(InputError, match="Did you mean `table-6.1`"):
         item("mtnet", "table-6-1")
     with pytest.raises(InputError, match="no row 'mmal' to run"):
-        choose_rows(item("mtnet", "table-6.1"), ["mmal"])
+        choose_rows(item("mtnet", "table-6.1"), ["mmal"], "full")
 
 
 def test_data_is_layered_and_filled():

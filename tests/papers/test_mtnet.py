@@ -38,7 +38,7 @@ def test_alpha_rows_differ_from_table_6_1_in_alpha_only():
 def test_in_images_every_cell_moves_and_no_norm():
     for name in ("table-6.3-omniglot", "table-6.3-mini"):
         for row in item("mtnet", name).rows:
-            if row.config and row.config["train"]["steps"]:
+            if row.config and row.config["train"]["steps"] and not row.name.startswith("hypermaml"):
                 assert row.config["method"]["inner_loss"] == "class_sum_cross_entropy"
                 adapts = row.config["method"].get("adapts", ["*.conv.*", "head.*"])
                 assert adapts == ["*.conv.*", "head.*"] and row.config["evaluate"] == {"options": {"queries": 1}}

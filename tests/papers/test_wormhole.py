@@ -13,6 +13,7 @@ from quickstudy.papers.runner.figures import draw
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.load import merge
 from quickstudy.papers.runner.measures import Reading, Trained, evaluate_metric, zero_error
+from quickstudy.papers.runner.work import choose_rows
 from quickstudy.papers.wormhole.measures import (
     conflict,
     gains,
@@ -224,5 +225,5 @@ def test_every_item_runs_at_smoke_scale(name, tmp_path, real):
     for needed in BY_NAME[name].needs:
         real(needed)
     here = at_smoke(BY_NAME[name], tmp_path)
-    assert {row for row, _ in here.readings} == {row.name for row in here.item.rows}
+    assert {row for row, _ in here.readings} == {row.name for row in choose_rows(here.item, None, "smoke")}
     assert all(decide(claim, here).evidence for claim in here.item.claims)

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from cases import NETS, Net, tasks
 from quickstudy import (
+    Anneal,
+    ByName,
     Chain,
     Chart,
     ClassHypernet,
+    Coadapt,
     Constant,
     Descend,
     Emit,
     Examples,
+    GainAndShift,
     InputError,
     Learned,
     Masked,
@@ -364,6 +368,38 @@ def test_the_literal_reading_is_c_theta_plus_delta_of_theta() -> None:
     literal = Mix([gain, descend], weights=[1.0, 1.0])(theta, bowl(theta))
     delta = descend(theta, bowl(theta))["w"] - theta["w"]
     torch.testing.assert_close(literal["w"], gain(theta, bowl(theta))["w"] + delta, **CLOSE)
+
+
+def test_algorithm_1_takes_its_gradients_before_c_moves() -> None:
+    """Lines 6 to 8 with C = c on the quadratic: g at c0 theta; c - gamma theta.g; phi = c theta - alpha g."""
+    theta = torch.tensor([3.0, -1.0])
+    g = theta - 1
+    rates = ByName({"gain:": Constant(0.2), "": Constant(0.25)})
+    phi = GainAndShift(Descend(rates, 1), Scalar(), ["w"])(point(w=theta), bowl({}))["w"]
+    torch.testing.assert_close(phi, (1 - 0.2 * theta @ g) * theta - 0.25 * g, **CLOSE)
+
+
+def test_where_c_flips_the_shift_follows_the_gradient_and_theta_under_c_does_not() -> None:
+    """theta = 3 has g = 2, and c moves from 1 to -.8: the step of .1 is -.1 g for the shift and +.8 (.1 g) under C."""
+    rates = ByName({"gain:": Constant(0.3), "": Constant(0.1)})
+    shifted, under = (
+        rule(Descend(rates, 1), Scalar(), ["w"])(point(w=torch.tensor([3.0])), bowl({}))["w"]
+        for rule in (GainAndShift, Coadapt)
+    )
+    torch.testing.assert_close(shifted, torch.tensor([-2.4 - 0.2]), **CLOSE)
+    torch.testing.assert_close(under, torch.tensor([-2.4 + 0.16]), **CLOSE)
+
+
+def test_annealing_uses_the_slope_of_each_step() -> None:
+    theta, t = torch.tensor([3.0, -1.0]), torch.tensor(0.5, requires_grad=True)
+    for beta in (1.0, 2.0, 4.0):
+        (slope,) = torch.autograd.grad(0.5 * ((beta * t).tanh() * theta - 1).square().sum(), t)
+        t = (t - 0.1 * slope).detach().requires_grad_(True)
+    rule = Anneal(Descend(Constant(0.1), 3), [Tanh(0.5, beta) for beta in (1.0, 2.0, 4.0)], ["w"])
+    torch.testing.assert_close(rule.find(point(w=theta), bowl({}))["t"], t.detach(), **CLOSE)
+    torch.testing.assert_close(rule(point(w=theta), bowl({}))["w"], (4 * t.detach()).tanh() * theta, **CLOSE)
+    drawn = [chart.slope for chart in wormhole(NETS[0].build(), sharpen=4.0, gain_steps=3).rule.rules[0].charts]  # type: ignore[index, union-attr]
+    assert drawn == [1.0, 2.5, 4.0]
 
 
 def test_the_gain_by_hand() -> None:

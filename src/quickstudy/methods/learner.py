@@ -8,6 +8,7 @@ behind a body that all tasks share.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,9 @@ L = TypeVar("L", bound="Learner")
 
 Noise = Mapping[str, Tensor]
 
+STATE, SETTING = "state.", "setting."
+"""Begin the names of a learner's tensors in a file."""
+
 
 class Learner(nn.Module, ABC):
     """A model that adapts to a support set and then predicts.
@@ -44,6 +48,8 @@ class Learner(nn.Module, ABC):
     """Whether parameters may adapt or train that the losses do not depend on, and so never move."""
     ways: int | None = None
     """The classes of a task, for a learner without parameters of a class: its outputs follow the labels of a task."""
+    blueprint: dict[str, Any] | None = None
+    """What a file says to build this learner again; None for one that was made from a module by hand."""
 
     def __init__(self, criterion: Criterion, engine: Engine | None = None) -> None:
         super().__init__()
@@ -347,6 +353,48 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def module(self, params: Params) -> nn.Module:
         """The adapted model as a plain module with parameters of its own."""
+
+    def save(self, path: str | Path, *, factory: str | None = None) -> None:
+        """Save the learner as a directory, which `quickstudy.load` reads on any machine, without the training data.
+
+        Args:
+            path: The directory. A learner that is already there is replaced, and not lost if that fails.
+            factory: `package.module:function` of your own, which makes this learner without its numbers. It is needed
+                for a learner that was made by hand, and whoever loads the directory has to trust that code.
+        """
+        from quickstudy.storage.model_files import write_model  # it imports pydantic, which a method does without
+        from quickstudy.storage.trust import code_parts, remember
+
+        blueprint = self.blueprint if factory is None else {"factory": factory}
+        if blueprint is None:
+            raise InputError(
+                "This learner was made by hand, so a file cannot say how to make it again. Name a function of yours "
+                "that does: save(path, factory='package.module:function'); or train it by a configuration."
+            )
+        write_model(Path(path), {"kind": "learner", "learner": blueprint}, self.tensors())
+        remember(code_parts(blueprint))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers of the learner: those of its state dict, and the settings that schedules move."""
+        state = self.state_dict()
+        settings = {name: buffer for name, buffer in self.named_buffers() if name not in state}
+        return {f"{STATE}{name}": value for name, value in state.items()} | {
+            f"{SETTING}{name}": value for name, value in settings.items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Take over what `tensors` gave; what does not fit is refused. `what` begins the message."""
+        from quickstudy.storage.checkpoints import check_matches
+
+        own = self.tensors()
+        check_matches(tensors, own, what)
+        self.load_state_dict(
+            {name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)}
+        )
+        with torch.no_grad():
+            for name, buffer in self.named_buffers():
+                if f"{SETTING}{name}" in own:
+                    buffer.copy_(tensors[f"{SETTING}{name}"])
 
     @property
     def norms(self) -> str:

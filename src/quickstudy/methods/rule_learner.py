@@ -1,5 +1,6 @@
 """A learner made of a head that a rule adapts, behind a body that all tasks share."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -172,8 +173,13 @@ class RuleLearner(Learner):
         return self.run_head(params, self.engine.autodiff.images(self.features(x, params)))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
-        """The weighted sum of the losses at the rule's endpoints; the outputs are those at the last one."""
-        weights, phis = zip(*self.rule.endpoints(self.params(), self.objective(support, noise)), strict=True)
+        return self.outcome_at(self.rule.endpoints(self.params(), self.objective(support, noise)), support, query)
+
+    def outcome_at(
+        self, endpoints: Sequence[tuple[Tensor | float, Params]], support: Examples, query: Examples
+    ) -> Outcome:
+        """The weighted sum of the losses at these parameters; the outputs are those at the last of them."""
+        weights, phis = zip(*endpoints, strict=True)
         ends = [self.with_statistics(phi, support) for phi in phis]
         # The body and its statistics are the same at every endpoint.
         x = self.engine.autodiff.images(self.features(query.x, ends[-1]))

@@ -26,7 +26,18 @@ from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain, Mix
 from quickstudy.rules.descend import ByName, Constant, Descend
 from quickstudy.rules.params import Selection, adaptable, layer_of, trainable
-from quickstudy.rules.rescale import Chart, Coadapt, Diagonal, LowRank, PerLayer, Rescale, Scalar, Tanh
+from quickstudy.rules.rescale import (
+    Anneal,
+    Chart,
+    Coadapt,
+    Diagonal,
+    GainAndShift,
+    LowRank,
+    PerLayer,
+    Rescale,
+    Scalar,
+    Tanh,
+)
 from quickstudy.types import Params
 
 CHARTS = {
@@ -37,6 +48,9 @@ CHARTS = {
     "low_rank": "C = I + U V' (eq. 7, with the identity as its start)",
     "low_rank_literal": "C = U V' (eq. 7 as printed)",
 }
+
+READINGS = ("recommended", "literal", "coadapt", "algorithm_1")
+"""Of the paper's text: which steps are taken, and from where."""
 
 
 def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) -> Chart:
@@ -49,6 +63,29 @@ def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) 
     return Tanh(start) if name == "tanh" else plain[name]()
 
 
+def chart_in_scope(
+    model: nn.Module,
+    params: Params,
+    chart: str,
+    scope: Selection | None = None,
+    *,
+    start: float = 1.0,
+    rank: int = 1,
+    norms: str = "batch",
+) -> tuple[Chart, list[str]]:
+    """A chart by name, and the names of what it multiplies; refused if all of it feeds norms, which undo a scale."""
+    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
+    one_number = chart in ("scalar", "tanh", "per_layer")  # other charts also rotate, which a norm does not undo
+    unaffected = layers_before_norm(model, dict.fromkeys(map(layer_of, names)), norms) if one_number else []
+    if unaffected and set(unaffected) == set(map(layer_of, names)):
+        raise InputError(
+            f"`scope` is {', '.join(unaffected)}, whose outputs go straight into a norm: the loss does not depend on "
+            "their scale, so a gain there has no effect. Leave `scope` out (the last linear layer) or add other layers."
+        )
+    known = {n: params[n] for n in names if n in params} or adaptable(model, names)
+    return make_chart(chart, known, start=start, rank=rank), names
+
+
 def wormhole(
     model: nn.Module,
     *,
@@ -56,6 +93,7 @@ def wormhole(
     gain_steps: int = 5,
     gain_first_order: bool = False,
     gain_decay: float = 1.0,
+    sharpen: float = 1.0,
     chart: str = "tanh",
     start: float = 1.0,
     rank: int = 1,
@@ -70,35 +108,32 @@ def wormhole(
     """Wormhole MAML (Chang, Gao & Lou, 2022, eq. 2-7): first find the gain C, then descend from C theta.
 
     `scope` selects the parameters that C multiplies: by default the last linear layer with its bias. `reading` is
-    "recommended", "literal" (eq. 2 as printed: C theta + Delta(theta)) or "coadapt" (C and theta together, at their two
-    rates). `start` is the t0 of the tanh chart, `rank` that of the low-rank charts.
+    "recommended", "literal" (eq. 2 as printed: C theta + Delta(theta)), "coadapt" (C and theta together, at their two
+    rates) or "algorithm_1" (C and a shift of C theta together: `inner_steps` of algorithm 1's lines 6 to 8). `start` is
+    the t0 of the tanh chart, `rank` that of the low-rank charts. With `sharpen` above 1 the tanh is annealed: step j on
+    t has tanh(beta_j t), where beta rises evenly from 1 to `sharpen`.
     """
-    params = adaptable(model, options.get("adapts", trainable))
-    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
-    one_number = chart in ("scalar", "tanh", "per_layer")  # other charts also rotate, which a norm does not undo
-    unaffected = (
-        layers_before_norm(model, dict.fromkeys(map(layer_of, names)), options.get("norms", "batch"))
-        if one_number
-        else []
-    )
-    if unaffected and set(unaffected) == set(map(layer_of, names)):
+    if reading not in READINGS:
+        raise InputError(f"There is no reading {reading!r}. {suggest_nearest(reading, READINGS)}")
+    if not sharpen > 0 or (sharpen != 1 and (chart != "tanh" or reading not in ("recommended", "literal"))):
         raise InputError(
-            f"`scope` is {', '.join(unaffected)}, whose outputs go straight into a norm: the loss does not depend on "
-            "their scale, so a gain there has no effect. Leave `scope` out (the last linear layer) or add other layers."
+            f"`sharpen` was {sharpen}. It is above 0, and needs the chart 'tanh' and a reading in which C is found "
+            "first: 'recommended' or 'literal'."
         )
-    C = make_chart(
-        chart, {n: params[n] for n in names if n in params} or adaptable(model, names), start=start, rank=rank
-    )
+    params = adaptable(model, options.get("adapts", trainable))
+    norms = options.get("norms", "batch")
+    C, names = chart_in_scope(model, params, chart, scope, start=start, rank=rank, norms=norms)
     descend = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps, first_order=first_order)
-    gain = Rescale(Descend(Constant(gain_lr, gain_decay), gain_steps, first_order=gain_first_order), C, names)
+    on_t = Descend(Constant(gain_lr, gain_decay), gain_steps, first_order=gain_first_order)
+    slopes = [1 + (sharpen - 1) * step / max(1, gain_steps - 1) for step in range(max(1, gain_steps))]
+    gain = Rescale(on_t, C, names) if sharpen == 1 else Anneal(on_t, [Tanh(start, beta) for beta in slopes], names)
     rule: Rule
     if reading == "recommended":
         rule = Chain([gain, descend])
     elif reading == "literal":
         rule = Mix([gain, descend], weights=[1.0, 1.0])
-    elif reading == "coadapt":
-        rates = ByName({"gain:": Constant(gain_lr, gain_decay), "": Constant(inner_lr)})
-        rule = Coadapt(Descend(rates, inner_steps, eval_steps=eval_inner_steps, first_order=first_order), C, names)
     else:
-        raise InputError(f"`reading` is 'recommended', 'literal' or 'coadapt', not {reading!r}.")
+        rates = ByName({"gain:": Constant(gain_lr, gain_decay), "": Constant(inner_lr)})
+        both = Descend(rates, inner_steps, eval_steps=eval_inner_steps, first_order=first_order)
+        rule = Coadapt(both, C, names) if reading == "coadapt" else GainAndShift(both, C, names)
     return make_rule_learner(model, rule, **options)

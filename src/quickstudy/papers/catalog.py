@@ -24,7 +24,7 @@ def items(paper: str) -> dict[str, Item]:
         raise InputError(f"There is no paper {paper!r}. {suggest_nearest(paper, PAPERS)}")
     folder = files("quickstudy.papers") / paper
     held = yaml.load((folder / "items.yaml").read_text(encoding="utf-8"), LOADER)
-    tables = {name: folder / f"{name}.csv" for name in held["items"]}
+    tables = {name: folder / f"{one.get('reports', name)}.csv" for name, one in held["items"].items()}
     reports = {name: read_reports(path.read_text()) if path.is_file() else {} for name, path in tables.items()}
     return {name: read_item(paper, name, one, held["shared"], reports[name]) for name, one in held["items"].items()}
 

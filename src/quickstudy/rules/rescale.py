@@ -7,12 +7,15 @@ includes the product C theta only. A rate of C that decreases is `Constant(value
 buffer.
 
 Reference: Chang, Gao & Lou, 2022, eq. 2-7 (https://arxiv.org/abs/2212.14094). Algorithm 1 as printed ascends, and steps
-from C theta by a gradient that was taken before C moved. The formulas here are the reading that is MAML at C = 1.
+from C theta by a gradient that was taken before C moved. `Rescale` is the reading that is MAML at C = 1; `GainAndShift`
+is the printed order of steps.
 """
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
+from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict
 from quickstudy.types import Params, Shape
@@ -80,6 +84,36 @@ class Rescale(Rule):
         return {f"gain.{name}".rstrip("."): value for name, value in self.find(params, objective).items()}
 
 
+class Anneal(Rescale):
+    r"""A gain whose chart changes from step to step, from soft to sharp.
+
+    .. math:: t_{j+1} = t_j - \gamma \nabla L_S(C_j(t_j)\,\theta), \qquad \phi = C_K(t_K)\,\theta
+
+    With :math:`C_j(t) = \tanh(\beta_j t)` and rising :math:`\beta_j`, C is driven towards -1 or 1: the annealing that
+    the paper names in sections 3, 4.1 and 5, and does not evaluate.
+
+    Args:
+        inner: The steps on t.
+        charts: The chart of each step, and the last one for what is found. A step beyond them uses the last.
+        scope: Names of the parameters that C multiplies.
+    """
+
+    def __init__(self, inner: Descend, charts: Sequence[Chart], scope: Sequence[str]) -> None:
+        super().__init__(inner, charts[-1], scope)
+        self.charts = nn.ModuleList(charts)
+
+    def find(self, params: Params, objective: Objective) -> Params:
+        assert isinstance(self.inner, Descend)
+        each = [objective.pullback(partial(self.scale_by, chart, params)) for chart in self.charts]
+        steps = self.inner.iterates(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
+        return deque(steps, maxlen=1).pop()
+
+    def scale_by(self, chart: nn.Module, params: Params, t: Params) -> Params:
+        """C(t) theta by the chart of one step."""
+        scaled: Params = chart(t, select_scope(params, self.scope))
+        return params | scaled
+
+
 class Coadapt(Rule):
     r"""The gain and the parameters found together, each at a rate of its own.
 
@@ -110,17 +144,18 @@ class Coadapt(Rule):
         t = {name.removeprefix("gain:"): v for name, v in joint.items() if name.startswith("gain:")}
         return t, {name: p for name, p in joint.items() if not name.startswith("gain:")}
 
-    def scale(self, joint: Params) -> Params:
-        """C(t) theta of a joint dictionary."""
-        t, params = self.split(joint)
-        return params | self.chart(t, select_scope(params, self.scope))
+    def combine(self, joint: Params, params: Params) -> Params:
+        """C(t) theta of a joint dictionary; `params` is where the task began."""
+        del params
+        t, moved = self.split(joint)
+        return moved | self.chart(t, select_scope(moved, self.scope))
 
     def find(self, params: Params, objective: Objective) -> Params:
-        """t and theta where the inner rule ends, in one dictionary."""
-        return self.inner(self.join(params), objective.pullback(self.scale))
+        """Where the inner rule ends, in one dictionary."""
+        return self.inner(self.join(params), objective.pullback(lambda joint: self.combine(joint, params)))
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return self.scale(self.find(params, objective))
+        return self.combine(self.find(params, objective), params)
 
     def noise(self, params: Params) -> dict[str, Shape]:
         return self.inner.noise(self.join(params))
@@ -128,6 +163,26 @@ class Coadapt(Rule):
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
         t, _ = self.split(self.find(params, objective))
         return {f"gain.{name}".rstrip("."): value for name, value in t.items()}
+
+
+class GainAndShift(Coadapt):
+    r"""The gain and a shift found together: algorithm 1 of the paper, in the order of its lines 6 to 8.
+
+    .. math:: (t, \Delta) \leftarrow (t, \Delta) - r \odot \nabla L_S(C(t)\,\theta + \Delta), \qquad
+              \phi = C(t)\,\theta + \Delta, \qquad \Delta_0 = 0
+
+    In the first step both gradients are those at :math:`C_0 \theta`, before C moves (line 6); then C moves (line 7),
+    and the result is the new :math:`C \theta` less a step along that gradient (line 8, whose sign is that of an ascent
+    as printed). Unlike `Coadapt`, the step is along the gradient of the loss at phi, whatever the sign of C is.
+    """
+
+    def join(self, params: Params) -> Params:
+        return super().join(params) | {name: torch.zeros_like(p) for name, p in params.items()}
+
+    def combine(self, joint: Params, params: Params) -> Params:
+        t, shift = self.split(joint)
+        scaled = params | self.chart(t, select_scope(params, self.scope))
+        return {name: scaled[name] + shift[name] for name in params}
 
 
 def select_scope(params: Params, scope: Sequence[str]) -> Params:
@@ -160,10 +215,12 @@ class Tanh(Chart):
 
     Args:
         start: t0. At 1, C starts at 0.76; beyond 2 the tanh is flat and C hardly changes.
+        slope: The factor beta of C = tanh(beta t).
     """
 
-    def __init__(self, start: float = 1.0) -> None:
+    def __init__(self, start: float = 1.0, slope: float = 1.0) -> None:
         super().__init__()
+        self.slope = float(slope)
         if abs(start) > 2:
             warnings.warn(
                 f"tanh is flat at t = {start:g}, so the gain will hardly change from {torch.tensor(start).tanh():.3g}. "
@@ -177,7 +234,7 @@ class Tanh(Chart):
         return {"t": next(iter(params.values())).new_full((), self.t0)}
 
     def forward(self, t: Params, params: Params) -> Params:
-        return {name: t["t"].tanh() * p for name, p in params.items()}
+        return {name: (self.slope * t["t"]).tanh() * p for name, p in params.items()}
 
 
 class Diagonal(Chart):

@@ -12,11 +12,12 @@ from tyro.conf import Positional, arg
 from quickstudy.cli.command import Count, Flag, Folder, ImageCommand, Names
 from quickstudy.cli.side_by_side import run_side_by_side
 from quickstudy.cli.terminal import Console, TerminalWatcher
-from quickstudy.errors import InputError, RunError, UserErrors, suggest_nearest
+from quickstudy.errors import InputError, RunError, UserErrors, describe_error
 
 if TYPE_CHECKING:
     from quickstudy.papers.runner.found import Found
     from quickstudy.papers.runner.items import Item
+    from quickstudy.papers.runner.queue import Queued
     from quickstudy.papers.runner.store import Unit
     from quickstudy.papers.runner.work import Plan
     from quickstudy.training.watcher import Watcher
@@ -31,7 +32,8 @@ class Reproduce(ImageCommand):
     """
 
     paper: Positional[Annotated[str | None, arg(metavar="PAPER", help_behavior_hint="")]] = None
-    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open."""
+    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open. Or a YAML file: a queue of items,
+    which is worked off in its order and goes on where it was stopped (with --list: what is done and left, in hours)."""
     item: Positional[Annotated[str | None, arg(metavar="ITEM", help_behavior_hint="")]] = None
     """A table or figure, such as table-6.1 (see --list), or all."""
     list: Flag = False
@@ -39,11 +41,14 @@ class Reproduce(ImageCommand):
     rows: Names = None
     """Only these rows, with commas (see `reproduce PAPER ITEM --list`)."""
     scale: str = "quick"
-    """smoke (seconds: only that it works), quick (minutes: what is large) or full (the paper's budget)."""
+    """smoke (seconds: only that it works), quick (minutes: what is large), cpu (hours: which method is better) or full
+    (the paper's budget)."""
     seeds: Count = None
     """Trainings of each row (default: the scale's)."""
     workers: int = 1
     """Processes that train rows side by side."""
+    hours: Annotated[float | None, arg(metavar="HOURS", help_behavior_hint="")] = None
+    """Stop a queue after so much time."""
     out: Folder = None
     """Directory of trainings, results and pages (default: reproductions)."""
 
@@ -51,6 +56,11 @@ class Reproduce(ImageCommand):
         """Show the items, or run what was named and write the paper's page."""
         from quickstudy.papers.catalog import PAPERS, item, items
 
+        if self.paper is not None and Path(self.paper).suffix in (".yaml", ".yml"):
+            self._run_queue(Path(self.paper), console)
+            return
+        if self.hours is not None:
+            raise InputError("--hours is the time of a queue: give a YAML file in the place of the paper.")
         if self.list:
             _list_items(self.paper, self.item, console)
             return
@@ -65,11 +75,9 @@ class Reproduce(ImageCommand):
         _write_pages(self.paper, folder, console)
 
     def _plan(self, one: Item, folder: Path) -> Plan:
-        from quickstudy.papers.runner.items import SCALES
-        from quickstudy.papers.runner.work import Plan, choose_rows
+        from quickstudy.papers.runner.work import Plan, choose_rows, scale_of
 
-        if self.scale not in SCALES:
-            raise InputError(f"There is no scale {self.scale!r}. {suggest_nearest(self.scale, SCALES)}")
+        scale = scale_of(one, self.scale)
         for option, count in (("seeds", self.seeds), ("workers", self.workers)):
             if count is not None and count < 1:
                 raise InputError(f"`--{option}` was {count}; give 1 or more.")
@@ -83,7 +91,45 @@ class Reproduce(ImageCommand):
                 f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says "
                 "how to get it, --data-root where it is."
             )
-        return Plan(one, self.scale, self.seeds or one.scales[self.scale].seeds, choose_rows(one, rows), folder)
+        return Plan(one, self.scale, self.seeds or scale.seeds, choose_rows(one, rows, self.scale), folder)
+
+    def _run_queue(self, path: Path, console: Console) -> None:
+        """Work off a queue, or show how far it has come."""
+        from time import time
+
+        from quickstudy.papers.runner.queue import check_failures, read_queue, stand
+
+        for option, given in (("rows", self.rows), ("seeds", self.seeds), ("item", self.item)):
+            if given is not None:
+                raise InputError(f"{option} {given!r} was given beside a queue: its entries name their own.")
+        for option, limit in (("workers", self.workers), ("hours", self.hours)):
+            if limit is not None and not limit > 0:
+                raise InputError(f"`--{option}` was {limit:g}; give more than 0.")
+        every = read_queue(path, Path(self.out or "reproductions"))
+        queue = [one for one in every if not _missing_data(one.plan.item)]
+        for one in every:
+            if one not in queue:
+                console.note(f"{one.name} is left out: {', '.join(_missing_data(one.plan.item))} is not here")
+        if self.list or not queue:
+            _list_queue(queue, self.workers, console)
+            return
+        until = None if self.hours is None else time() + 3600 * self.hours
+        console.note(f"{path}: {_count_left(queue, self.workers)}")
+        for one in queue:
+            if stand(one).complete:  # a process may have been killed before it wrote what it had done
+                _write_queued(queue, one, console)
+        try:
+            run_side_by_side(_work_on_queue, (queue, until), self.workers, console)
+        except KeyboardInterrupt:
+            raise RunError(
+                f"Stopped: {_count_left(queue, self.workers)}. Nothing is lost; the same command goes on."
+            ) from None
+        if until is not None and time() >= until:
+            console.note(
+                f"The time is over: {_count_left(queue, self.workers)}. The same command goes on.", always=True
+            )
+        else:
+            check_failures(queue)
 
 
 def _missing_data(one: Item) -> Sequence[str]:
@@ -133,7 +179,7 @@ def _list_items(paper: str | None, name: str | None, console: Console) -> None:
             f"{one.paper} {one.name}",
             one.title,
             str(sum(not row.quoted for row in one.rows)),
-            *(one.scales[scale].cost or "-" for scale in SCALES),
+            *(one.scales[scale].cost if scale in one.scales else "-" for scale in SCALES),
             one.scales["full"].gpu,
             ", ".join(one.needs) or "-",
         )
@@ -145,10 +191,8 @@ def _list_items(paper: str | None, name: str | None, console: Console) -> None:
 
 def _run_plan(plan: Plan, workers: int, console: Console) -> None:
     """Train what is missing, and show and write the item."""
-    from quickstudy.papers.runner.results import result
     from quickstudy.papers.runner.store import Store
-    from quickstudy.papers.runner.work import collect, work
-    from quickstudy.storage.versions import describe_machine
+    from quickstudy.papers.runner.work import work
     from quickstudy.training.train import StoppedError
 
     store, units = Store(plan.folder), plan.units()
@@ -174,13 +218,87 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
             "some trainings are under way in another process; the same command shows them when they are done",
             always=True,
         )
+    _show_item(_write_result(plan, console), console)
+
+
+def _write_result(plan: Plan, console: Console) -> dict[str, Any]:
+    """The result of what is there of a plan, as it is written with its table and figures."""
+    from quickstudy.papers.runner.results import result
+    from quickstudy.papers.runner.work import collect
+    from quickstudy.storage.versions import describe_machine
+
     folder = plan.folder / "readings"
     misfit = f"The readings in {folder} do not fit {plan.item.paper} {plan.item.name}: {{}}. Delete them to read again."
     with UserErrors(misfit.format):  # each figure and claim expects arrays of its own
         here, about = collect(plan)
         made = result(plan, here, about, describe_machine())
         _write_item(plan, made, here, console)
-    _show_item(made, console)
+    return made
+
+
+def _list_queue(queue: Sequence[Queued], workers: int, console: Console) -> None:
+    """What is done of a queue and what is left."""
+    from quickstudy.papers.runner.queue import stand
+
+    standings = [(one, stand(one)) for one in queue]
+    if console.json:
+        for one, state in standings:
+            about = {"paper": one.entry.paper, "item": one.entry.item, "scale": one.plan.scale, "seeds": one.plan.seeds}
+            left = {"done": state.done, "trainings": state.units, "hours_left": state.hours}
+            console.print_json({**about, **left, "decides": one.entry.decides})
+        return
+    lines = [
+        (
+            one.name,
+            one.entry.decides,
+            str(one.plan.seeds),
+            f"{state.done} of {state.units}",
+            f"{state.hours:.1f}" + ("" if state.measured or state.complete else " (guessed)"),
+        )
+        for one, state in standings
+    ]
+    columns = ("item", "decides", "seeds", "done", "hours left, one core")
+    console.table("", columns, lines, caption=f"{_count_left(queue, workers)}.")
+
+
+def _count_left(queue: Sequence[Queued], workers: int) -> str:
+    """How many trainings of a queue are left, and for how long."""
+    from quickstudy.papers.runner.queue import stand
+
+    standings = [stand(one) for one in queue]
+    left, units = sum(one.units - one.done for one in standings), sum(one.units for one in standings)
+    hours = sum(one.hours for one in standings) / workers
+    return f"{left} of {units} trainings are left, about {hours:.1f} hours of {workers} worker{'s'[: workers > 1]}"
+
+
+def _work_on_queue(watcher: Watcher, console: Console, queue: Sequence[Queued], until: float | None) -> None:
+    """One of several processes, on one core."""
+    import torch
+
+    from quickstudy.papers.runner.queue import Until, work_off
+
+    torch.set_num_threads(1)
+
+    def tell(unit: Unit, seconds: float) -> None:
+        console.note(f"{unit.row}, seed {unit.seed}: {seconds:.0f} s; {_count_left(queue, 1)}")
+
+    def finish(one: Queued) -> None:
+        console.note(f"{one.name} is done")
+        _write_queued(queue, one, console)
+
+    def fail(unit: Unit, error: Exception) -> None:
+        console.note(f"{unit.row}, seed {unit.seed} failed: {describe_error(error)}", always=True)
+
+    work_off(queue, Until(watcher, until), tell, finish, fail)
+
+
+def _write_queued(queue: Sequence[Queued], one: Queued, console: Console) -> None:
+    """The result of all that a queue has done of an entry's item, and its paper's page."""
+    from quickstudy.papers.runner.queue import whole_plan
+
+    plan = whole_plan(queue, one)
+    _write_result(plan, console)
+    _write_pages(plan.item.paper, plan.folder, Console(quiet=True))
 
 
 def _work_on_trainings(watcher: Watcher, console: Console, units: Sequence[Unit], folder: Path, title: str) -> None:

@@ -11,8 +11,9 @@ The rule:
 - A row that diverged on a task has an infinite interval and the worst mean there is: an error of infinity, a score of
   minus infinity; what is neither is no number, which keeps within no bound. So every paired difference with that row is
   open (the tasks that are left favour it), and a bound on it is decided: an infinite error is below nothing.
-- A claim holds where all of its parts do, is refused where one is, and is open between. A claim of `most` holds where
-  more than half of its parts do, and is refused where half of them or more are.
+- A claim holds where all of its parts do, is refused where one is, and is open between. One that needs `most` holds
+  where more than half of its parts do, and is refused where half of them or more are; one that needs `some` holds where
+  one of them does, and is refused where all are.
 """
 
 import itertools
@@ -70,11 +71,14 @@ def decide(claim: Claim, found: Found) -> Verdict:
             return Verdict(None, f"Not run: {gone}")
     holds, words = [one for one, _ in parts], [words for _, words in parts]
     if len(parts) > MANY:
-        others = [f"{'open' if one is None else 'refused'}: {words}" for one, words in parts if not one]
-        words = [f"{holds.count(True)} of {len(parts)} hold", *others]
+        # What decides: of a claim that needs some, the parts that hold, and of all others those that do not.
+        told = [(one, words) for one, words in parts if bool(one) == (claim.needs == "some")]
+        signs = {True: "holds", False: "refused", None: "open"}
+        shown = [f"{signs[one]}: {words}" for one, words in told]
+        words = [f"{holds.count(True)} of {len(parts)} hold, {holds.count(False)} are refused", *shown]
     sentences = ["; ".join(words)] if words else []
     sentences += [f"It does not apply: {'; '.join(beside)}"] if beside else []
-    return Verdict(most_hold(holds) if claim.most else all_hold(holds), f"{'. '.join(sentences)}.")
+    return Verdict(ENOUGH[claim.needs](holds), f"{'. '.join(sentences)}.")
 
 
 def all_hold(held: Collection[bool | None]) -> bool | None:
@@ -86,6 +90,18 @@ def most_hold(held: Sequence[bool | None]) -> bool | None:
     """Whether more than half of several hold, whatever becomes of those that are open."""
     yes, no = (2 * sum(one is wanted for one in held) for wanted in (True, False))
     return True if yes > len(held) else False if no >= len(held) and held else None
+
+
+def some_hold(held: Sequence[bool | None]) -> bool | None:
+    """Whether one of several holds; where none is known to, one that is open leaves it open."""
+    return True if True in held else None if None in held or not held else False
+
+
+ENOUGH: dict[str, Callable[[Sequence[bool | None]], bool | None]] = {
+    "all": all_hold,
+    "most": most_hold,
+    "some": some_hold,
+}
 
 
 # -- paired differences on identical tasks --
@@ -214,6 +230,17 @@ def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean"
     numbers = [_divide(one, two) for one, two in pairs]
     words = _number(f"{found.item.label(row)} over {found.item.label(over)}, {column}", numbers)
     return keep_inside(numbers, seeds, **bounds), words
+
+
+@word
+def near_numbers(
+    found: Found, *, numbers: Mapping[str, float], column: str, share: float = 0.0, away: float = 0.0
+) -> ClaimPart:
+    """Several rows' means are near given numbers, each to a share of it, or to so much."""
+    ours = {row: _mean(found.at_worst(row, column)) for row in numbers}
+    near = all(abs(ours[row] - number) <= max(away, share * abs(number)) for row, number in numbers.items())
+    words = ", ".join(f"{ours[row]:.3g} for {number:g}" for row, number in numbers.items())
+    return near, f"{next(iter(numbers))} and others, {column}: {words}"
 
 
 @word

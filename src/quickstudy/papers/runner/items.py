@@ -11,6 +11,8 @@ from typing import Any
 SCALES = {
     "smoke": "proves that the way from tasks to table works, in seconds; its numbers mean nothing",
     "quick": "minutes: short trainings, which already show what is large",
+    "cpu": "hours: less than the paper's budget, with equal tasks and equally tuned outer rates for every method; it "
+    "decides orders, never levels",
     "full": "the paper's budget, or what the row says instead",
 }
 
@@ -42,6 +44,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A setting whose value is chosen by the validation of the first seed's trainings, one with each value."""
+
+    setting: str  # its dotted name
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One training and what is read from it.
 
@@ -55,6 +65,7 @@ class Row:
     departs: tuple[str, ...] = ()  # what differs from the paper, one sentence each
     stand_in: str = ""  # the data that stand for the paper's where those are not at hand
     scales: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings over those of the item's scale
+    tried: Mapping[str, Tried] = field(default_factory=dict)  # by scale: what is chosen by validation
 
     @property
     def quoted(self) -> bool:
@@ -69,6 +80,7 @@ class Scale:
     settings: Mapping[str, Any] = field(default_factory=dict)  # over every configuration: {"train.steps": 2000}
     options: Mapping[str, Any] = field(default_factory=dict)  # over those of every measure that has them
     seeds: int = 1  # trainings of each row
+    rows: tuple[str, ...] = ("*",)  # patterns of the rows that are run if none are named
     cost: str = ""  # on two cores
     gpu: str = "not measured"
 
@@ -81,7 +93,7 @@ class Claim:
     source: str  # where it is made
     parts: tuple[tuple[str, Mapping[str, Any]], ...]  # words of `runner.claims` with their options
     short: str = ""  # the claim in a few words, for the table that opens a page
-    most: bool = False  # whether it holds where most of its parts do, instead of all
+    needs: str = "all"  # which of its parts must hold: "all", "most" or "some"
     decides: str = ""  # the smallest scale whose numbers decide it, where that is not the item's
 
     @property
@@ -98,7 +110,7 @@ class Item:
     name: str  # "table-6.1": what the command line takes
     title: str
     rows: tuple[Row, ...]
-    scales: Mapping[str, Scale]  # by name, all of `SCALES`
+    scales: Mapping[str, Scale]  # by name, those of `SCALES` that it has
     unit: str  # of the numbers, in words: "accuracy in %"
     larger_is_better: bool | None = None  # None where the numbers are neither scores nor errors
     digits: int = 2

@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 
 from quickstudy.errors import InputError
-from quickstudy.papers.runner.items import SCALES, Cell, Claim, Item, Reported, Row, Scale
+from quickstudy.papers.runner.items import SCALES, Cell, Claim, Item, Reported, Row, Scale, Tried
 
 Scope = Mapping[str, Any]
 Reports = Mapping[tuple[str, str], tuple[Reported, ...]]
 
 NAME = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
-ABOUT_A_CLAIM = {"says", "source", "most", "decides", "for"}
+ABOUT_A_CLAIM = {"says", "source", "needs", "decides", "for"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -53,12 +53,16 @@ def read_item(paper: str, name: str, spec: Mapping[str, Any], shared: Scope, rep
     plain = {key: spec[key] for key in ("title", "unit", "larger_is_better", "digits", "decides") if key in spec}
     return Item(
         paper, name, rows=rows, **plain,
-        scales={scale: Scale(**spec["scales"][scale]) for scale in SCALES},
+        scales={scale: _read_scale(spec["scales"][scale]) for scale in SCALES if scale in spec["scales"]},
         claims=tuple(claim for short, one in spec.get("claims", {}).items() for claim in _claims(short, one, shared)),
         figures=fill(spec.get("figures", {}), shared),
         needs=tuple(spec.get("needs", ())),
         notes=_sentences(spec.get("notes", ()), shared),
     )  # fmt: skip
+
+
+def _read_scale(spec: Mapping[str, Any]) -> Scale:
+    return Scale(**{**spec, "rows": tuple(spec.get("rows", ("*",)))})
 
 
 def _read_rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iterator[Row]:
@@ -75,7 +79,12 @@ def _read_rows(spec: Mapping[str, Any], shared: Scope, reports: Reports) -> Iter
         config = overlay(spec["config"], scope) if "config" in spec else None
         changed = {scale: overlay(one, scope, deep=False) for scale, one in spec.get("scales", {}).items()}
         departs, stand_in = _sentences(spec.get("departs", ()), scope), fill(spec.get("stand_in", ""), scope)
-        yield Row(name, fill(spec["label"], scope), cells, config, departs, stand_in, changed)
+        tried = {
+            scale: Tried(setting, tuple(values))
+            for scale, one in spec.get("tried", {}).items()
+            for setting, values in overlay(one, scope).items()
+        }
+        yield Row(name, fill(spec["label"], scope), cells, config, departs, stand_in, changed, tried)
 
 
 def _claims(short: str, spec: Mapping[str, Any], shared: Scope) -> Iterator[Claim]:
@@ -84,7 +93,7 @@ def _claims(short: str, spec: Mapping[str, Any], shared: Scope) -> Iterator[Clai
         said = {word: one if isinstance(one, list) else [one or {}] for word, one in spec.items()}
         words = [(word, one) for word in said if word not in ABOUT_A_CLAIM for one in said[word]]
         parts = tuple((word, options) for word, one in words for options in _claim_parts(one, scope))
-        about = {key: fill(spec[key], scope) for key in ("source", "most", "decides") if key in spec}
+        about = {key: fill(spec[key], scope) for key in ("source", "needs", "decides") if key in spec}
         yield Claim(fill(spec["says"], scope), parts=parts, short=fill(short, scope), **about)
 
 

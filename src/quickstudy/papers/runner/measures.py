@@ -24,6 +24,7 @@ from quickstudy.storage.run import Run
 from quickstudy.tasks import Sine, Wavelet
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config import Setup
+from quickstudy.training.progress import read_progress
 from quickstudy.training.restore import restore
 from quickstudy.types import Task
 
@@ -49,14 +50,14 @@ class Trained:
     run: Run | None  # None for a row without a configuration
     seed: int  # of the training; a measure without one draws from it
 
-    def setup(self, settings: Settings = None) -> Setup:
-        """The learner at its last checkpoint, with its tasks.
+    def setup(self, settings: Settings = None, checkpoint: str | None = None) -> Setup:
+        """The learner at its best checkpoint where it was validated, else at its last, with its tasks.
 
-        `settings` are what differs from the training, by dotted name: {"tasks.shots": 5}.
+        `settings` are what differs from the training, by dotted name: {"tasks.shots": 5}. `checkpoint` names another.
         """
         if self.run is None:
             raise InputError("A measure asked for a training, and its row has no configuration.")
-        return restore(self.run, "last", overrides(settings or {}))[0]
+        return restore(self.run, checkpoint, overrides(settings or {}))[0]
 
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
@@ -121,14 +122,24 @@ def zero_error(
 
 @measure("judged")
 def evaluate_metric(
-    one: Trained, *, tasks: int = 600, of: str = "metric", times: float = 1.0, settings: Settings = None
-) -> Reading:
+    one: Trained, *, tasks: int = 600, of: str = "metric", times: float = 1.0, settings: Settings = None,
+    checkpoint: str | None = None,
+) -> Reading:  # fmt: skip
     """The metric (or the query loss) on fixed tasks, the same for every row; `of` is "metric" or "loss"."""
-    setup = one.setup(settings)
+    setup = one.setup(settings, checkpoint)
     found = evaluate(setup.learner, setup.eval_family, setup.metric, split="test", n=tasks, seed=0)
     values = times * np.asarray(found.losses if of == "loss" else found.values, dtype=np.float64)
     over = compute_spread(values)
     return over_tasks(values, found.hash, {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean})
+
+
+@measure("validation")
+def best_validation(one: Trained) -> Reading:
+    """The score on validation tasks at the best checkpoint, larger is better; NaN where there is none."""
+    if one.run is None or "best" not in one.run.checkpoints():
+        return Reading(float("nan"))
+    best = read_progress(one.run.load("best"), f"Checkpoint `best` of {one.run.path}").best
+    return Reading(best[1], more={"finite": int(best[0])})
 
 
 @measure("milliseconds")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,24 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
-from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, write_atomic
+from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, read_json, write_atomic
 from quickstudy.storage.records import Number, check_shape
 from quickstudy.storage.result import read_result
 from quickstudy.storage.run import Run
+from quickstudy.training.progress import read_progress
+
+
+@cache
+def _read_seconds(table: Path) -> tuple[float, float | None]:
+    """How long a reading took, and the training before it."""
+    held = read_json(table)
+    try:
+        about = check_shape(held, StoredReading)
+    except ValueError as error:
+        raise RunError(f"{table} is damaged ({error}). Delete it to read again.") from error
+    return about["seconds"], about.get("training")
 
 
 def digest(what: Any) -> str:
@@ -45,6 +58,7 @@ class StoredReading(BaseModel, extra="allow", strict=True):
     seconds: float
     commit: str | None
     stand_ins: list[str]
+    training: Number = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Asked:
     measure: str
     options: Mapping[str, Any]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of its files."""
         return digest([self.seed, self.config, self.measure, self.options])
@@ -71,7 +85,7 @@ class Unit:
     config: Mapping[str, Any] | None  # at the scale; None where nothing is trained
     asked: Mapping[str, Asked]  # by column
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the training's directory. Units with the same name share it."""
         return digest([self.seed, self.config])
@@ -90,6 +104,20 @@ class Store:
     def training(self, one: Unit) -> Trained:
         """A unit's training, as measures see it."""
         return Trained(None if one.config is None else Run.open(self.path(one)), one.seed)
+
+    def training_seconds(self, one: Unit) -> float:
+        """How long its training took by now."""
+        run = self.training(one).run
+        if run is None or "last" not in run.checkpoints():
+            return 0.0
+        return read_progress(run.load("last"), f"Checkpoint `last` of {run.path}").seconds
+
+    def seconds(self, one: Unit) -> float | None:
+        """How long a unit took that is done, training and readings; None where an older version made it."""
+        held = [_read_seconds(self._table(asked)) for asked in one.asked.values()]
+        if any(training is None for _, training in held):
+            return None
+        return sum(reading for reading, _ in held) + max((training or 0.0 for _, training in held), default=0.0)
 
     def why_stopped(self, one: Unit) -> str | None:
         """Why its training ended before its last step, if it did for good."""

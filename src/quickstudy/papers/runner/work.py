@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.found import Found
-from quickstudy.papers.runner.items import Item, Row
+from quickstudy.papers.runner.items import SCALES, Item, Row, Scale, Tried
 from quickstudy.papers.runner.measures import Reading, Trained, find_measure, known_options, overrides
 from quickstudy.papers.runner.store import Asked, Store, Unit
 from quickstudy.storage.run import Run
@@ -31,14 +34,59 @@ class Plan:
     seeds: int  # trainings of each row
     rows: tuple[Row, ...]  # those to be run; all others are left out
     folder: Path  # of the store
+    made: dict[Any, Unit] = field(default_factory=dict, compare=False, repr=False)  # units, which are asked for often
 
     def units(self) -> list[Unit]:
-        """What is to be done, every row's first seed before any row's second."""
-        return [self._unit(row, seed) for seed in range(self.seeds) for row in self.rows if not row.quoted]
+        """What is known to be done: trials, then every row's first seed before any row's second."""
+        return [*(unit for trials in self.trials().values() for unit in trials.values()), *self.chosen_units()]
 
-    def _unit(self, row: Row, seed: int) -> Unit:
+    def size(self) -> int:
+        """How many units there are in the end, when every choice has been made."""
+        rows = [row for row in self.rows if not row.quoted]
+        return self.seeds * len(rows) + sum(len(trials) for trials in self.trials().values())
+
+    def trials(self) -> dict[str, dict[Any, Unit]]:
+        """By row: a training with each value of the setting that it tries, of which validation chooses one."""
+        rows = [(row, row.tried[self.scale]) for row in self.rows if self.scale in row.tried]
+        return {row.name: {value: self._trial(row, tried, value) for value in tried.values} for row, tried in rows}
+
+    def chosen_units(self) -> list[Unit]:
+        """The trainings that are shown: those of rows that try nothing, or whose trials are done."""
+        chosen = {row.name: self.chosen_settings(row) for row in self.rows}
+        every = [(row, seed, chosen[row.name]) for seed in range(self.seeds) for row in self.rows if not row.quoted]
+        return [self._unit(row, seed, own) for row, seed, own in every if own is not None]
+
+    def chosen_settings(self, row: Row) -> dict[str, Any] | None:
+        """The setting that a row tries, with the value that validated best; None as long as a trial is not done."""
+        if self.scale not in row.tried:
+            return {}
+        store, trials = Store(self.folder), self.trials()[row.name]
+        if not all(map(store.is_done, trials.values())):
+            return None
+        scores = {value: store.read(next(iter(unit.asked.values())))[0].value for value, unit in trials.items()}
+        return {row.tried[self.scale].setting: max(scores, key=lambda value: np.nan_to_num(scores[value], nan=-np.inf))}
+
+    def _trial(self, row: Row, tried: Tried, value: Any) -> Unit:
+        key = row.name, value
+        if key not in self.made:
+            config = self._config(row, {tried.setting: value})
+            asked = {f"{tried.setting} {value}": Asked(0, config, "validation", {})}
+            self.made[key] = Unit(row.name, 0, config, asked)
+        return self.made[key]
+
+    def _config(self, row: Row, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        assert row.config is not None
+        return apply_overrides(row.config, overrides({**self.settings(row), **chosen}))
+
+    def _unit(self, row: Row, seed: int, chosen: Mapping[str, Any]) -> Unit:
+        key = row.name, seed, *chosen.items()
+        if key not in self.made:
+            self.made[key] = self._make_unit(row, seed, chosen)
+        return self.made[key]
+
+    def _make_unit(self, row: Row, seed: int, chosen: Mapping[str, Any]) -> Unit:
         less = self.item.scales[self.scale].options
-        config = None if row.config is None else apply_overrides(row.config, overrides(self.settings(row)))
+        config = None if row.config is None else self._config(row, chosen)
         asked = {
             column: Asked(seed, config, cell.measure, {**cell.options, **known_options(cell.measure, less)})
             for column, cell in row.cells.items()
@@ -51,10 +99,19 @@ class Plan:
         return {**self.item.scales[self.scale].settings, **row.scales.get(self.scale, {})}
 
 
-def choose_rows(item: Item, names: Sequence[str] | None) -> tuple[Row, ...]:
-    """Rows by name; all when none are named. Quoted rows stay."""
+def scale_of(item: Item, name: str) -> Scale:
+    """A scale of an item by name."""
+    if name not in item.scales:
+        missing = f"{item.paper} {item.name} has no scale {name!r}" if name in SCALES else f"There is no scale {name!r}"
+        raise InputError(f"{missing}. {suggest_nearest(name, item.scales)}")
+    return item.scales[name]
+
+
+def choose_rows(item: Item, names: Sequence[str] | None, scale: str) -> tuple[Row, ...]:
+    """Rows by name; those of the scale when none are named. Quoted rows stay."""
     if names is None:
-        return item.rows
+        patterns = item.scales[scale].rows
+        return tuple(row for row in item.rows if row.quoted or any(fnmatchcase(row.name, one) for one in patterns))
     known = [row.name for row in item.rows if not row.quoted]
     for name in names:
         if name not in known:
@@ -69,11 +126,11 @@ Tell = Callable[[Unit, float], None]
 def work(watch: Watcher, units: Sequence[Unit], folder: Path, tell: Tell) -> None:
     """Do every unit that is not done and that no other process holds; `watch` may ask to stop."""
     store = Store(folder)
-    while any(_work_on(one, store, watch, tell) for one in units):
+    while any(work_on(one, store, watch, tell) for one in units):
         pass  # again from the start: another process may have left what it held
 
 
-def _work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
+def work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
     """Do a unit, unless it is done or held by another process; whether this process did it."""
     if store.is_done(one):
         return False
@@ -92,15 +149,17 @@ def do(one: Unit, store: Store, watch: Watcher) -> None:
     """Train what is not trained, and read what is not read."""
     if one.config is not None and store.why_stopped(one) is None:
         _train(one.config, one, store, watch)
-    trained, stopped = store.training(one), store.why_stopped(one)
+    trained, stopped, spent = store.training(one), store.why_stopped(one), store.training_seconds(one)
     nothing = stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints()
     for asked in [asked for asked in one.asked.values() if not store.has(asked)]:
+        if watch.stopping:
+            raise StoppedError(f"Stopped at {one.row}, seed {one.seed}.")
         began = perf_counter()
         if nothing:  # it diverged before it saved anything
             reading = Reading(float("nan"), more={"failed": stopped})
         else:
             reading = find_measure(asked.measure)(trained, **asked.options)
-        about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": package_commit()}
+        about = {"seed": one.seed, "seconds": perf_counter() - began, "commit": package_commit(), "training": spent}
         store.write(asked, reading, {**about, "stand_ins": stand_ins(one.config)})
 
 
@@ -133,7 +192,7 @@ def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     readings: dict[tuple[str, str], tuple[Reading, ...]] = {}
     trained: dict[str, tuple[Trained, ...]] = {}
     stopped: dict[str, dict[int, str]] = {}
-    for one in filter(store.is_done, plan.units()):
+    for one in filter(store.is_done, plan.chosen_units()):
         trained[one.row] = (*trained.get(one.row, ()), store.training(one))
         if (why := store.why_stopped(one)) is not None:
             stopped.setdefault(one.row, {})[one.seed] = why

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quickstudy.engine.threads import use_threads
 from quickstudy.evaluation.evaluate import task_batches
@@ -70,8 +71,35 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
     `how` is "plain" (as MAML, without a gain), "surgery" (the same after PCGrad) or "gain" (as trained). `of` is what
     the value is: "left", what adding up leaves, :math:`\lVert \sum g_i \rVert / \sum \lVert g_i \rVert` with the
     lengths before surgery; "conflicting", the share of pairs with a negative cosine; "opposite", the mean cosine of two
-    tasks of opposite sign; "signs", the cosine of the two signs' mean gradients.
+    tasks of opposite sign.
     """
+    before, sign = _meta_gradients(one, how, tasks)
+    after = operate(before, orders(tasks, one.seed)) if how == "surgery" else before
+    pairs = cosines(after)
+    one_of_each = torch.triu(torch.ones_like(pairs, dtype=torch.bool), diagonal=1)
+    opposite = one_of_each & (sign[:, None] != sign[None])
+    known = {
+        "left": resultant(after, before),
+        "conflicting": float((pairs[one_of_each] < 0).double().mean()),
+        "opposite": float(pairs[opposite].nanmean()),
+    }
+    arrays = {"gradients": after, "sign": sign, "cosines": pairs[one_of_each], "opposite": pairs[opposite]}
+    return Reading(known[of], more=known, arrays={name: a.numpy() for name, a in arrays.items()})
+
+
+@measure("alignment")
+def alignment(one: Trained, *, how: str = "plain", tasks: int = 4000) -> Reading:
+    """The cosine of the mean meta-gradients of the two signs' tasks, as MAML ("plain") or as trained ("gain").
+
+    A task's gradient is mostly that of its ten points, so the means are over thousands of tasks.
+    """
+    gradients, sign = _meta_gradients(one, how, tasks)
+    means = torch.stack([gradients[sign > 0].mean(0), gradients[sign < 0].mean(0)])
+    return Reading(float(cosines(means)[0, 1]), more={"tasks": tasks})
+
+
+def _meta_gradients(one: Trained, how: str, tasks: int) -> tuple[Tensor, Tensor]:
+    """Training tasks' meta-gradients `[tasks, numbers]` at the training's meta-parameters, and the tasks' signs."""
     setup = one.setup()
     learner = setup.learner
     if how != "gain":  # the same meta-parameters, used by MAML
@@ -80,20 +108,8 @@ def conflict(one: Trained, *, how: str = "plain", of: str = "left", tasks: int =
     batch = setup.family.source("train", seed=one.seed + 1, size=tasks)(0)
     with use_threads(setup.config.compute.threads):
         named = learner.task_gradients(batch)
-    before = torch.cat([g.reshape(tasks, -1) for g in named.values()], dim=1).detach().double()
-    after = operate(before, orders(tasks, one.seed)) if how == "surgery" else before
-    sign = batch.about["sign"].sign()
-    pairs = cosines(after)
-    one_of_each = torch.triu(torch.ones_like(pairs, dtype=torch.bool), diagonal=1)
-    opposite = one_of_each & (sign[:, None] != sign[None])
-    known = {
-        "left": resultant(after, before),
-        "conflicting": float((pairs[one_of_each] < 0).double().mean()),
-        "opposite": float(pairs[opposite].nanmean()),
-        "signs": float(cosines(torch.stack([after[sign > 0].mean(0), after[sign < 0].mean(0)]))[0, 1]),
-    }
-    arrays = {"gradients": after, "sign": sign, "cosines": pairs[one_of_each], "opposite": pairs[opposite]}
-    return Reading(known[of], more=known, arrays={name: a.numpy() for name, a in arrays.items()})
+    flat = torch.cat([g.reshape(tasks, -1) for g in named.values()], dim=1)
+    return flat.detach().double(), batch.about["sign"].sign()
 
 
 @measure("outer_map")
