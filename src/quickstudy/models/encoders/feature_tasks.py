@@ -36,6 +36,7 @@ class FeatureEpisodes(Episodes):
     Args:
         names: Names of the classes; a label is an index into them.
         encoder: The name of the encoder, for results.
+        encoder_digest: Its hash, by which a learner on these features knows it again.
         notes: Remarks for the user.
         digest: The hash of the encoder, the pictures and the labels. The features themselves may differ in their last
             bits from one machine to another.
@@ -43,6 +44,7 @@ class FeatureEpisodes(Episodes):
 
     names: Sequence[str] = field(repr=False)
     encoder: str
+    encoder_digest: str
     notes: Sequence[str] = ()
     digest: str
 
@@ -110,6 +112,7 @@ def features(
         rule,
         names=found.classes,
         encoder=opened.name,
+        encoder_digest=opened.digest,
         notes=(f"layout: {found.layout}", *undivided, *describe_left_out(found, place), *missing),
         digest=_digest(opened, encoded, found.labels),
     )
@@ -150,6 +153,7 @@ def _features_of(
         family.rule,
         names=family.names,
         encoder=encoder.name,
+        encoder_digest=encoder.digest,
         notes=family.notes,
         digest=_digest(encoder, encoded, labels),
     )

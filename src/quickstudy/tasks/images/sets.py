@@ -300,6 +300,7 @@ def image_folder(
         rotations=rotations,
         notes=(*describe_decoding(found, place), *undivided, *missing),
         digest=found.digest,
+        fit=fit,
     )
 
 
