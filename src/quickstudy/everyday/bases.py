@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, Ridge, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures
@@ -25,10 +25,11 @@ from quickstudy.methods.unicorn_maml import UnicornLearner
 from quickstudy.models.encoders.encoder import Encoder
 from quickstudy.models.encoders.open_encoder import ENCODERS, open_encoder
 from quickstudy.models.norms import serve_by_support
-from quickstudy.storage.model_files import is_model
+from quickstudy.storage.model_files import is_model, read_model
 from quickstudy.storage.run import Run
 from quickstudy.tasks.base import TaskFamily
-from quickstudy.training.config import Blueprint
+from quickstudy.training.config import Blueprint, build_tasks, complete_run, parse_config
+from quickstudy.training.restore import load, load_learner
 from quickstudy.types import Examples
 
 CHUNK = 256
@@ -251,7 +252,14 @@ class LearnerBase(Base):
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures)
-        return as_inputs(items, None if tasks is None else tasks.inputs, self.name)
+        shape = None if tasks is None else tasks.inputs
+        sizes = [part for part in shape or () if isinstance(part, int)]
+        if shape is not None and len(sizes) < len(shape):
+            raise InputError(
+                f"{self.name} takes several tensors as one input, and an X is one array. Use `learner.adapt` with "
+                "Examples of your own."
+            )
+        return as_inputs(items, None if shape is None else sizes, self.name)
 
     def _are_features(self, items: Items) -> bool:
         return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
