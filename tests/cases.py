@@ -66,11 +66,12 @@ def layer_normed() -> nn.Module:
 
 @dataclass(frozen=True)
 class Net:
-    """A model and the shape of its inputs."""
+    """A model and the shape of its inputs, or what draws them where they are several tensors: see `tasks`."""
 
     name: str
     build: Callable[[], nn.Module]
-    inputs: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
+    draw: Callable[[Tensor, torch.Generator], Any] | None = None
 
 
 NETS = [
@@ -108,8 +109,24 @@ EXACT: dict[str, dict[str, Any] | None] = {
     "mnet": {"draw": "expected"},
     "mnet_full": {"draw": "expected"},
     "hypermaml": {"enhance": False},
+    "set_emit": {"enhance": False},
+    "emit_maml": {"enhance": False},
+    "emit_tnet": {"enhance": False},
+    "emit_mtnet": {"enhance": False, "draw": "expected"},
+    "emit_ridge": {"enhance": False},
+    "amortised_gain": {"enhance": False},
+    "gated_emission": {"enhance": False, "draw": "expected"},
+    "sampled_sign": {"draw": "expected"},
+    "warpgrad": {"inner_steps": 1},
+    "bayes_hypermaml": {"enhance": False},
 }
-STILL: dict[str, dict[str, Any]] = {"wormhole": {"chart": "scalar"}}
+STILL: dict[str, dict[str, Any]] = {
+    "wormhole": {"chart": "scalar"},
+    "amortised_gain": {"chart": "scalar"},
+    "sampled_sign": {"start": 100.0},
+    "r2d2": {"prior": "learned"},
+    "bayes_hypermaml": {"log_variance": -float("inf")},
+}
 """What the laws need to know about single recipes: see `Method`. The others obey them without options."""
 
 
@@ -173,6 +190,13 @@ METHODS = [
     _method("mtnet", "soft", draw="soft"),
     _method("hypermaml", "eq7", emission=0.5, labels="index", hidden_layers=3),
     _method("hypermaml", "appendix_b", emission=0.5, mixing="loss"),
+    _method("set_emit", "set", summary="set"),
+    _method("emit_mtnet", "set", summary="set"),
+    _method("emit_ridge", "set", summary="set"),
+    _method("gated_emission", "set", summary="set"),
+    _method("amortised_gain", "diagonal", chart="diagonal"),
+    _method("r2d2", "prior", prior="learned"),
+    _method("bayes_hypermaml", "draws", draws=3),
     Method("masked_under_gain", masked_under_gain, {"draw": "expected"}, {"gain": "scalar"}),
     Method("emission_then_masked", emission_then_masked, {"draw": "expected", "enhance": False}, {}),
     Method("biases_per_step", biases_per_step, {}, {"steps": 1}),
@@ -227,6 +251,8 @@ def tasks(net: Net, *, count: int = TASKS, seed: int = 1, shots: int = SHOTS, qu
 
     def examples(each: int) -> Examples:
         y = torch.arange(WAYS).repeat(each).expand(count, -1)
+        if net.draw is not None:
+            return Examples(net.draw(y, draw), y)
         x = torch.randn(count, WAYS * each, *net.inputs, generator=draw) + 0.3 * y.reshape(
             count, -1, *[1] * len(net.inputs)
         )

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from drawn import fresh, moved_run, sine, taught_folder, trained  # noqa: F401  # fixtures
 from quickstudy.cli.main import run_command
 from quickstudy.tasks.images.downloads import SOURCES
 from quickstudy.tasks.images.listing import Listing

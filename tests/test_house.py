@@ -19,7 +19,7 @@ FLOORS = [
     "methods",
     "evaluation",
     "training",
-    "papers bench",
+    "papers bench everyday",
     "cli",
 ]
 """From the ground. A room uses the floors below it; rooms on one floor do not know each other."""

@@ -13,15 +13,31 @@ if TYPE_CHECKING:
     from quickstudy.engine.engine import Engine
     from quickstudy.errors import InputError, RunError
     from quickstudy.evaluation.evaluate import compare, evaluate
+    from quickstudy.everyday.choose import choose
+    from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.opening import open  # noqa: A004, F401  # for type checkers
+    from quickstudy.everyday.regressor import FewShotRegressor
+    from quickstudy.methods.amortised_gain import amortised_gain
+    from quickstudy.methods.bayes_hypermaml import bayes_hypermaml
+    from quickstudy.methods.emit_ridge import emit_ridge
+    from quickstudy.methods.gated_emission import gated_emission
     from quickstudy.methods.hypermaml import hypermaml
     from quickstudy.methods.learner import Learner
+    from quickstudy.methods.leo import leo
     from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
+    from quickstudy.methods.meta_curvature import meta_curvature
     from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
+    from quickstudy.methods.r2d2 import r2d2
     from quickstudy.methods.registry import METHODS, RECIPES
     from quickstudy.methods.rule_learner import RuleLearner
+    from quickstudy.methods.sampled_sign import sampled_sign
+    from quickstudy.methods.set_emit import emit_maml, emit_mtnet, emit_tnet, set_emit
+    from quickstudy.methods.warpgrad import warpgrad
     from quickstudy.methods.wormhole import wormhole
     from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
+    from quickstudy.models.encoders import open_encoder
     from quickstudy.models.hypernet import ClassHypernet
+    from quickstudy.models.lora import LoRA
     from quickstudy.rules.base import Rate, Rule
     from quickstudy.rules.combine import Chain, Mix, MixLosses
     from quickstudy.rules.descend import ByName, Constant, Descend, Learned
@@ -63,10 +79,13 @@ __all__ = [
     "Engine",
     "Episodes",
     "Examples",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "GainAndShift",
     "InputError",
     "Learned",
     "Learner",
+    "LoRA",
     "LowRank",
     "Masked",
     "MetricConv2d",
@@ -88,20 +107,35 @@ __all__ = [
     "Tanh",
     "Task",
     "TaskFamily",
+    "amortised_gain",
     "anil",
+    "bayes_hypermaml",
+    "choose",
     "compare",
+    "emit_maml",
+    "emit_mtnet",
+    "emit_ridge",
+    "emit_tnet",
     "evaluate",
     "fomaml",
+    "gated_emission",
     "hypermaml",
+    "leo",
     "load",
     "maml",
+    "meta_curvature",
     "meta_sgd",
     "mnet",
     "mnet_full",
     "mtnet",
     "mtnet_full",
+    "open_encoder",
+    "r2d2",
+    "sampled_sign",
+    "set_emit",
     "tnet",
     "train",
+    "warpgrad",
     "with_metric",
     "wormhole",
 ]
@@ -110,15 +144,31 @@ _NAMES = {
     "engine.engine": "Engine",
     "errors": "InputError RunError",
     "evaluation.evaluate": "compare evaluate",
+    "methods.amortised_gain": "amortised_gain",
+    "methods.bayes_hypermaml": "bayes_hypermaml",
+    "methods.emit_ridge": "emit_ridge",
+    "methods.gated_emission": "gated_emission",
+    "everyday.choose": "choose",
+    "everyday.classifier": "FewShotClassifier",
+    "everyday.opening": "open",
+    "everyday.regressor": "FewShotRegressor",
     "methods.hypermaml": "hypermaml",
     "methods.learner": "Learner",
+    "methods.leo": "leo",
     "methods.maml": "anil fomaml maml meta_sgd",
+    "methods.meta_curvature": "meta_curvature",
     "methods.mtnet": "mnet mnet_full mtnet mtnet_full tnet",
+    "methods.r2d2": "r2d2",
     "methods.registry": "METHODS RECIPES",
     "methods.rule_learner": "RuleLearner",
+    "methods.sampled_sign": "sampled_sign",
+    "methods.set_emit": "emit_maml emit_mtnet emit_tnet set_emit",
+    "methods.warpgrad": "warpgrad",
     "methods.wormhole": "wormhole",
     "models.cells": "MetricConv2d MetricLinear with_metric",
+    "models.encoders": "open_encoder",
     "models.hypernet": "ClassHypernet",
+    "models.lora": "LoRA",
     "rules.base": "Rate Rule",
     "rules.combine": "Chain Mix MixLosses",
     "rules.descend": "ByName Constant Descend Learned",
@@ -133,7 +183,10 @@ _NAMES = {
     "training.train": "train",
     "types": "Examples Outcome Params Task",
 }
-"""The public names by the module that defines them. Type checkers and editors read the imports above instead."""
+"""The public names by the module that defines them. Type checkers and editors read the imports above instead.
+
+`open` is not in `__all__`: a star import must not hide Python's own.
+"""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -159,4 +212,4 @@ if not TYPE_CHECKING:  # type checkers read the imports above, and so find a mis
 
 def __dir__() -> list[str]:
     """What the module holds by now, and every public name."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})

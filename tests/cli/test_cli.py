@@ -23,7 +23,7 @@ from quickstudy.cli import sources
 from quickstudy.cli.commands import VERBS, demo
 from quickstudy.cli.commands.data import Data
 from quickstudy.cli.commands.list import read_lists
-from quickstudy.cli.terminal import describe_values
+from quickstudy.cli.terminal import Console, describe_values
 from quickstudy.evaluation.evaluate import PROTOCOLS
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.methods.registry import METHODS
@@ -31,8 +31,8 @@ from quickstudy.methods.wormhole import CHARTS
 from quickstudy.models.nets import NETS
 from quickstudy.rules.criteria import CRITERIA
 from quickstudy.storage.run import Run
-from quickstudy.tasks import FAMILIES
 from quickstudy.training import config
+from quickstudy.training.config.build import TASKS
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_lists_say_what_the_objects_say(cli):
     assert read_lists() == {
         "methods": first_lines(METHODS),
         "models": first_lines(NETS),
-        "tasks": first_lines(FAMILIES),
+        "tasks": first_lines(TASKS),
         "configurations": {
             name: path.read_text().partition("\n")[0].lstrip("# ") for name, path in config.shipped_configs().items()
         },
@@ -693,7 +693,7 @@ def test_the_demo_runs_through(place, shell):
     out, err = done.out, done.err
     for title, *_ in demo.ROWS:
         assert title in out
-    assert "2 of 1200" in out and "fewer steps than their configurations" in out
+    assert "2 of 720" in out and "fewer steps than their configurations" in out
     assert "report: shown/report/index.html" in out and (place / "shown/report/index.html").is_file()
     for title in ("MAML", "MT-net", "Wormhole MAML", "HyperMAML", "ProtoNet"):
         assert f"note: {title}: step 2 of 2" in err
@@ -702,6 +702,19 @@ def test_the_demo_runs_through(place, shell):
     assert len({run.results()["test"].summary["hash"] for run in runs}) == 1 and len(runs) == len(demo.ROWS)
     again = shell("demo", "--steps", "2", "--out", "shown")
     assert again.code == 2 and "already holds a run" in again.err and again.err.count("\n") == 1
+
+
+def test_the_demo_counts_the_steps_that_were_trained(capsys):
+    """The best checkpoint may be an earlier one, and that is no shorter training."""
+    scores = {"metric": "accuracy", "mean": 0.9, "interval": 0.01, "tasks": 600, "finite": 600, "hash": "abc"}
+    data = {"name": "drawings", "ways": 5, "shots": 1, "queries": 15, "split_rule": "lake"}
+    summary = scores | {"data": data, "norms": "batch", "adapt_ms": 1.0, "train_seconds": 9.0, "step": 1200}
+    demo.print_table(Console(), [(title, summary, 1500, 1500) for title in ("one", "two", "three")])
+    out = capsys.readouterr().out
+    assert "1500" in out and "1200" not in out and "fewer steps" not in out
+    demo.print_table(Console(), [(title, summary, 1300, 1500) for title in ("one", "two", "three")])
+    out = capsys.readouterr().out
+    assert "1300 of 1500" in out and "fewer steps" in out
 
 
 def test_a_training_cut_short_keeps_its_shape():

@@ -8,7 +8,7 @@ from time import perf_counter
 from quickstudy.bench.contenders import clean_environment
 
 START = "from quickstudy.__main__ import main; raise SystemExit(main())"
-TRAIN_COMMAND = ("train", "sine-mtnet", "--compute.compile", "true", "--quiet")
+TRAIN_COMMAND = ("train", "sine-mtnet", "--quiet")
 
 
 def time_command() -> dict[str, float | str]:

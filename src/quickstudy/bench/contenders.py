@@ -76,6 +76,7 @@ CONTENDERS = {
     "plain tuned": Contender("plain", "the same loop, one thread, allocator tuned", threads=1, tuned=True),
     "eager": _library_contender("quickstudy, one thread, allocator tuned"),
     "compiled": _library_contender("quickstudy, compiled, one thread, allocator tuned", compile=True),
+    "threads": Contender("library", "quickstudy as a command runs it: tasks on all cores", tuned=True),
     "recompute": Contender("library", "quickstudy, inner steps recomputed, one thread", {"recompute": True}, threads=1),
     "two workers": _library_contender("quickstudy, two processes of one thread, allocator tuned", 2),
     "forward": Contender("forward", "the same images through the model, no adaptation", threads=1, tuned=True),

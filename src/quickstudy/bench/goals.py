@@ -9,7 +9,7 @@ from quickstudy.bench.measure import Timing
 from quickstudy.bench.workloads import Case
 
 LIMITS = {"at_least": (">=", operator.ge), "above": (">", operator.gt), "at_most": ("<=", operator.le)}
-READINGS = ("speedup", "time", "growth", "seconds")
+READINGS = ("speedup", "time", "peak", "growth", "seconds")
 
 
 @dataclass
@@ -19,6 +19,7 @@ class BenchResult:
     timings: dict[Case, Timing] = field(default_factory=dict)
     memory: dict[Case, dict[str, int | str]] = field(default_factory=dict)  # bytes by contender, or why there are none
     command: dict[str, float | str] = field(default_factory=dict)  # seconds of a whole training command
+    peak: float | None = None  # GFLOP/s of a large product with torch's default threads
 
     def speedup(self, case: Case, name: str, baseline: str) -> float | None:
         """How many times faster a contender is than another, the median over rounds."""
@@ -59,6 +60,9 @@ class Goal:
             return seconds if isinstance(seconds, float) else None
         if self.few is not None:
             return result.growth(self.name, self.few, self.case)
+        if self.reading == "peak":
+            gflops = result.timings[self.case].gflops(self.name) if self.case in result.timings else None
+            return gflops / result.peak if gflops and result.peak else None
         speedup = result.speedup(self.case, self.name, self.over)
         return None if speedup is None else 1 / speedup if self.reading == "time" else speedup
 

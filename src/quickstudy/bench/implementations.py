@@ -5,7 +5,7 @@ All start from the same parameters and the same tasks, and return their gradient
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from quickstudy.engine import allocator
 from quickstudy.engine.engine import Engine, channels_last
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import BATCH
+from quickstudy.training.train import MAX_PIECE
 from quickstudy.types import Examples, Params, Task, pick
 
 TINY_LR = 1e-6
@@ -60,13 +61,13 @@ class Implementation(ABC):
     def evaluate(self) -> Tensor:
         """The query loss of each task."""
 
-    def run_once(self) -> None:
-        """What is measured: a training step or an evaluation, as the case says."""
-        self.train() if self.case.phase == "train" else self.evaluate()
+    def run(self, times: int) -> None:
+        """What is measured: so many training steps or evaluations, as the case says."""
+        for _ in range(times):
+            self.step(self.gradients()) if self.case.phase == "train" else self.evaluate()
 
-    def train(self) -> None:
-        """One training step. If several processes share the tasks, their gradients are averaged."""
-        grads = self.gradients()
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """Take a training step along gradients. If several processes share the tasks, these are averaged."""
         if dist.is_initialized():
             flat = torch.cat([g.flatten() for g in grads])
             dist.all_reduce(flat)
@@ -87,8 +88,20 @@ class Library(Implementation):
 
     def gradients(self) -> list[Tensor]:
         _, grads = self.learner.meta_gradient(self.tasks)
-        params = self.parameters()
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+        return self.fill(grads)
+
+    def fill(self, grads: Sequence[Tensor | None]) -> list[Tensor]:
+        """Gradients with zeros where there is none."""
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters(), grads, strict=True)]
+
+    def run(self, times: int) -> None:
+        if self.case.phase != "train":
+            super().run(times)
+            return
+        for begun in range(0, times, MAX_PIECE):  # as a training does
+            steps = [self.tasks] * min(MAX_PIECE, times - begun)
+            for _, grads in self.learner.meta_gradients(steps):
+                self.step(self.fill(grads))
 
     def evaluate(self) -> Tensor:
         size = len(self.tasks.key)

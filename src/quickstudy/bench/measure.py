@@ -156,15 +156,19 @@ class Timing:
         base = baseline or self.baseline
         return compute_ratio(self.rounds[base], self.rounds[name]) if {base, name} <= set(self.rounds) else None
 
+    def gflops(self, name: str) -> float | None:
+        """The operations of a second; None for a contender without a time."""
+        return self.flops / median(self.rounds[name]) / 1e9 if name in self.rounds else None
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """All results of each contender as plain values."""
         rows: dict[str, dict[str, Any]] = {}
         for name, times in self.rounds.items():
-            seconds, speedup = median(times), self.speedup(name)
+            speedup = self.speedup(name)
             rows[name] = {
-                "seconds": seconds,
+                "seconds": median(times),
                 "ratio": None if speedup is None else asdict(speedup),
-                "gflops": self.flops / seconds / 1e9,
+                "gflops": self.gflops(name),
                 "error": self.errors.get(name),
                 "rounds": times,
             }

@@ -16,8 +16,7 @@ def measure_peak_above(implementation: Implementation) -> int:
     that it kept.
     """
     before = _reset_peak()
-    for _ in range(2):
-        implementation.run_once()
+    implementation.run(2)
     return max(0, _read_peak() - before)
 
 

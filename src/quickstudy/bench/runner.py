@@ -43,6 +43,7 @@ class BenchRun:
                 self.machine[f"peak, {name}"] = self.pool[contender].ask("peaks")
             except ContenderError as error:
                 raise RunError(f"No process can be started to measure in: {error}.") from error
+        self.result.peak = self.machine["peak, default"]["matmul"]
         return self.machine
 
     def time_cases(self) -> Iterator[Timing]:
@@ -105,9 +106,9 @@ class BenchRun:
                 return str(error)
 
     def check_goals(self) -> list[dict[str, Any]]:
-        """Compare the goals of the suite with what was measured. For them the whole command is timed here."""
-        if self.suite.goals:
-            self.say("the whole command `quickstudy train sine-mtnet`, twice")
+        """Compare the goals of the suite with what was measured. Where it is one, the whole command is timed here."""
+        if any(goal.case is None for goal in self.suite.goals):
+            self.say("the whole command `quickstudy train sine-mtnet`, twice: some minutes")
             self.result.command = command.time_command()
         return [goal.check(self.result) for goal in self.suite.goals]
 

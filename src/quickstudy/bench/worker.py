@@ -36,8 +36,7 @@ class Worker:
     def repeat(self, times: int) -> None:
         """Do so many training steps or evaluations."""
         assert self.implementation is not None
-        for _ in range(times):
-            self.implementation.run_once()
+        self.implementation.run(times)
 
     def memory(self) -> int:
         """The peak memory of the prepared case."""

@@ -95,15 +95,14 @@ class ImageCommand(Command):
 
 
 @dataclass(frozen=True)
-class ConfigCommand(ImageCommand):
-    """A verb that builds from a configuration.
+class TrustingCommand(ImageCommand):
+    """A verb that may have to run code of others, and does so only if the user allows it.
 
-    It takes overrides as `--key.sub value`. Parts given as `package.module:factory` are also looked for in the current
-    directory.
+    Parts given as `package.module:factory` are also looked for in the current directory.
     """
 
     trust_code: Flag = False
-    """Run code that a run's configuration names as `package.module:factory`, although the run was not made here."""
+    """Run code that a run or a model names as `package.module:factory`, although it was not made here."""
 
     def with_trust(self, console: Console, work: Callable[..., T]) -> T:
         """Call `work(trust=...)`. At a terminal the user is asked whether to trust, once for each configuration."""
@@ -117,6 +116,11 @@ class ConfigCommand(ImageCommand):
                 raise
             remember(error.settings)
         return work(trust=True)
+
+
+@dataclass(frozen=True)
+class ConfigCommand(TrustingCommand):
+    """A verb that builds from a configuration. It takes overrides as `--key.sub value`."""
 
     @classmethod
     def settings(cls) -> list[str]:

@@ -7,6 +7,8 @@
     quickstudy evaluate runs/sine-mtnet --evaluate.tasks 5000
     quickstudy compare runs/sine-maml runs/sine-mtnet
     quickstudy report runs/sine-maml runs/sine-mtnet
+    quickstudy adapt pets/ --from photos --out pets.model     teach it from a folder with a folder for each class
+    quickstudy predict pets.model 'new/*.jpg'
     quickstudy data list                               which image sets are here, and how to get the others
     quickstudy bench                                   what a step costs here, beside other ways of computing it
 
@@ -50,14 +52,14 @@ def _run(words: Sequence[str]) -> int:
     parsed = read_words(words, about=__doc__)
     if parsed is None:
         return 0
-    from quickstudy.cli.command import ConfigCommand, ImageCommand, SharedCommand
+    from quickstudy.cli.command import ImageCommand, SharedCommand, TrustingCommand
 
     verb, overrides = parsed
     if isinstance(verb, SharedCommand) and verb.workers != 1:
         from quickstudy.engine.launch import launch_workers, without_workers
 
         return launch_workers(verb.workers, without_workers(words))
-    if isinstance(verb, ConfigCommand) and os.getcwd() not in sys.path:
+    if isinstance(verb, TrustingCommand) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: package.module:factory is found, and a yaml.py there is not PyYAML
     with warnings.catch_warnings(), verb.use_data_root() if isinstance(verb, ImageCommand) else nullcontext():
         if isinstance(verb, SharedCommand) or _speaks():  # what workers do not share, the first one does alone

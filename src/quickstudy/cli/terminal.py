@@ -21,6 +21,9 @@ from quickstudy.training.watcher import Watcher
 if TYPE_CHECKING:
     import rich.console
 
+WAYS = {"vmap": "all tasks in one pass", "loop": "one by one", "threads": "several at once on threads"}
+"""What the ways of an engine are called here."""
+
 MANY_PICTURES = 1000
 """Number of pictures from which on decoding takes long enough for a note."""
 
@@ -320,6 +323,12 @@ class TerminalWatcher(Watcher):
             found = [f"{1000 * row[key]:.2g}" for key in ("compiled_seconds", "eager_seconds") if key in row]
             why = f"{found[0]} ms a step compiled, {found[1]} ms not" if found else "the compiler refused"
             self.console.note(f"step {row['step']}: goes on {'' if row['compiled'] else 'un'}compiled ({why})")
+        if row["kind"] == "way" and (timed := [way for way in WAYS if f"{way}_seconds" in row]):
+            times = ", ".join(f"{WAYS[way]} {1000 * row[f'{way}_seconds']:.3g} ms" for way in timed)
+            self.console.note(
+                f"measured here, a step on its first tasks: {times}. The fastest is remembered for this net and "
+                "machine. To choose yourself: --compute.backend"
+            )
         probed = {f"probe/{row['name']}": row["value"]} if row["kind"] == "probe" else {}
         values = probed or {f"{row['kind']}/{name}": v for name, v in row.items() if name not in ("kind", "step")}
         with self._end_logs_on_error():

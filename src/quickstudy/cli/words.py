@@ -150,6 +150,12 @@ def _read_box(box: str, prog: str) -> str:
     return f"{message.removeprefix('Error parsing ').rstrip('.')}. For more: {prog} --help"
 
 
+def _spelling(hint: Any, field: str) -> str:
+    """How an option is written: by the name that it is given, such as `from`, which no field can have."""
+    given = [str(extra.name) for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None)]
+    return (given or [field.replace("_", "-")])[0]
+
+
 def _refuse_unknown(unknown: Sequence[str], verb: Command, prog: str, settings: Sequence[str]) -> NoReturn:
     """Say which word has no meaning here: an option with the nearest one that there is, or a word too many."""
     from tyro.conf import Positional
@@ -163,7 +169,7 @@ def _refuse_unknown(unknown: Sequence[str], verb: Command, prog: str, settings: 
         takes = " and ".join(f"one {name.replace('_', ' ')}" for name in alone) or "nothing more"
         advice = " An override is written --key.sub value." if settings else ""
         raise InputError(f"`{prog}` takes {takes}; given: {' '.join([*given, *unknown])}.{advice}")
-    own = [f"--{f.name.replace('_', '-')}" for f in fields(verb) if f.name not in alone]
+    own = [f"--{_spelling(hints[f.name], f.name)}" for f in fields(verb) if f.name not in alone]
     if not settings:
         raise InputError(f"`{option}` is no option of `{prog}`. {suggest_nearest(option, own)}")
     paths = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,14 @@ from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
 from quickstudy.rules.skipping import Skipping
 from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
-from quickstudy.types import Outcome, pick, stack
+from quickstudy.types import Inputs, Outcome, pick, stack
 
 SMALL_IMAGE = 10 * 10
 """The largest number of values in an image for which `vmap` was faster than the loop on convolutions on a CPU."""
+
+Way = Literal["vmap", "loop", "threads"]
+"""How the tasks of a batch may be run: all in one pass, one by one with torch's threads within a task, or as many at
+once as torch has threads, each task with one thread."""
 
 ANY_LAYOUT = {nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterDict, nn.ParameterList, nn.Identity, nn.Dropout}
 ANY_LAYOUT |= {nn.Conv2d, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Flatten}
@@ -51,6 +55,7 @@ MAY_DRAW = (
 """torch's modules that may draw random numbers, beside those of which nothing is known."""
 
 Gradients = list[Tensor | None]
+T = TypeVar("T")
 
 
 class LoopFallbackWarning(UserWarning):
@@ -69,6 +74,7 @@ class Engine:
         backend: What is in use. "auto" becomes "vmap" or "loop" when the model and its inputs are first seen, and
             "vmap" becomes "loop" when it refuses the model.
         compile: Whether the meta-gradient is compiled. False on the loop, whatever was asked for.
+        way: How tasks run, where a measurement has chosen it. None: the rule of `settle` chooses.
         memory: Bytes that a batch may take where no chunk is set. None: as many as it needs.
         has_strangers: Whether the settled model or its loss runs code that is neither torch's nor this package's.
         may_change_inputs: Whether a module of the settled model may change its input in place.
@@ -98,8 +104,9 @@ class Engine:
         self.settings = settings
         self.backend, self.compile = settings.backend, settings.compile is True
         self.memory = memory
+        self.way: Way | None = None
         self._needs: dict[Any, MemoryNeed] = {}
-        self._turns_images = self._side_by_side = False
+        self._turns_images = self._side_by_side = self._convolves = self._left_vmap = False
         self._may_draw = self.may_change_inputs = self.has_strangers = True
         self._draws: dict[Any, bool] = {}
         self._needs_plain = True
@@ -108,7 +115,9 @@ class Engine:
     def replace(self, **changes: Any) -> "Engine":
         """A new engine with these changes of the settings, the backend in use and nothing compiled or measured."""
         in_use = {"backend": self.backend, "compile": self.compile}
-        return Engine.from_settings(self.settings.replace(**(in_use | changes)), self.memory)
+        engine = Engine.from_settings(self.settings.replace(**(in_use | changes)), self.memory)
+        engine.way = None if "backend" in changes else self.way
+        return engine
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         return self.replace()  # what was compiled or measured belongs to another learner
@@ -121,13 +130,27 @@ class Engine:
         """Whether meta-gradients run compiled: this is in use, and the compiler has not refused the model."""
         return self.compile and not self._compiler.refused
 
-    def settle(self, model: nn.Module, x: Tensor) -> None:
-        """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
+    def ways(self) -> tuple[Way, ...]:
+        """The ways among which a measurement may choose, once this has settled; none where something else decides."""
+        settings = self.settings
+        if not self._convolves or settings.backend != "auto" or settings.recompute or settings.compile is True:
+            return ()
+        left_out = {"vmap": self._left_vmap, "threads": torch.get_num_threads() < 2}  # with one thread: the loop
+        return tuple(way for way in get_args(Way) if not left_out.get(way))
+
+    def take(self, way: Way) -> None:
+        """From now on run tasks in this way."""
+        self.way = way
+        self.backend = "vmap" if way == "vmap" else "loop"
+
+    def settle(self, model: nn.Module, x: Inputs) -> None:
+        """Replace "auto" by what suits the model and its inputs, each `[T, n, *input]`.
 
         On a CPU, convolutions over large images are faster one task at a time.
         """
         conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-        convolves = conv and x[0, 0].numel() > SMALL_IMAGE and x.device.type == "cpu"
+        large = [leaf for leaf in tree_leaves(x) if leaf[0, 0].numel() > SMALL_IMAGE and leaf.device.type == "cpu"]
+        convolves = conv and bool(large)
         if self.backend == "auto":
             one_by_one = self.settings.recompute or convolves
             if one_by_one and self.compile:
@@ -137,11 +160,10 @@ class Engine:
                     CompileRefusedWarning,
                     stacklevel=3,
                 )
-            if one_by_one:
-                self.leave_vmap()
-            else:
-                self.backend = "vmap"
-        self._side_by_side = convolves  # small nets spend their time in Python, which runs one thread at a time
+            self.backend, self.compile = ("loop", False) if one_by_one else ("vmap", self.compile)
+        self._convolves = convolves
+        # Small nets spend their time in Python, which runs one thread at a time.
+        self._side_by_side = convolves and self.way != "loop"
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         modules = list(model.modules())
@@ -155,8 +177,9 @@ class Engine:
         return twice_differentiable() if self._needs_plain else nullcontext()
 
     def leave_vmap(self) -> None:
-        """From now on run tasks one by one, and so uncompiled."""
-        self.backend, self.compile = "loop", False
+        """From now on run tasks one by one, and so uncompiled: `vmap` refuses the model or is wrong."""
+        self.backend, self.compile, self._left_vmap = "loop", False, True
+        self.way = None if self.way == "vmap" else self.way
 
     @property
     def autodiff(self) -> Autodiff:
@@ -399,7 +422,13 @@ def _takes_any_layout(module: nn.Module) -> bool:
     return declared or type(module) in ANY_LAYOUT or isinstance(module, Rule | Rate | Chart)
 
 
-def channels_last(leaf: Tensor) -> Tensor:
+def channels_last(x: T) -> T:
+    """Inputs with every tensor of images in this layout: see `_channels_last`."""
+    turned: T = tree_map(_channels_last, x)
+    return turned
+
+
+def _channels_last(leaf: Tensor) -> Tensor:
     """Images `[n, C, H, W]` on a CPU with the channels of a pixel side by side in memory.
 
     A net keeps the layout of its input. Norms and pooling are several times faster in it, convolutions as fast.

@@ -8,11 +8,12 @@ behind a body that all tasks share.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
@@ -25,11 +26,14 @@ from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, e
 from quickstudy.models.norms import describe_norms
 from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.tasks.draws import task_noise
-from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
+from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task, move, pick
 
 L = TypeVar("L", bound="Learner")
 
 Noise = Mapping[str, Tensor]
+
+STATE, SETTING = "state.", "setting."
+"""Begin the names of a learner's tensors in a file."""
 
 
 class Learner(nn.Module, ABC):
@@ -44,6 +48,8 @@ class Learner(nn.Module, ABC):
     """Whether parameters may adapt or train that the losses do not depend on, and so never move."""
     ways: int | None = None
     """The classes of a task, for a learner without parameters of a class: its outputs follow the labels of a task."""
+    blueprint: dict[str, Any] | None = None
+    """What a file says to build this learner again; None for one that was made from a module by hand."""
 
     def __init__(self, criterion: Criterion, engine: Engine | None = None) -> None:
         super().__init__()
@@ -59,7 +65,7 @@ class Learner(nn.Module, ABC):
     def move_tasks(self, tasks: Task) -> Task:
         """Tasks with their examples on the learner's device. Keys stay on the CPU, where noise is drawn from them."""
         device = self.device
-        if all(t.device == device for t in (*tasks.support, *tasks.query)):
+        if all(t.device == device for t in tree_leaves((tasks.support, tasks.query))):
             return tasks
         support, query = move((tasks.support, tasks.query), device)
         return tasks._replace(support=support, query=query)
@@ -71,7 +77,7 @@ class Learner(nn.Module, ABC):
         """Call `check_first_task` on the first task that this learner is given."""
         if not self.checked:
             with twice_differentiable():
-                self.check_first_task(support._replace(x=support.x.clone()))
+                self.check_first_task(tree_map(torch.clone, support))
             self.checked = True
 
     @abstractmethod
@@ -79,7 +85,7 @@ class Learner(nn.Module, ABC):
         """The parameters that adaptation to a task changes. One task; pure; called under `vmap` or in a loop."""
 
     @abstractmethod
-    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ..."]:
         """Outputs for `x`, given what `update` returned. One task; pure."""
 
     def noise(self) -> dict[str, Shape]:
@@ -193,14 +199,15 @@ class Learner(nn.Module, ABC):
             return None
         size = len(steps[0].key)
 
-        def cut(value: Tensor) -> list[Tensor]:
-            # Clones have addresses of their own, as the tasks of a single step: matrix products round by the address.
-            return [part.clone() for part in value.reshape(-1, size, *value.shape[1:]).unbind()]
+        every = (together.support, together.query, self.draw(together, seed))
 
-        support, query = (map(Examples, *map(cut, half)) for half in (together.support, together.query))
-        noise = self.draw(together, seed)
-        drawn = zip(*map(cut, noise.values()), strict=True) if noise else [()] * len(steps)
-        return list(zip(support, query, (dict(zip(noise, values, strict=True)) for values in drawn), strict=True))
+        def cut(number: int) -> tuple[Examples, Examples, Noise]:
+            # Clones have addresses of their own, as the tasks of a single step: matrix products round by the address.
+            part = slice(number * size, (number + 1) * size)
+            own: tuple[Examples, Examples, Noise] = tree_map(lambda value: value[part].clone(), every)
+            return own
+
+        return [cut(number) for number in range(len(steps))]
 
     def _refuse_unused(self, grads: Gradients) -> None:
         """Refuse parameters of the model that the outer loss of the first tasks does not depend on.
@@ -289,7 +296,7 @@ class Learner(nn.Module, ABC):
             autocast_products(self.engine.settings.autocast),
         ):
             # Copies: a forward may change its input, and no gradient is computed through what inference mode made.
-            support = as_class_numbers(move(Examples(*map(torch.clone, support)), self.device), 1)
+            support = as_class_numbers(move(tree_map(torch.clone, support), self.device), 1)
             learner = self.for_labels(support.y, evaluating=True)
             learner.check_support(support)
             twin = learner.evaluation_twin()
@@ -347,6 +354,48 @@ class Learner(nn.Module, ABC):
     def module(self, params: Params) -> nn.Module:
         """The adapted model as a plain module with parameters of its own."""
 
+    def save(self, path: str | Path, *, factory: str | None = None) -> None:
+        """Save the learner as a directory, which `quickstudy.load` reads on any machine, without the training data.
+
+        Args:
+            path: The directory. A learner that is already there is replaced, and not lost if that fails.
+            factory: `package.module:function` of your own, which makes this learner without its numbers. It is needed
+                for a learner that was made by hand, and whoever loads the directory has to trust that code.
+        """
+        from quickstudy.storage.model_files import write_model  # it imports pydantic, which a method does without
+        from quickstudy.storage.trust import code_parts, remember
+
+        blueprint = self.blueprint if factory is None else {"factory": factory}
+        if blueprint is None:
+            raise InputError(
+                "This learner was made by hand, so a file cannot say how to make it again. Name a function of yours "
+                "that does: save(path, factory='package.module:function'); or train it by a configuration."
+            )
+        write_model(Path(path), {"kind": "learner", "learner": blueprint}, self.tensors())
+        remember(code_parts(blueprint))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers of the learner: those of its state dict, and the settings that schedules move."""
+        state = self.state_dict()
+        settings = {name: buffer for name, buffer in self.named_buffers() if name not in state}
+        return {f"{STATE}{name}": value for name, value in state.items()} | {
+            f"{SETTING}{name}": value for name, value in settings.items()
+        }
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Take over what `tensors` gave; what does not fit is refused. `what` begins the message."""
+        from quickstudy.storage.checkpoints import check_matches
+
+        own = self.tensors()
+        check_matches(tensors, own, what)
+        self.load_state_dict(
+            {name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)}
+        )
+        with torch.no_grad():
+            for name, buffer in self.named_buffers():
+                if f"{SETTING}{name}" in own:
+                    buffer.copy_(tensors[f"{SETTING}{name}"])
+
     @property
     def norms(self) -> str:
         """The norm policy in words; it is printed with every result."""
@@ -365,12 +414,8 @@ def _refuse_divergence(params: Params) -> None:
 
 def _as_batch(task: Task) -> Task:
     """A batch of one task."""
-    return Task(
-        Examples(task.support.x[None], task.support.y[None]),
-        Examples(task.query.x[None], task.query.y[None]),
-        task.key.reshape(1),
-        {name: value[None] for name, value in task.about.items()},
-    )
+    support, query, about = tree_map(lambda value: value[None], (task.support, task.query, task.about))
+    return Task(support, query, task.key.reshape(1), about)
 
 
 def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:

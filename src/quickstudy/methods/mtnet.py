@@ -42,7 +42,7 @@ def tnet(
     """T-net (Lee & Choi, 2018, algorithm 1): each layer is T W; a task adapts W and its bias only."""
     cells = with_metric(model)
     rule = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)
-    return make_rule_learner(cells, rule, adapts=_cell_names(cells), **options)
+    return make_rule_learner(cells, rule, adapts=adaptable_cells(cells), **options)
 
 
 def mtnet(
@@ -114,7 +114,7 @@ def _masked(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """Descent on W and b of all cells, at a rate under a mask."""
-    names = _cell_names(cells)
+    names = adaptable_cells(cells)
     rule = Descend(mask(rate, adaptable(cells, names)), steps, eval_steps=eval_steps)
     return make_rule_learner(cells, rule, adapts=names, **options)
 
@@ -123,7 +123,7 @@ class SharedLayersWarning(UserWarning):
     """Warns of layers on which T and masks do not act."""
 
 
-def _cell_names(model: nn.Module) -> Sequence[str]:
+def adaptable_cells(model: nn.Module) -> Sequence[str]:
     """The names of W and b of all cells; an error where there are none."""
     names = cell_param_names(model)
     if not names:

@@ -21,17 +21,21 @@ from copy import deepcopy
 from typing import Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner
+from quickstudy.methods.rule_learner import RuleLearner
+from quickstudy.models.norms import norm_twins
 from quickstudy.models.split import last_linear, split_head
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import adaptable
+from quickstudy.rules.torch_private import outside_transforms
 from quickstudy.types import Params, Shape
 
 
@@ -65,6 +69,35 @@ class ShareRows(Rule):
         return {}
 
 
+class UnicornLearner(RuleLearner):
+    """A learner whose head has one row for all classes, so that in evaluation tasks may have any number of them."""
+
+    def for_labels(self, support: Tensor, *others: Tensor, evaluating: bool) -> "UnicornLearner":
+        """In evaluation, the twin for the classes that the labels have; training has those that it was built for."""
+        if not evaluating or not outside_transforms() or support.is_floating_point():
+            return self
+        ways = 1 + max(int(y.max()) for y in (support, *others))
+        rows = self._rows()
+        if ways == len(next(iter(rows.values()))):
+            return self
+        learner = copy_module(self)
+        with torch.no_grad():
+            for name, p in rows.items():
+                place, _, last = name.rpartition(".")
+                layer = learner.head.get_submodule(place)
+                more = p[:1].expand(ways, *p.shape[1:]).clone()
+                setattr(layer, last, nn.Parameter(more, requires_grad=p.requires_grad))
+                layer.out_features = ways  # type: ignore[assignment]  # of a Linear
+        learner.head_twins = norm_twins(learner.head)
+        learner.engine = self.engine
+        return learner
+
+    def _rows(self) -> Params:
+        """The parameters of the head with a row for each class."""
+        shared = next(part for part in self.rule.modules() if isinstance(part, ShareRows))
+        return {name: p for name, p in self.params().items() if name in shared.names}
+
+
 def unicorn_maml(
     model: nn.Module,
     *,
@@ -86,4 +119,4 @@ def unicorn_maml(
         for p in rows.values():
             p.copy_(p[:1].expand_as(p).clone())
     rule = Chain([ShareRows(list(rows)), Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)])
-    return make_rule_learner(model, rule, **options)
+    return make_rule_learner(model, rule, kind=UnicornLearner, **options)

@@ -63,6 +63,29 @@ def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) 
     return Tanh(start) if name == "tanh" else plain[name]()
 
 
+def chart_in_scope(
+    model: nn.Module,
+    params: Params,
+    chart: str,
+    scope: Selection | None = None,
+    *,
+    start: float = 1.0,
+    rank: int = 1,
+    norms: str = "batch",
+) -> tuple[Chart, list[str]]:
+    """A chart by name, and the names of what it multiplies; refused if all of it feeds norms, which undo a scale."""
+    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
+    one_number = chart in ("scalar", "tanh", "per_layer")  # other charts also rotate, which a norm does not undo
+    unaffected = layers_before_norm(model, dict.fromkeys(map(layer_of, names)), norms) if one_number else []
+    if unaffected and set(unaffected) == set(map(layer_of, names)):
+        raise InputError(
+            f"`scope` is {', '.join(unaffected)}, whose outputs go straight into a norm: the loss does not depend on "
+            "their scale, so a gain there has no effect. Leave `scope` out (the last linear layer) or add other layers."
+        )
+    known = {n: params[n] for n in names if n in params} or adaptable(model, names)
+    return make_chart(chart, known, start=start, rank=rank), names
+
+
 def wormhole(
     model: nn.Module,
     *,
@@ -98,21 +121,8 @@ def wormhole(
             "first: 'recommended' or 'literal'."
         )
     params = adaptable(model, options.get("adapts", trainable))
-    names = list(adaptable(model, last_linear(model) if scope is None else scope, "scope"))
-    one_number = chart in ("scalar", "tanh", "per_layer")  # other charts also rotate, which a norm does not undo
-    unaffected = (
-        layers_before_norm(model, dict.fromkeys(map(layer_of, names)), options.get("norms", "batch"))
-        if one_number
-        else []
-    )
-    if unaffected and set(unaffected) == set(map(layer_of, names)):
-        raise InputError(
-            f"`scope` is {', '.join(unaffected)}, whose outputs go straight into a norm: the loss does not depend on "
-            "their scale, so a gain there has no effect. Leave `scope` out (the last linear layer) or add other layers."
-        )
-    C = make_chart(
-        chart, {n: params[n] for n in names if n in params} or adaptable(model, names), start=start, rank=rank
-    )
+    norms = options.get("norms", "batch")
+    C, names = chart_in_scope(model, params, chart, scope, start=start, rank=rank, norms=norms)
     descend = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps, first_order=first_order)
     on_t = Descend(Constant(gain_lr, gain_decay), gain_steps, first_order=gain_first_order)
     slopes = [1 + (sharpen - 1) * step / max(1, gain_steps - 1) for step in range(max(1, gain_steps))]

@@ -335,6 +335,25 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
     return model
 
 
+def serve_by_support(model: M) -> M:
+    """A copy whose batch norms take the statistics of the support set, so that no answer depends on its neighbours.
+
+    Norms by running statistics, and models without batch norms, stay as they are.
+    """
+    if any(type(module) is PerStepBatchNorm for module in model.modules()):
+        raise InputError(
+            "This learner was trained with norms='per_step', which normalises queries by each other, and it has no "
+            "other statistics. Serve it as it was trained (norms='trained'), or train it with norms='support'."
+        )
+    model = copy_module(model)
+    for module in list(model.modules()):
+        if type(module) is SafeBatchNorm:
+            module.__class__ = SupportBatchNorm
+            for buffer in STATISTICS_BUFFERS:
+                module.register_buffer(buffer, None)
+    return model
+
+
 def refuse_per_step(norms: str, why: str) -> str:
     """The given policy, for a method whose steps all use the same norms; "per_step" is an error."""
     if norms == "per_step":

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.storage.files import write_atomic
-from quickstudy.storage.result import EvaluationResult
+from quickstudy.storage.result import Array, EvaluationResult
 from quickstudy.storage.run import Run
 
 UNTESTED = "This run has no results yet: it was not tested."
@@ -83,6 +84,17 @@ class _Figures:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.stems: set[str] = set()
+        self.sheets: list[tuple[str, dict[str, Array]]] = []
+
+    def find_same_classes(self, label: str, result: EvaluationResult) -> str:
+        """The label of an earlier run whose classes and images of them are the same; empty if there is none."""
+        parts = {n: v for n, v in result.arrays.items() if n.startswith("sheet_") or n in ("labels", "names")}
+        for earlier, others in self.sheets:
+            if parts.keys() == others.keys() and all(np.array_equal(v, others[n]) for n, v in parts.items()):
+                return earlier
+        if "sheet_x" in parts:
+            self.sheets.append((label, parts))
+        return ""
 
     def add(self, name: str, png: bytes | None, caption: str = "") -> _Figure:
         if png is None:
@@ -123,7 +135,7 @@ def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult],
     examples = ((name, found) for name in names if (found := _draw(figures.draw_example_task, results[name])))
     name, (png, caption) = next(examples, ("", (None, "")))
     section: dict[str, Any] = {"label": label, "tested": bool(results), "confusion": None, "classes": None}
-    section |= {"task": drawn.add(f"task-{label}", png, caption), "task_name": name}
+    section |= {"classes_of": "", "task": drawn.add(f"task-{label}", png, caption), "task_name": name}
     section["task_result"] = _describe_result(name, results)
     if names:  # confusions and a contact sheet are those of the first result, if it has them
         first = results[names[0]]
@@ -134,7 +146,8 @@ def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult],
             section["confusion"] = drawn.add(
                 f"confusion-{label}", *(_draw(image_figures.draw_confusion, first) or (None, ""))
             )
-        if "sheet_x" in first.arrays:
+        section["classes_of"] = drawn.find_same_classes(label, first)
+        if "sheet_x" in first.arrays and not section["classes_of"]:
             section["classes"] = drawn.add(
                 f"classes-{label}", *(_draw(image_figures.draw_contact_sheet, first) or (None, ""))
             )

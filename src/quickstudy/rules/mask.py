@@ -10,6 +10,25 @@ from quickstudy.rules.params import broadcast_rows, dotted_params, parameter_dic
 from quickstudy.types import Params, Shape
 
 
+def check_draw(draw: str, temperature: float) -> None:
+    """Refuse a draw or a temperature that does not exist."""
+    if draw not in ("hard", "soft", "expected"):
+        raise InputError(f"`draw` is 'hard', 'soft' or 'expected', not {draw!r}.")
+    if temperature <= 0:
+        raise InputError(f"`temperature` was {temperature}; it divides the logits, so it must be above 0.")
+
+
+def draw_switch(zeta: Tensor, uniform: Tensor, temperature: float, draw: str) -> Tensor:
+    r"""A switch that is 1 with the probability sigma(zeta), and else 0, by uniform noise of the same shape.
+
+    .. math:: s = \sigma((\zeta + \mathrm{logit}\,u) / c)
+
+    A "soft" switch is s itself. A "hard" one is :math:`1[s > 1/2]`, with the gradient of s (straight-through).
+    """
+    s = ((zeta + uniform.logit()) / temperature).sigmoid()
+    return s if draw == "soft" else (s > 0.5).to(s.dtype) + (s - s.detach())
+
+
 class Masked(Rate):
     r"""Rates that are on or off for each row of a weight, by one draw per task, the same for all of its steps.
 
@@ -45,10 +64,7 @@ class Masked(Rate):
         logit: float = 0.0,
     ) -> None:
         super().__init__()
-        if draw not in ("hard", "soft", "expected"):
-            raise InputError(f"A mask is drawn 'hard', 'soft' or 'expected', not {draw!r}.")
-        if temperature <= 0:
-            raise InputError(f"`temperature` was {temperature}; it divides the logits, so it must be above 0.")
+        check_draw(draw, temperature)
         self.rate = rate
         self.temperature = temperature
         self.draw = draw
@@ -74,13 +90,10 @@ class Masked(Rate):
         """The masks of one task, by group."""
         if self.draw == "expected":
             return self.probabilities()
-        soft = {
-            group: ((zeta + noise[f"mask.{group}"].logit()) / self.temperature).sigmoid()
+        return {
+            group: draw_switch(zeta, noise[f"mask.{group}"], self.temperature, self.draw)
             for group, zeta in dotted_params(self.logits).items()
         }
-        if self.draw == "soft":
-            return soft
-        return {group: (s > 0.5).to(s.dtype) + (s - s.detach()) for group, s in soft.items()}
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         masks = self.masks(noise)

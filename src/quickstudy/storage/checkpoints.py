@@ -60,17 +60,22 @@ def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:
     return sha.hexdigest()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and verify that it is byte for byte what was saved."""
+def read_safetensors(path: Path, what: str = "a safetensors file") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors in a file, on the CPU, and the texts in its header. `what` says what the file should be."""
     if not path.is_file():  # a pipe would never answer
-        raise RunError(f"{path} is not a file, so it is no checkpoint.")
+        raise RunError(f"{path} is not a file, so it is not {what}.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             # Copied, because the file is mapped into memory and may be replaced while its tensors are in use.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a safetensors file cannot be iterated
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118 - a safetensors file cannot be iterated
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise RunError(f"{path} is cut short or is not a checkpoint ({error}).") from error
+        raise RunError(f"{path} is cut short or is not {what} ({error}).") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and verify that it is byte for byte what was saved."""
+    tensors, header = read_safetensors(path, "a checkpoint")
     if not header.keys() >= {"format", "state", "sha256"} or not re.fullmatch("[0-9]{1,9}", header["format"]):
         raise RunError(f"{path} is a safetensors file, but not a checkpoint that quickstudy wrote.")
     check_format(int(header["format"]), path)

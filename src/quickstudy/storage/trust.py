@@ -58,6 +58,11 @@ def _find_code(value: Any, place: str, options: str) -> Iterator[str]:
             yield from _find_code(item, place, "")
 
 
+def code_parts(blueprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a saved learner's description that may name code of others."""
+    return {name: blueprint[name] for name in ("factory", "model", "method") if blueprint.get(name) is not None}
+
+
 def remember(settings: Mapping[str, Any]) -> None:
     """Remember a configuration that this user made or allowed. Where that fails, the user is asked again."""
     if named_code(settings):

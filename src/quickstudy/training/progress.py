@@ -5,9 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
 
+from quickstudy.engine.engine import Way
 from quickstudy.errors import RunError
 from quickstudy.storage.checkpoints import Checkpoint
 from quickstudy.storage.records import first_fault
+
+TASKS_STATE = ("tasks", "interface")
+"""What a checkpoint holds of the tasks: how they describe themselves, and what a learner must know of them."""
 
 
 class Progress(BaseModel, strict=True, extra="forbid"):
@@ -21,12 +25,13 @@ class Progress(BaseModel, strict=True, extra="forbid"):
     metric: float = Field(0.0, description="the sum of metrics since then")
     count: NonNegativeInt = Field(0, description="the number of steps since then")
     compiled_from: NonNegativeInt | None = Field(None, description="the step after which steps are compiled")
+    way: Way | None = Field(None, description="how tasks run, where it was measured")
     initial: dict[str, Any] | None = Field(None, description="what the model started from, if from another run")
 
 
 def read_progress(checkpoint: Checkpoint, what: str) -> Progress:
     """The progress in a checkpoint. `what` begins the message if there is none, as in "Checkpoint `last`"."""
     try:
-        return Progress(**{name: value for name, value in checkpoint.state.items() if name != "tasks"})
+        return Progress(**{name: value for name, value in checkpoint.state.items() if name not in TASKS_STATE})
     except ValidationError as error:
         raise RunError(f"{what} is damaged: its state has another shape ({first_fault(error)}).") from None

@@ -1,4 +1,4 @@
-"""Restoring the learner of a run from its configuration and a checkpoint."""
+"""Restoring a learner: from the configuration and a checkpoint of a run, or from a directory that it was saved to."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -7,37 +7,101 @@ from typing import Any
 
 from torch import Tensor
 
+from quickstudy.engine.devices import choose_device
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.errors import InputError
 from quickstudy.evaluation.leakage import check_leakage
 from quickstudy.methods.learner import Learner
 from quickstudy.storage.checkpoints import Checkpoint, check_matches
+from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, read_model
 from quickstudy.storage.run import Run
+from quickstudy.storage.trust import code_parts
 from quickstudy.tasks import TaskFamily
-from quickstudy.training.config import Setup, build, build_tasks, check_trust, parse_config, schedule
+from quickstudy.training.config import (
+    Config,
+    Setup,
+    build,
+    build_learner,
+    build_tasks,
+    check_trust,
+    complete_run,
+    parse_config,
+    plan_learner,
+    read_blueprint,
+    read_interface,
+    schedule,
+)
 from quickstudy.training.config.overrides import parse_overrides
 from quickstudy.training.progress import read_progress
 
 
-def check_model(setup: Setup, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+def check_model(learner: Learner, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """A checkpoint's model, for `load_state_dict`. That of another method, of other shapes or types is refused."""
     own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    check_matches(own, setup.learner.state_dict(), what)
+    check_matches(own, learner.state_dict(), what)
     return own
 
 
 def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False) -> Learner:
-    """The trained learner of a run: `load("runs/first").adapt(Examples(x, y))` is a classifier.
+    """A trained learner, from a run or from a directory that `learner.save` or `quickstudy pack` wrote.
 
-    The tasks of the run are built too, so their data must still be where they were in training.
+    `load("runs/first").adapt(Examples(x, y))` is a classifier. Neither needs the data of training.
 
     Args:
-        path: The run directory.
-        checkpoint: "best" or "last". By default "best" if the run has it, else "last".
-        trust: Whether the run may run code that its configuration names as `package.module:factory`. The library's own
-            names need no trust, and neither does a run that was made here.
+        path: The directory.
+        checkpoint: Of a run: "best" or "last". By default "best" if the run has it, else "last".
+        trust: Whether to run code that the directory names as `package.module:factory`. The library's own names need no
+            trust, and neither does what was made here.
     """
-    return restore(Run.open(path), checkpoint, trust=trust)[0].learner
+    path = Path(path)
+    if is_model(path):
+        if checkpoint is not None:
+            raise InputError(f"{path} is a saved learner, which has no checkpoint `{checkpoint}`: leave that out.")
+        return load_learner(path, trust=trust)
+    run = Run.open(path)
+    check_trust(run.path, run.config, trust)
+    name, saved = _read_checkpoint(run, checkpoint)
+    if "interface" not in saved.state:  # a run of an older version, which says only by its tasks what they are like
+        return restore(run, name, trust=trust)[0].learner
+    config, what = parse_config(run.config), f"Checkpoint `{name}` of {run.path}"
+    learner = build_learner(plan_learner(config, read_interface(saved.state["interface"], what)))
+    learner.to(choose_device(config.compute.device))
+    _finish(learner, run, config, name, saved)
+    return learner
+
+
+def load_learner(path: Path, *, trust: bool = False) -> Learner:
+    """The learner in a directory that `learner.save` wrote."""
+    values, tensors = read_model(path)
+    if values.get("kind") != "learner" or not isinstance(values.get("learner"), dict):
+        raise InputError(
+            f"{path} holds a {values.get('kind', 'model')}, not a learner. Open it by quickstudy.open({str(path)!r})."
+        )
+    return make_learner(values["learner"], tensors, path, trust=trust)
+
+
+def make_learner(values: dict[str, Any], tensors: Mapping[str, Tensor], place: Path, *, trust: bool = False) -> Learner:
+    """The learner that a blueprint and tensors describe, as they were read from a file at `place`."""
+    blueprint = read_blueprint(values, place / CONFIG_FILE)
+    check_trust(place, code_parts(values), trust)
+    learner = build_learner(blueprint)
+    learner.load_tensors(tensors, str(place / TENSORS_FILE))
+    return learner.eval()
+
+
+def _finish(learner: Learner, run: Run, config: Config, name: str, saved: Checkpoint) -> dict[str, Any]:
+    """Load a checkpoint into a learner, ready for use; how far its training was."""
+    what = f"Checkpoint `{name}` of {run.path}"
+    progress = read_progress(saved, what)
+    learner.load_state_dict(check_model(learner, saved.tensors, what))
+    # A run that was stopped during its warm-up is evaluated at its schedules' final values: HyperMAML by its emission.
+    schedules = config.train.schedules
+    schedule.apply_schedules(learner, schedules, schedule.last_step(schedules))
+    learner.eval()
+    about = {"run": run.path.name, "checkpoint": name, "step": progress.step, "tasks": saved.state.get("tasks", {})}
+    if learner.blueprint is not None:
+        learner.blueprint = {**learner.blueprint, "trained": about}
+    return {**progress.model_dump(), "checkpoint": name}
 
 
 def restore(
@@ -66,7 +130,6 @@ def restore(
             )
     setup = rebuild(run, overrides, world, trust=trust)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
-    progress = read_progress(saved, f"Checkpoint `{name}` of {run.path}")
     other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys in changed)
     check_leakage(
         str(run.path),
@@ -76,18 +139,13 @@ def restore(
         setup.config.evaluate.split,
         other_tasks=other_tasks,
     )
-    setup.learner.load_state_dict(check_model(setup, saved.tensors, f"Checkpoint `{name}` of {run.path}"))
-    # A run that was stopped during its warm-up is evaluated at its schedules' final values: HyperMAML by its emission.
-    schedules = setup.config.train.schedules
-    schedule.apply_schedules(setup.learner, schedules, schedule.last_step(schedules))
-    setup.learner.eval()
-    return setup, {**progress.model_dump(), "checkpoint": name}
+    return setup, _finish(setup.learner, run, setup.config, name, saved)
 
 
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
     """Build what a run's configuration describes, with overrides. Arguments are those of `restore`."""
     world.from_first(partial(check_trust, run.path, run.config, trust))
-    return world.agree(lambda: build(parse_config(run.config, overrides)))
+    return world.agree(lambda: build(parse_config(complete_run(run.config), overrides)))
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
@@ -98,6 +156,6 @@ def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
 def _build_training_tasks(run: Run, setup: Setup) -> TaskFamily:
     """The tasks of training. Where their files have gone, the tasks of the overrides stand for them."""
     try:
-        return build_tasks(parse_config(run.config).tasks)[0]
+        return build_tasks(parse_config(complete_run(run.config)).tasks)[0]
     except InputError:
         return setup.family

@@ -29,16 +29,18 @@ from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_b
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
 from quickstudy.training.compile_ahead import CompileAhead
-from quickstudy.training.config import Setup, schedule
+from quickstudy.training.config import Interface, Setup, schedule
+from quickstudy.training.fastest_way import find_fastest_way
 from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
-from quickstudy.types import Outcome, Params, Task
+from quickstudy.types import Outcome, Params, Task, move
 
 LOGS, VALIDATIONS, CHECKPOINTS = 200, 20, 20
 """How often each happens over a run, unless the configuration gives an interval in steps."""
@@ -156,6 +158,7 @@ class _Trainer:
     def train(self) -> None:
         """Take every outer step that is left."""
         self._restore()
+        self._choose_way()
         if self.progress.compiled_from is not None and self.learner.engine.backend != "loop":
             self._may_compile = False
             self.learner.engine = self.learner.engine.replace(compile=True)
@@ -164,6 +167,24 @@ class _Trainer:
         finally:
             if self.ahead:
                 self.ahead.close()
+
+    def _choose_way(self) -> None:
+        """Run the tasks of a long training in the way that is fastest here.
+
+        The ways agree up to rounding only. So the checkpoints say which one was taken, and a resumed run takes it.
+        """
+        progress, learner, steps = self.progress, self.learner, self.config.steps
+        if self.world.size > 1 or not self.params:
+            return
+        with UserErrors(self._describe_failure), self._explain_errors():
+            tasks = self.source(progress.step)
+            learner.engine.settle(learner, move(tasks.support.x, learner.device))
+            found = None if progress.step else find_fastest_way(learner, tasks, steps)
+        if found:
+            progress.way, seconds = found
+            self._log("way", way=progress.way, **{f"{way}_seconds": taken for way, taken in seconds.items()})
+        if progress.way in learner.engine.ways():
+            learner.engine.take(progress.way)
 
     def _take_steps(self) -> None:
         self.learner.train()
@@ -298,7 +319,7 @@ class _Trainer:
         """
         start, config = self.progress.step, self.config
         steps = [self.source(start, part)]
-        numbers = sum(t.numel() for t in (*steps[0].support, *steps[0].query))
+        numbers = sum(leaf.numel() for leaf in tree_leaves((steps[0].support, steps[0].query)))
         most = min(MAX_PIECE, MAX_PIECE_NUMBERS // numbers) if self.learner.engine.compile else 1
         values = [given.at(start) for given in config.schedules.values()]
         events = [every for every in (self.log_every, self.save_every, self.validate_every) if every]
@@ -392,7 +413,11 @@ class _Trainer:
             if self.learner.device.type == "cuda":
                 tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
         tensors = {n: t.detach().cpu() for n, t in tensors.items()}
-        self.run.save(name, tensors, self.progress.model_dump() | {"tasks": to_plain_or_text(self.family.describe())})
+        tasks = {
+            "tasks": to_plain_or_text(self.family.describe()),
+            "interface": Interface.of(self.family).model_dump(mode="json"),
+        }
+        self.run.save(name, tensors, self.progress.model_dump() | tasks)
 
     def _restore(self) -> None:
         """Load the first worker's start or checkpoint on all workers."""
@@ -416,7 +441,7 @@ class _Trainer:
             return
         checkpoint, what = self.run.load("last"), f"Checkpoint `last` of {self.run.path}"
         progress, tensors = read_progress(checkpoint, what), checkpoint.tensors
-        model = check_model(self.setup, tensors, what)
+        model = check_model(self.learner, tensors, what)
         slots = self._check_optimizer_state(tensors, progress.step)
         self._check_data(checkpoint.state.get("tasks", {}))
         self.learner.load_state_dict(model)

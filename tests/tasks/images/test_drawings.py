@@ -67,6 +67,14 @@ def test_alphabets_of_the_test_are_never_trained_on():
     assert len(set.union(*met.values())) == 50
 
 
+def test_the_complete_split_keeps_finns_classes_to_validate():
+    complete, finn = drawings("complete"), drawings("finn")
+    assert list(complete.pools) == ["train", "val"]
+    assert list(complete.pools["val"].classes) == list(finn.pools["val"].classes)
+    assert not set(complete.pools["train"].classes) & set(complete.pools["val"].classes)
+    assert len(complete.pools["train"].classes) + len(complete.pools["val"].classes) == 1623
+
+
 @pytest.mark.parametrize("size", [1, 7, 14, 20])
 def test_smaller_drawings_are_averages(size):
     small, full = read_drawings(size).pixels, read_drawings().pixels

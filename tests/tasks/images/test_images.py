@@ -664,6 +664,36 @@ def test_a_folder_that_is_not_there_is_named(root):
         image_folder(str(root / "mine"))
 
 
+def test_pictures_are_cropped_by_default_and_stretched_on_request(root):
+    """A wide picture whose middle square is white: what is left of it, and what becomes of its shape."""
+    values = np.zeros((8, 24), np.uint8)
+    values[:, 8:16] = 255
+    for name in ("a", "b"):
+        (root / "mine" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(values).save(root / "mine" / name / f"{number}.png")
+    shown = {}
+    for fit in ("crop", "stretch"):
+        data = image_folder(str(root / "mine"), size=8, channels=1, fit=fit, recipe="none")
+        shown[fit] = data.source("train", size=1)(0).support.x[0, 0, 0]
+    assert (shown["crop"] == 1).all()
+    assert (shown["stretch"][:, 0] == 0).all() and (shown["stretch"][:, 4] == 1).all()
+    assert torch.equal(
+        image_folder(str(root / "mine"), size=8).source("train", size=1)(0).support.x[0, 0], torch.ones(3, 8, 8)
+    )
+    with pytest.raises(InputError, match="fit='pad' cannot be used: give 'stretch' or 'crop'"):
+        image_folder(str(root / "mine"), fit="pad")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_of_one_split_is_divided_and_this_is_said(root, split):
+    files(root / "mine" / split, {"cat": 12, "dog": 12})
+    data = image_folder(str(root / "mine"), size=8)
+    assert data.rule.startswith("by image") and set(data.splits) == set(SPLITS)
+    assert f"all pictures are in the split '{split}'; they are divided by image" in data.notes
+    assert image_folder(str(root / "mine"), size=8, split="layout").rule == "as laid out", "if that is asked for"
+
+
 # -- real data --
 
 

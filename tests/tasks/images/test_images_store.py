@@ -334,6 +334,26 @@ def test_every_exif_orientation_gives_the_same_upright_picture(orientation):
     assert said == ({"turned upright as its EXIF tag says"} if orientation > 1 else set())
 
 
+@pytest.mark.parametrize("size", [(30, 10), (10, 30), (11, 30), (30, 30)])
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_cropping_takes_the_square_in_the_middle(size, keep):
+    """A ramp along the longer side: its middle value stays in the middle, and the ends are as far as the square."""
+    wide, high = size
+    ramp = np.linspace(0, 240, max(size)).round().astype(np.uint8)
+    values = np.broadcast_to(ramp if wide >= high else ramp[:, None], (high, wide))
+    pixels = Decoding(10, 1, "area", fit="crop", keep=keep).resize(Image.fromarray(np.ascontiguousarray(values)))
+    line = np.asarray(pixels)[5] if wide >= high else np.asarray(pixels)[:, 5]
+    assert abs(float(line.mean()) - 120) < 6 and (np.diff(line.astype(int)) >= 0).all()
+    span = keep * min(size) / max(size) * 240
+    assert abs(float(line[-1]) - float(line[0]) - span * 0.9) < 12
+
+
+def test_a_decoding_that_stretches_has_the_name_that_it_had_before_there_was_a_choice():
+    """So what is in a user's cache is found again."""
+    assert GREY.key_fields() == {"side": 4, "channels": 1, "resample": "bilinear", "invert": False}
+    assert Decoding(4, 1, fit="crop").key_fields() == GREY.key_fields() | {"fit": "crop", "keep": 1.0}
+
+
 def test_of_an_animation_the_first_frame_is_taken_and_this_is_said():
     frames = [Image.new("L", (4, 4), value) for value in (10, 200, 90)]
     pixels, said = decoded(frames[0], GREY, "GIF", save_all=True, append_images=frames[1:])

@@ -30,12 +30,12 @@ class Bench(Command):
     Every contender has a process of its own and a turn in every round; a ratio is the median over rounds, with the
     lowest and the highest. `plain` is torch.autograd.grad in a loop over tasks, with torch's default threads and
     allocator. A contender whose float64 meta-gradient differs is not timed. Rates count the loop's multiplications and
-    additions, against what a large product and a 3x3 convolution reach here. Close other programs first.
+    additions, against what a large product reaches here. Close other programs first.
     """
 
     suite: Positional[Annotated[str | None, arg(metavar="SUITE", help_behavior_hint="")]] = None
-    """sine, omniglot, mini, hypermaml, memory, workers, sweep-steps, sweep-tasks, sweep-shots, targets, all, or smoke
-    (one small case); by default quick: a selection in about two minutes."""
+    """sine, omniglot, mini, hypermaml, memory, workers, sweep-steps, sweep-tasks, sweep-shots, targets (all goals),
+    all, or smoke (one small case); by default quick: a selection and its goals, in about four minutes."""
     rounds: int = 5
     """Turns of each contender."""
     seconds: float = 6.0
@@ -77,13 +77,16 @@ class Bench(Command):
                 console.print_json({"machine": machine})
             else:
                 console.listing("machine", {name: _format_property(value) for name, value in machine.items()})
-            for measured in bench.time_cases():
-                _show_times(measured, machine, console)
-                if folder is not None:
-                    bench.write(folder, [])  # an interruption loses the case that was running, and no other
-            for case, peaks in bench.measure_memory():
-                _show_memory(case, peaks, console)
-            goals = bench.check_goals()
+            try:
+                for measured in bench.time_cases():
+                    _report_times(measured, console)
+                    if folder is not None:
+                        bench.write(folder, [])  # an interruption loses the case that was running, and no other
+                for case, peaks in bench.measure_memory():
+                    _report_memory(case, peaks, console)
+                goals = bench.check_goals()
+            finally:
+                _show_table(bench, console)
             _show_goals(goals, console)
         if folder is not None:
             _write_results(bench, folder, goals, console)
@@ -109,49 +112,64 @@ def _format_property(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _show_times(measured: Timing, machine: Mapping[str, Any], console: Console) -> None:
-    from quickstudy.bench.workloads import WORKLOADS
-
-    rows = measured.rows()
-    case = measured.case
+def _report_times(measured: Timing, console: Console) -> None:
     if console.json:
-        console.print_json({"case": str(case), "baseline": measured.baseline, "contenders": rows})
-        return
-    console.table(
-        f"{case}: {WORKLOADS[case.workload].about}; "
-        f"{'a training step' if case.phase == 'train' else 'an evaluation'} of {case.tasks} tasks",
-        ("contender", "ms", f"times faster than {measured.baseline}", "GFLOP/s", "of peak", "error"),
-        [_time_row(name, row, measured, machine) for name, row in rows.items() if "left_out" not in row],
-    )
+        rows = measured.rows()
+        console.print_json({"case": str(measured.case), "baseline": measured.baseline, "contenders": rows})
     for name, reason in measured.left_out.items():
         console.note(f"{name} is left out: {reason}")
+
+
+def _report_memory(case: Case, peaks: Mapping[str, int | str], console: Console) -> None:
+    if console.json:
+        console.print_json({"case": str(case), "peak_bytes": peaks})
+    for name, reason in peaks.items():
+        if isinstance(reason, str):
+            console.note(f"{name} is left out: {reason}")
+
+
+def _show_table(bench: BenchRun, console: Console) -> None:
+    """Everything that was measured, one contender a line; the first contender of a case is what it is compared with."""
+    if console.json:
+        return
+    timed = [
+        (str(timing.case) if name == timing.baseline else "", *_time_row(name, row, timing, bench.machine))
+        for timing in bench.result.timings.values()
+        for name, row in timing.rows().items()
+        if "left_out" not in row
+    ]
+    if timed:
+        console.table(
+            "",
+            ("work", "contender", "ms", "times faster", "GFLOP/s", "of peak", "error"),
+            timed,
+            caption="K: inner steps, T: tasks of a training step (a meta-gradient and Adam) or an evaluation. Times "
+            "faster than the first contender of the work: the median over rounds, the lowest and the highest. Peak: of "
+            "a large product with the contender's threads. Error: of its meta-gradient in float64.",
+        )
+    peaks = [
+        (str(case) if i == 0 else "", name, f"{peak / 1e6:.1f}")
+        for case, found in bench.result.memory.items()
+        for i, (name, peak) in enumerate(found.items())
+        if isinstance(peak, int)
+    ]
+    if peaks:
+        console.table("", ("peak memory above the level before", "contender", "MB"), peaks)
 
 
 def _time_row(name: str, row: Mapping[str, Any], measured: Timing, machine: Mapping[str, Any]) -> tuple[str, ...]:
     from quickstudy.bench.contenders import CONTENDERS
 
-    kind = "conv" if measured.case.load.ways else "matmul"
-    peak = machine["peak, default" if CONTENDERS[name].threads is None else "peak, one thread"][kind]
+    peak = machine["peak, default" if CONTENDERS[name].threads is None else "peak, one thread"]["matmul"]
     gain = measured.speedup(name)
     return (
         name,
         f"{1e3 * median(row['rounds']):.3g}",
-        str(gain) if gain else "",
+        str(gain) if gain and name != measured.baseline else "",
         f"{row['gflops']:.3g}",
         f"{row['gflops'] / (peak * CONTENDERS[name].processes):.0%}",
         "-" if row["error"] is None else f"{row['error']:.0e}",
     )
-
-
-def _show_memory(case: Case, peaks: Mapping[str, int | str], console: Console) -> None:
-    if console.json:
-        console.print_json({"case": str(case), "peak_bytes": peaks})
-        return
-    rows = [(name, f"{peak / 1e6:.1f}") for name, peak in peaks.items() if isinstance(peak, int)]
-    console.table(f"{case}: peak memory above the level before", ("contender", "MB"), rows)
-    for name, reason in peaks.items():
-        if isinstance(reason, str):
-            console.note(f"{name} is left out: {reason}")
 
 
 def _show_goals(goals: Sequence[dict[str, Any]], console: Console) -> None:
@@ -159,18 +177,14 @@ def _show_goals(goals: Sequence[dict[str, Any]], console: Console) -> None:
         for goal in goals:
             console.print_json(goal)
         return
-    verdicts = {True: "met", False: "MISSED", None: "not measured"}
-    rows = [
-        (
-            goal["goal"],
-            f"{goal['sign']} {goal['limit']:g}",
-            "-" if goal["value"] is None else f"{goal['value']:.3g}",
-            verdicts[goal["met"]],
-        )
-        for goal in goals
-    ]
-    if rows:
-        console.table("targets", ("target", "asked", "measured", ""), rows)
+    measured = [goal for goal in goals if goal["met"] is not None]
+    missed = [goal for goal in measured if not goal["met"]]
+    for goal in missed:
+        print(f"Missed: {goal['goal']}: asked {goal['sign']} {goal['limit']:g}, measured {goal['value']:.3g}.")
+    if measured:
+        print(f"{len(measured) - len(missed)} of {len(measured)} goals are met.")
+    if unknown := [goal["goal"] for goal in goals if goal["met"] is None]:
+        print(f"Not measured: {'; '.join(unknown)}.")
 
 
 def _write_results(bench: BenchRun, folder: Path, goals: list[dict[str, Any]], console: Console) -> None:

@@ -105,7 +105,10 @@ class Demo(Command):
         if console.json:
             console.print_json({"report": str(page)})
             return
-        print_table(console, [(title, summaries[title], whole[title].train.steps) for title in settings])
+        print_table(
+            console,
+            [(title, summaries[title], one.train.steps, whole[title].train.steps) for title, one in settings.items()],
+        )
         print(f"report: {printable(page)}")
 
     def _shorten(
@@ -186,13 +189,13 @@ def _train_and_evaluate(watcher: PipeWatcher, settings: Config, place: Path) -> 
     return evaluate_run(run)
 
 
-def print_table(console: Console, rows: Sequence[tuple[str, dict[str, Any], int]]) -> None:
-    """The table that the README shows: titles, results, and the steps of whole trainings."""
+def print_table(console: Console, rows: Sequence[tuple[str, dict[str, Any], int, int]]) -> None:
+    """The table that the README shows: titles, results, the steps that were trained and those of a whole training."""
     from quickstudy.reports.report import format_score
 
     first = rows[0][1]
     data = first["data"]
-    fewer = any(summary["step"] < steps for _, summary, steps in rows)
+    fewer = any(trained < whole for *_, trained, whole in rows)
     console.table(
         f"{data['ways']}-way {data['shots']}-shot {data['name']} ({data['split_rule']})",
         ("", "accuracy", "adapt ms", "train s", "steps"),
@@ -201,10 +204,10 @@ def print_table(console: Console, rows: Sequence[tuple[str, dict[str, Any], int]
                 title,
                 format_score(summary),
                 f"{summary['adapt_ms']:.1f}",
-                f"{summary['train_seconds']:.0f}" if summary["step"] else "-",
-                f"{summary['step']} of {steps}" if summary["step"] < steps else str(steps or "-"),
+                f"{summary['train_seconds']:.0f}" if trained else "-",
+                f"{trained} of {whole}" if trained < whole else str(whole or "-"),
             )
-            for title, summary, steps in rows
+            for title, summary, trained, whole in rows
         ],
         caption=f"Accuracy on {first['tasks']} test tasks of {data['queries']} queries a class, ± 95% interval over "
         f"tasks; list {first['hash']}. The test's alphabets were never trained on. Norms: {rows[2][1]['norms']}."

@@ -1,4 +1,4 @@
-"""`quickstudy info`: the machine, a run, or what a configuration would take."""
+"""`quickstudy info`: the machine, a run, a model, or what a configuration would take."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Rows = dict[str, Any]
 
 @dataclass(frozen=True)
 class Info(ConfigCommand):
-    """Show versions and devices, what is in a run, or what memory a configuration would take."""
+    """Show versions and devices, what is in a run or a model, or what memory a configuration would take."""
 
-    target: Positional[Annotated[str | None, arg(metavar="RUN_OR_CONFIG", help_behavior_hint="")]] = None
-    """A run directory; or a YAML file or the name of a configuration that ships, with --key.sub value overrides."""
+    target: Positional[Annotated[str | None, arg(metavar="RUN_MODEL_OR_CONFIG", help_behavior_hint="")]] = None
+    """A run or a model; or a YAML file or the name of a configuration that ships, with --key.sub value overrides."""
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Find out what was named, and describe it."""
@@ -47,6 +47,7 @@ class Info(ConfigCommand):
             console.listing("", {name: _format_row(value) for name, value in rows.items()})
 
     def _describe(self, console: Console, overrides: Sequence[str]) -> Rows:
+        from quickstudy.storage.model_files import is_model
         from quickstudy.storage.run import Run
         from quickstudy.training import config
 
@@ -59,6 +60,8 @@ class Info(ConfigCommand):
             raise InputError(f"`{' '.join(overrides)}` changes a configuration, so give one: quickstudy info CONFIG.")
         if name is None:
             return describe_environment()
+        if is_model(Path(name)):
+            return self.with_trust(console, partial(describe_saved, Path(name)))
         try:
             return describe_run(Run.open(name))
         except InputError as error:
@@ -106,7 +109,7 @@ def describe_run(run: Run) -> Rows:
     from quickstudy.reports.report import format_score
     from quickstudy.training import config
 
-    settings = config.parse_config(run.config)
+    settings = config.parse_config(config.complete_run(run.config))
     rows = run.metrics()
     return {
         "run": str(run.path),
@@ -126,6 +129,37 @@ def _checkpoint_state(run: Run, name: str) -> str:
         return describe_step(run.load(name))
     except (InputError, RunError):
         return "damaged"
+
+
+def describe_saved(path: Path, trust: bool = False) -> Rows:
+    """What a saved model or learner is, and what is known of its probabilities."""
+    from quickstudy.cli.taught import describe_model
+    from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.opening import open as open_model
+    from quickstudy.methods.learner import Learner
+    from quickstudy.training.config import Blueprint
+
+    opened = open_model(path, trust=trust)
+    rows: Rows = {"model": str(path), "kind": type(opened).__name__}
+    if isinstance(opened, FewShotClassifier):
+        about = describe_model(opened)
+        notes = about.pop("notes")
+        about["classes"] = ", ".join(f"{name} {count}" for name, count in about["classes"].items())
+        about["calibration"] = about["calibration"] or "none"
+        return rows | about | {f"note {number + 1}": note for number, note in enumerate(notes)}
+    if not isinstance(opened, Learner):
+        return rows | {"base": opened._base.name, "examples": len(opened._x), "usual error": opened.deviation_}
+    blueprint = Blueprint.model_validate(opened.blueprint)
+    rows["norms"] = opened.norms
+    if blueprint.method is not None:
+        rows |= {"method": blueprint.method.name, "model of": blueprint.model.name if blueprint.model else "none"}
+    if blueprint.trained_norms is not None:
+        rows["norms of training"] = blueprint.trained_norms
+    if blueprint.norms_cost is not None:
+        rows["cost of norms"] = blueprint.norms_cost
+    rows |= {f"trained {name}": str(value) for name, value in blueprint.trained.items() if name != "tasks"}
+    rows |= {f"calibration {number + 1}": str(one) for number, one in enumerate(blueprint.calibrations)}
+    return rows | {f"error of {shots}": str(error) for shots, error in blueprint.errors.items()}
 
 
 def describe_config(settings: Config) -> Rows:

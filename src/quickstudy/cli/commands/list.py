@@ -41,7 +41,7 @@ def read_lists() -> dict[str, dict[str, str]]:
     return {
         "methods": _first_lines("methods.registry", "METHODS"),
         "models": _first_lines("models.nets", "NETS"),
-        "tasks": _first_lines("tasks", "FAMILIES"),
+        "tasks": _first_lines("training.config.build", "TASKS"),
         "configurations": {
             path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             for path in sorted((sources.ROOT / "configs").glob("*.yaml"))

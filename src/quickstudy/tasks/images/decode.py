@@ -26,6 +26,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
+FITS = ("stretch", "crop")
 LARGEST_SIDE = 1024
 
 
@@ -37,19 +38,22 @@ class UnreadablePictureError(ValueError):
 class Decoding:
     """How a picture becomes bytes `[channels, side, side]`.
 
-    The picture is stretched to the square, as the papers' scripts do. Nothing is cut off.
-
     Args:
         side: Height and width in pixels.
         channels: 1 for grey (luma), 3 for red, green and blue.
         resample: The filter for resizing: lanczos, bilinear, bicubic or area.
         invert: Whether to store 255 minus the value.
+        fit: How a picture that is no square becomes one: "stretch" (as the papers' scripts do; nothing is cut off) or
+            "crop" (the square in its middle; no shape is changed).
+        keep: With "crop", the side of that square, divided by the shorter side of the picture.
     """
 
     side: Integer
     channels: Integer
     resample: str = "bilinear"
     invert: bool = False
+    fit: str = "stretch"
+    keep: float = 1.0
 
     def __post_init__(self) -> None:
         store_integers(self, "side", "channels")
@@ -59,6 +63,27 @@ class Decoding:
             raise InputError(f"channels={self.channels!r} cannot be used: 1 is grey, 3 is colour.")
         if self.resample not in FILTERS:
             raise InputError(f"There is no filter {self.resample!r}. Filters are: {', '.join(FILTERS)}.")
+        if self.fit not in FITS:
+            raise InputError(f"fit={self.fit!r} cannot be used: give {' or '.join(map(repr, FITS))}.")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"keep={self.keep!r} cannot be used: give more than 0 and at most 1.")
+
+    def key_fields(self) -> dict[str, Any]:
+        """What names this decoding in the cache. What came later is named where it is used: older entries stay."""
+        later = {"fit": self.fit, "keep": self.keep} if self.fit != "stretch" else {}
+        own = {"side": self.side, "channels": self.channels, "resample": self.resample, "invert": self.invert}
+        return own | later
+
+    def resize(self, picture: Image.Image) -> Image.Image:
+        """The picture as a square of this side."""
+        if self.fit == "stretch" and picture.size == (self.side, self.side):
+            return picture
+        box = None
+        if self.fit == "crop":
+            width, height = picture.size
+            half = self.keep * min(width, height) / 2
+            box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+        return picture.resize((self.side, self.side), FILTERS[self.resample], box)
 
 
 @dataclass(frozen=True)
@@ -233,7 +258,6 @@ def _convert(
     elif how.channels == 1 and not grey:
         done.add("colour made grey")
     same = upright.convert("L" if how.channels == 1 else "RGB")
-    if same.size != (how.side, how.side):
-        same = same.resize((how.side, how.side), FILTERS[how.resample])
+    same = how.resize(same)
     pixels = np.asarray(same).reshape(how.side, how.side, how.channels).transpose(2, 0, 1)
     return (255 - pixels if how.invert else pixels), done

@@ -50,7 +50,8 @@ def drawings(
     """Tasks over Omniglot's drawings, which come with the package: nothing is downloaded.
 
     Args:
-        split: A split of Omniglot: "finn", "vinyals", "lake" (disjoint alphabets), "class", "image" and so on.
+        split: A split of Omniglot: "finn", "vinyals", "lake" (disjoint alphabets), "class", "image" and so on. Or
+            "complete": Finn's classes to validate are kept, and one trains on all others; none is left to test on.
         ways: Classes in a task.
         shots: Support images per class.
         queries: Query images per class.
@@ -60,7 +61,10 @@ def drawings(
         seed: The seed of the splits "class" and "image".
     """
     found = read_drawings(as_integer("size", size, 1))
-    splits, rule, _ = divide(found, split, "omniglot", seed, tuple(only))
+    splits, rule, _ = divide(found, "finn" if split == "complete" else split, "omniglot", seed, tuple(only))
+    if split == "complete":
+        splits = {"train": np.sort(np.concatenate([splits["train"], splits["test"]])), "val": splits["val"]}
+        rule = "by class (classes disjoint), complete"
     return ImageEpisodes(
         found.pixels,
         found.labels,

@@ -36,6 +36,7 @@ class ImageEpisodes(Episodes):
             at random, in every split (Finn et al.).
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
         digest: The hash of the stored pictures and labels.
+        fit: How pictures that are no squares were stored: see `Decoding`.
     """
 
     names: Sequence[str] = field(repr=False)
@@ -45,6 +46,7 @@ class ImageEpisodes(Episodes):
     rotations: str = "none"
     notes: Sequence[str] = ()
     digest: str
+    fit: str = "stretch"
 
     def __post_init__(self) -> None:
         if self.rotations not in ROTATIONS:

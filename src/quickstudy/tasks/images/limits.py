@@ -6,7 +6,8 @@ from quickstudy.errors import InputError
 
 MAX_PIXELS = "QUICKSTUDY_MAX_PIXELS"
 MAX_UNPACKED = "QUICKSTUDY_MAX_UNPACKED"
-_DEFAULTS = {MAX_PIXELS: 64_000_000, MAX_UNPACKED: 2**30}
+MAX_FEATURES = "QUICKSTUDY_MAX_FEATURES"
+_DEFAULTS = {MAX_PIXELS: 64_000_000, MAX_UNPACKED: 2**30, MAX_FEATURES: 2**30}
 _SPARE_LINE = 16
 """Pixels that a row or a column counts beside its own, because Pillow keeps a pointer to each row of every copy."""
 _USUAL_RATIO = 30

@@ -48,6 +48,26 @@ class Listing:
     splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     skipped: Sequence[tuple[str, str]] = ()
 
+    def keep(self, kept: Sequence[int], skipped: Mapping[int, str]) -> "Listing":
+        """The listing of those pictures that could be read. A class without any is removed; the others are renumbered.
+
+        Args:
+            kept: The numbers of these pictures.
+            skipped: Why each of the others could not be read.
+        """
+        present, labels = np.unique(self.labels[kept], return_inverse=True)
+        place = np.full(len(self.labels), -1)
+        place[kept] = np.arange(len(kept))
+        return Listing(
+            self.layout,
+            SomePictures(self.pictures, kept),
+            [self.names[number] for number in kept],
+            labels.astype(np.int64),
+            [self.classes[number] for number in present],
+            {name: (now := place[old])[now >= 0] for name, old in self.splits.items()},
+            [*self.skipped, *((self.names[number], reason) for number, reason in skipped.items())],
+        )
+
 
 Reader = Callable[[Path], Listing | None]
 """Reads a folder or file. It returns None for another layout, and raises InputError if its own layout is broken."""
@@ -69,6 +89,20 @@ class FilePictures:
 
     def __getitem__(self, number: int) -> Image.Image:
         return open_picture(self.paths[number])
+
+
+@dataclass(frozen=True)
+class SomePictures:
+    """Some of other pictures, by their numbers there."""
+
+    pictures: Pictures
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: int) -> Image.Image:
+        return self.pictures[self.numbers[number]]
 
 
 @dataclass(frozen=True)

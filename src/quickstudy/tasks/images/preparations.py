@@ -60,10 +60,10 @@ class Preparation:
     mean: ColourValues = (0.0, 0.0, 0.0)
     std: ColourValues = (1.0, 1.0, 1.0)
 
-    def decoding(self, size: Integer, channels: Integer, ink: str | None) -> Decoding:
+    def decoding(self, size: Integer, channels: Integer, ink: str | None, fit: str = "stretch") -> Decoding:
         """How to store pictures for inputs of a size. `channels` and `ink` are those of the set (None: photographs)."""
         invert = None not in (ink, self.ink) and ink != self.ink
-        return Decoding(int(size * self.margin), 3 if self.colour else channels, self.resample, invert)
+        return Decoding(int(size * self.margin), 3 if self.colour else channels, self.resample, invert, fit)
 
     def noise(self, drawing: bool) -> int:
         """How many uniform numbers the augmentation of one picture reads; 0 without augmentation."""

@@ -19,6 +19,7 @@ from platformdirs import user_data_path
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import as_integer
 from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import published_names as published_names
 from quickstudy.tasks.images.published import published_split
@@ -28,7 +29,7 @@ from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, spl
 from quickstudy.types import Integer
 
 SPLIT_FRACTIONS = (0.6, 0.2, 0.2)
-FOLDER_DECODING = preparation_named("none").decoding(84, 3, None)
+FOLDER_DECODING = preparation_named("none").decoding(84, 3, None, "crop")
 """How your own pictures are stored by default."""
 GENERAL_SPLITS = ("layout", "class", "image")
 """Splits that any set has: as its files are laid out, random by class, random by image."""
@@ -175,9 +176,11 @@ class ImageSet:
         return f"{place.name} in place of {self.name}"
 
 
-def divide(
-    found: StoredPictures, split: str, of: str, seed: Integer, only: tuple[str, ...]
-) -> tuple[Indices, str, list[str]]:
+Found = StoredPictures | Listing
+"""Pictures whose labels, classes and splits are known."""
+
+
+def divide(found: Found, split: str, of: str, seed: Integer, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
     """Divide pictures into splits. Return their indices, the rule in words, and notes on a split that does not fit."""
     keep, labels = select_classes(found, only), found.labels
     inside: Mapping[str, Any]
@@ -210,7 +213,7 @@ def divide(
     return split_by_list(labels, inside), f"by class (classes disjoint), {split}{among}", notes
 
 
-def select_classes(found: StoredPictures, only: tuple[str, ...]) -> NDArray[np.int64]:
+def select_classes(found: Found, only: tuple[str, ...]) -> NDArray[np.int64]:
     """The indices of the pictures of the given classes; of all, if none is given."""
     if not only:
         return np.arange(len(found.labels))
@@ -222,14 +225,19 @@ def select_classes(found: StoredPictures, only: tuple[str, ...]) -> NDArray[np.i
 
 def describe_decoding(found: StoredPictures, place: Path) -> list[str]:
     """Notes on the layout, on changed pictures and on those left out. The last are also a warning."""
-    notes = [f"layout: {found.layout}"]
-    notes += [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
-    if found.skipped:
-        shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
-        rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
-        notes.append(f"{len(found.skipped)} left out: {shown}{rest}")
-        warnings.warn(f"{notes[-1]}. `quickstudy data check {place} --all` lists them.", LeftOutWarning, stacklevel=2)
-    return notes
+    changed = [f"{count} pictures: {what}" for what, count in sorted(found.changed.items())]
+    return [f"layout: {found.layout}", *changed, *describe_left_out(found, place)]
+
+
+def describe_left_out(found: Found, place: Path) -> list[str]:
+    """A note on the pictures that were left out, which is also a warning; nothing if there are none."""
+    if not found.skipped:
+        return []
+    shown = "; ".join(f"{name} ({why})" for name, why in found.skipped[:3])
+    rest = f"; and {len(found.skipped) - 3} more" if len(found.skipped) > 3 else ""
+    note = f"{len(found.skipped)} left out: {shown}{rest}"
+    warnings.warn(f"{note}. `quickstudy data check {place} --all` lists them.", LeftOutWarning, stacklevel=3)
+    return [note]
 
 
 def image_folder(
@@ -245,6 +253,7 @@ def image_folder(
     rotations: str = "none",
     only: Sequence[str] = (),
     seed: Integer = 0,
+    fit: str = FOLDER_DECODING.fit,
     progress: Progress | None = None,
 ) -> ImageEpisodes:
     """Your own pictures: `path/<class>/*`, `path/{train,val,test}/<class>/*`, a csv, an archive or arrays.
@@ -253,36 +262,28 @@ def image_folder(
         path: The folder or file.
         split: "layout" (as the folders or the csv say), "class" (disjoint classes, random), "image" (shared classes,
             random), or "auto": the layout if it divides the pictures, else by class if every split gets enough classes,
-            else by image.
+            else by image. A layout with one split, such as `train` alone, does not divide them.
         ways: Classes in a task; by default 5, or fewer if a split has fewer.
         shots: Support images per class.
         queries: Query images per class; by default 15, or fewer if a class has too few pictures.
-        size: Height and width, to which pictures are stretched.
+        size: Height and width.
         channels: 3 for colour, 1 for grey.
         ink: "dark" or "light" if the pictures are drawings, which are not augmented.
         recipe: The name of the preprocessing.
         rotations: "none", "classes" or "augment".
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
+        fit: "crop" takes the square in the middle of a picture; "stretch" changes its shape and cuts nothing off.
         progress: Called while pictures are decoded, which is done once.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise InputError(
-            f"There is no folder or file {path!r}. Give a folder that has one folder of pictures per class: "
-            "--tasks.path DIRECTORY."
-        )
+    place = require_place(path)
     if ink not in (None, "dark", "light"):
         raise InputError(f"ink={ink!r} cannot be used: give 'dark' or 'light' for drawings, nothing for photographs.")
     how = preparation_named(recipe)
-    found = load_pictures(place, recognise, how.decoding(size, channels, ink), progress)
-    if split == "auto":
-        split = default_split(found, len(set(only) or found.classes), ways or 5)
+    found = load_pictures(place, recognise, how.decoding(size, channels, ink, fit), progress)
+    split, undivided = choose_split(found, split, only, ways)
     splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
-    if ways is None or queries is None:
-        most_ways, most_queries = _largest_task(found, splits, split, as_integer("shots", shots, 1))
-        ways = min(5, most_ways) if ways is None else ways
-        queries = min(15, most_queries) if queries is None else queries
+    ways, queries = fit_task_size(found, splits, split, ways, shots, queries)
     return ImageEpisodes(
         found.pixels,
         found.labels,
@@ -297,19 +298,53 @@ def image_folder(
         size=size,
         drawing=ink is not None,
         rotations=rotations,
-        notes=(*describe_decoding(found, place), *missing),
+        notes=(*describe_decoding(found, place), *undivided, *missing),
         digest=found.digest,
+        fit=fit,
     )
 
 
-def default_split(found: StoredPictures, classes: int, ways: Integer = 5) -> str:
+def require_place(path: str) -> Path:
+    """The folder or file of your own pictures; an error if there is none."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(
+            f"There is no folder or file {path!r}. Give a folder that has one folder of pictures per class: "
+            "--tasks.path DIRECTORY."
+        )
+    return place
+
+
+def default_split(found: Found, classes: int, ways: Integer = 5) -> str:
     """The default split of your own pictures, given how many of their classes are used."""
-    return "layout" if found.splits else "class" if classes >= 5 * ways else "image"
+    return "layout" if len(found.splits) > 1 else "class" if classes >= 5 * ways else "image"
 
 
-def find_small_classes(
-    found: StoredPictures, splits: Mapping[str, NDArray[Any]], least: int
-) -> dict[int, tuple[str, int]]:
+def choose_split(found: Found, split: str, only: Sequence[str], ways: Integer | None) -> tuple[str, list[str]]:
+    """The split that "auto" means, and a note where the layout has one split only; any other split as it is given."""
+    if split != "auto":
+        return split, []
+    chosen = default_split(found, len(set(only) or found.classes), ways or 5)
+    alone = [f"all pictures are in the split {name!r}; they are divided by {chosen}" for name in found.splits]
+    return chosen, alone if len(alone) == 1 else []
+
+
+def fit_task_size(
+    found: Found,
+    splits: Mapping[str, NDArray[Any]],
+    split: str,
+    ways: Integer | None,
+    shots: Integer,
+    queries: Integer | None,
+) -> tuple[Integer, Integer]:
+    """Ways and queries: as given, or at most 5 and 15, and as many as every split allows."""
+    if ways is not None and queries is not None:
+        return ways, queries
+    most_ways, most_queries = _largest_task(found, splits, split, as_integer("shots", shots, 1))
+    return min(5, most_ways) if ways is None else ways, min(15, most_queries) if queries is None else queries
+
+
+def find_small_classes(found: Found, splits: Mapping[str, NDArray[Any]], least: int) -> dict[int, tuple[str, int]]:
     """Classes that have pictures in a split, but fewer than `least`: the split, and how many, by class number."""
     few: dict[int, tuple[str, int]] = {}
     for name, images in splits.items():
@@ -319,7 +354,7 @@ def find_small_classes(
     return few
 
 
-def _largest_task(found: StoredPictures, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
+def _largest_task(found: Found, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
     """The largest ways and queries for which every split has enough classes and pictures."""
     counts = {name: np.unique(found.labels[images], return_counts=True) for name, images in splits.items()}
     narrow = min(counts, key=lambda name: len(counts[name][0]))

@@ -9,9 +9,9 @@ not what was written.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def load_pictures(
         progress: Called after each decoded picture.
     """
     source = source.resolve()
-    named = dumps({"source": str(source), **asdict(how)})
+    named = dumps({"source": str(source), **how.key_fields()})
     key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     root = cache_root()
     entry = root / key
@@ -243,14 +243,14 @@ def _build(
     """Decode the pictures into an entry. `check` runs last; if it raises, nothing is kept."""
     with _build_beside(entry) as place:
         digest = hashlib.sha256()
-        kept, skipped, changed = [], list(listing.skipped), dict[str, int]()
+        kept, unreadable, changed = list[int](), dict[int, str](), dict[str, int]()
         pictures = RangedPictures(listing.pictures)
         with (place / "pixels.bin").open("wb") as file:
             for number in range(len(listing.pictures)):
                 try:
                     pixels, done = decode(pictures, number, how)
                 except UnreadablePictureError as error:
-                    skipped.append((listing.names[number], str(error)))
+                    unreadable[number] = str(error)
                     continue
                 data = pixels.tobytes()
                 file.write(data)
@@ -262,21 +262,17 @@ def _build(
                     progress(number + 1, len(listing.pictures))
             file.flush()
             os.fsync(file.fileno())
-        if not kept:
-            first = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-            raise InputError(f"No picture could be read ({len(skipped)} were tried{first}). Is this the right folder?")
-        labels, classes = _relabel(listing, kept)
-        digest.update(labels.tobytes())
-        place_of = np.full(len(listing.pictures), -1)
-        place_of[kept] = np.arange(len(kept))
+        check_any_readable(listing, kept, unreadable)
+        found = listing.keep(kept, unreadable)
+        digest.update(found.labels.tobytes())
         index = mark | {
             "shape": [len(kept), how.channels, how.side, how.side],
-            "labels": labels,
-            "classes": classes,
-            "names": [listing.names[number] for number in kept],
-            "splits": {name: (now := place_of[old])[now >= 0] for name, old in listing.splits.items()},
-            "layout": listing.layout,
-            "skipped": skipped,
+            "labels": found.labels,
+            "classes": found.classes,
+            "names": found.names,
+            "splits": found.splits,
+            "layout": found.layout,
+            "skipped": found.skipped,
             "changed": changed,
             "digest": digest.hexdigest()[:12],
         }
@@ -288,10 +284,12 @@ def _build(
         check()
 
 
-def _relabel(listing: Listing, kept: list[int]) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels and classes of the decoded pictures. A class without any is removed, and the others are renumbered."""
-    present, labels = np.unique(listing.labels[kept], return_inverse=True)
-    return labels.astype(np.int64), [listing.classes[number] for number in present]
+def check_any_readable(listing: Listing, kept: Sequence[int], unreadable: Mapping[int, str]) -> None:
+    """Refuse a source of which no picture could be read."""
+    if not kept:
+        left = [*listing.skipped, *((listing.names[number], reason) for number, reason in unreadable.items())]
+        first = f", first {left[0][0]}: {left[0][1]}" if left else ""
+        raise InputError(f"No picture could be read ({len(left)} were tried{first}). Is this the right folder?")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Building what a configuration describes: tasks, model, method and metric."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, get_args
 
 import torch
 from pydantic import ValidationError
@@ -11,14 +11,17 @@ from torch import nn
 
 from quickstudy.engine import devices
 from quickstudy.engine.engine import Engine
+from quickstudy.engine.settings import EngineSettings
 from quickstudy.errors import InputError, RunError, describe_error, suggest_nearest
 from quickstudy.evaluation import metrics
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.registry import METHODS
 from quickstudy.models import nets
+from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.images.store import Progress
+from quickstudy.training.config.blueprint import Blueprint, Interface
 from quickstudy.training.config.factories import fit_value, import_factory, is_plain, options_of
 from quickstudy.training.config.messages import explain_validation
 from quickstudy.training.config.schema import Config, Part
@@ -46,7 +49,10 @@ class Setup:
     model_shapes: Mapping[str, torch.Size]
 
 
-FACTORIES: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": FAMILIES, "model": nets.NETS, "method": METHODS}
+TASKS: dict[str, Callable[..., TaskFamily]] = {**FAMILIES, "features": features}
+"""The families by name, with those that need an encoder."""
+
+FACTORIES: dict[str, Mapping[str, Callable[..., Any]]] = {"tasks": TASKS, "model": nets.NETS, "method": METHODS}
 
 COMPATIBLE_LOSSES = {
     "cross_entropy": ("cross_entropy",),
@@ -73,29 +79,14 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
             Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}), progress=progress
         )
     torch.manual_seed(config.seed)
-    context: dict[str, Any] = {
-        "inputs": family.inputs,
-        "outputs": family.outputs,
-        "train_outputs": family.of_split("train").outputs,
-    }
-    net = None
-    model_shapes: dict[str, torch.Size] = {}
-    if config.model is not None:
-        model, net = build_part(config.model, nets.NETS, "model", **context)
-        if not isinstance(model, nn.Module):
-            raise InputError(f"`model` {config.model.name!r} gave a {type(model).__name__}; an nn.Module is needed.")
-        context["model"] = model
-        model_shapes = {name: value.shape for name, value in model.state_dict().items()}
-        freeze(model, config.init_from.freeze if config.init_from else ())
-    elif config.init_from:
+    interface = Interface.of(family)
+    plan = plan_learner(config, interface)
+    parts = _build_parts(config.method, config.model, interface, plan.freeze)
+    learner, method, net = parts.learner, parts.method, parts.model
+    if net is None and config.init_from:
         raise InputError(
             f"`init_from` loads a model, and `method` {config.method.name!r} was given none. Leave `init_from` out."
         )
-    for option in ("loss", "inner_loss"):
-        _check_compatible(f"method.{option}", config.method.options.get(option), family.loss, COMPATIBLE_LOSSES)
-    learner, method = build_part(config.method, METHODS, "method", {"loss": family.loss}, **context)
-    if not isinstance(learner, Learner):
-        raise InputError(f"`method` {config.method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
     metric = metrics.get_metric(config.evaluate.metric or metrics.METRIC_FOR_LOSS[family.loss])
     readable = {m.name: m.compatible_losses for m in metrics.METRICS.values()}
     _check_compatible("evaluate.metric", metric.name, family.loss, readable)
@@ -112,8 +103,74 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
             )
     learner.engine = Engine.from_settings(config.compute, devices.memory_budget(device, config.compute.memory))
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
+    learner.blueprint = plan.model_copy(update={"method": method, "model": net}).model_dump(mode="json")
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": method, "compute": compute})
-    return Setup(resolved, family, eval_family, learner, metric, model_shapes)
+    return Setup(resolved, family, eval_family, learner, metric, parts.model_shapes)
+
+
+class _Parts(NamedTuple):
+    """A learner with the parts that made it, their defaults filled in, and the shapes of its model's tensors."""
+
+    learner: Learner
+    method: Part
+    model: Part | None
+    model_shapes: dict[str, torch.Size]
+
+
+def _build_parts(method: Part, model: Part | None, interface: Interface, freeze_patterns: Sequence[str]) -> _Parts:
+    """Build a model and the method around it."""
+    context: dict[str, Any] = {
+        "inputs": interface.inputs,
+        "outputs": interface.outputs,
+        "train_outputs": interface.train_outputs,
+    }
+    net = None
+    model_shapes: dict[str, torch.Size] = {}
+    if model is not None:
+        built, net = build_part(model, nets.NETS, "model", **context)
+        if not isinstance(built, nn.Module):
+            raise InputError(f"`model` {model.name!r} gave a {type(built).__name__}; an nn.Module is needed.")
+        context["model"] = built
+        model_shapes = {name: value.shape for name, value in built.state_dict().items()}
+        freeze(built, freeze_patterns)
+    for option in ("loss", "inner_loss"):
+        _check_compatible(f"method.{option}", method.options.get(option), interface.loss, COMPATIBLE_LOSSES)
+    learner, resolved = build_part(method, METHODS, "method", {"loss": interface.loss}, **context)
+    if not isinstance(learner, Learner):
+        raise InputError(f"`method` {method.name!r} gave a {type(learner).__name__}; a Learner is needed.")
+    return _Parts(learner, resolved, net, model_shapes)
+
+
+def plan_learner(config: Config, interface: Interface) -> Blueprint:
+    """The blueprint of the learner of a configuration, for tasks that have this interface."""
+    return Blueprint(
+        method=config.method,
+        model=config.model,
+        tasks=interface,
+        freeze=config.init_from.freeze if config.init_from else (),
+        compute={field.name: getattr(config.compute, field.name) for field in fields(EngineSettings)},
+    )
+
+
+def build_learner(blueprint: Blueprint) -> Learner:
+    """The learner of a blueprint, whose numbers are still to be loaded. The user's random generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        if blueprint.factory is not None:
+            made, _ = build_part(Part(name=blueprint.factory), METHODS, "method")
+            if not isinstance(made, Learner):
+                raise InputError(f"`{blueprint.factory}` gave a {type(made).__name__}; a Learner is needed.")
+            learner = made
+        else:
+            assert blueprint.method is not None and blueprint.tasks is not None
+            parts = _build_parts(blueprint.method, blueprint.model, blueprint.tasks, blueprint.freeze)
+            learner = parts.learner
+            blueprint = blueprint.model_copy(update={"method": parts.method, "model": parts.model})
+    try:
+        learner.engine = Engine.from_settings(EngineSettings(**blueprint.compute))
+    except TypeError as error:
+        raise InputError(f"`compute` of the saved learner has other settings than this version: {error}.") from error
+    learner.blueprint = blueprint.model_dump(mode="json")
+    return learner
 
 
 def _check_compatible(option: str, name: Any, loss: str, readable: Mapping[str, tuple[str, ...]]) -> None:
@@ -128,7 +185,7 @@ def _check_compatible(option: str, name: Any, loss: str, readable: Mapping[str, 
 
 def build_tasks(part: Part, what: str = "tasks", progress: Progress | None = None) -> tuple[TaskFamily, Part]:
     """The family that a part names, and the part with every default filled in."""
-    family, resolved = build_part(part, FAMILIES, what, progress=progress)
+    family, resolved = build_part(part, TASKS, what, progress=progress)
     if not isinstance(family, TaskFamily):
         raise InputError(f"`{what}` {part.name!r} gave a {type(family).__name__}; a TaskFamily is needed.")
     try:

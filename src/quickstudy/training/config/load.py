@@ -9,12 +9,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.models.encoders.photos import has_photos
 from quickstudy.training.config.build import FACTORIES
 from quickstudy.training.config.factories import drop_foreign_options
 from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
-from quickstudy.training.config.overrides import apply_overrides, read_file
+from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_file
 from quickstudy.training.config.schema import CONFIG_FORMAT, Config
 from quickstudy.training.config.trust import belongs_to_run, check_trust
+
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {"folder": {"fit": "stretch"}}
+"""Options that came after runs had been made, by the name of their part, with what was done before."""
+
+PIXEL_PATHS = [["tasks", name] for name in ("name", "size", "channels", "ink", "recipe", "rotations", "fit")]
+"""Paths of the options of `folder` that features do not have."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -24,8 +31,18 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Config:
-    """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides."""
-    return parse_config(read_config(source, trust), overrides)
+    """A configuration from a file, or a shipped one by name, with `--key.sub value` overrides.
+
+    `folder` is `features` where the encoder `photos` is installed, unless the overrides are about pixels or the model.
+    """
+    chosen = "features" if source == "folder" and has_photos() and not is_about_pixels(overrides) else source
+    return parse_config(read_config(chosen, trust), overrides)
+
+
+def is_about_pixels(overrides: Sequence[str]) -> bool:
+    """Whether overrides are about the pixels, or about the model that reads them."""
+    named = [keys for keys, _ in parse_overrides(overrides)]
+    return any(keys[0] == "model" or keys == ["tasks"] or keys[:2] in PIXEL_PATHS for keys in named)
 
 
 def read_config(source: str | Path, trust: bool = False) -> dict[Any, Any]:
@@ -47,7 +64,18 @@ def read_config(source: str | Path, trust: bool = False) -> dict[Any, Any]:
     raw = read_file(path)
     if belongs_to_run(path):
         check_trust(path, raw, trust)
+        return complete_run(raw)
     return raw
+
+
+def complete_run(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A run's configuration with the options that did not exist when it was made, as things were done then.
+
+    A run records every option, so one that is missing came later.
+    """
+    added = LATER_OPTIONS.get(str(settings.get("name")), {})
+    own = {key: complete_run(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    return {**own, **{key: value for key, value in added.items() if key not in own}}
 
 
 def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Config:

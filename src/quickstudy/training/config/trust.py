@@ -27,7 +27,7 @@ class UntrustedCodeError(InputError):
     def __init__(self, place: str, settings: Mapping[str, Any]) -> None:
         self.place, self.settings, self.code = place, settings, "; ".join(named_code(settings))
         super().__init__(
-            f"{place} is not a run that you made here, and it would run code that is not quickstudy's: {self.code}. If "
+            f"{place} was not made by you here, and it would run code that is not quickstudy's: {self.code}. If "
             "you know this code and trust the run, add --trust-code (in Python: trust=True)."
         )
 

@@ -1,0 +1,67 @@
+"""`quickstudy adapt`: teach a base by the pictures of a folder, and save what was learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from quickstudy.cli.command import Folder, TrustingCommand
+from quickstudy.cli.taught import describe_model, name_calibration, write_page
+from quickstudy.cli.terminal import Console
+from quickstudy.errors import InputError, printable
+
+
+@dataclass(frozen=True)
+class Adapt(TrustingCommand):
+    """Learn the classes of a folder that has a folder of pictures for each: the model then predicts their names."""
+
+    folder: Positional[Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    """A folder with one folder of pictures for each class."""
+    base: Annotated[str | None, arg(name="from", metavar="BASE", help_behavior_hint="")] = None
+    """What is taught: `photos`, `timm:NAME`, `hf:NAME`, `open_clip:NAME`, a run, or a learner that `pack` saved."""
+    out: Folder = None
+    """Directory of the model (default: FOLDER.model)."""
+    norms: str = "support"
+    """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
+    episodes: int = 200
+    """Validation tasks that calibrate a run whose data are at hand; 0 for none."""
+    report: Folder = None
+    """Directory for a page with the pictures that were taught."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Learn and save."""
+        from quickstudy.everyday.classifier import FewShotClassifier
+        from quickstudy.everyday.items import read_folder
+        from quickstudy.storage.model_files import is_model
+
+        if self.folder is None or self.base is None:
+            raise InputError("Give a folder and what is taught by it: quickstudy adapt FOLDER --from BASE.")
+        out = Path(self.out or f"{Path(self.folder).expanduser().resolve().name}.model")
+        if is_model(out):
+            raise InputError(
+                f"{out} already holds a model. Give another directory: --out DIRECTORY. Or teach that model more: "
+                f"quickstudy update {out} {self.folder}"
+            )
+        taught = read_folder(self.folder)
+
+        def learn(trust: bool) -> FewShotClassifier:
+            classifier = FewShotClassifier(self.base, norms=self.norms, episodes=self.episodes, trust=trust)
+            return classifier.fit(taught.items, taught.labels)
+
+        classifier = self.with_trust(console, learn)
+        classifier.notes_ += taught.notes
+        classifier.save(out)
+        for note in taught.notes:
+            console.note(note)
+        name_calibration(console, classifier)
+        if self.report is not None:
+            write_page(console, Path(self.report), classifier, list(zip(taught.items, taught.labels, strict=True)), [])
+        if console.json:
+            console.print_json({"model": str(out), **describe_model(classifier)})
+        else:
+            counts = ", ".join(f"{name} {count}" for name, count in classifier.shots_.items())
+            print(printable(f"{out}: {len(classifier.classes_)} classes ({counts})"))

@@ -1,0 +1,60 @@
+"""`quickstudy update`: teach a model more examples, or new classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from quickstudy.cli.command import Folder, TrustingCommand
+from quickstudy.cli.taught import describe_model, name_calibration, open_classifier, write_page
+from quickstudy.cli.terminal import Console
+from quickstudy.errors import InputError, printable
+
+
+@dataclass(frozen=True)
+class Update(TrustingCommand):
+    """Teach a model more pictures; folders with new names are new classes. The same as `adapt` on all of them."""
+
+    model: Positional[Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]] = None
+    """Directory of the model. It is replaced when everything else is done, and not before."""
+    folder: Positional[Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
+    """A folder with one folder of pictures for each class."""
+    out: Folder = None
+    """Directory for the new model, if the old one is to stay."""
+    report: Folder = None
+    """Directory for a page with the pictures that were taught."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Read the model, teach it, and put it back."""
+        from quickstudy.everyday.items import read_folder
+        from quickstudy.storage.model_files import is_model, model_lock
+
+        if self.model is None or self.folder is None:
+            raise InputError("Give a model and a folder with more examples: quickstudy update MODEL FOLDER.")
+        path, taught = Path(self.model), read_folder(self.folder)
+        if not is_model(path):
+            open_classifier(self.model, self.trust_code)  # says what is wrong
+        with model_lock(path):  # else two updates at once would lose one of them
+            classifier = self.with_trust(console, partial(open_classifier, self.model))
+            before = classifier.shots_
+            classifier.update(taught.items, taught.labels)
+            classifier.save(self.out or path)
+        for note in taught.notes:
+            console.note(note)
+        name_calibration(console, classifier)
+        if self.report is not None:
+            write_page(console, Path(self.report), classifier, list(zip(taught.items, taught.labels, strict=True)), [])
+        if console.json:
+            console.print_json({"model": str(self.out or path), **describe_model(classifier)})
+            return
+        more = [
+            f"{name} {before.get(name, 0)} + {count - before.get(name, 0)}"
+            for name, count in classifier.shots_.items()
+            if count > before.get(name, 0)
+        ]
+        print(printable(f"{self.out or path}: {len(classifier.classes_)} classes ({', '.join(more)})"))

@@ -1,0 +1,101 @@
+"""What the verbs about taught models share: opening one, describing it, and the page with its pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.errors import InputError
+
+if TYPE_CHECKING:
+    from quickstudy.cli.terminal import Console
+    from quickstudy.everyday.classifier import FewShotClassifier
+
+
+def open_classifier(path: str, trust: bool) -> FewShotClassifier:
+    """The classifier at a path; anything else that can be opened is refused."""
+    from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.opening import open as open_model
+
+    opened = open_model(path, trust=trust)
+    if not isinstance(opened, FewShotClassifier):
+        kind = type(opened).__name__
+        raise InputError(
+            f"{path} holds a {kind}, which knows no classes yet. Teach it first: quickstudy adapt FOLDER --from {path}."
+            if kind != "FewShotRegressor"
+            else f"{path} predicts quantities: use it from Python, by quickstudy.open({path!r})."
+        )
+    return opened
+
+
+def describe_model(classifier: FewShotClassifier) -> dict[str, Any]:
+    """A model in plain values: its base, its classes with their examples, and what is known of its probabilities."""
+    known = classifier.calibration_
+    return {
+        "base": classifier._base.name,
+        "classes": {str(name): count for name, count in classifier.shots_.items()},
+        "calibration": None if known is None else str(known),
+        "notes": classifier.notes_,
+    }
+
+
+def name_calibration(console: Console, classifier: FewShotClassifier) -> None:
+    """Say what calibrated a model."""
+    known = classifier.calibration_
+    if known is None:
+        console.note("nothing calibrates the probabilities: give two examples of a class, or a base with tasks")
+    else:
+        console.note(f"calibrated with {known}")
+
+
+def find_inputs(given: Sequence[str], takes: str) -> list[Any]:
+    """What is to be predicted: files by path or pattern, the pictures of folders, and with `-` the lines of stdin.
+
+    For a model of texts, each word of the command line is a text.
+    """
+    from quickstudy.everyday.items import pictures_in
+
+    words: list[str] = []
+    for word in given:
+        words += [line.rstrip("\n") for line in sys.stdin if line.strip()] if word == "-" else [word]
+    if takes == "texts":
+        return words
+    if takes != "pictures":
+        raise InputError("This model takes rows of numbers: use it from Python, by quickstudy.open(MODEL).predict(X).")
+    found: list[Any] = []
+    for word in words:
+        place = Path(word).expanduser()
+        if place.is_dir():
+            found += pictures_in(place)
+        elif place.exists():
+            found.append(place)
+        else:
+            matched = sorted(path for path in map(Path, glob(str(place), recursive=True)) if path.is_file())
+            if not matched:
+                raise InputError(f"There is no file {word!r}, and nothing that fits it as a pattern.")
+            found += matched
+    return found
+
+
+def write_page(
+    console: Console,
+    folder: Path,
+    classifier: FewShotClassifier,
+    taught: Sequence[tuple[Any, Any]],
+    predicted: Sequence[tuple[Any, Any, float]],
+) -> None:
+    """Write the page with pictures of what was taught and what was predicted, and say where it is."""
+    from quickstudy.everyday.items import open_item
+    from quickstudy.reports.taught import Shown, write_taught_page
+
+    def show(item: Any, label: Any, p: float | None = None) -> Shown:
+        return Shown(Path(item).name if isinstance(item, str | Path) else "", partial(open_item, item), str(label), p)
+
+    page = write_taught_page(
+        folder, describe_model(classifier), [show(*one) for one in taught], [show(*one) for one in predicted]
+    )
+    console.note(f"pictures of what was taught and predicted: {page}")

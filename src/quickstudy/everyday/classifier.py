@@ -1,0 +1,249 @@
+"""`FewShotClassifier`: a few labelled examples, then names for what is new."""
+
+import warnings
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.evaluation.calibration import EPISODES, Calibration
+from quickstudy.everyday.bases import Base, Progress, canonical_order, distance, open_base, run_outputs, typical_shots
+from quickstudy.everyday.estimator import ClassifierMixin, Estimator
+from quickstudy.everyday.items import is_folder, read_folder
+from quickstudy.everyday.labels import as_label_array, check_classes, dump_labels, number_labels, read_labels
+from quickstudy.storage.model_files import write_model
+
+NEAR = 0.7
+"""How far, in factors, ways and shots may be from those that calibrated before a warning: `exp(.7)` is 2."""
+MANY_FAR = 0.25
+"""The share of unlike inputs among those that are predicted together, above which there is a warning."""
+
+
+class OutsideCalibrationWarning(UserWarning):
+    """Probabilities are asked for where nothing calibrated them."""
+
+
+class ServedNormsWarning(UserWarning):
+    """A learner serves with other batch statistics than it was trained with."""
+
+
+class FewShotClassifier(ClassifierMixin, Estimator):
+    """Learns classes from a few examples of each, and predicts their names.
+
+    It has scikit-learn's conventions. X is a list of pictures (paths, PIL images, arrays of bytes), texts, or an array
+    of numbers, whichever the base takes; y has labels of any hashable kind; classes may have unequal numbers of
+    examples. `fit` also takes a folder with a folder of pictures for each class.
+
+    >>> clf = FewShotClassifier().fit([[0.0], [1.0], [9.0]], ["low", "low", "high"])
+    >>> clf.predict([[0.4], [7.0]]).tolist()
+    ['low', 'high']
+    >>> clf.update([[20.0], [21.0]], ["very high"] * 2).predict([[19.0]]).tolist()
+    ['very high']
+
+    Args:
+        base: What the examples are taught to: "photos", "text", "timm:NAME", "hf:NAME", "open_clip:NAME", a run, a
+            saved learner, a learner, a module that gives features; or None, for rows of numbers: the nearest class mean
+            after each feature is standardised.
+        norms: For a learner that was trained with batch statistics: "support" (those of the examples, so that no answer
+            depends on its neighbours) or "trained".
+        episodes: The validation tasks that calibrate a base whose tasks are at hand; 0 for none.
+        trust: Whether to run code that a run or a saved learner names as `package.module:factory`.
+
+    Attributes:
+        classes_: The labels, in the order of the columns of `predict_proba`.
+        adapted_: A plain module from inputs, as the base prepares them, to outputs `[n, classes]`.
+        calibration_: What episodes say of the probabilities; None if nothing does.
+        notes_: Remarks: what was not used, what serves in another way than it was trained.
+    """
+
+    def __init__(
+        self, base: Any = None, *, norms: str = "support", episodes: int = EPISODES, trust: bool = False
+    ) -> None:
+        self.base = base
+        self.norms = norms
+        self.episodes = episodes
+        self.trust = trust
+
+    classes_: NDArray[Any]
+    adapted_: nn.Module
+    calibration_: Calibration | None
+    notes_: list[str]
+    n_features_in_: int
+    _base: Base
+    _x: Tensor
+    _labels: list[Hashable]
+
+    def fit(self, X: Any, y: Any = None) -> "FewShotClassifier":  # noqa: N803  # scikit-learn's name
+        """Learn from examples, or from the pictures of a folder that has a folder for each class."""
+        notes: list[str] = []
+        if y is None and is_folder(X):
+            X, y, notes = read_folder(X)  # noqa: N806
+        items = self._read(X, first=True)
+        labels = read_labels(y)
+        _check_lengths(len(items), len(labels))
+        check_classes(labels)
+        base = open_base(self.base, norms=self.norms, episodes=self.episodes, trust=self.trust)
+        for note in base.notes:
+            warnings.warn(note, ServedNormsWarning, stacklevel=2)
+        return self._teach(base, base.prepare(items), labels, [*base.notes, *notes])
+
+    def update(self, X: Any, y: Any = None) -> "FewShotClassifier":  # noqa: N803
+        """Learn from more examples, of old classes or of new ones: the same as `fit` on all examples together."""
+        self._check_fitted()
+        notes: list[str] = []
+        if y is None and is_folder(X):
+            X, y, notes = read_folder(X)  # noqa: N806
+        items = self._read(X, first=False)
+        labels = read_labels(y)
+        _check_lengths(len(items), len(labels))
+        x = self._prepare(items)
+        return self._teach(self._base, torch.cat([self._x, x]), [*self._labels, *labels], [*self.notes_, *notes])
+
+    def _teach(
+        self, base: Base, x: Tensor, labels: list[Hashable], notes: list[str], calibration: Calibration | None = None
+    ) -> "FewShotClassifier":
+        """Set everything that examples decide, once all of it is there."""
+        classes = check_classes(labels)
+        numbers = number_labels(labels, classes)
+        y, ways = torch.from_numpy(numbers), len(classes)
+        order = canonical_order(x, y)
+        x, y, labels = x[order], y[order], [labels[number] for number in order.tolist()]
+        adapted = base.adapt(x, y, ways).eval()
+        shots = typical_shots(np.bincount(numbers).tolist())
+        found = calibration or base.calibrate(adapted, x, y, ways, shots)
+        self._base, self._x, self._labels = base, x, labels
+        self.adapted_, self.calibration_, self.notes_ = adapted, found, list(dict.fromkeys(notes))
+        self.classes_ = as_label_array(classes)
+        self.n_features_in_ = x[0].numel()
+        return self
+
+    @property
+    def shots_(self) -> dict[Hashable, int]:
+        """The number of examples of each class."""
+        self._check_fitted()
+        return {label: self._labels.count(label) for label in self.classes_.tolist()}
+
+    def _prepare(self, items: Any) -> Tensor:
+        x = self._base.prepare(items)
+        self._check_columns(x[0].numel())
+        return x
+
+    def outputs(self, X: Any, *, progress: Progress | None = None) -> Tensor:  # noqa: N803
+        """The outputs of `adapted_` for new inputs, `[n, classes]`."""
+        self._check_fitted()
+        outputs = run_outputs(self.adapted_, self._prepare(self._read(X, first=False)), progress)
+        if outputs.isnan().any():
+            raise InputError("The outputs are not numbers for some of these inputs. Are they scaled as the examples?")
+        return outputs
+
+    def predict(
+        self,
+        X: Any,  # noqa: N803
+        *,
+        unsure: Hashable | None = None,
+        sure: float = 0.5,
+    ) -> NDArray[Any]:
+        """The most probable class of each input.
+
+        Args:
+            X: New inputs.
+            unsure: What to answer where no class is probable enough; None: always the most probable class.
+            sure: The least probability of an answer.
+        """
+        return self.names_of(self.outputs(X), unsure=unsure, sure=sure)
+
+    def names_of(self, outputs: Tensor, *, unsure: Hashable | None = None, sure: float = 0.5) -> NDArray[Any]:
+        """`predict`, given the outputs."""
+        best = outputs.argmax(-1).tolist()
+        if unsure is None:
+            chosen: NDArray[Any] = self.classes_[best]
+            return chosen
+        p = self.probabilities_of(outputs, needed="unsure").amax(-1).tolist()
+        names = self.classes_.tolist()
+        return as_label_array([names[k] if q >= sure else unsure for k, q in zip(best, p, strict=True)])
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """The probability of each class, `[n, classes]`: calibrated, if `calibration_` is there."""
+        p: NDArray[np.float64] = self.probabilities_of(self.outputs(X)).numpy()
+        return p
+
+    def predict_set(self, X: Any, *, coverage: float = 0.9) -> list[list[Hashable]]:  # noqa: N803
+        """For each input the classes that it may have: the true one is among them with the probability `coverage`."""
+        return self.sets_of(self.outputs(X), coverage)
+
+    def sets_of(self, outputs: Tensor, coverage: float) -> list[list[Hashable]]:
+        """`predict_set`, given the outputs. A set begins with the most probable class."""
+        if not 0 < coverage < 1:
+            raise InputError(f"`coverage` was {coverage}; it is a probability between 0 and 1, such as 0.9.")
+        p = self.probabilities_of(outputs, needed="predict_set")
+        assert self.calibration_ is not None
+        inside = p >= self.calibration_.threshold(coverage)
+        inside[torch.arange(len(p)), p.argmax(-1)] = True
+        names = self.classes_.tolist()
+        order = p.argsort(-1, descending=True).tolist()
+        return [[names[k] for k in of if own[k]] for of, own in zip(order, inside.tolist(), strict=True)]
+
+    def probabilities_of(self, outputs: Tensor, needed: str = "") -> Tensor:
+        """`predict_proba`, given the outputs, with a warning far from what calibrated them.
+
+        Args:
+            outputs: The outputs.
+            needed: What cannot do without a calibration, in words; empty if it can.
+        """
+        known = self.calibration_
+        if known is None:
+            if needed:
+                raise InputError(
+                    f"`{needed}` needs calibrated probabilities, and nothing calibrates these: with one example of "
+                    "each class none can be left out, and the base has no tasks. Give two examples of a class, or a "
+                    "base with calibrations (quickstudy pack)."
+                )
+            return outputs.double().softmax(-1)
+        ways, shots = len(self.classes_), typical_shots(list(self.shots_.values()))
+        if known.episodes and distance(known, ways, shots) > NEAR:
+            warnings.warn(
+                f"Probabilities were calibrated with {known.ways} classes of {known.shots}, and there are {ways} of "
+                f"{shots}: take them with care.",
+                OutsideCalibrationWarning,
+                stacklevel=4,
+            )
+        far = known.is_far(outputs)
+        if known.episodes and far.double().mean() > MANY_FAR:
+            warnings.warn(
+                f"{int(far.sum())} of {len(far)} inputs are unlike everything that calibrated the probabilities "
+                f"({known.source}): take them with care.",
+                OutsideCalibrationWarning,
+                stacklevel=4,
+            )
+        return known.probabilities(outputs)
+
+    def save(self, path: str | Path) -> None:
+        """Save the model as a directory that `quickstudy.open` reads. It holds the examples as the base prepared them.
+
+        A base that is an encoder is not in it, only its name and the hash of its weights; a learner is in it.
+        """
+        self._check_fitted()
+        numbers = number_labels(self._labels, self.classes_.tolist())
+        config = {
+            "kind": "classifier",
+            "classes": dump_labels(self.classes_.tolist()),
+            "base": self._base.describe(),
+            "norms": self.norms,
+            "calibration": None if self.calibration_ is None else self.calibration_.model_dump(mode="json"),
+            "notes": self.notes_,
+        }
+        examples = {"examples.x": self._x, "examples.y": torch.from_numpy(numbers)}
+        write_model(Path(path), config, {**examples, **self._base.tensors()})
+
+
+def _check_lengths(x: int, y: Sequence[Any] | int) -> None:
+    n = y if isinstance(y, int) else len(y)
+    if x != n:
+        raise InputError(f"Found input variables with inconsistent numbers of samples: X has {x} examples, y has {n}.")
+    if not x:
+        raise InputError("There are no examples: give one or more of each class.")

@@ -1,0 +1,167 @@
+"""A user's X: rows of numbers, pictures (paths, images, bytes) or texts; and folders with a folder for each class."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from quickstudy.errors import InputError
+from quickstudy.tasks.arrays import as_array
+from quickstudy.tasks.images.limits import check_pixels
+from quickstudy.tasks.images.listing import FilePictures, open_picture
+from quickstudy.tasks.images.readers import recognise
+from quickstudy.tasks.images.readers.gather import is_picture
+
+Items = Tensor | list[Any]
+"""What `read_items` makes of an X: numbers as a tensor, or a list of pictures or texts."""
+
+
+class Taught(NamedTuple):
+    """The examples of a folder: pictures, their labels, and remarks on what was not used."""
+
+    items: list[Any]
+    labels: list[Hashable]
+    notes: list[str]
+
+
+def is_folder(values: Any) -> bool:
+    """Whether a user's X is the path of a folder."""
+    return isinstance(values, str | Path) and Path(values).expanduser().is_dir()
+
+
+def read_folder(path: str | Path) -> Taught:
+    """The pictures of a folder that has a folder for each class. Of train, val and test folders, train is taken."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(
+            f"There is no folder {str(path)!r}. Give a folder that has one folder of pictures for each class, or X and "
+            "y."
+        )
+    listing = recognise(place)
+    notes = [f"{name} was left out: {why}" for name, why in listing.skipped]
+    numbers = np.arange(len(listing.labels))
+    if listing.splits:
+        split = next(name for name in ("train", "val", "test") if name in listing.splits)
+        numbers = np.sort(listing.splits[split])
+        others = [name for name in listing.splits if name != split]
+        if others:
+            notes.append(f"taught by the pictures in {split}; those in {' and '.join(others)} were left aside")
+    empty = [name for name, why in listing.skipped if why == "a class folder with no image"]
+    if empty:
+        raise InputError(
+            f"The class {Path(empty[0]).name!r} has no picture in {place}: put one or more into {empty[0]}, or delete "
+            "that folder."
+        )
+    pictures = listing.pictures
+    items = [pictures.paths[n] if isinstance(pictures, FilePictures) else pictures[n].copy() for n in numbers.tolist()]
+    return Taught(items, [listing.classes[listing.labels[n]] for n in numbers], notes)
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """All pictures in a folder and the folders below it, in the order of their names."""
+    place = Path(folder).expanduser()
+    found = sorted(path for path in place.rglob("*") if is_picture(path.name) and path.is_file())
+    if not found:
+        raise InputError(f"There is no picture in {place}.")
+    return found
+
+
+def open_item(item: Any) -> Image.Image:
+    """A picture among a user's examples as an image. What is no picture is an error of Pillow, or a ValueError."""
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, str | Path):
+        image = open_picture(Path(item))
+        check_pixels(*image.size)
+        return image
+    raise ValueError(f"a {type(item).__name__} is no picture")
+
+
+def read_items(values: Any) -> Items:
+    """A user's X: numbers as a tensor `[n, ...]`, anything else as a list."""
+    if values is None:
+        raise InputError("X is None: give examples.")
+    if is_folder(values):
+        return pictures_in(values)
+    if isinstance(values, str | Path | Image.Image):
+        return [values]
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        raise InputError("X is a sparse matrix, and a dense one is needed: give X.toarray().")
+    if hasattr(values, "to_numpy"):  # a table
+        values = values.to_numpy()
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        values = values.tolist()
+    if isinstance(values, np.ndarray | Tensor):
+        return _numbers(values)
+    try:
+        listed = list(values)
+    except TypeError:
+        raise InputError(f"X is a {type(values).__name__}: give a list of examples, or an array [n, ...].") from None
+    if not listed:
+        raise InputError("X is empty: give one or more examples.")
+    if all(isinstance(item, str | Path | Image.Image) for item in listed):
+        return listed
+    if all(isinstance(item, np.ndarray | Tensor) for item in listed):
+        shapes = {tuple(item.shape) for item in listed}
+        if len(shapes) > 1:
+            return listed
+        return _numbers(np.stack([as_array(item) for item in listed]))
+    try:
+        return _numbers(np.asarray(listed))
+    except ValueError:
+        raise InputError(
+            "X has examples of several kinds or lengths. Give paths, images, texts, or arrays of one shape."
+        ) from None
+
+
+def _numbers(values: Any) -> Items:
+    array = as_array(values)
+    if array.dtype.kind in "SU":
+        return [str(item) for item in array.reshape(-1)] if array.ndim == 1 else array.tolist()
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"X holds values of type {array.dtype}: give numbers, pictures or texts.")
+    if array.ndim < 1 or len(array) == 0:
+        raise InputError(f"X has the shape {list(array.shape)}: give one or more examples, [n, ...].")
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32 if array.itemsize < 8 else np.float64))
+
+
+def as_pictures(items: Items) -> Sequence[Any] | None:
+    """The pictures among items; None for numbers that are no bytes, which are inputs as they are."""
+    if isinstance(items, Tensor):
+        return list(items) if items.dtype == torch.uint8 else None
+    return items
+
+
+def as_inputs(items: Items, shape: Sequence[int] | None, what: str) -> Tensor:
+    """Numbers as the inputs of a net, `[n, *shape]` of float32. `what` says whose inputs they are."""
+    if not isinstance(items, Tensor):
+        kind = type(items[0]).__name__
+        raise InputError(
+            f"{what} takes arrays of numbers, and X holds {kind} values. For pictures or texts, give a base that reads "
+            "them, such as base='photos' or base='text'."
+        )
+    if items.ndim < 2:
+        raise InputError(
+            f"X has the shape {list(items.shape)}, and {what} takes an array with an axis of examples, [n, ...]. "
+            "Reshape your data: X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one example."
+        )
+    if shape is not None and tuple(items.shape[1:]) != tuple(shape):
+        raise InputError(
+            f"X has the shape {list(items.shape)}, and {what} takes inputs of the shape {list(shape)}: give "
+            f"[n, {', '.join(map(str, shape))}]."
+        )
+    x = items.to(torch.float32)
+    finite = x.isfinite().reshape(len(x), -1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise InputError(
+            f"X holds NaN or infinity in {len(bad)} of {len(x)} examples, first in example {bad[0]}. Repair these, or "
+            "leave them out."
+        )
+    return x

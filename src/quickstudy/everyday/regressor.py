@@ -1,0 +1,110 @@
+"""`FewShotRegressor`: a few examples of a function, then its values elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.evaluation.calibration import EPISODES
+from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs
+from quickstudy.everyday.estimator import Estimator, RegressorMixin, as_values
+from quickstudy.storage.model_files import write_model
+
+
+class FewShotRegressor(RegressorMixin, Estimator):
+    """Learns a function from a few examples, and predicts its values.
+
+    >>> reg = FewShotRegressor().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])
+    >>> reg.predict([[3.0]]).round(2).tolist()
+    [7.0]
+
+    Args:
+        base: A run on tasks of regression, a saved learner, a learner, or an encoder; or None, for rows of numbers:
+            ridge regression, whose penalty is the one with the smallest error on examples that are left out.
+        norms: See `FewShotClassifier`.
+        episodes: The validation tasks that measure the usual error of a base; 0 for none.
+        trust: See `FewShotClassifier`.
+
+    Attributes:
+        adapted_: A plain module from inputs, as the base prepares them, to values `[n, outputs]`.
+        deviation_: The usual error of a value: of examples that were left out, or on validation tasks of the base.
+    """
+
+    def __init__(
+        self, base: Any = None, *, norms: str = "support", episodes: int = EPISODES, trust: bool = False
+    ) -> None:
+        self.base = base
+        self.norms = norms
+        self.episodes = episodes
+        self.trust = trust
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    adapted_: nn.Module
+    deviation_: float
+    n_features_in_: int
+    _base: Base
+    _x: Tensor
+    _y: Tensor
+    _flat: bool
+
+    def fit(self, X: Any, y: Any = None) -> "FewShotRegressor":  # noqa: N803  # scikit-learn's name
+        """Learn from examples: X `[n, ...]` and y `[n]` or `[n, outputs]`."""
+        items = self._read(X, first=True)
+        values, flat = as_values(y, len(items))
+        base = open_base(self.base, norms=self.norms, episodes=self.episodes, trust=self.trust)
+        return self._teach(base, base.prepare(items), torch.from_numpy(values), flat)
+
+    def update(self, X: Any, y: Any) -> "FewShotRegressor":  # noqa: N803
+        """Learn from more examples: the same as `fit` on all of them together."""
+        self._check_fitted()
+        x = self._prepare(X)
+        values = torch.from_numpy(as_values(y, len(x))[0])
+        if values.shape[1] != self._y.shape[1]:
+            raise InputError(f"y has {values.shape[1]} outputs, and the examples before have {self._y.shape[1]}.")
+        return self._teach(self._base, torch.cat([self._x, x]), torch.cat([self._y, values]), self._flat)
+
+    def _teach(
+        self, base: Base, x: Tensor, y: Tensor, flat: bool, known_deviation: float | None = None
+    ) -> "FewShotRegressor":
+        order = canonical_order(x, y)
+        x, y = x[order], y[order]
+        adapted, deviation = base.adapt_regression(x, y)
+        deviation = deviation if known_deviation is None else known_deviation
+        self._base, self._x, self._y, self._flat = base, x, y, flat
+        self.adapted_, self.deviation_ = adapted.eval(), deviation
+        self.n_features_in_ = x[0].numel()
+        return self
+
+    def _prepare(self, values: Any) -> Tensor:
+        x = self._base.prepare(self._read(values, first=False))
+        self._check_columns(x[0].numel())
+        return x
+
+    def predict(self, X: Any, *, std: bool = False) -> Any:  # noqa: N803
+        """The values `[n]`, or `[n, outputs]` as y was given; with `std` also how far each is usually off."""
+        self._check_fitted()
+        values: NDArray[np.float64] = run_outputs(self.adapted_, self._prepare(X)).double().numpy()
+        shown = values[:, 0] if self._flat else values
+        if std and np.isnan(self.deviation_):
+            raise InputError(
+                "`std` needs the usual error of the base, and its tasks are not at hand. Give a run whose tasks are, "
+                "or a learner that `quickstudy pack` has measured."
+            )
+        return (shown, np.full(shown.shape, self.deviation_)) if std else shown
+
+    def save(self, path: str | Path) -> None:
+        """Save the model as a directory that `quickstudy.open` reads; see `FewShotClassifier.save`."""
+        self._check_fitted()
+        config = {"kind": "regressor", "base": self._base.describe(), "norms": self.norms, "flat": self._flat}
+        if not np.isnan(self.deviation_):
+            config["deviation"] = self.deviation_
+        examples = {"examples.x": self._x, "examples.y": self._y}
+        write_model(Path(path), config, {**examples, **self._base.tensors()})

@@ -1,0 +1,128 @@
+"""What the methods with a hypernetwork share: what it can read of a support set, given a model, and what it emits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from quickstudy.errors import InputError
+from quickstudy.methods.options import Loss
+from quickstudy.models.hypernet import ClassHypernet
+from quickstudy.models.set_hypernet import SetHypernet
+from quickstudy.models.split import last_linear, split_head
+from quickstudy.models.trace import trace_calls
+from quickstudy.rules.base import Rule
+from quickstudy.rules.combine import Chain
+from quickstudy.rules.on_features import OnFeatures
+from quickstudy.rules.set_emit import SetEmit
+from quickstudy.types import Params
+
+CLASS_LOSSES = ("cross_entropy", "class_sum_cross_entropy", "one_hot_mse")
+NUMBER_LOSSES = ("mse", "binary_cross_entropy")
+
+
+def refuse_numbers(loss: Loss, name: str) -> None:
+    """Refuse the loss of a regression, for a method that reads classes."""
+    if loss in NUMBER_LOSSES:
+        raise InputError(
+            f"{name} writes one row of the head for each class, and the loss {loss!r} compares no classes. Use tasks "
+            "with classes, or a method that takes numbers, such as set_emit or emit_mtnet."
+        )
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """The linear head of a model, and the inputs of the model where they can be read as they are.
+
+    Args:
+        names: The names of the head's parameters in the model.
+        features: The size of the head's input.
+        outputs: The size of its output.
+        flat_inputs: The size of the model's input, if it begins with a linear layer; else None.
+    """
+
+    names: tuple[str, ...]
+    features: int
+    outputs: int
+    flat_inputs: int | None
+
+    def open_to(self, rule: Rule) -> Rule:
+        """The rule with the features in the place of the model's inputs."""
+        return OnFeatures(rule, self.names, self.features)
+
+
+def find_linear_head(model: nn.Module, head: str | None = None) -> LinearHead:
+    """The linear head of a model; an error if it is not linear, or not last."""
+    split_head(model, head)
+    name = last_linear(model).removesuffix("*").removesuffix(".") if head is None else head
+    linear = model.get_submodule(name)
+    if not isinstance(linear, nn.Linear):
+        raise InputError(
+            f"The hypernetwork reads and writes a linear head, and {name!r} is a {type(linear).__name__}. Name the "
+            "model's last linear layer as `head`."
+        )
+    names = tuple(f"{name}.{leaf}".lstrip(".") for leaf, _ in linear.named_parameters(recurse=False))
+    return LinearHead(names, linear.in_features, linear.out_features, _flat_inputs(model))
+
+
+def _flat_inputs(model: nn.Module) -> int | None:
+    """The size of the inputs of a model that begins with a linear layer, after a `Flatten` or without; else None."""
+    if isinstance(model, nn.Linear):
+        return model.in_features
+    graph = trace_calls(model)
+    modules = dict(model.named_modules())
+    for node in graph.nodes if graph is not None else ():
+        if node.op == "call_module" and not isinstance(modules[str(node.target)], nn.Flatten | nn.Identity):
+            first, source = modules[str(node.target)], node.args[0]
+            while isinstance(source, fx.Node) and source.op == "call_module":
+                source = source.args[0]
+            read = isinstance(first, nn.Linear) and isinstance(source, fx.Node) and source.op == "placeholder"
+            return first.in_features if read else None
+    return None
+
+
+def choose_summary(summary: str | None, loss: Loss) -> str:
+    """What an emission reads and writes, "set" or "class": by the loss, where it is not given."""
+    if summary not in (None, "set", "class"):
+        raise InputError(f"`summary` is 'set' or 'class', not {summary!r}.")
+    if summary == "class" and loss in NUMBER_LOSSES:
+        raise InputError(f"`summary` is 'class', and the loss {loss!r} compares no classes. Use summary='set'.")
+    return summary or ("class" if loss in CLASS_LOSSES else "set")
+
+
+def emit_then(
+    rules: Sequence[Rule],
+    model: nn.Module,
+    params: Params,
+    *,
+    summary: str,
+    width: int = 64,
+    enhance: bool = True,
+    head: str | None = None,
+) -> Rule:
+    """An emission, and then other rules.
+
+    Args:
+        rules: What follows; none is the emission alone.
+        model: The whole model, whose head is read.
+        params: The parameters that adapt.
+        summary: "set": one summary of the support set gives the update of all `params`. "class": that of a class gives
+            its row of the head.
+        width: The hidden size of the hypernetwork.
+        enhance: Whether it reads the guesses.
+        head: The name of the linear head.
+    """
+    read = find_linear_head(model, head)
+    if summary == "class":
+        rows = {name: p for name, p in params.items() if name in read.names}
+        if not rows:
+            raise InputError(
+                f"The emission writes the rows of the head, {', '.join(read.names)}, and none of these adapts. Widen "
+                "`adapts`, or use summary='set'."
+            )
+        emit = SetEmit(ClassHypernet(rows, width=width, enhance=enhance), list(rows))
+        return read.open_to(Chain([emit, *rules]))
+    raw = read.flat_inputs
+    inputs = read.features if raw is None else raw
+    emit = SetEmit(SetHypernet(params, inputs, read.outputs, width=width, enhance=enhance), list(params))
+    return read.open_to(Chain([emit, *rules])) if raw is None else Chain([emit, *rules])

@@ -1,0 +1,54 @@
+"""Any module as an encoder of arrays."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError, describe_error
+from quickstudy.models.encoders.cache import hash_content
+from quickstudy.models.encoders.encoder import Encoder, digest_module
+
+
+class ModuleEncoder(Encoder):
+    """A user's module, which reads a batch of inputs and gives `[n, features]`. It is copied and frozen.
+
+    Its features are not kept on disk: the code of the module may change without a sign.
+    """
+
+    takes = "arrays"
+    caches = False
+
+    def __init__(self, module: nn.Module) -> None:
+        self.name = type(module).__name__
+        self.module = deepcopy(module).eval().requires_grad_(False)
+        self.digest = digest_module(self.module, {"kind": repr(module)})
+        self._size: int | None = None
+
+    @property
+    def features(self) -> int:
+        if self._size is None:
+            raise InputError(f"The size of the features of {self.name} is known once it has encoded something.")
+        return self._size
+
+    def key(self, item: Any) -> bytes:
+        values = torch.as_tensor(item)
+        return hash_content(f"{values.dtype} {tuple(values.shape)}".encode(), values.contiguous().numpy().tobytes())
+
+    def encode_one(self, item: Any) -> Float[Tensor, " features"]:
+        x = torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
+        like = next(self.module.parameters(), torch.zeros(()))
+        try:
+            output = self.module((x.to(like) if x.is_floating_point() else x)[None])
+        except Exception as error:  # the user's module may fail in any way
+            raise ValueError(
+                f"{self.name} fails on an input of shape {list(x.shape)}: {describe_error(error)}"
+            ) from error
+        if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != 1:
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"{self.name} gives {shape} for one input; an encoder gives [1, features]")
+        self._size = output[0].numel()
+        return output[0].flatten()

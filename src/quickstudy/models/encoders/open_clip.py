@@ -1,0 +1,61 @@
+"""Encoders from open_clip: the pictures' half of a model, by `NAME` or `NAME/WEIGHTS`.
+
+open_clip needs torchvision. Where the two cannot be imported, as in the environment of this package's tests, opening a
+model says so; the preparation is tested by open_clip's own numbers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError, describe_error
+from quickstudy.models.encoders.libraries import make_preparation, require_library, square_side
+from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
+
+
+def open_open_clip(model_name: str) -> PictureEncoder:
+    """A model of open_clip: `ViT-B-32/laion2b_s34b_b79k`, or `hf-hub:...`, which names its weights itself."""
+    name = f"open_clip:{model_name}"
+    library = require_library("open_clip", f"The encoder {name!r}", "pip install open_clip_torch torchvision")
+    kind, _, weights = (model_name, "", "") if model_name.startswith("hf-hub:") else model_name.partition("/")
+    try:
+        model = library.create_model(kind, pretrained=weights or None)
+        settings = library.get_model_preprocess_cfg(model)
+    except Exception as error:  # no such model or weights, or no network
+        raise InputError(f"The encoder {name!r} cannot be opened: {describe_error(error)}.") from error
+    preparation = open_clip_preparation(name, settings)
+    side = preparation.decoding.side
+    network = _PictureHalf(model)
+    with torch.no_grad():
+        features = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    return PictureEncoder(name, name, network, features, preparation)
+
+
+class _PictureHalf(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.model.encode_image(x)  # type: ignore[operator]
+        return features
+
+
+def open_clip_preparation(name: str, settings: Mapping[str, Any]) -> PicturePreparation:
+    """Our preparation, by open_clip's numbers.
+
+    >>> numbers = {"size": 224, "interpolation": "bicubic", "resize_mode": "shortest"}
+    >>> open_clip_preparation("open_clip:x", numbers | {"mean": (0.5,) * 3, "std": (0.5,) * 3}).decoding.fit
+    'crop'
+    """
+    squash = settings.get("resize_mode") == "squash"
+    return make_preparation(
+        name,
+        square_side(settings["size"], name),
+        settings["interpolation"],
+        settings["mean"],
+        settings["std"],
+        fit="stretch" if squash else "crop",
+    )

@@ -1,0 +1,63 @@
+r"""A hypernetwork for tasks of any kind: from a summary of the whole support set to an update of any parameters.
+
+.. math:: H(S) = \rho\Big(\tfrac{1}{n} \sum_i \psi(x_i, p_i, y_i)\Big)
+
+with inputs or features :math:`x_i`, the model's guesses :math:`p_i` and targets :math:`y_i` of the n support examples.
+The mean does not depend on the order of the examples, and takes any number of them.
+"""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from quickstudy.types import Params
+
+
+class SetHypernet(nn.Module):
+    """Two MLPs with a mean between them.
+
+    References: Zaheer et al., 2017, "Deep Sets", theorem 2 (https://arxiv.org/abs/1703.06114): every function of a set
+    has this form. Garnelo et al., 2018, "Conditional Neural Processes" (https://arxiv.org/abs/1807.01613) summarise a
+    support set so, and feed the summary to one shared network instead of writing its parameters.
+
+    Args:
+        params: What is emitted; names and shapes are used. The first update is small.
+        inputs: The size of x, flattened.
+        outputs: The size of a guess and of a target: the classes, if targets are class numbers.
+        width: The size of the summary and of the hidden layers.
+        enhance: Whether the guesses are read beside x and y.
+    """
+
+    any_layout = True
+
+    def __init__(self, params: Params, inputs: int, outputs: int, *, width: int = 64, enhance: bool = True) -> None:
+        super().__init__()
+        like = next(iter(params.values()))
+        self.shapes = {name: tuple(p.shape) for name, p in params.items()}
+        self.sizes = [p.numel() for p in params.values()]
+        self.outputs = outputs
+        self.enhance = enhance
+
+        def layer(fan_in: int, fan_out: int) -> nn.Linear:
+            return nn.Linear(fan_in, fan_out, dtype=like.dtype, device=like.device)
+
+        last = layer(width, sum(self.sizes))
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+        self.psi = nn.Sequential(layer(inputs + (2 if enhance else 1) * outputs, width), nn.ReLU(), layer(width, width))
+        self.rho = nn.Sequential(nn.ReLU(), layer(width, width), nn.ReLU(), last)
+
+    def forward(
+        self, x: Float[Tensor, "n inputs"], guess: Float[Tensor, "n outputs"], y: Shaped[Tensor, "n ..."]
+    ) -> Params:
+        """The update, by parameter name."""
+        # Not F.one_hot, whose shape depends on the values of the labels: that cannot be compiled.
+        target = (
+            y.reshape(len(x), -1)
+            if y.is_floating_point()
+            else torch.eye(self.outputs, dtype=x.dtype, device=x.device)[y]
+        )
+        rows = torch.cat([x, guess, target] if self.enhance else [x, target], dim=-1)
+        parts = self.rho(self.psi(rows).mean(0)).split(self.sizes)
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}

@@ -1,0 +1,40 @@
+"""The change that a rule makes, under a rate: a mask on an emission, for one."""
+
+from torch import Tensor
+
+from quickstudy.rules.base import Rate, Rule
+from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import with_prefix
+from quickstudy.types import Params, Shape
+
+
+class Gated(Rule):
+    r"""What a rule changes, times a rate.
+
+    .. math:: \phi = \theta + r \odot (a(\theta) - \theta)
+
+    With `Masked(Constant(1), params)` as r, the rule changes those rows only whose mask is on. `Gated` of one gradient
+    step at the rate 1 is that step at the rate r.
+
+    Args:
+        rule: The rule a.
+        rate: The multipliers r, as those of a first step.
+    """
+
+    def __init__(self, rule: Rule, rate: Rate) -> None:
+        super().__init__()
+        self.rule = rule
+        self.rate = rate
+
+    def forward(self, params: Params, objective: Objective) -> Params:
+        (r,) = self.rate(params, 1, with_prefix(objective.noise, "rate."))
+        changed = self.rule(params, objective.part("rule"))
+        return {name: p + r[name] * (changed[name] - p) for name, p in params.items()}
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        rule, rate = self.rule.noise(params), self.rate.noise(params)
+        return {f"rule.{n}": s for n, s in rule.items()} | {f"rate.{n}": s for n, s in rate.items()}
+
+    def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
+        rate = self.rate.observe(params, with_prefix(objective.noise, "rate."))
+        return self.rule.observe(params, objective.part("rule")) | rate

@@ -1,0 +1,73 @@
+"""A gain that is -1 or +1, drawn for each task with a probability that the task finds."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from quickstudy.rules.base import Rule
+from quickstudy.rules.mask import check_draw, draw_switch
+from quickstudy.rules.objective import Objective
+from quickstudy.rules.rescale import select_scope
+from quickstudy.types import Params, Shape
+
+
+class SampledSign(Rule):
+    r"""Parameters times a sign that is drawn, with a logit that is found on the support set.
+
+    .. math:: C = 2 s - 1, \quad s \sim \mathrm{Bern}(\sigma(t)), \qquad
+              t^* = \mathrm{descend}(t_0,\ t \mapsto L_S(C(t)\,\theta)), \qquad \phi = C(t^*)\,\theta
+
+    One uniform number is drawn per task and serves all of its steps, so C is a fixed step function of t whose gradient
+    is that of the soft switch (straight-through, as in `Masked`). Where a wrong sign is drawn, the steps move t until
+    the sign flips. The expected draw, :math:`C = 2\sigma(t) - 1 = \tanh(t/2)`, is Wormhole's eq. 4.
+
+    Args:
+        inner: The rule that finds t, usually `Descend(Constant(gamma), steps)`.
+        scope: Names of the parameters that C multiplies; the others do not change.
+        start: t0; at 0 both signs are as likely.
+        temperature: The constant c of MT-net's eq. 3.9.
+        draw: "hard", "soft" (the relaxation itself) or "expected" (no draw).
+    """
+
+    def __init__(
+        self, inner: Rule, scope: Sequence[str], *, start: float = 0.0, temperature: float = 1.0, draw: str = "hard"
+    ) -> None:
+        super().__init__()
+        check_draw(draw, temperature)
+        self.inner = inner
+        self.scope = tuple(scope)
+        self.t0 = float(start)
+        self.temperature = temperature
+        self.draw = draw
+
+    def sign(self, t: Params, objective: Objective) -> Tensor:
+        """C, one number."""
+        if self.draw == "expected":
+            return 2 * t["t"].sigmoid() - 1
+        return 2 * draw_switch(t["t"], objective.noise["sign"], self.temperature, self.draw) - 1
+
+    def scale(self, t: Params, params: Params, objective: Objective) -> Params:
+        """C theta inside the scope, theta outside."""
+        C = self.sign(t, objective)
+        return params | {name: C * p for name, p in select_scope(params, self.scope).items()}
+
+    def start(self, params: Params) -> Params:
+        """t0."""
+        return {"t": next(iter(params.values())).new_full((), self.t0)}
+
+    def find(self, params: Params, objective: Objective) -> Params:
+        """The t of the task."""
+        on_t = objective.part("inner").pullback(lambda t: self.scale(t, params, objective))
+        return self.inner(self.start(params), on_t)
+
+    def forward(self, params: Params, objective: Objective) -> Params:
+        return self.scale(self.find(params, objective), params, objective)
+
+    def noise(self, params: Params) -> dict[str, Shape]:
+        select_scope(params, self.scope)
+        own: dict[str, Shape] = {} if self.draw == "expected" else {"sign": ()}
+        return own | {f"inner.{name}": shape for name, shape in self.inner.noise(self.start(params)).items()}
+
+    def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
+        t = self.find(params, objective)
+        return {"sign.logit": t["t"], "sign": self.sign(t, objective)}

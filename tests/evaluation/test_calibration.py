@@ -1,0 +1,111 @@
+"""Calibration: known temperatures and errors, and sets that hold the true class as often as they should."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quickstudy.errors import InputError
+from quickstudy.evaluation.calibration import (
+    LEVELS,
+    calibrate,
+    calibrate_on_tasks,
+    calibration_error,
+    fit_temperature,
+    measure_error,
+)
+from quickstudy.methods.registry import METHODS
+from quickstudy.models.nets import mlp
+from quickstudy.tasks import FAMILIES, Episodes
+
+
+def drawn(n=4000, ways=4, temperature=1.0, seed=0):
+    """Outputs with classes that are drawn by the probabilities that they give at a temperature."""
+    rng = torch.Generator().manual_seed(seed)
+    outputs = 3 * torch.randn(n, ways, generator=rng, dtype=torch.float64)
+    y = torch.multinomial((outputs / temperature).softmax(-1), 1, generator=rng)[:, 0]
+    return outputs, y
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_a_known_temperature_is_found(temperature):
+    outputs, y = drawn(temperature=temperature)
+    assert fit_temperature(outputs, y) == pytest.approx(temperature, rel=0.1)
+
+
+@given(st.floats(1e-3, 1e3), st.integers(0, 5))
+def test_the_temperature_has_the_unit_of_the_outputs(scale, seed):
+    outputs, y = drawn(n=60, seed=seed)
+    assert fit_temperature(scale * outputs, y) == pytest.approx(scale * fit_temperature(outputs, y), rel=1e-6)
+
+
+def test_it_is_the_minimum_of_the_cross_entropy():
+    outputs, y = drawn(n=50, temperature=2.0)
+    found = fit_temperature(outputs, y)
+
+    def loss(t):
+        return float(torch.nn.functional.cross_entropy(outputs / t, y))
+
+    assert loss(found) <= min(loss(0.99 * found), loss(1.01 * found))
+
+
+def test_a_class_that_cannot_be_has_no_part():
+    outputs, y = drawn(n=50)
+    wider = torch.cat([outputs, torch.full((50, 1), -torch.inf, dtype=torch.float64)], 1)
+    assert fit_temperature(wider, y) == pytest.approx(fit_temperature(outputs, y))
+
+
+def test_the_error_of_calibrated_outputs_is_small_and_of_others_large():
+    outputs, y = drawn(temperature=3.0)
+    found = calibrate(outputs, y, shots=1, episodes=10, source="x")
+    assert found.error_before > 0.1 > 0.03 > found.error_after
+    assert calibration_error(found.probabilities(outputs), y) < 0.03
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
+def test_sets_hold_the_true_class_as_often_as_asked_for(coverage):
+    found = calibrate(*drawn(temperature=2.0), shots=1, episodes=10, source="x")
+    outputs, y = drawn(temperature=2.0, seed=1)
+    p = found.probabilities(outputs)
+    inside = (p >= found.threshold(coverage))[torch.arange(len(y)), y].double().mean()
+    assert float(inside) == pytest.approx(coverage, abs=0.02)
+
+
+def test_inputs_unlike_the_episodes_are_found():
+    outputs, y = drawn()
+    found = calibrate(outputs, y, shots=1, episodes=10, source="x")
+    assert found.is_far(outputs).double().mean() < 0.01
+    assert found.is_far(outputs - 100).all()
+    assert len(found.levels) == LEVELS
+
+
+def episodes(**options):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(30), 12)
+    x = (rng.normal(size=(30, 4))[labels] + 0.4 * rng.normal(size=(360, 4))).astype(np.float32)
+    return Episodes.by_class(x, labels, **{"ways": 3, "shots": 1, "queries": 2} | options)
+
+
+def test_episodes_have_the_sizes_that_are_asked_for_or_the_nearest():
+    learner = METHODS["protonet"](mlp(4, 3, hidden=(8,), std=None), 3)
+    found = calibrate_on_tasks(learner, episodes(), 4, 5, episodes=20)
+    assert (found.ways, found.shots, found.episodes) == (4, 5, 20) and found.accuracy > 0.5
+    assert "validation classes" in found.source
+    found = calibrate_on_tasks(learner, episodes(), 50, 50, episodes=5)
+    assert (found.ways, found.shots) == (6, 11)
+    found = calibrate_on_tasks(learner, episodes(fractions=(1.0, 0.0, 0.0)), 3, 1, episodes=5)
+    assert "training classes" in found.source
+
+
+def test_a_learner_of_more_classes_answers_with_the_first_of_them():
+    learner = METHODS["maml"](mlp(4, 5, hidden=(8,), std=None))
+    assert calibrate_on_tasks(learner, episodes(), 2, 1, episodes=5).ways == 2
+
+
+def test_regression_has_an_error_and_no_classes():
+    sine = FAMILIES["sine"](shots=5, queries=5)
+    learner = METHODS["maml"](mlp(1, 1, hidden=(8,), std=None), loss="mse")
+    assert measure_error(learner, sine, 3, episodes=10) > 0
+    with pytest.raises(InputError, match="have no classes"):
+        calibrate_on_tasks(learner, sine, 2, 1)

@@ -1,0 +1,103 @@
+"""`FewShotRegressor`: ridge regression on rows of numbers, and runs on tasks of regression."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import quickstudy as qs
+from quickstudy.errors import InputError
+from quickstudy.everyday.heads import PENALTIES, Ridge
+
+
+def data(n=12, features=3, outputs=1, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, features)) * [1, 10, 0.1][:features]
+    return x, x @ rng.normal(size=(features, outputs)) + 0.3 * rng.normal(size=(n, outputs)) + 2
+
+
+def test_it_is_scikit_learns_ridge_on_standardised_features():
+    x, y = data(outputs=2)
+    line = Ridge(torch.from_numpy(x), torch.from_numpy(y))
+    # scikit-learn sums squared errors over examples, where ours is a mean.
+    same = make_pipeline(StandardScaler(), SklearnRidge(alpha=line.penalty * len(x)))
+    assert np.allclose(line(torch.from_numpy(x)).numpy(), same.fit(x, y).predict(x))
+
+
+def test_the_penalty_has_the_smallest_error_on_examples_left_out():
+    """The closed form leaves an example out of the weights, not of the features' means, so it is near the long way."""
+    x, y = data(n=40)
+    z = (x - x.mean(0)) / x.std(0)
+    errors = {}
+    for penalty in PENALTIES:
+        found = cross_val_predict(SklearnRidge(alpha=penalty * len(z)), z, y[:, 0], cv=LeaveOneOut())
+        errors[penalty] = float(np.sqrt(np.square(found - y[:, 0]).mean()))
+    line = Ridge(torch.from_numpy(x), torch.from_numpy(y))
+    assert errors[line.penalty] == pytest.approx(min(errors.values()), rel=0.02)
+    assert line.deviation == pytest.approx(min(errors.values()), rel=0.1)
+
+
+@given(st.integers(0, 5), st.integers(2, 15), st.integers(1, 3))
+def test_order_and_doubling_change_nothing_and_an_update_is_a_fit_on_the_union(seed, n, features):
+    x, y = data(n, features, seed=seed)
+    new = data(5, features, seed=9)[0]
+    values = qs.FewShotRegressor().fit(x, y).predict(new)
+    order = np.random.default_rng(seed).permutation(n)
+    for other in (
+        qs.FewShotRegressor().fit(x[order], y[order]),
+        qs.FewShotRegressor().fit(np.concatenate([x, x]), np.concatenate([y, y])),
+        qs.FewShotRegressor().fit(x[:1], y[:1]).update(x[1:], y[1:]),
+    ):
+        assert np.allclose(other.predict(new), values, rtol=1e-6, atol=1e-8)
+
+
+def test_a_run_on_sines(sine, tmp_path):
+    x = np.linspace(-2, 2, 10, dtype=np.float32)[:, None]
+    regressor = qs.FewShotRegressor(sine).fit(x, np.sin(x))
+    values, std = regressor.predict(x, std=True)
+    assert values.shape == std.shape == (10, 1) and (std > 0).all()
+    assert qs.FewShotRegressor(sine).fit(x, np.sin(x)[:, 0]).predict(x).shape == (10,)
+    regressor.save(tmp_path / "m")
+    again, spread = qs.open(tmp_path / "m").predict(x, std=True)
+    assert np.array_equal(again, values) and np.array_equal(spread, std)
+
+
+def test_a_line_is_saved(tmp_path):
+    x, y = data(outputs=2)
+    regressor = qs.FewShotRegressor().fit(x, y)
+    regressor.save(tmp_path / "m")
+    assert np.array_equal(qs.open(tmp_path / "m").predict(x), regressor.predict(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([[1.0], [2.0]], [1.0, np.nan], "y holds NaN or infinity in 1 of 2 examples, first in example 1"),
+        ([[1.0], [2.0]], ["a", "b"], "y holds no numbers"),
+        ([[1.0], [2.0]], None, "the target y is None"),
+        ([[1.0], [2.0]], [1.0], r"y has the shape \[1\] for 2 examples"),
+        ([[1.0], [2.0]], [1j, 2], "Complex data not supported"),
+    ],
+)
+def test_bad_values_are_refused(x, y, message):
+    with pytest.raises(InputError, match=message):
+        qs.FewShotRegressor().fit(x, y)
+
+
+def test_a_base_for_classes_is_refused_and_the_other_way_round(trained, sine):
+    with pytest.raises(InputError, match="was trained to tell classes apart"):
+        qs.FewShotRegressor(trained("maml")).fit(torch.zeros(2, 1, 14, 14), [1.0, 2.0])
+    with pytest.raises(InputError, match="predicts quantities"):
+        qs.FewShotClassifier(sine).fit(torch.zeros(2, 1), ["a", "b"])
+
+
+def test_without_tasks_there_is_no_usual_error(sine, tmp_path):
+    qs.load(sine).save(tmp_path / "l")
+    regressor = qs.FewShotRegressor(tmp_path / "l").fit([[0.0], [1.0]], [0.0, 1.0])
+    with pytest.raises(InputError, match="`std` needs the usual error of the base"):
+        regressor.predict([[0.5]], std=True)
