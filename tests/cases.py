@@ -66,11 +66,12 @@ def layer_normed() -> nn.Module:
 
 @dataclass(frozen=True)
 class Net:
-    """A model and the shape of its inputs."""
+    """A model and the shape of its inputs, or what draws them where they are several tensors: see `tasks`."""
 
     name: str
     build: Callable[[], nn.Module]
-    inputs: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
+    draw: Callable[[Tensor, torch.Generator], Any] | None = None
 
 
 NETS = [
@@ -250,6 +251,8 @@ def tasks(net: Net, *, count: int = TASKS, seed: int = 1, shots: int = SHOTS, qu
 
     def examples(each: int) -> Examples:
         y = torch.arange(WAYS).repeat(each).expand(count, -1)
+        if net.draw is not None:
+            return Examples(net.draw(y, draw), y)
         x = torch.randn(count, WAYS * each, *net.inputs, generator=draw) + 0.3 * y.reshape(
             count, -1, *[1] * len(net.inputs)
         )

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from quickstudy.methods.warpgrad import warpgrad
     from quickstudy.methods.wormhole import wormhole
     from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
+    from quickstudy.models.encoders import open_encoder
     from quickstudy.models.hypernet import ClassHypernet
+    from quickstudy.models.lora import LoRA
     from quickstudy.rules.base import Rate, Rule
     from quickstudy.rules.combine import Chain, Mix, MixLosses
     from quickstudy.rules.descend import ByName, Constant, Descend, Learned
@@ -83,6 +85,7 @@ __all__ = [
     "InputError",
     "Learned",
     "Learner",
+    "LoRA",
     "LowRank",
     "Masked",
     "MetricConv2d",
@@ -126,6 +129,7 @@ __all__ = [
     "mnet_full",
     "mtnet",
     "mtnet_full",
+    "open_encoder",
     "r2d2",
     "sampled_sign",
     "set_emit",
@@ -162,7 +166,9 @@ _NAMES = {
     "methods.warpgrad": "warpgrad",
     "methods.wormhole": "wormhole",
     "models.cells": "MetricConv2d MetricLinear with_metric",
+    "models.encoders": "open_encoder",
     "models.hypernet": "ClassHypernet",
+    "models.lora": "LoRA",
     "rules.base": "Rate Rule",
     "rules.combine": "Chain Mix MixLosses",
     "rules.descend": "ByName Constant Descend Learned",

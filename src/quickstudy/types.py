@@ -21,20 +21,29 @@ Params = dict[str, Tensor]
 
 Shape = tuple[int, ...]
 
+InputShapes = Any
+"""The shape of one input; of several, their shapes in the same tuple or dictionary: `{"words": (12,)}`."""
+
 if TYPE_CHECKING:
     Integer = int
 else:
     Integer = int | SupportsIndex
 """A whole number as a user gives it. NumPy's and torch's integers are taken too, and become Python's."""
 
+Inputs = Any
+"""Inputs of a model: a tensor; a tuple of tensors, its arguments; or a dictionary of them, its keywords. Nested too."""
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """`criterion(output, target) -> loss`: a scalar for one set of examples."""
 
 
 class Examples(NamedTuple):
-    """Inputs with their targets: `x [n, *input]`, `y [n, *target]` (in classification, class numbers 0..ways-1)."""
+    """Inputs with their targets: `x [n, *input]`, `y [n, *target]` (in classification, class numbers 0..ways-1).
 
-    x: Shaped[Tensor, "..."]
+    x may be several tensors of n examples: see `Inputs`.
+    """
+
+    x: Inputs
     y: Shaped[Tensor, "..."]
 
 

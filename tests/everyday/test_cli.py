@@ -126,6 +126,7 @@ BAD = {
         ("adapt", "taught", "--from", "RUN", "--out", "new", "--episodes", 0),
         "is not empty",
     ),
+    "a model is there": (("adapt", "taught", "--from", "RUN", "--out", "MODEL"), "already holds a model"),
     "choose of one": (("choose", "taught", "--from", "RUN"), "Give two or more different bases"),
     "an unknown base": (("adapt", "taught", "--from", "phtos"), "phtos"),
 }

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from cases import CONV_BATCH_NORM, METHODS, MLP, NETS, Method, Net, each_method, each_method_and_net, learner, tasks
-from quickstudy import Engine, Examples, Learner, RuleLearner, Task
+from quickstudy import Engine, Learner, RuleLearner, Task
+from quickstudy.engine.twin import call_on
 from quickstudy.rules.params import layer_of
+from quickstudy.rules.torch_private import tree_map
 from quickstudy.types import move, pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -95,14 +97,15 @@ def test_a_rule_moves_what_adapts_and_nothing_else(method: Method, net: Net) -> 
 def test_adapt_returns_a_module_that_predicts_the_same(method: Method, net: Net) -> None:
     model, batch = learner(method, net), tasks(net)
     adapted = model.adapt(pick(batch.support, 0), key=int(batch.key[0]))
-    torch.testing.assert_close(adapted(batch.query.x[0]), model(batch, evaluating=True).output[0], **CLOSE)
+    found = call_on(adapted, pick(batch.query, 0).x)
+    torch.testing.assert_close(found, model(batch, evaluating=True).output[0], **CLOSE)
 
 
 @each_method_and_net(MLP)
 def test_the_order_of_the_support_does_not_matter(method: Method, net: Net) -> None:
     model, batch = learner(method, net), tasks(net)
     order = torch.randperm(batch.support.y.shape[1], generator=torch.Generator().manual_seed(5))
-    shuffled = batch._replace(support=Examples(batch.support.x[:, order], batch.support.y[:, order]))
+    shuffled = batch._replace(support=tree_map(lambda value: value[:, order], batch.support))
     torch.testing.assert_close(model(shuffled).output, model(batch).output, **CLOSE)
 
 

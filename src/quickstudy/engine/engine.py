@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
 from quickstudy.rules.skipping import Skipping
 from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
-from quickstudy.types import Outcome, pick, stack
+from quickstudy.types import Inputs, Outcome, pick, stack
 
 SMALL_IMAGE = 10 * 10
 """The largest number of values in an image for which `vmap` was faster than the loop on convolutions on a CPU."""
@@ -55,6 +55,7 @@ MAY_DRAW = (
 """torch's modules that may draw random numbers, beside those of which nothing is known."""
 
 Gradients = list[Tensor | None]
+T = TypeVar("T")
 
 
 class LoopFallbackWarning(UserWarning):
@@ -142,13 +143,14 @@ class Engine:
         self.way = way
         self.backend = "vmap" if way == "vmap" else "loop"
 
-    def settle(self, model: nn.Module, x: Tensor) -> None:
-        """Replace "auto" by what suits the model and its inputs `[T, n, *input]`.
+    def settle(self, model: nn.Module, x: Inputs) -> None:
+        """Replace "auto" by what suits the model and its inputs, each `[T, n, *input]`.
 
         On a CPU, convolutions over large images are faster one task at a time.
         """
         conv = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-        convolves = conv and x[0, 0].numel() > SMALL_IMAGE and x.device.type == "cpu"
+        large = [leaf for leaf in tree_leaves(x) if leaf[0, 0].numel() > SMALL_IMAGE and leaf.device.type == "cpu"]
+        convolves = conv and bool(large)
         if self.backend == "auto":
             one_by_one = self.settings.recompute or convolves
             if one_by_one and self.compile:
@@ -420,7 +422,13 @@ def _takes_any_layout(module: nn.Module) -> bool:
     return declared or type(module) in ANY_LAYOUT or isinstance(module, Rule | Rate | Chart)
 
 
-def channels_last(leaf: Tensor) -> Tensor:
+def channels_last(x: T) -> T:
+    """Inputs with every tensor of images in this layout: see `_channels_last`."""
+    turned: T = tree_map(_channels_last, x)
+    return turned
+
+
+def _channels_last(leaf: Tensor) -> Tensor:
     """Images `[n, C, H, W]` on a CPU with the channels of a pixel side by side in memory.
 
     A net keeps the layout of its input. Norms and pooling are several times faster in it, convolutions as fast.

@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from quickstudy.engine.engine import Engine, LoopFallbackWarning
 from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import PLAIN, Twins
-from quickstudy.rules.torch_private import tree_leaves
+from quickstudy.rules.torch_private import tree_leaves, tree_map
 from quickstudy.types import Criterion, Examples, Params, Task, move, pick
 
 T = TypeVar("T")
@@ -238,7 +238,7 @@ class _Trial:
             warnings.simplefilter("ignore")  # a kernel may warn that it is slow
             held = dict(_held(self.learner))
             self.tell(ON_THE_LOOP)
-            if self.tasks.support.x.ndim == 5:
+            if isinstance(self.tasks.support.x, Tensor) and self.tasks.support.x.ndim == 5:
                 self.tasks = next(filter(self.runs, map(self.cut, SIDES)), self.tasks)
             self.tasks = self.learner.begin(self.tasks)
             try:
@@ -300,7 +300,7 @@ class _Trial:
         given = {id(p) for p in phi.values()}
         with twice_differentiable():
             # What a forward makes is not the same tensor in a second call.
-            first, again = (_tape_leaves(model.predict(phi, self.tasks.query.x[0])) for _ in range(2))
+            first, again = (_tape_leaves(model.predict(phi, pick(self.tasks.query.x, 0))) for _ in range(2))
         adapted = {id(p) for p in model.params().values()}
         names = {id(p): name for name, p in model.named_parameters()}
         reads = [
@@ -405,7 +405,8 @@ def _small(tasks: Task) -> Task:
 
     def pick_examples(examples: Examples, index: Tensor) -> Examples:
         rows = torch.arange(len(index))[:, None]
-        return Examples(examples.x[rows, index], examples.y[rows, index])
+        picked: Examples = tree_map(lambda value: value[rows, index], examples)
+        return picked
 
     return tasks._replace(support=some(tasks.support), query=some(tasks.query))
 

@@ -18,7 +18,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.errors import InputError
+from quickstudy.types import Inputs
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,6 +93,23 @@ class Twins(Generic[M]):
             twin = self._plan.twin(given)
         made: M = twin
         return made
+
+
+def call_on(call: Callable[..., Any], x: Inputs) -> Tensor:
+    """The output of a module for its inputs: a tuple is its arguments, a dictionary its keywords."""
+    if type(x) is tuple:
+        output = call(*x)
+    elif isinstance(x, Mapping):
+        output = call(**x)
+    else:
+        output = call(x)
+    return logits_of(output)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The output itself; where it holds logits beside other values, as those of transformers do, these."""
+    result: Tensor = output if isinstance(output, Tensor) else getattr(output, "logits", output)
+    return result
 
 
 class _OutdatedError(Exception):

@@ -9,9 +9,10 @@ from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.misfits import ModelError
+from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
-from quickstudy.types import Integer, Outcome, Task, pick
+from quickstudy.types import Inputs, InputShapes, Integer, Outcome, Task, pick
 
 
 def draw_tasks(source: TaskSource, step: Integer, part: slice = slice(None)) -> Task:
@@ -31,14 +32,26 @@ def draw_first_tasks(family: TaskFamily, split: str, *, seed: Integer = 0, size:
     tasks = draw_tasks(family.source(split, seed=seed, size=size), 0)
     check_task(tasks, family.outputs if family.loss == "cross_entropy" else None)
     for half, x in (("support", tasks.support.x), ("query", tasks.query.x)):
-        if tuple(x.shape[2:]) != tuple(family.inputs):
+        found, announced = input_shapes(x), family.inputs
+        if found != (announced if isinstance(announced, dict) else tuple(announced)):
             raise InputError(
-                f"{half}.x of the {split} tasks has the shape {list(x.shape[2:])} per example, and the family "
-                f"announces inputs {list(family.inputs)}. Make the two agree."
+                f"{half}.x of the {split} tasks has the shape {_show(found)} per example, and the family announces "
+                f"inputs {_show(announced)}. Make the two agree."
             )
     if family.loss != "cross_entropy":
         _check_targets(family, tasks)
     return tasks
+
+
+def input_shapes(x: Inputs) -> InputShapes:
+    """The shapes of one example, as a family announces them: of a tensor, or of each in a tuple or a dictionary."""
+    shapes: InputShapes = tree_map(lambda value: tuple(value.shape[2:]), x)
+    return shapes
+
+
+def _show(shapes: InputShapes) -> object:
+    plain = not isinstance(shapes, dict) and all(isinstance(size, int) for size in shapes)
+    return list(shapes) if plain else shapes
 
 
 def _check_targets(family: TaskFamily, tasks: Task) -> None:
@@ -71,7 +84,7 @@ def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool
         except (ModelError, SystemExit) as error:  # the user's model may fail in any way
             cause = error.__cause__ or error
             raise InputError(
-                f"The model fails on these tasks, whose inputs are {list(family.inputs)} and which need "
+                f"The model fails on these tasks, whose inputs are {_show(family.inputs)} and which need "
                 f"{family.outputs} outputs: {describe_error(cause)}. Change the model or the tasks."
             ) from cause
     wanted = [tasks.query.y.shape[1], family.outputs]

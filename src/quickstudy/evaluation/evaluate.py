@@ -22,7 +22,7 @@ from quickstudy.evaluation.dry_run import draw_tasks
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
 from quickstudy.methods.learner import Learner
-from quickstudy.rules.torch_private import tree_map
+from quickstudy.rules.torch_private import tree_leaves, tree_map
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.tasks.base import TASK_FORMAT
 from quickstudy.tasks.draws import as_integer
@@ -114,7 +114,8 @@ def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
     """Twelve hexadecimal digits that name a task list. They depend on the family, on all sizes and on all draws."""
     digest = sha256(json.dumps([TASK_FORMAT, family.describe()], sort_keys=True, default=str).encode())
     for task in tasks:
-        digest.update(str([list(part.shape[1:]) for part in (*task.support, *task.query)]).encode())
+        leaves = tree_leaves((task.support, task.query))
+        digest.update(str([list(leaf.shape[1:]) for leaf in leaves]).encode())
         digest.update(task.key.numpy().tobytes())
         for name in sorted(task.about):
             digest.update(name.encode() + task.about[name].numpy().tobytes())
@@ -187,9 +188,10 @@ def _evaluate_batch(
 
 
 def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:
-    """The first task of a batch and its output, as a result keeps them."""
+    """The first task of a batch and its output, as a result keeps them; without inputs of several tensors."""
     (support_x, support_y), (query_x, query_y) = pick((tasks.support, tasks.query), 0)
     arrays = {"support_x": support_x, "support_y": support_y, "query_x": query_x, "query_y": query_y}
+    arrays = {name: value for name, value in arrays.items() if isinstance(value, torch.Tensor)}
     if "classes" in tasks.about:
         arrays["classes"] = tasks.about["classes"][0]
     return {name: value.numpy() for name, value in (arrays | {"output": output[0]}).items()}

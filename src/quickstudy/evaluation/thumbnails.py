@@ -96,7 +96,8 @@ def shrink_example(example: Mapping[str, NDArray[Any]]) -> ArraysByName:
     `support_shown` and `query_shown` are the numbers of these images in the support and the query set.
     """
     arrays = dict(example)
-    if not is_images(arrays["support_x"].shape[1:]) or arrays["support_y"].ndim != 1:
+    x = arrays.get("support_x")  # inputs of several tensors are not kept
+    if x is None or not is_images(x.shape[1:]) or arrays["support_y"].ndim != 1:
         return arrays
     for half, most in (("support", SHOTS_SHOWN), ("query", QUERIES_SHOWN)):
         y = arrays[f"{half}_y"]

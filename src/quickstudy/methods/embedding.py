@@ -6,11 +6,13 @@ There are no gradient steps on a task. Its support set is embedded, `summarize` 
 
 from abc import abstractmethod
 from copy import deepcopy
+from typing import Any
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import call_on
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
@@ -26,7 +28,7 @@ from quickstudy.models.norms import (
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.params import with_prefix
-from quickstudy.types import Criterion, Examples, Params
+from quickstudy.types import Criterion, Examples, Inputs, Params
 
 NORM_PREFIX = "norm:"
 """Begins the names of a support set's statistics, which are stored beside what `summarize` returns."""
@@ -66,18 +68,18 @@ class EmbeddingLearner(Learner):
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise
         twin: EmbeddingLearner = self.twins.twin({})
-        summary = twin.summarize(twin.body(support.x), support.y, evaluating)
+        summary = twin.summarize(call_on(twin.body, support.x), support.y, evaluating)
         if not support_norms(self):
             return summary
         statistics: Params = {}
         twin = self.twins.twin({})
         record_statistics(twin, NORM_PREFIX, statistics)
-        twin.compare(summary, twin.body(support.x))
+        twin.compare(summary, call_on(twin.body, support.x))
         return summary | statistics
 
-    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
+    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ways"]:
         twin: EmbeddingLearner = self.twins.twin(with_prefix(params, NORM_PREFIX))
-        return twin.compare(params, twin.body(x))
+        return twin.compare(params, call_on(twin.body, x))
 
     def check_support(self, support: Examples) -> None:
         """Refuse a support set that lacks a class: this method compares with examples of every class."""
@@ -113,7 +115,9 @@ class AdaptedLearner(nn.Module):
         if is_transductive(self.learner):
             self.register_forward_pre_hook(WarnSingleExample())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs for what the model takes: a tensor, arguments, or keywords."""
+        x = kwargs or (args[0] if len(args) == 1 else args)
         return self.learner.predict(dict(self.named_buffers(recurse=False)), x)
 
 

@@ -13,12 +13,13 @@ gradient descent on the whole support set.
 A head that is not a Linear, or norms="per_step", is an `InputError`.
 """
 
+from functools import partial
 from typing import TypeVar
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.twin import Twins, copy_module
+from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Loss
@@ -37,7 +38,7 @@ from quickstudy.rules.criteria import get_criterion
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import with_prefix
-from quickstudy.types import Criterion, Examples, Outcome, Params, Shape
+from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape
 
 BODY_PREFIX = "body:"
 """Begins the names of a support set's statistics, which are stored beside the classifier of a task."""
@@ -87,7 +88,7 @@ class FeatureTransfer(Learner):
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del support, noise
-        output = self.classifier_twins.call({}, self.body_twins.call({}, query.x))
+        output = self.classifier_twins.call({}, call_on(partial(self.body_twins.call, {}), query.x))
         return Outcome(self.criterion(output, query.y), output)
 
     def noise(self) -> dict[str, Shape]:
@@ -98,7 +99,7 @@ class FeatureTransfer(Learner):
         statistics: Params = {}
         body = self.body_twins.twin({})
         record_statistics(body, BODY_PREFIX, statistics)
-        features = body(support.x).detach()
+        features = call_on(body, support.x).detach()
         start = {name: (2 * u - 1) / self.classifier.in_features**0.5 for name, u in noise.items()}
         loss = Objective(
             lambda params: self.classify(params, features),
@@ -108,8 +109,8 @@ class FeatureTransfer(Learner):
         )
         return self.rule(start, loss) | statistics
 
-    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
-        features = self.body_twins.call(with_prefix(params, BODY_PREFIX), x)
+    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ways"]:
+        features = call_on(partial(self.body_twins.call, with_prefix(params, BODY_PREFIX)), x)
         return self.classify(_head_params(params), features)
 
     def module(self, params: Params) -> nn.Module:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
@@ -26,7 +26,7 @@ from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, e
 from quickstudy.models.norms import describe_norms
 from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.tasks.draws import task_noise
-from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task, move, pick
+from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task, move, pick
 
 L = TypeVar("L", bound="Learner")
 
@@ -65,7 +65,7 @@ class Learner(nn.Module, ABC):
     def move_tasks(self, tasks: Task) -> Task:
         """Tasks with their examples on the learner's device. Keys stay on the CPU, where noise is drawn from them."""
         device = self.device
-        if all(t.device == device for t in (*tasks.support, *tasks.query)):
+        if all(t.device == device for t in tree_leaves((tasks.support, tasks.query))):
             return tasks
         support, query = move((tasks.support, tasks.query), device)
         return tasks._replace(support=support, query=query)
@@ -77,7 +77,7 @@ class Learner(nn.Module, ABC):
         """Call `check_first_task` on the first task that this learner is given."""
         if not self.checked:
             with twice_differentiable():
-                self.check_first_task(support._replace(x=support.x.clone()))
+                self.check_first_task(tree_map(torch.clone, support))
             self.checked = True
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Learner(nn.Module, ABC):
         """The parameters that adaptation to a task changes. One task; pure; called under `vmap` or in a loop."""
 
     @abstractmethod
-    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ..."]:
         """Outputs for `x`, given what `update` returned. One task; pure."""
 
     def noise(self) -> dict[str, Shape]:
@@ -199,14 +199,15 @@ class Learner(nn.Module, ABC):
             return None
         size = len(steps[0].key)
 
-        def cut(value: Tensor) -> list[Tensor]:
-            # Clones have addresses of their own, as the tasks of a single step: matrix products round by the address.
-            return [part.clone() for part in value.reshape(-1, size, *value.shape[1:]).unbind()]
+        every = (together.support, together.query, self.draw(together, seed))
 
-        support, query = (map(Examples, *map(cut, half)) for half in (together.support, together.query))
-        noise = self.draw(together, seed)
-        drawn = zip(*map(cut, noise.values()), strict=True) if noise else [()] * len(steps)
-        return list(zip(support, query, (dict(zip(noise, values, strict=True)) for values in drawn), strict=True))
+        def cut(number: int) -> tuple[Examples, Examples, Noise]:
+            # Clones have addresses of their own, as the tasks of a single step: matrix products round by the address.
+            part = slice(number * size, (number + 1) * size)
+            own: tuple[Examples, Examples, Noise] = tree_map(lambda value: value[part].clone(), every)
+            return own
+
+        return [cut(number) for number in range(len(steps))]
 
     def _refuse_unused(self, grads: Gradients) -> None:
         """Refuse parameters of the model that the outer loss of the first tasks does not depend on.
@@ -295,7 +296,7 @@ class Learner(nn.Module, ABC):
             autocast_products(self.engine.settings.autocast),
         ):
             # Copies: a forward may change its input, and no gradient is computed through what inference mode made.
-            support = as_class_numbers(move(Examples(*map(torch.clone, support)), self.device), 1)
+            support = as_class_numbers(move(tree_map(torch.clone, support), self.device), 1)
             learner = self.for_labels(support.y, evaluating=True)
             learner.check_support(support)
             twin = learner.evaluation_twin()
@@ -413,12 +414,8 @@ def _refuse_divergence(params: Params) -> None:
 
 def _as_batch(task: Task) -> Task:
     """A batch of one task."""
-    return Task(
-        Examples(task.support.x[None], task.support.y[None]),
-        Examples(task.query.x[None], task.query.y[None]),
-        task.key.reshape(1),
-        {name: value[None] for name, value in task.about.items()},
-    )
+    support, query, about = tree_map(lambda value: value[None], (task.support, task.query, task.about))
+    return Task(support, query, task.key.reshape(1), about)
 
 
 def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:

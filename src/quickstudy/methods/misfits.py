@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quickstudy.engine.memory import is_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
-from quickstudy.rules.torch_private import is_tracing, outside_transforms
+from quickstudy.rules.torch_private import is_tracing, named_leaves, outside_transforms, tree_leaves
 from quickstudy.types import Examples, Task
 
 EXAMPLES_FORMAT = (
@@ -72,7 +72,8 @@ def _check_examples(name: str, examples: Any, wanted: str, axes: int) -> None:
         if not isinstance(value, Tensor):
             raise InputError(f"{part} of {name} is {_describe(value)}: give a tensor. {wanted}")
     x, y = examples
-    if x.ndim < axes or y.ndim < axes or x.shape[:axes] != y.shape[:axes] or not x.shape[:axes].numel():
+    sizes = {value.shape[:axes] if value.ndim >= axes else None for _, value in _named(examples)}
+    if not tree_leaves(x) or sizes != {y.shape[:axes]} or y.ndim < axes or not y.shape[:axes].numel():
         raise InputError(f"Each of one or more examples has an x and a y; {name} has {_shapes(examples)}. {wanted}")
     if is_tracing() or not outside_transforms():
         return  # values are not known there
@@ -112,7 +113,7 @@ def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
 
 
 def _named(examples: Examples) -> list[tuple[str, Any]]:
-    return list(zip(("x", "y"), examples, strict=True))
+    return [*named_leaves("x", examples.x), ("y", examples.y)]
 
 
 def _join(sizes: dict[str, int]) -> str:
@@ -128,7 +129,8 @@ def _shapes(examples: Examples) -> str:
     """
     x, y = examples
     known = y.numel() and not y.is_floating_point() and not is_tracing() and outside_transforms()
-    return f"x {_describe(x)}, y {_describe(y)}" + (f" ({int(y.min())} to {int(y.max())})" if known else "")
+    inputs = ", ".join(f"{name} {_describe(value)}" for name, value in named_leaves("x", x)) or f"x {_describe(x)}"
+    return f"{inputs}, y {_describe(y)}" + (f" ({int(y.min())} to {int(y.max())})" if known else "")
 
 
 def _describe(value: object) -> str:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from quickstudy.errors import InputError
 from quickstudy.methods.embedding import AdaptedLearner
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.rules.criteria import get_criterion
@@ -32,6 +33,10 @@ class NearestNeighbour(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise, evaluating
+        if not isinstance(support.x, Tensor):
+            raise InputError(
+                "This method compares inputs that are one tensor. Use protonet on a model that reads yours."
+            )
         return {"x": support.x.flatten(1), "member": F.one_hot(support.y, self.ways).bool()}  # member [n_s, ways]
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:

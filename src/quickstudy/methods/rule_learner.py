@@ -1,13 +1,15 @@
 """A learner made of a head that a rule adapts, behind a body that all tasks share."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine
-from quickstudy.engine.twin import copy_module
+from quickstudy.engine.twin import call_on, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
@@ -25,7 +27,8 @@ from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
-from quickstudy.types import Criterion, Examples, Outcome, Params, Shape, Task
+from quickstudy.rules.torch_private import tree_leaves, tree_map
+from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task
 
 PROBE_RATE = 0.1
 
@@ -97,19 +100,18 @@ class RuleLearner(Learner):
     def noise(self) -> dict[str, Shape]:
         return self.rule.noise(self.params())
 
-    def features(self, x: Tensor, params: Params | None = None) -> Tensor:
+    def features(self, x: Inputs, params: Params | None = None) -> Inputs:
         """The input of the head; by the support set's statistics if `params` contain them."""
         if self.body_twins is None:
             return x
-        features: Tensor = self.body_twins.call(with_prefix(params or {}, "body:"), self.engine.autodiff.images(x))
-        return features
+        body = partial(self.body_twins.call, with_prefix(params or {}, "body:"))
+        return call_on(body, self.engine.autodiff.images(x))
 
-    def run_head(self, params: Params, features: Tensor) -> Tensor:
+    def run_head(self, params: Params, features: Inputs) -> Tensor:
         """The output of the head with these parameters."""
         if self.copies_features:
-            features = features.clone()
-        output: Tensor = self.head_twins.call(_of_head(params), features)
-        return output
+            features = tree_map(torch.clone, features)
+        return call_on(partial(self.head_twins.call, _of_head(params)), features)
 
     def with_statistics(self, params: Params, support: Examples) -> Params:
         """The parameters for prediction: under norms="support", together with the support set's statistics.
@@ -123,10 +125,10 @@ class RuleLearner(Learner):
         if self.body_twins is not None:
             body = self.body_twins.twin({})
             record_statistics(body, "body:", statistics)
-            x = self.engine.autodiff.images(body(x))
+            x = self.engine.autodiff.images(call_on(body, x))
         head = self.head_twins.twin(_of_head(params))
         record_statistics(head, "head:", statistics)
-        head(x)
+        call_on(head, x)
         return params | statistics
 
     def objective(self, support: Examples, noise: Noise, evaluating: bool = False) -> Objective:
@@ -149,10 +151,11 @@ class RuleLearner(Learner):
         """
         theta = {name: p.detach().requires_grad_() for name, p in self.params().items()}
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
-            x = self.features(support.x).detach().clone()
-            before = x._version
+            x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
+            before = [value._version for value in tree_leaves(x)]
             loss = self.inner_criterion(self.run_head(theta, x), support.y)
-            self.copies_features = x._version != before  # every step must find its input as it was given
+            # Every step must find its input as it was given.
+            self.copies_features = [value._version for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         if unused and not self.allow_unused:
@@ -166,7 +169,7 @@ class RuleLearner(Learner):
         phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
         return self.with_statistics(phi, support)
 
-    def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ..."]:
         return self.run_head(params, self.engine.autodiff.images(self.features(x, params)))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
@@ -222,10 +225,19 @@ class RuleLearner(Learner):
         store_statistics(head, with_prefix(params, "head:"))
         if body is not None:
             store_statistics(body, with_prefix(params, "body:"))
-        adapted = head if body is None else nn.Sequential(body, head)
+        adapted = head if body is None else AdaptedBody(body, head)
         if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnSingleExample())
         return adapted.eval().requires_grad_(False)
+
+
+class AdaptedBody(nn.Sequential):
+    """A body and its adapted head. The body takes what the model took: a tensor, arguments, or keywords."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        body, head = self
+        output: Tensor = head(call_on(partial(body, *args), kwargs))
+        return output
 
 
 def _of_head(params: Params) -> Params:

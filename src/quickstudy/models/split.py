@@ -2,9 +2,11 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import logits_of
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.trace import trace_calls
 
@@ -53,11 +55,11 @@ class _CheckSplit:
 
     head: str
 
-    def __call__(self, body: nn.Module, args: object, output: Tensor) -> None:
+    def __call__(self, body: nn.Module, args: object, output: Any) -> None:
         del args
         placeholder = body.get_submodule(self.head)
         assert isinstance(placeholder, HeadPlaceholder)
-        is_last = len(placeholder.recorded) == 1 and placeholder.recorded[0] is output
+        is_last = len(placeholder.recorded) == 1 and placeholder.recorded[0] is logits_of(output)
         placeholder.recorded.clear()
         if not is_last:
             raise InputError(_HEAD_NOT_LAST.format(self.head))

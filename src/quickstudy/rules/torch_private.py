@@ -26,7 +26,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm as AnyInstanceNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # The tensors in a task, an outcome or the arguments of a call. The documented module came after torch 2.6.
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 __all__ = [
     "AnyBatchNorm",
@@ -43,6 +43,7 @@ __all__ = [
     "is_tracing",
     "leave_fast_path",
     "math_attention",
+    "named_leaves",
     "named_places",
     "outside_transforms",
     "recompile_limit",
@@ -79,6 +80,16 @@ def recompile_limit(versions: int) -> AbstractContextManager[Any]:
 
     patched: AbstractContextManager[Any] = config.patch(recompile_limit=versions)
     return patched
+
+
+def named_leaves(name: str, tree: object) -> list[tuple[str, Any]]:
+    """What a tree of tuples, lists and dictionaries holds, each with its place.
+
+    >>> named_leaves("x", {"words": 1, "pair": (2, 3)})
+    [("x['words']", 1), ("x['pair'][0]", 2), ("x['pair'][1]", 3)]
+    """
+    leaves, _ = tree_flatten_with_path(tree)
+    return [(f"{name}{keystr(path)}", leaf) for path, leaf in leaves]
 
 
 def named_places(module: nn.Module) -> list[tuple[str, nn.Module | None]]:

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks.check import check_layout
 from quickstudy.tasks.draws import Draws, as_integer
-from quickstudy.types import Examples, Integer, Shape, Task
+from quickstudy.types import Examples, InputShapes, Integer, Task
 
 TASK_FORMAT = 2
 """Part of the name of a task list. It rises when the same family, seed and step give other tasks than before."""
@@ -38,8 +39,11 @@ class TaskFamily(ABC):
 
     @property
     @abstractmethod
-    def inputs(self) -> Shape:
-        """The shape of one x, without the axis of examples: `(1,)`, or `(channels, height, width)`."""
+    def inputs(self) -> InputShapes:
+        """The shape of one x, without the axis of examples: `(1,)`, or `(channels, height, width)`.
+
+        Where x is a tuple or a dictionary of tensors, so is this of their shapes: `{"words": (12,)}`.
+        """
 
     @property
     @abstractmethod
@@ -111,10 +115,11 @@ def _order_examples(task: Task, draws: Draws, size: Integer, part: slice) -> Tas
     about = dict(task.about)
 
     def reorder(half: str, examples: Examples) -> Examples:
-        order = torch.from_numpy(draws.order(f"order of the {half}", size, examples.x.shape[1])[part])
+        order = torch.from_numpy(draws.order(f"order of the {half}", size, examples.y.shape[1])[part])
         rows = torch.arange(len(order))[:, None]
         about.update({name: value[rows, order] for name, value in about.items() if name.endswith(f"_{half}")})
-        return Examples(*(value[rows, order] for value in examples))
+        ordered: Examples = tree_map(lambda value: value[rows, order], examples)
+        return ordered
 
     return Task(reorder("support", task.support), reorder("query", task.query), task.key, about)
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.types import Examples, Task
+from quickstudy.rules.torch_private import named_leaves
+from quickstudy.types import Examples, Inputs, Task
 
 _EXPECTED_TASK = (
     "A source gives Task(support=Examples(x, y), query=Examples(x, y), key=..., about={...}) from quickstudy.types"
@@ -32,13 +33,14 @@ def check_task(task: object, ways: int | None) -> None:
         else:
             _check_labels(half, examples.y, ways)
     for part, support, query in (
-        ("inputs", task.support.x.shape[2:], task.query.x.shape[2:]),
-        ("targets", task.support.y.shape[2:], task.query.y.shape[2:]),
+        ("inputs", task.support.x, task.query.x),
+        ("targets", task.support.y, task.query.y),
     ):
-        if support != query:
+        one, other = ({name: list(v.shape[2:]) for name, v in named_leaves("", half)} for half in (support, query))
+        if one != other:
             raise InputError(
-                f"Support {part} have the shape {list(support)} each, query {part} {list(query)}: one model reads "
-                "both, so give them the same shape."
+                f"Support {part} have the shape {one.get('', one)} each, query {part} {other.get('', other)}: one "
+                "model reads both, so give them the same shape."
             )
     if ways is not None:
         _check_all_classes(task.support.y, ways)
@@ -48,7 +50,8 @@ def check_layout(task: object) -> Task:
     """Refuse a batch whose types or sizes are not those of `Task`. It is cheap: every batch of a source is checked.
 
     For T tasks, which may be none, it expects key `[T]` int64, x `[T, n, *input]` floating and y `[T, n, ...]` with n
-    of at least 1, and an `about` of tensors `[T, ...]`.
+    of at least 1, and an `about` of tensors `[T, ...]`. Where x is a tuple or a dictionary, each of its tensors is
+    `[T, n, ...]`, and may have integers, such as the numbers of words.
     """
     if not isinstance(task, Task):
         raise InputError(f"The source gave a {type(task).__name__}, not a Task. {_EXPECTED_TASK}.")
@@ -69,27 +72,32 @@ def _check_key(key: object) -> None:
 
 
 def _check_sizes(half: str, examples: Examples, tasks: int) -> None:
-    for name, value in examples._asdict().items():
+    inputs = named_leaves(f"{half}.x", examples.x)
+    if not inputs:
+        raise InputError(f"{half}.x is {_describe_value(examples.x)} without tensors: give at least one.")
+    for name, value in [*inputs, (f"{half}.y", examples.y)]:
         if not isinstance(value, Tensor):
-            raise InputError(
-                f"{half}.{name} is {_describe_value(value)}: give a tensor, for example torch.as_tensor(value)."
-            )
+            raise InputError(f"{name} is {_describe_value(value)}: give a tensor, for example torch.as_tensor(value).")
         if value.ndim < 2 or value.shape[0] != tasks or value.shape[1] == 0:
             raise InputError(
-                f"{half}.{name} is {_describe_value(value)}, with {tasks} task(s) by key: give [T, n, ...] with "
+                f"{name} is {_describe_value(value)}, with {tasks} task(s) by key: give [T, n, ...] with "
                 f"T={tasks} and n of at least 1, also for a single task or example."
             )
-    if examples.x.shape[1] != examples.y.shape[1]:
-        raise InputError(
-            f"The {half} has {examples.x.shape[1]} inputs and {examples.y.shape[1]} targets per task: give one target "
-            "per input."
-        )
+    for name, value in inputs:
+        if value.shape[1] != examples.y.shape[1]:
+            part = "" if isinstance(examples.x, Tensor) else f" in {name}"
+            raise InputError(
+                f"The {half} has {value.shape[1]} inputs{part} and {examples.y.shape[1]} targets per task: give one "
+                "target per input."
+            )
 
 
-def _check_x(half: str, x: Tensor) -> None:
-    if not x.is_floating_point():
+def _check_x(half: str, x: Inputs) -> None:
+    if isinstance(x, Tensor) and not x.is_floating_point():
         raise InputError(f"{half}.x is {_describe_value(x)}: give floating inputs, for example x.float().")
-    _check_finite(f"{half}.x", x)
+    for name, value in named_leaves(f"{half}.x", x):
+        if value.is_floating_point():
+            _check_finite(name, value)
 
 
 def _check_floats(half: str, y: Tensor) -> None:
@@ -137,7 +145,7 @@ def _check_about(task: Task) -> None:
     entries = about.items() if isinstance(about, dict) else [("about", about)]
     for name, value in entries:
         half = str(name).rpartition("_")[2]
-        examples = getattr(task, half).x.shape[1:2] if half in ("support", "query") and isinstance(about, dict) else ()
+        examples = getattr(task, half).y.shape[1:2] if half in ("support", "query") and isinstance(about, dict) else ()
         wanted = (len(task.key), *examples)
         if not isinstance(about, dict) or not isinstance(value, Tensor) or value.shape[: len(wanted)] != wanted:
             shape = ", ".join(map(str, wanted))

@@ -10,7 +10,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.draws import Draws
-from quickstudy.types import Examples, Integer, Shape
+from quickstudy.types import Examples, InputShapes, Integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Cross(TaskFamily):
         return self.train.loss
 
     @property
-    def inputs(self) -> Shape:
+    def inputs(self) -> InputShapes:
         return self.train.inputs
 
     @property

@@ -29,6 +29,7 @@ from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_b
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run
@@ -39,7 +40,7 @@ from quickstudy.training.init_from import apply_start, find_start
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
-from quickstudy.types import Outcome, Params, Task
+from quickstudy.types import Outcome, Params, Task, move
 
 LOGS, VALIDATIONS, CHECKPOINTS = 200, 20, 20
 """How often each happens over a run, unless the configuration gives an interval in steps."""
@@ -177,7 +178,7 @@ class _Trainer:
             return
         with UserErrors(self._describe_failure), self._explain_errors():
             tasks = self.source(progress.step)
-            learner.engine.settle(learner, tasks.support.x.to(learner.device))
+            learner.engine.settle(learner, move(tasks.support.x, learner.device))
             found = None if progress.step else find_fastest_way(learner, tasks, steps)
         if found:
             progress.way, seconds = found
@@ -318,7 +319,7 @@ class _Trainer:
         """
         start, config = self.progress.step, self.config
         steps = [self.source(start, part)]
-        numbers = sum(t.numel() for t in (*steps[0].support, *steps[0].query))
+        numbers = sum(leaf.numel() for leaf in tree_leaves((steps[0].support, steps[0].query)))
         most = min(MAX_PIECE, MAX_PIECE_NUMBERS // numbers) if self.learner.engine.compile else 1
         values = [given.at(start) for given in config.schedules.values()]
         events = [every for every in (self.log_every, self.save_every, self.validate_every) if every]

@@ -36,10 +36,16 @@ class Adapt(TrustingCommand):
         """Learn and save."""
         from quickstudy.everyday.classifier import FewShotClassifier
         from quickstudy.everyday.items import read_folder
+        from quickstudy.storage.model_files import is_model
 
         if self.folder is None or self.base is None:
             raise InputError("Give a folder and what is taught by it: quickstudy adapt FOLDER --from BASE.")
         out = Path(self.out or f"{Path(self.folder).expanduser().resolve().name}.model")
+        if is_model(out):
+            raise InputError(
+                f"{out} already holds a model. Give another directory: --out DIRECTORY. Or teach that model more: "
+                f"quickstudy update {out} {self.folder}"
+            )
         taught = read_folder(self.folder)
 
         def learn(trust: bool) -> FewShotClassifier:

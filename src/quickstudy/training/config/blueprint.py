@@ -1,5 +1,6 @@
 """Blueprints: what it takes to build a trained learner again, without its tasks and their data."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
@@ -12,6 +13,9 @@ from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.images.inputs import PictureInput, picture_input
 from quickstudy.training.config.schema import Part
+from quickstudy.types import InputShapes
+
+Sizes = tuple[int, ...]
 
 
 class EncoderName(BaseModel, frozen=True, extra="forbid"):
@@ -24,7 +28,7 @@ class EncoderName(BaseModel, frozen=True, extra="forbid"):
 class Interface(BaseModel, frozen=True, extra="forbid"):
     """What a learner must know of its tasks."""
 
-    inputs: tuple[int, ...] = Field(description="the shape of one x")
+    inputs: Sizes | tuple[Sizes, ...] | dict[str, Sizes] = Field(description="the shape of one x, or of its parts")
     outputs: int
     train_outputs: int = Field(description="in training, where that has other classes than a task")
     loss: str = Field(description="of the tasks")
@@ -35,13 +39,20 @@ class Interface(BaseModel, frozen=True, extra="forbid"):
     def of(family: TaskFamily) -> "Interface":
         """The interface of a family."""
         return Interface(
-            inputs=tuple(int(size) for size in family.inputs),
+            inputs=_as_sizes(family.inputs),
             outputs=int(family.outputs),
             train_outputs=int(family.of_split("train").outputs),
             loss=family.loss,
             picture=picture_input(family),
             encoder=encoder_of(family),
         )
+
+
+def _as_sizes(shapes: InputShapes) -> Any:
+    """Shapes in Python's own numbers, whatever whole numbers a family has."""
+    if isinstance(shapes, Mapping):
+        return {str(name): _as_sizes(shape) for name, shape in shapes.items()}
+    return tuple(_as_sizes(part) if isinstance(part, Iterable) else int(part) for part in shapes)
 
 
 def encoder_of(family: TaskFamily) -> EncoderName | None:

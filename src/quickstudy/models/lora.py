@@ -1,0 +1,111 @@
+r"""LoRA: small changes of the large layers of a frozen model, which adapt in their place.
+
+.. math:: y = W x + b + \frac{\alpha}{r}\, B A x
+
+W and b stay as they are, A is `[r, in]` and B is `[out, r]`. B starts at 0, so the model starts as it was.
+
+Reference: Hu et al., 2021 (https://arxiv.org/abs/2106.09685).
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.errors import InputError
+from quickstudy.models.split import last_linear
+from quickstudy.rules.params import Selection, matches, select
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer with a change of low rank.
+
+    Args:
+        base: The layer, which is frozen.
+        r: The rank.
+        scale: The factor on the change.
+    """
+
+    any_layout = True
+
+    def __init__(self, base: nn.Linear, r: int, scale: float) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(base.weight.new_empty(r, base.in_features))
+        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, r))
+        nn.init.normal_(self.down, std=base.in_features**-0.5)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = F.linear(F.linear(x, self.down), self.up)
+        output: Tensor = self.base(x) + self.scale * change
+        return output
+
+
+class LoRA(nn.Module):
+    """A copy of a model in which changes of low rank, and the head, are all that trains and adapts.
+
+    Any method takes it: `maml(LoRA(model, targets=["query", "value"]), inner_lr=0.1)`.
+
+    >>> net = LoRA(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), r=2, targets=["0"])
+    >>> [name for name, p in net.named_parameters() if p.requires_grad]
+    ['model.0.down', 'model.0.up', 'model.2.weight', 'model.2.bias']
+
+    Args:
+        model: Any module. Its `nn.Linear` layers can be changed.
+        r: The rank of a change.
+        targets: Names of layers, or the ends of their names, such as "query", or patterns such as "*.layer.1.*.query".
+        alpha: The factor on a change is alpha / r; by default it is 1.
+        trains: What else trains and adapts: a pattern or names of parameters. By default the last Linear, the head.
+            An empty list: nothing.
+    """
+
+    any_layout = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        r: int = 4,
+        targets: Sequence[str] = ("query", "value"),
+        *,
+        alpha: float | None = None,
+        trains: Selection | None = None,
+    ) -> None:
+        super().__init__()
+        if r < 1:
+            raise InputError(f"`r` was {r}; a rank is at least 1.")
+        self.model = deepcopy(model).requires_grad_(False)
+        # This one's weight is read by attention itself, past its forward.
+        passed_by = nn.modules.linear.NonDynamicallyQuantizableLinear
+        linears = {
+            name: layer
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, nn.Linear) and not isinstance(layer, passed_by)
+        }
+        patterns = [targets] if isinstance(targets, str) else list(targets)
+        chosen = [name for name in linears if any(_is_target(name, pattern) for pattern in patterns)]
+        if not chosen:
+            raise InputError(
+                f"`targets` was {', '.join(map(repr, patterns)) or 'empty'} and matched no Linear layer that is called "
+                f"by itself. Layers are: {', '.join(linears) or 'none'}."
+            )
+        own = [name for name, _ in self.model.named_parameters()]
+        free = (
+            [] if isinstance(trains, Sequence) and not trains else select(own, trains or last_linear(model), "trains")
+        )
+        params = dict(self.model.named_parameters())
+        for name in chosen:
+            self.model.set_submodule(name, LowRankLinear(linears[name], r, 1.0 if alpha is None else alpha / r))
+        for name in free:
+            if name.rpartition(".")[0] not in chosen:
+                params[name].requires_grad_(True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the model."""
+        return self.model(*args, **kwargs)
+
+
+def _is_target(name: str, pattern: str) -> bool:
+    return matches(name, pattern) or name.endswith(f".{pattern}")
