@@ -286,7 +286,7 @@ class LearnerBase(Base):
         if not isinstance(self.learner, RuleLearner) or isinstance(self.learner, UnicornLearner):
             return None
         with torch.no_grad():
-            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2])).shape[-1]
+            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2].to(self.learner.device))).shape[-1]
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = () if self.blueprint is None else self.blueprint.calibrations
@@ -356,11 +356,11 @@ def distance(known: Calibration, ways: int, shots: int) -> float:
 
 
 def run_outputs(module: nn.Module, x: Tensor, progress: Progress | None = None) -> Tensor:
-    """The outputs of a module for any number of inputs."""
-    outputs = []
+    """The outputs of a module for any number of inputs, on the CPU."""
+    outputs, device = [], next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with torch.no_grad():
         for start in range(0, len(x), CHUNK):
-            outputs.append(module(x[start : start + CHUNK]))
+            outputs.append(module(x[start : start + CHUNK].to(device)).cpu())
             if progress is not None:
                 progress(min(start + CHUNK, len(x)), len(x))
     return torch.cat(outputs)
