@@ -12,8 +12,9 @@ from torch import nn
 import quickstudy as qs
 from drawn import draw
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import EncoderBase, LearnerBase, open_base
+from quickstudy.everyday.bases import EncoderBase, LearnerBase, open_base, shipped_calibrations
 from quickstudy.everyday.items import read_folder
+from quickstudy.everyday.packing import PACK_SHOTS, PACK_WAYS
 from quickstudy.models.encoders import open_encoder
 from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.models.encoders.photos import has_photos

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, RunError
+from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, Ridge, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures
@@ -40,6 +40,8 @@ NORMS = ("support", "trained")
 ANY_WAYS = "protonet, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
 MANY_EXAMPLES = 100
 """So many examples that can be left out calibrate better than the tasks of other pictures that came with an encoder."""
+SHIPPED = ("drawings",)
+"""Learners that come with the package, each in a directory of its name in `shipped/`, with a card."""
 LEAVE_ONE_OUT = "the user's own examples, each left out once"
 
 Progress = Callable[[int, int], None]
@@ -433,11 +435,17 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         return _open_run(Run.open(base), norms, episodes, trust)
     if isinstance(base, str | Path) and is_model(Path(base)):
         return _open_saved(Path(base), norms, trust)
+    if base in SHIPPED:
+        return _open_saved(Path(__file__).parent / "shipped" / base, norms, trust)
     try:
         return EncoderBase(open_encoder(base))
     except InputError as refusal:
         if isinstance(base, str | Path) and ":" not in str(base) and str(base) not in ENCODERS:
-            raise InputError(f"{refusal} Nor is {str(base)!r} the path of a run or of a saved learner.") from refusal
+            near = suggest_nearest(str(base), SHIPPED)
+            raise InputError(
+                f"{refusal} Nor is {str(base)!r} the path of a run or of a saved learner, or a learner that comes with "
+                f"quickstudy. {near}"
+            ) from refusal
         raise
 
 
