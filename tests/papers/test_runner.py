@@ -97,6 +97,15 @@ def test_a_new_seed_adds_to_the_old_ones(plan):
     )
 
 
+def test_a_seed_whose_forerunner_is_missing_is_not_paired_with_another(plan):
+    one = plan(sine("maml"), seeds=3)
+    last = one.units()[2]
+    work(Watcher(), [one.units()[0], last], one.folder, lambda unit, seconds: None)
+    assert len(collect(one)[0].all("maml", "10-shot")) == 1
+    done(one)
+    assert len(collect(one)[0].all("maml", "10-shot")) == 3
+
+
 class Impatient(Watcher):
     """Stops after so many steps."""
 
