@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, RunError
+from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, Ridge, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures
@@ -36,6 +36,8 @@ CHUNK = 256
 """Inputs that a net is given at once, so that memory does not grow with the number of pictures."""
 NORMS = ("support", "trained")
 ANY_WAYS = "protonet, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
+SHIPPED = ("drawings",)
+"""Learners that come with the package, each in a directory of its name in `shipped/`, with a card."""
 LEAVE_ONE_OUT = "the user's own examples, each left out once"
 
 Progress = Callable[[int, int], None]
@@ -284,7 +286,7 @@ class LearnerBase(Base):
         if not isinstance(self.learner, RuleLearner) or isinstance(self.learner, UnicornLearner):
             return None
         with torch.no_grad():
-            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2])).shape[-1]
+            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2].to(self.learner.device))).shape[-1]
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = () if self.blueprint is None else self.blueprint.calibrations
@@ -354,11 +356,11 @@ def distance(known: Calibration, ways: int, shots: int) -> float:
 
 
 def run_outputs(module: nn.Module, x: Tensor, progress: Progress | None = None) -> Tensor:
-    """The outputs of a module for any number of inputs."""
-    outputs = []
+    """The outputs of a module for any number of inputs, on the CPU."""
+    outputs, device = [], next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with torch.no_grad():
         for start in range(0, len(x), CHUNK):
-            outputs.append(module(x[start : start + CHUNK]))
+            outputs.append(module(x[start : start + CHUNK].to(device)).cpu())
             if progress is not None:
                 progress(min(start + CHUNK, len(x)), len(x))
     return torch.cat(outputs)
@@ -413,11 +415,17 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         return _open_run(Run.open(base), norms, episodes, trust)
     if isinstance(base, str | Path) and is_model(Path(base)):
         return _open_saved(Path(base), norms, trust)
+    if base in SHIPPED:
+        return _open_saved(Path(__file__).parent / "shipped" / base, norms, trust)
     try:
         return EncoderBase(open_encoder(base))
     except InputError as refusal:
         if isinstance(base, str | Path) and ":" not in str(base) and str(base) not in ENCODERS:
-            raise InputError(f"{refusal} Nor is {str(base)!r} the path of a run or of a saved learner.") from refusal
+            near = suggest_nearest(str(base), SHIPPED)
+            raise InputError(
+                f"{refusal} Nor is {str(base)!r} the path of a run or of a saved learner, or a learner that comes with "
+                f"quickstudy. {near}"
+            ) from refusal
         raise
 
 

@@ -44,6 +44,7 @@ def drawings(
     queries: Integer = 15,
     size: Integer = PACKED_SIZE,
     rotations: str = "none",
+    within: str = "split",
     only: Sequence[str] = (),
     seed: Integer = 0,
 ) -> ImageEpisodes:
@@ -57,6 +58,7 @@ def drawings(
         queries: Query images per class.
         size: Height and width, at most 28. Smaller drawings are averages of those of 28 pixels.
         rotations: "none", "classes" or "augment".
+        within: "split", or "alphabet": the classes of a task are of one alphabet.
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
     """
@@ -79,6 +81,7 @@ def drawings(
         size=size,
         drawing=True,
         rotations=rotations,
+        within=within,
         notes=(f"layout: {found.layout}",),
         digest=found.digest,
     )
