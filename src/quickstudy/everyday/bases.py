@@ -186,7 +186,7 @@ class LearnerBase(Base):
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures)
-        return as_inputs(items, None if tasks is None else tasks.inputs, self.name)
+        return as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
 
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
         if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss != "cross_entropy":

@@ -34,6 +34,7 @@ class ImageEpisodes(Episodes):
         rotations: "none"; "classes": each class is four classes, rotated by 0, 90, 180 and 270 degrees, and a task may
             have several of them (Vinyals et al.); "augment": a task rotates each of its classes by one of these angles
             at random, in every split (Finn et al.).
+        fit: How pictures that are no squares were made ones: see `Decoding`.
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
         digest: The hash of the stored pictures and labels.
     """
@@ -43,6 +44,7 @@ class ImageEpisodes(Episodes):
     size: Integer
     drawing: bool = False
     rotations: str = "none"
+    fit: str = "stretch"
     notes: Sequence[str] = ()
     digest: str
 

@@ -39,12 +39,14 @@ class PictureInput:
         recipe: The name of the preparation.
         drawing: Whether the net was trained on drawings. Their ink is found by its being rarer than the paper, and made
             light or dark as the recipe wants it.
+        fit: How a picture that is no square becomes one: see `Decoding`.
     """
 
     size: int
     channels: int
     recipe: str = "none"
     drawing: bool = False
+    fit: str = "stretch"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,7 +56,7 @@ class PictureInput:
     def prepare(self, pictures: Sequence[Picture]) -> Float[Tensor, "n channels size size"]:
         """The inputs for these pictures. One that cannot be read is an error that names it."""
         recipe = preparation_named(self.recipe)
-        how = recipe.decoding(self.size, self.channels, None)
+        how = recipe.decoding(self.size, self.channels, None, self.fit)
         made = []
         for number, picture in enumerate(pictures):
             try:
@@ -127,4 +129,5 @@ def picture_input(family: TaskFamily) -> PictureInput | None:
         trained = trained.of
     if not isinstance(trained, ImageEpisodes):
         return None
-    return PictureInput(int(trained.size), int(trained.inputs[0]), trained.recipe.name, trained.drawing)
+    channels = int(trained.inputs[0])
+    return PictureInput(int(trained.size), channels, trained.recipe.name, trained.drawing, trained.fit)

@@ -25,6 +25,16 @@ class Interface(BaseModel, frozen=True, extra="forbid"):
     loss: str = Field(description="of the tasks")
     picture: PictureInput | None = Field(None, description="how a picture becomes an x; null for other inputs")
 
+    def single_input(self) -> Sizes:
+        """The shape of one x, which must be one tensor."""
+        sizes = tuple(size for size in self.inputs if isinstance(size, int))
+        if len(sizes) != len(self.inputs):
+            raise InputError(
+                f"This learner takes several tensors at once ({self.inputs}), and arrays or pictures are given: use "
+                "learner.adapt(Examples(x, y)) with x as it was trained on."
+            )
+        return sizes
+
     @staticmethod
     def of(family: TaskFamily) -> "Interface":
         """The interface of a family."""
