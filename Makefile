@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 MINUTES ?= 60
 
-.PHONY: demo test test-slow smoke fuzz drawings lint format clean
+.PHONY: demo test test-slow smoke fuzz drawings models lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -31,6 +31,12 @@ fuzz: .venv/ready
 drawings: .venv/ready
 	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
 		$(BIN)/python -c "from quickstudy.tasks.images.drawings import write_pack; write_pack()"
+
+# The learner that comes with the package, trained anew: half an hour. What was stopped goes on where it was.
+models: .venv/ready
+	[ -e build/models/drawings/checkpoints ] || $(BIN)/quickstudy train drawings-model --no-tensorboard --out build/models/drawings
+	$(BIN)/quickstudy train --resume build/models/drawings
+	$(BIN)/quickstudy pack build/models/drawings src/quickstudy/everyday/shipped/drawings
 
 lint: .venv/ready
 	$(BIN)/ruff format --check src tests docs examples

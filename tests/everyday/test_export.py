@@ -17,6 +17,7 @@ from quickstudy.methods.registry import METHODS
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
 from quickstudy.models.nets import conv4, mlp
 from quickstudy.tasks.images.decode import Decoding
+from quickstudy.training.config.blueprint import Interface
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the exporters: pip install 'quickstudy[export]'")
 onnx = pytest.importorskip("onnx", reason="needs the exporters: pip install 'quickstudy[export]'")
@@ -169,6 +170,12 @@ def test_an_encoder_that_learns_is_exported_with_its_learning(tmp_path):
     few, asked = (torch.cat([encoder().preparation(one) for one in some]) for some in (shown, new))
     logits = run(tmp_path / "learner.onnx", few, torch.tensor(labels), asked)
     torch.testing.assert_close(logits[:, :3], taught.outputs(new), rtol=1e-4, atol=1e-4)
+
+
+def test_several_tensors_as_one_input_are_no_array():
+    several = Interface(inputs={"words": (3,), "mask": (3,)}, outputs=2, train_outputs=2, loss="cross_entropy")
+    with pytest.raises(InputError, match="takes several tensors as one input .*Use `learner.adapt`"):
+        several.single_input()
 
 
 def test_rows_of_numbers_and_a_regressor_are_exported(tmp_path):

@@ -93,15 +93,15 @@ def test_settings_that_a_schedule_moved_are_in_the_file(tmp_path):
 
 
 def test_packing_changes_the_norms_measures_it_and_calibrates(trained, tmp_path):
-    packed = pack_run(trained("protonet"), tmp_path / "p")
+    packed = pack_run(trained("protonet"), tmp_path / "p", episodes=5)
     blueprint = packed.blueprint
     assert (blueprint.method.options["norms"], blueprint.trained_norms) == ("support", "batch")
     assert "it serves with statistics of the support set" in packed.notes[0]
-    assert "of accuracy on 200 validation tasks" in blueprint.norms_cost
+    assert "of accuracy on 10 validation tasks" in blueprint.norms_cost
     assert {(one.ways, one.shots) for one in blueprint.calibrations} >= {(5, 1), (5, 5), (20, 1)}
     served = qs.load(tmp_path / "p")
     assert "not transductive" in served.norms
-    kept = pack_run(trained("protonet"), tmp_path / "k", norms="trained")
+    kept = pack_run(trained("protonet"), tmp_path / "k", norms="trained", episodes=5)
     assert kept.blueprint.trained_norms is None and kept.blueprint.norms_cost is None
     assert torch.equal(outputs(qs.load(tmp_path / "k")), outputs(qs.load(trained("protonet"))))
 
@@ -111,7 +111,7 @@ def test_per_step_norms_are_served_as_they_were_trained_or_not_at_all(tmp_path):
     run = train_run(tmp_path / "run", {**given, "method": {**given["method"], "norms": "per_step"}})
     with pytest.raises(InputError, match="trained with norms='per_step'"):
         pack_run(run, tmp_path / "p")
-    pack_run(run, tmp_path / "p", norms="trained")
+    pack_run(run, tmp_path / "p", norms="trained", episodes=2)
     assert torch.equal(outputs(qs.load(tmp_path / "p")), outputs(qs.load(run)))
 
 

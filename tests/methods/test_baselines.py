@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cases import NETS, WAYS, Net, tasks
 from quickstudy import Engine, Examples, InputError, Learner, Run, Task
 from quickstudy.methods.hypershot import hypershot
-from quickstudy.methods.matchingnet import matchingnet
+from quickstudy.methods.matchingnet import FullContext, matchingnet
 from quickstudy.methods.nearest_neighbour import nearest_neighbour
 from quickstudy.methods.protonet import protonet
 from quickstudy.methods.relationnet import relationnet
@@ -330,6 +330,34 @@ def test_matchingnet_adds_up_the_attention_of_a_class() -> None:
     torch.testing.assert_close(outcome.output[0].exp(), by_hand, **CLOSE)
     paper = -by_hand[torch.arange(len(query)), batch.query.y[0]].log().mean()
     torch.testing.assert_close(outcome.loss[0], paper, **CLOSE)
+
+
+def test_full_context_is_that_of_the_released_code() -> None:
+    """Torch's own LSTM in both directions, and attention by hand, with the same weights."""
+    torch.manual_seed(0)
+    model = matchingnet(untouched(), WAYS, scale=100.0, context="full")
+    context = model.context
+    assert isinstance(context, FullContext)
+    size = context.forwards.hidden_size
+    both = nn.LSTM(size, size, bidirectional=True)
+    for suffix, cell in (("", context.forwards), ("_reverse", context.backwards)):
+        for name, value in cell.named_parameters():
+            getattr(both, f"{name}_l0{suffix}").data = value.data
+    support, queries = torch.randn(6, size), torch.randn(4, size)
+    read, _ = both(support[:, None])
+    g = support + read[:, 0, :size] + read[:, 0, size:]
+    torch.testing.assert_close(context.of_support(support), g, **CLOSE)
+    for query, found in zip(queries, context.of_queries(queries, g), strict=True):
+        h, c = query[None], torch.zeros(1, size)
+        for _ in range(6):
+            attention = (h @ g.T).softmax(-1)
+            h, c = nn.LSTMCell.forward(context.reader, torch.cat([query[None], attention @ g], 1), (h, c))
+            h = h + query
+        torch.testing.assert_close(found, h[0], **CLOSE)
+    model(tasks(NETS[0])).loss.mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in context.parameters())
+    with pytest.raises(InputError, match="no context 'ful'. Did you mean `full`"):
+        matchingnet(untouched(), WAYS, context="ful")
 
 
 def test_relationnet_scores_each_class_mean_with_each_query() -> None:

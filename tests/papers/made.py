@@ -20,9 +20,9 @@ def reading(each, **more):
 
 
 def made(cells, item=None, better=False):
-    """Found, of made-up numbers: by (row, column), the values of tasks, or one list a seed."""
+    """Found, of made-up numbers: by (row, column), the values of tasks with each of three seeds, or one list a seed."""
     seeds = {
-        key: [np.atleast_1d(one) for one in (values if isinstance(values, tuple) else (values,))]
+        key: [np.atleast_1d(one) for one in (values if isinstance(values, tuple) else (values,) * 3)]
         for key, values in cells.items()
     }
     names = dict.fromkeys(row for row, _ in cells)

@@ -142,7 +142,7 @@ NUMBERS = [
     ("hypermaml", "table-1", "sign-maml-mini-1", "mini-ImageNet 1-shot", 42.90, 1.50),
     ("hypermaml", "table-6", "protonet-cub-1", "CUB 1-shot", 52.52, 1.90),
     ("hypermaml", "table-6", "quoted-pamela", "mini-ImageNet 5-shot", 70.51, 0.67),
-    ("hypermaml", "table-2", "matchingnet-characters-1", "Omniglot to EMNIST 1-shot", 75.01, 2.09),
+    ("hypermaml", "table-2", "matchingnet-fce-characters-1", "Omniglot to EMNIST 1-shot", 75.01, 2.09),
     ("hypermaml", "table-3", "hypermaml", "bias", 27.72, 0.68),
     ("hypermaml", "table-4", "maml-100", "seconds", 212.62, 2.24),
     ("hypermaml", "table-7", "maml-5", "mini-ImageNet 5-shot", 80.81, 0.14),

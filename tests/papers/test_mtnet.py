@@ -65,6 +65,8 @@ def test_fractions_are_those_of_the_checkpoint_s_logits_and_the_two_signs_add_up
         cell: update_fraction(one, cell=cell).value * n for cell, n in (("layer0", 8), ("layer1", 3), ("layer2", 8))
     }
     rows["head"] = update_fraction(one, cell="head").value
+    means = [update_fraction(one, cell=cell).value for cell in ("layer0", "layer1", "layer2", "head")]
+    assert update_fraction(one, over="cells").value == pytest.approx(sum(means) / 4)
     assert sum(rows.values()) / 20 == pytest.approx(update_fraction(one).value)
     with pytest.raises(InputError, match="There is no cell"):
         update_fraction(one, cell="layer9")

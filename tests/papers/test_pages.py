@@ -9,6 +9,7 @@ from quickstudy.errors import RunError
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import page
 from quickstudy.papers.runner.items import Claim
+from quickstudy.papers.runner.results import result_name
 
 PAGES = Path(__file__).parents[2] / "docs" / "reproductions"
 STORED = {paper: page.read_results(PAGES, paper) for paper in PAPERS}
@@ -19,7 +20,7 @@ every_paper = pytest.mark.parametrize("paper", PAPERS)
 def test_pages_say_what_is_stored(paper):
     assert (PAGES / f"{paper}.md").read_text() == page.render(paper, STORED[paper], PAGES, "md")
     for one in STORED[paper]:
-        assert all((PAGES / paper / f"{one['item']}-{name}.svg").is_file() for name in one["figures"])
+        assert all((PAGES / paper / f"{result_name(one)}-{name}.svg").is_file() for name in one["figures"])
         assert one["scale"] != "smoke" and one["commits"] and not any("dirty" in commit for commit in one["commits"])
     assert not list(PAGES.glob("*/*.png")), "a figure is kept once"
 
@@ -38,9 +39,10 @@ def test_a_page_opens_with_one_table_of_all_claims_and_folds_the_rest(paper):
     text = page.render(paper, STORED[paper], PAGES, "md")
     opening, *sections = text.split("\n## ")
     lines = [line for line in opening.splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + sum(len(one["claims"]) for one in STORED[paper])
+    claims = [claim for one in STORED[paper] for claim in page._shown(one, STORED[paper])]
+    assert len(claims) == len({(one["item"], claim["text"]) for one in STORED[paper] for claim in one["claims"]})
     signs = [line.rstrip(" |")[-1] for line in lines[1:]]
-    held = [claim["holds"] for one in STORED[paper] for claim in one["claims"]]
+    held = [claim["holds"] for claim in claims]
     assert signs == [page.SIGNS[one] for one in held]
     for one, section in zip(STORED[paper], sections, strict=True):
         shown, folded = section.split("<details>")
@@ -55,6 +57,38 @@ def test_a_reader_sees_what_rows_are_called_and_not_their_names(paper):
     rows = [line for one in STORED[paper] for line in one["rows"]]
     assert not said & ({line["row"] for line in rows} - {line["label"] for line in rows})
     assert said & {line["label"] for line in rows}
+
+
+@every_paper
+def test_no_verdict_rests_on_fewer_than_three_seeds(paper):
+    for one in STORED[paper]:
+        assert one["seeds"] >= 3 or all(claim["holds"] is None for claim in one["claims"]), one["item"]
+
+
+@every_paper
+def test_every_number_of_the_paper_is_on_its_page(paper):
+    for one in STORED[paper]:
+        there = {(line["row"], line["column"]) for line in one["rows"]}
+        printed = {
+            (row.name, column)
+            for row in items(paper)[one["item"]].rows
+            for column, cell in row.cells.items()
+            if cell.reported
+        }
+        assert printed <= there, one["item"]
+
+
+def test_an_item_at_two_scales_has_each_claim_once_at_the_scale_that_decides_it():
+    (one,) = [one for one in STORED["hypermaml"] if one["item"] == "table-5"]
+    first, second, *rest = one["claims"]
+    cpu = {**one, "scale": "cpu", "claims": [{**first, "holds": True}, second, *rest]}
+    text = page.render("hypermaml", [one, cpu], PAGES, "md")
+    opening, *sections = text.split("\n## ")
+    lines = [line for line in opening.splitlines() if line.startswith("| table-5")]
+    assert len(lines) == len(one["claims"]) and sum("at cpu scale ✓" in line for line in lines) == 1
+    assert "cpu, 1 seed" in lines[0] and "1 reproduce" in opening
+    assert [section.split("\n")[0].endswith("at `cpu` scale") for section in sections] == [False, True]
+    assert sum("table-5-cpu-cells.svg" in section for section in sections) == 1
 
 
 def test_html_is_whole_and_escapes_what_was_stored():
@@ -75,6 +109,7 @@ def test_html_is_whole_and_escapes_what_was_stored():
         {"rows": 1},
         {"claims": [{"text": None}]},
         {"digits": 10**9},
+        {"scale": "huge"},
         {"item": "../elsewhere"},
         {"figures": ["../../secret"]},
         {"stopped": {"row": []}},

@@ -12,8 +12,10 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.papers.beyond.combined import PARTS, combined
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
+from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row, Scale
-from quickstudy.papers.runner.results import result
+from quickstudy.papers.runner.measures import Trained
+from quickstudy.papers.runner.results import is_rising, result, result_name
 from quickstudy.papers.runner.store import Store
 from quickstudy.papers.runner.work import Plan, collect, stand_ins, work
 from quickstudy.training.train import StoppedError
@@ -181,7 +183,7 @@ def test_a_reading_that_lacks_what_it_should_say_is_named(plan):
 
 
 def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
-    one = plan(sine("maml"), sine("fast", inner_lr=0.1), QUOTED)
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1), QUOTED, seeds=3)
     done(one)
     here, about = collect(one)
     shown = result(one, here, about, MACHINE)
@@ -189,13 +191,13 @@ def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
     assert first["gap"] == pytest.approx(here.value("maml", "10-shot") - 0.7)
     assert first["departs"] == ["Scale `quick`: `train.steps` 20 instead of 400."]
     assert shown["rows"][-1]["ours"] is None
-    verdict = shown["claims"][0]
-    assert verdict["holds"] == (here.value("fast", "10-shot") < here.value("maml", "10-shot"))
+    ratio = np.exp(here.ratio("fast", "maml", "10-shot").mean)
+    assert f"{ratio:.2g}" in shown["claims"][0]["evidence"]
     _, lines, notes = tables.lines(shown)
     assert lines[0][2] == "0.70 ± 0.07 (table); 0.80 (text)" and lines[-1][3] == "quoted" and len(notes) == 1
     rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
     assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"
-    assert shown["command"] == "quickstudy reproduce mtnet item --scale quick"
+    assert shown["command"] == "quickstudy reproduce mtnet item --scale quick --seeds 3"
 
 
 def test_a_stand_in_is_named_only_where_the_papers_pictures_were_not_at_hand(plan, tmp_path, monkeypatch):
@@ -223,7 +225,7 @@ def test_a_smoke_run_decides_nothing(plan):
 
 
 def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
-    one = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    one = plan(sine("maml"), sine("fast", inner_lr=1e12, inner_steps=5), seeds=3)  # which diverges, and that is sure
     done(one)
     (claim,) = result(one, *collect(one), MACHINE)["claims"]
     assert claim["holds"] is not None and not claim["own"]
@@ -240,6 +242,54 @@ def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
     done(one)
     claim = result(one, *collect(one), MACHINE)["claims"][0]
     assert claim["holds"] is None and "no reading of fast" in claim["evidence"]
+
+
+def test_numbers_of_the_paper_whose_row_was_left_out_are_shown_as_not_run(plan):
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1), QUOTED)
+    part = dataclasses.replace(one, rows=one.rows[:1])
+    done(part)
+    shown = result(part, *collect(part), MACHINE)
+    _, lines, _ = tables.lines(shown)
+    assert [(line[0], line[1]) for line in lines if "not run" in line] == [("FAST", "10-shot")]
+    assert "FAST" not in [line[0] for line in lines if line[1] == "loss"], "the paper has no number for it"
+
+
+def test_the_cpu_scale_decides_orders_once_validation_has_stopped_rising(plan, monkeypatch):
+    rows = [sine("maml"), sine("fast", inner_lr=1e12, inner_steps=5)]
+    one = plan(*rows, scale="cpu", seeds=3)
+    item = dataclasses.replace(one.item, scales={**one.item.scales, "cpu": Scale({"train.steps": 20})}, decides="cpu")
+    item = dataclasses.replace(item, rows=tuple(rows))
+    one = dataclasses.replace(one, item=item)
+    done(one)
+    shown = result(one, *collect(one), MACHINE)
+    (claim,) = shown["claims"]
+    assert claim["holds"] is False and tables.verdict(claim, "cpu") == "DOES NOT REPRODUCE at cpu scale"
+    assert not any("gap" in line for line in shown["rows"]), "its numbers are not held against the paper's"
+    assert "here, at `cpu` scale" in tables.lines(shown)[0] and result_name(shown) == "item-cpu"
+    monkeypatch.setattr(Found, "rise", lambda self, row: (0.2, 0.1) if row == "maml" else (0.1, 0.2))
+    shown = result(one, *collect(one), MACHINE)
+    (claim,) = shown["claims"]
+    assert claim["holds"] is None and claim["evidence"].endswith("The validation of MAML had not stopped rising.")
+    assert "MAML (maml): +0.2000 ± 0.1000, not enough" in shown["notes"][-1]
+
+
+def test_whether_validation_still_rises_is_judged_against_its_scatter():
+    class Logged:
+        def __init__(self, values):
+            self.values = values
+
+        def metrics(self):
+            return [{"kind": "train", "step": 1}, *({"kind": "val", "metric": value} for value in self.values)]
+
+    def found(*curves):
+        return Found(made(), "cpu", {}, {"maml": tuple(Trained(Logged(one), 0) for one in curves)}, {})
+
+    noise = np.random.default_rng(0).normal(size=(3, 20)) * 0.01
+    level, rising = noise + 0.8, noise + np.linspace(0, 1, 20)
+    assert not is_rising(dataclasses.replace(found(*-level)), "maml") and is_rising(found(*-rising), "maml")
+    rise, half = found(*-rising).rise("maml")
+    assert rise == pytest.approx(4 / 19, abs=0.01) and 0 < half < 0.1
+    assert found([0.5] * 9).rise("maml") is None, "fewer than two validations in a fifth"
 
 
 # -- the command --

@@ -82,6 +82,7 @@ def test_nothing_is_measured_where_something_else_decides(engine):
 def test_nothing_is_measured_for_a_short_training_or_a_net_without_convolutions():
     learner, tasks = settled()
     assert find_fastest_way(learner, tasks, 2, read_clock(1.0, WORTH_MEASURING / 2 - 1e-3)) is None
+    assert find_fastest_way(learner, draw_images(1), 10**9, read_clock()) is None  # one task has nothing beside it
     dense = RECIPES["maml"](torch.nn.Sequential(torch.nn.Flatten(), nets.mlp(SIDE**2, 3, hidden=[4])), inner_lr=0.1)
     dense.meta_gradient(tasks)
     assert dense.engine.ways() == ()

@@ -302,9 +302,10 @@ def test_every_tensor_of_a_checkpoint_is_held_against_what_it_replaces(place, op
         (place / "run" / "config.yaml").read_text().replace("steps: 2", "steps: 9")
     )
     longer = config.build(config.load_config("sine.yaml", [*options, "--train.steps", "9"]))
-    for name, tensor in tensors.items():
+    one_of_each = {(name.split(".")[0], name.rpartition(".")[2]): name for name in tensors}  # model, slots, generator
+    for name in one_of_each.values():
         with run.writing():
-            run.save("last", {**tensors, name: spoil(tensor)}, state)
+            run.save("last", {**tensors, name: spoil(tensors[name])}, state)
         before = {n: p.clone() for n, p in longer.learner.named_parameters()}
         with pytest.raises(
             (InputError, RunError), match=f"Checkpoint `last` of run.*{name.removeprefix('model.')} has "

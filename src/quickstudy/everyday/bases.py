@@ -6,26 +6,29 @@ A base makes a user's X ready, and adapts to examples. It knows no class of the 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, RunError
+from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, Ridge, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.methods.unicorn_maml import UnicornLearner
+from quickstudy.models.encoders.encoder import Encoder
+from quickstudy.models.encoders.open_encoder import ENCODERS, open_encoder
 from quickstudy.models.norms import serve_by_support
 from quickstudy.storage.model_files import is_model, read_model
 from quickstudy.storage.run import Run
 from quickstudy.tasks.base import TaskFamily
-from quickstudy.training.config import Blueprint, build_tasks, parse_config
+from quickstudy.training.config import Blueprint, build_tasks, complete_run, parse_config
 from quickstudy.training.restore import load, load_learner
 from quickstudy.types import Examples
 
@@ -33,6 +36,8 @@ CHUNK = 256
 """Inputs that a net is given at once, so that memory does not grow with the number of pictures."""
 NORMS = ("support", "trained")
 ANY_WAYS = "protonet, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
+SHIPPED = ("drawings",)
+"""Learners that come with the package, each in a directory of its name in `shipped/`, with a card."""
 LEAVE_ONE_OUT = "the user's own examples, each left out once"
 
 Progress = Callable[[int, int], None]
@@ -54,6 +59,19 @@ class Base(ABC):
     @abstractmethod
     def prepare(self, items: Items) -> Tensor:
         """Inputs `[n, ...]` from a user's X."""
+
+    def time_one(self, items: Items) -> float:
+        """The seconds in which one item is made ready, when nothing of it is kept from before."""
+        one = items[:1]
+        self.prepare(one)  # the first one also loads code
+        begun = perf_counter()
+        self.prepare(one)
+        return perf_counter() - begun
+
+    @property
+    def parameters(self) -> int:
+        """The numbers that it has learnt before."""
+        return 0
 
     @abstractmethod
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
@@ -106,20 +124,26 @@ class EncoderBase(Base):
     """Features of a frozen encoder, scaled to length 1, and the nearest class mean.
 
     Args:
-        encoder: What `open_encoder` gives: `name`, `digest`, `features`, `takes`, and `encode(items)`.
+        encoder: The encoder.
     """
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.name = str(encoder.name)
+        self.name = encoder.name
 
     @property
     def takes(self) -> str:
-        return str(self.encoder.takes)
+        return self.encoder.takes
 
     def prepare(self, items: Items) -> Tensor:
-        features: Tensor = self.encoder.encode(items)
-        return features
+        return encode(self.encoder, items)
+
+    def time_one(self, items: Items) -> float:
+        return time_encoding(self.encoder, items)
+
+    @property
+    def parameters(self) -> int:
+        return count_parameters(self.encoder)
 
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
         return NearestMean(x, y, ways, standardise=False)
@@ -132,7 +156,33 @@ class EncoderBase(Base):
         return nn.Sequential(_Double(), line), line.deviation
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "encoder", "name": self.name, "digest": str(self.encoder.digest)}
+        return {"kind": "encoder", "name": self.name, "digest": self.encoder.digest}
+
+
+def encode(encoder: Encoder, items: Items) -> Tensor:
+    """The features of items. An item that cannot be used is an error that names it."""
+    if encoder.takes == "arrays":
+        items = as_inputs(items, None, f"The encoder {encoder.name!r}")
+    elif isinstance(items, Tensor) and (encoder.takes == "texts" or items.ndim < 3):
+        raise InputError(
+            f"The encoder {encoder.name!r} takes {encoder.takes}, and X has numbers of the shape {list(items.shape)}."
+        )
+    return encoder.encode(items)
+
+
+def time_encoding(encoder: Encoder, items: Items) -> float:
+    """The seconds in which one item is encoded anew, although its features may be kept."""
+    with torch.inference_mode():
+        encoder.encode_one(items[0])  # the first one also loads code
+        begun = perf_counter()
+        encoder.encode_one(items[0])
+    return perf_counter() - begun
+
+
+def count_parameters(encoder: Encoder) -> int:
+    """The parameters of the modules that an encoder has."""
+    modules = [part for part in vars(encoder).values() if isinstance(part, nn.Module)]
+    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 class _Double(nn.Module):
@@ -178,15 +228,36 @@ class LearnerBase(Base):
     @property
     def takes(self) -> str:
         tasks = None if self.blueprint is None else self.blueprint.tasks
+        if self.encoder is not None:
+            return self.encoder.takes
         return "arrays" if tasks is None or tasks.picture is None else "pictures"
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """What computes the features that the learner reads; None if it reads something else."""
+        wanted = self.blueprint.tasks.encoder if self.blueprint and self.blueprint.tasks else None
+        return None if wanted is None else open_known_encoder(wanted.name, wanted.digest, self.name)
+
+    def time_one(self, items: Items) -> float:
+        return super().time_one(items) if self.encoder is None else time_encoding(self.encoder, items)
+
+    @property
+    def parameters(self) -> int:
+        own = sum(p.numel() for p in self.learner.parameters())
+        return own + (0 if self.encoder is None else count_parameters(self.encoder))
 
     def prepare(self, items: Items) -> Tensor:
         tasks = None if self.blueprint is None else self.blueprint.tasks
+        if self.encoder is not None and not self._are_features(items):
+            return encode(self.encoder, items)
         if tasks is not None and tasks.picture is not None:
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures)
         return as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
+
+    def _are_features(self, items: Items) -> bool:
+        return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
 
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
         if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss != "cross_entropy":
@@ -208,7 +279,9 @@ class LearnerBase(Base):
         if not isinstance(self.learner, RuleLearner) or isinstance(self.learner, UnicornLearner):
             return None
         with torch.no_grad():
-            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2])).shape[-1]
+            return self.learner.run_head(
+                self.learner.params(), self.learner.features(x[:2].to(self.learner.device))
+            ).shape[-1]
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = () if self.blueprint is None else self.blueprint.calibrations
@@ -278,11 +351,11 @@ def distance(known: Calibration, ways: int, shots: int) -> float:
 
 
 def run_outputs(module: nn.Module, x: Tensor, progress: Progress | None = None) -> Tensor:
-    """The outputs of a module for any number of inputs."""
-    outputs = []
+    """The outputs of a module for any number of inputs, on the CPU."""
+    outputs, device = [], next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with torch.no_grad():
         for start in range(0, len(x), CHUNK):
-            outputs.append(module(x[start : start + CHUNK]))
+            outputs.append(module(x[start : start + CHUNK].to(device)).cpu())
             if progress is not None:
                 progress(min(start + CHUNK, len(x)), len(x))
     return torch.cat(outputs)
@@ -337,7 +410,18 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         return _open_run(Run.open(base), norms, episodes, trust)
     if isinstance(base, str | Path) and is_model(Path(base)):
         return _open_saved(Path(base), norms, trust)
-    return EncoderBase(base if hasattr(base, "encode") and hasattr(base, "digest") else _open_encoder(base))
+    if base in SHIPPED:
+        return _open_saved(Path(__file__).parent / "shipped" / base, norms, trust)
+    try:
+        return EncoderBase(open_encoder(base))
+    except InputError as refusal:
+        if isinstance(base, str | Path) and ":" not in str(base) and str(base) not in ENCODERS:
+            near = suggest_nearest(str(base), SHIPPED)
+            raise InputError(
+                f"{refusal} Nor is {str(base)!r} the path of a run or of a saved learner, or a learner that comes with "
+                f"quickstudy. {near}"
+            ) from refusal
+        raise
 
 
 def _open_run(run: Run, norms: str, episodes: int, trust: bool) -> LearnerBase:
@@ -348,7 +432,7 @@ def _open_run(run: Run, norms: str, episodes: int, trust: bool) -> LearnerBase:
 def find_tasks(run: Run) -> TaskFamily | None:
     """The tasks of a run, if their data are still there."""
     try:
-        return build_tasks(parse_config(run.config).tasks)[0]
+        return build_tasks(parse_config(complete_run(run.config)).tasks)[0]
     except (InputError, RunError):
         return None
 
@@ -364,12 +448,23 @@ def _open_saved(path: Path, norms: str, trust: bool) -> Base:
     )
 
 
-def _open_encoder(base: Any) -> Any:
-    try:
-        encoders = import_module("quickstudy.models.encoders")
-    except ModuleNotFoundError as missing:
-        raise InputError(f"There is no base {base!r}: give a run, a saved learner, or None.") from missing
-    return encoders.open_encoder(base)
+def open_known_encoder(name: str, digest: str, whose: str, given: Any = None) -> Encoder:
+    """The encoder of a name, if its hash is the one that is known.
+
+    Args:
+        name: Its name.
+        digest: Its hash.
+        whose: What was taught on its features, for the message.
+        given: What the user gives in its place.
+    """
+    encoder = open_encoder(name if given is None else given)
+    if encoder.digest != digest:
+        raise InputError(
+            f"{whose} reads features of the encoder {name!r} with the hash {digest[:12]}, and this one has "
+            f"{encoder.digest[:12]}: its weights or its preparation are others, so its features mean something else. "
+            "Install the version that was used, or teach the examples again."
+        )
+    return encoder
 
 
 def canonical_order(x: Tensor, y: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import Base, LearnerBase, open_base, run_outputs, typical_shots
+from quickstudy.everyday.bases import Base, open_base, run_outputs, typical_shots
 from quickstudy.everyday.items import read_folder, read_items
 from quickstudy.everyday.labels import check_classes, number_labels, read_labels
 
@@ -45,7 +45,7 @@ class Candidate:
         behind: How far it is behind the best, paired; 0 for the best itself.
         interval: Half the width of the corrected interval of that difference; NaN for the best.
         seconds: What one example took: made ready and predicted.
-        parameters: The numbers in its learner; None for what does not say.
+        parameters: The numbers that it has learnt before.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Candidate:
     behind: float
     interval: float
     seconds: float
-    parameters: int | None
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Tried:
     right: NDArray[np.float64]
     episodes: float
     seconds: float
-    parameters: int | None
+    parameters: int
 
 
 def _try(
@@ -186,9 +186,8 @@ def _try(
     splits: Sequence[tuple[Tensor, Tensor]],
     progress: Progress | None,
 ) -> _Tried:
-    begun = perf_counter()
     x = base.prepare(items)
-    ready = (perf_counter() - begun) / len(y)
+    ready = base.time_one(items)
     right = np.full((len(splits), len(y)), np.nan)
     asking = 0.0
     for number, (taught, test) in enumerate(splits):
@@ -201,13 +200,12 @@ def _try(
             progress(number + 1, len(splits))
     module = base.adapt(x, y, ways).eval()
     known = base.calibrate(module, x, y, ways, typical_shots(torch.bincount(y).tolist())) if not splits else None
-    parameters = sum(p.numel() for p in base.learner.parameters()) if isinstance(base, LearnerBase) else None
     return _Tried(
         name,
         right,
         float("nan") if known is None else known.accuracy,
         ready + asking / max(len(splits), 1),
-        parameters,
+        base.parameters,
     )
 
 

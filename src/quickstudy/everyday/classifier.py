@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import EPISODES, Calibration
 from quickstudy.everyday.bases import Base, Progress, canonical_order, distance, open_base, run_outputs, typical_shots
-from quickstudy.everyday.estimator import ClassifierMixin, Estimator
+from quickstudy.everyday.estimator import Estimator
 from quickstudy.everyday.items import is_folder, read_folder
 from quickstudy.everyday.labels import as_label_array, check_classes, dump_labels, number_labels, read_labels
 from quickstudy.storage.model_files import write_model
@@ -32,7 +32,7 @@ class ServedNormsWarning(UserWarning):
     """A learner serves with other batch statistics than it was trained with."""
 
 
-class FewShotClassifier(ClassifierMixin, Estimator):
+class FewShotClassifier(Estimator):
     """Learns classes from a few examples of each, and predicts their names.
 
     It has scikit-learn's conventions. X is a list of pictures (paths, PIL images, arrays of bytes), texts, or an array
@@ -69,6 +69,7 @@ class FewShotClassifier(ClassifierMixin, Estimator):
         self.episodes = episodes
         self.trust = trust
 
+    estimator_type = "classifier"
     classes_: NDArray[Any]
     adapted_: nn.Module
     calibration_: Calibration | None
@@ -221,6 +222,11 @@ class FewShotClassifier(ClassifierMixin, Estimator):
                 stacklevel=4,
             )
         return known.probabilities(outputs)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """The share of right answers."""
+        right = [one == other for one, other in zip(self.predict(X).tolist(), read_labels(y), strict=True)]
+        return float(np.average(right, weights=sample_weight))
 
     def save(self, path: str | Path) -> None:
         """Save the model as a directory that `quickstudy.open` reads. It holds the examples as the base prepared them.

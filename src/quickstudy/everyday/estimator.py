@@ -1,77 +1,69 @@
-"""What the two estimators share: scikit-learn's conventions, with its classes where it is installed, and without."""
+"""What the two estimators share: scikit-learn's conventions, without an import of scikit-learn.
+
+That import takes as long as torch's. So the classes have what scikit-learn asks of an estimator (parameters by name,
+tags, a score), and its code is imported when it is there and needed: for the checks of rows of numbers.
+"""
 
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.everyday.items import Items, read_items
 from quickstudy.everyday.labels import NO_Y
 
-if TYPE_CHECKING:
-
-    class BaseEstimator:
-        """What a type checker reads in place of scikit-learn's class."""
-
-        n_features_in_: int
-
-        def __sklearn_tags__(self) -> Any:
-            """What the estimator can do."""
-
-    class ClassifierMixin:
-        """The same for classifiers."""
-
-    class RegressorMixin:
-        """The same for regressors."""
-
-    NotFittedError: type[Exception]
-    validate_data: Any
-    SKLEARN: bool
-else:
-    try:
-        from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-        from sklearn.exceptions import NotFittedError
-        from sklearn.utils.validation import validate_data
-
-        SKLEARN = True
-    except ImportError:
-        from quickstudy.errors import InputError as NotFittedError
-
-        SKLEARN = False
-
-        class ClassifierMixin:
-            """Nothing, where scikit-learn is missing."""
-
-        class RegressorMixin:
-            """Nothing, where scikit-learn is missing."""
-
-        class BaseEstimator:
-            """Parameters by name, as scikit-learn has them."""
-
-            def get_params(self, deep=True):
-                """The parameters of the constructor."""
-                del deep
-                return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-            def set_params(self, **params):
-                """Change parameters of the constructor."""
-                for name, value in params.items():
-                    setattr(self, name, value)
-                return self
-
-            def __repr__(self):
-                given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-                return f"{type(self).__name__}({given})"
+E = TypeVar("E", bound="Estimator")
 
 
-class Estimator(BaseEstimator):
+class Estimator:
     """What is taught by examples: it reads a user's X as its base wants it."""
 
     base: Any
+    n_features_in_: int
+    estimator_type: str
+    """What scikit-learn calls it: "classifier" or "regressor"."""
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return list(inspect.signature(cls).parameters)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters of the constructor, by name."""
+        del deep
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self: E, **params: Any) -> E:
+        """Change parameters of the constructor."""
+        for name, value in params.items():
+            if name not in self._names():
+                raise InputError(
+                    f"Invalid parameter {name!r} for estimator {type(self).__name__}. "
+                    f"{suggest_nearest(name, self._names())}"
+                )
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = {n: v for n, v in self.get_params().items() if v is not defaults[n].default}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        classifies = self.estimator_type == "classifier"
+        return Tags(
+            estimator_type=self.estimator_type,
+            target_tags=TargetTags(required=True, multi_output=not classifies),
+            classifier_tags=ClassifierTags() if classifies else None,
+            regressor_tags=None if classifies else RegressorTags(),
+            input_tags=InputTags(),
+        )
 
     def _is_fitted(self) -> bool:
         return hasattr(self, "adapted_")
@@ -81,9 +73,12 @@ class Estimator(BaseEstimator):
 
     def _check_fitted(self) -> None:
         if not self._is_fitted():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet: call fit with some examples first."
-            )
+            message = f"This {type(self).__name__} instance is not fitted yet: call fit with some examples first."
+            if has_sklearn():
+                from sklearn.exceptions import NotFittedError
+
+                raise NotFittedError(message)
+            raise InputError(message)
 
     def _read(self, values: Any, *, first: bool) -> Items:
         """A user's X. Rows of numbers are checked as scikit-learn does, where it is installed.
@@ -97,7 +92,9 @@ class Estimator(BaseEstimator):
                 "base=None takes rows of numbers. For pictures or texts give a base that reads them: base='photos', "
                 "base='text', a run, or a saved learner."
             )
-        if self.base is None and SKLEARN:
+        if self.base is None and has_sklearn():
+            from sklearn.utils.validation import validate_data
+
             values = validate_data(
                 self, values, reset=first, dtype="numeric", accept_sparse=False, allow_nd=True, ensure_all_finite=True
             )
@@ -109,6 +106,11 @@ class Estimator(BaseEstimator):
                 f"X has {found} features, but {type(self).__name__} is expecting {self.n_features_in_} features as "
                 "input: give the same columns as in fit."
             )
+
+
+def has_sklearn() -> bool:
+    """Whether scikit-learn is installed."""
+    return find_spec("sklearn") is not None
 
 
 def _are_no_numbers(values: Any) -> bool:

@@ -102,10 +102,22 @@ def export_learner(
         metadata: As for `export_classifier`.
         ways: The largest number of classes; by default the learner's own. Only ProtoNet and its kin take another.
     """
+    return _export_learner(learner, None, example, Path(path), metadata or {}, ways)
+
+
+def _export_learner(
+    learner: Learner,
+    encoder: nn.Module | None,
+    example: tuple[Examples, Tensor],
+    path: Path,
+    metadata: Mapping[str, Any],
+    ways: int | None,
+) -> float:
+    """`export_learner`, of a learner that reads the features of an encoder, if there is one."""
     support, query = example
     served = _learns_at_once(learner, ways)
     with explain_support_misfit(support):
-        part = LearningModule(served, support)
+        part = LearningModule(served, support, encoder)
     x, y = support.x, support.y.long()
     inputs = {"support_x": x, "support_y": y, "query_x": query}
     inputs = {name: value if len(value) > 1 else torch.cat([value, value]) for name, value in inputs.items()}
@@ -113,8 +125,7 @@ def export_learner(
     half = order[: max(1, len(x) // 2 + 1)]
     trials = [(x, y, query), (x[order], y[order], query[:1]), (x[half], y[half], query)]
     sizes = {"support_x": "s", "support_y": "s", "query_x": "n"}
-    about = {"kind": "learner", "ways": part.ways, **(metadata or {})}
-    return _export(part, inputs, sizes, trials, Path(path), about)
+    return _export(part, inputs, sizes, trials, path, {"kind": "learner", "ways": part.ways, **metadata})
 
 
 def export_model(
@@ -151,23 +162,26 @@ def export_model(
         names = [name if isinstance(name, str | int | float | bool) else str(name) for name in classes]
         return export_classifier(module, x, path, {**about, "classes": names, "calibration": known})
     learner, shape = _learner_of(base, ways or max(len(classes), 2))
+    encoder = _picture_encoder(base)
+    shape = shape if encoder is None else _picture_shape(encoder)
     count = 2 * _ways(learner)
     draw = torch.Generator().manual_seed(0)
     x = _prepare(base, inputs) if inputs is not None else torch.randn(count, *shape, generator=draw)
     y = torch.arange(len(x)) % min(_ways(learner), len(x))
-    return export_learner(learner, (Examples(x, y), x), path, about, ways=ways)
+    network = None if encoder is None else encoder.network
+    return _export_learner(learner, network, (Examples(x, y), x), Path(path), about, ways)
 
 
 def _describe_base(base: Base) -> dict[str, Any]:
     """What a program must know of the inputs: their preparation, or the encoder whose features they are."""
-    if isinstance(base, EncoderBase):
-        pictures = _picture_encoder(base)
-        prepared = {"inputs": f"features of {base.name}"} if pictures is None else pictures.preparation.key_fields()
-        return {"base": base.name, "digest": str(base.encoder.digest), "preparation": prepared}
-    if isinstance(base, LearnerBase) and base.blueprint is not None and base.blueprint.tasks is not None:
-        picture = base.blueprint.tasks.picture
-        return {"base": base.name, "preparation": None if picture is None else asdict(picture)}
-    return {"base": base.name}
+    encoder = base.encoder if isinstance(base, EncoderBase | LearnerBase) else None
+    about: dict[str, Any] = {"base": base.name}
+    if isinstance(encoder, PictureEncoder):
+        return about | {"encoder": encoder.digest, "preparation": encoder.preparation.key_fields()}
+    if encoder is not None:
+        return about | {"encoder": encoder.digest, "preparation": {"features of": encoder.name}}
+    tasks = base.blueprint.tasks if isinstance(base, LearnerBase) and base.blueprint is not None else None
+    return about if tasks is None or tasks.picture is None else about | {"preparation": asdict(tasks.picture)}
 
 
 def _prepare(base: Base, inputs: Any) -> Tensor:
@@ -178,7 +192,8 @@ def _prepare(base: Base, inputs: Any) -> Tensor:
 
 
 def _picture_encoder(base: Base) -> PictureEncoder | None:
-    encoder = base.encoder if isinstance(base, EncoderBase) else None
+    """The encoder of pictures that a base has before all else; None if it has none."""
+    encoder = base.encoder if isinstance(base, EncoderBase | LearnerBase) else None
     return encoder if isinstance(encoder, PictureEncoder) else None
 
 
@@ -207,17 +222,15 @@ class _Unit(nn.Module):
 
 
 def _learner_of(base: Base, ways: int) -> tuple[Learner, tuple[int, ...]]:
-    """The learner of a base, and the shape of one input."""
+    """The learner of a base, and the shape of one of its inputs: of its features, if it has an encoder."""
     if isinstance(base, LearnerBase):
         tasks = None if base.blueprint is None else base.blueprint.tasks
         if tasks is None:
             raise InputError("It is not known what this learner takes: use export_learner, with examples.")
         return base.learner, tasks.single_input()
     if isinstance(base, EncoderBase):
-        encoder, size = _picture_encoder(base), int(base.encoder.features)
-        body = [] if encoder is None else [encoder.network]
-        net = nn.Sequential(*body, _Unit(), nn.Linear(size, ways))
-        return protonet(net, ways, norms="running"), (size,) if encoder is None else _picture_shape(encoder)
+        size = base.encoder.features
+        return protonet(nn.Sequential(_Unit(), nn.Linear(size, ways)), ways), (size,)
     raise InputError(
         "Nothing was learnt before these examples, so there is no learner. Export the model as it was taught."
     )
@@ -229,21 +242,29 @@ class LearningModule(nn.Module):
     Args:
         learner: A learner that takes no gradient steps.
         support: A support set, for what the learner asks of a first task.
+        encoder: A network whose features the learner reads; None if it reads the inputs.
     """
 
-    def __init__(self, learner: Learner, support: Examples) -> None:
+    def __init__(self, learner: Learner, support: Examples, encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.learner = copy_module(learner).eval().requires_grad_(False)
-        self.learner.check_once(support)
+        self.encoder = None if encoder is None else copy_module(encoder).eval().requires_grad_(False)
+        with torch.no_grad():
+            self.learner.check_once(support._replace(x=self.encode(support.x)))
         self.ways = _ways(self.learner)
         for part in self.learner.modules():
             if isinstance(part, Skipping):
                 part.note_zeros()  # a trace cannot decide by numbers
 
+    def encode(self, x: Tensor) -> Tensor:
+        """What the learner reads."""
+        features: Tensor = x if self.encoder is None else self.encoder(x)
+        return features
+
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         member = torch.eye(self.ways, dtype=support_x.dtype)[support_y]
-        params = self.learner.update(Examples(support_x, support_y), {}, evaluating=True)
-        logits = self.learner.predict(params, query_x)
+        params = self.learner.update(Examples(self.encode(support_x), support_y), {}, evaluating=True)
+        logits = self.learner.predict(params, self.encode(query_x))
         return torch.where(member.sum(0) > 0, logits, -torch.inf)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import Calibration
-from quickstudy.everyday.bases import LEARNER, Base, EncoderBase, LearnerBase, TableBase, open_base
+from quickstudy.everyday.bases import LEARNER, Base, EncoderBase, LearnerBase, TableBase, open_known_encoder
 from quickstudy.everyday.classifier import FewShotClassifier
 from quickstudy.everyday.labels import load_labels
 from quickstudy.everyday.regressor import FewShotRegressor
@@ -75,8 +75,8 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path / CONFIG_FILE} was changed or damaged: {error}.") from error
-    x, y = _examples(path, saved, classes, tensors)
     made = _open_base(path, saved.base, tensors, base, trust)
+    x, y = _examples(path, saved, classes, tensors)
     if saved.kind == "regressor":
         regressor = FewShotRegressor(None if isinstance(made, TableBase) else made, norms=saved.norms)
         return regressor._teach(made, x, y, saved.flat, saved.deviation)
@@ -124,12 +124,12 @@ def _open_base(path: Path, saved: _SavedBase, tensors: Mapping[str, Tensor], giv
     if saved.kind == "learner":
         own = {name.removeprefix(LEARNER): value for name, value in tensors.items() if name.startswith(LEARNER)}
         return LearnerBase(make_learner(saved.learner, own, path, trust=trust), saved.name)
-    made = open_base(saved.name if given is None else given)
-    if not isinstance(made, EncoderBase) or made.describe()["digest"] != saved.digest:
-        digest = made.describe().get("digest", "none")
-        raise InputError(
-            f"{path} was taught to the encoder {saved.name!r} with the hash {saved.digest[:12]}, and this one has "
-            f"{str(digest)[:12]}: its weights or its preparation are others, so the examples in the model mean "
-            "nothing to it. Install the version that the model was made with, or teach the examples again."
-        )
-    return made
+    try:
+        return EncoderBase(open_known_encoder(saved.name, saved.digest, str(path), given))
+    except InputError as refusal:
+        if given is None and str(path) not in str(refusal):
+            raise InputError(
+                f"{path} was taught to the encoder {saved.name!r}, which is not here: {refusal} If it is a module of "
+                "your own, give it: quickstudy.open(path, base=module)."
+            ) from refusal
+        raise

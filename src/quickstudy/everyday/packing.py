@@ -36,6 +36,7 @@ def pack_run(
     *,
     checkpoint: str | None = None,
     norms: str = "support",
+    episodes: int = PACK_EPISODES,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Packed:
@@ -49,6 +50,7 @@ def pack_run(
         path: The directory to write.
         checkpoint: "best" or "last"; by default "best" if there is one.
         norms: "support" (no answer depends on its neighbours) or "trained".
+        episodes: The validation tasks of one calibration.
         trust: Whether to run code that the run names as `package.module:factory`.
         progress: Called with how many calibrations are done, and of how many.
     """
@@ -62,25 +64,25 @@ def pack_run(
         notes.append("the tasks of the run are not at hand, so nothing was calibrated: put their data back to do it")
     else:
         if served is not trained:
-            cost = measure_norms(trained, served, family)
+            cost = measure_norms(trained, served, family, 2 * episodes)
             notes.append(cost)
             blueprint = blueprint.model_copy(update={"norms_cost": cost})
-        blueprint = blueprint.model_copy(update=_measure(served, family, progress))
+        blueprint = blueprint.model_copy(update=_measure(served, family, episodes, progress))
     served.blueprint = blueprint.model_dump(mode="json")
     served.save(path)
     return Packed(Path(path), blueprint, notes)
 
 
-def _measure(learner: Learner, family: TaskFamily, progress: Progress | None) -> dict[str, object]:
+def _measure(learner: Learner, family: TaskFamily, episodes: int, progress: Progress | None) -> dict[str, object]:
     """What a blueprint says of how far a learner can be trusted."""
     if family.loss != "cross_entropy":
-        return {"errors": {n: measure_error(learner, family, n, episodes=PACK_EPISODES) for n in PACK_SHOTS}}
+        return {"errors": {n: measure_error(learner, family, n, episodes=episodes) for n in PACK_SHOTS}}
     outputs = learner.blueprint["tasks"]["outputs"] if learner.blueprint else 0
     sizes = [(w, k) for w in PACK_WAYS for k in PACK_SHOTS if learner.ways is not None or w <= outputs]
     found: dict[tuple[int, int], Calibration] = {}
     for number, (ways, shots) in enumerate(sizes):
         try:
-            one = calibrate_on_tasks(learner, family, ways, shots, episodes=PACK_EPISODES)
+            one = calibrate_on_tasks(learner, family, ways, shots, episodes=episodes)
         except InputError:  # a method may refuse some numbers of classes
             continue
         found[one.ways, one.shots] = one
@@ -89,13 +91,11 @@ def _measure(learner: Learner, family: TaskFamily, progress: Progress | None) ->
     return {"calibrations": tuple(found.values())}
 
 
-def measure_norms(trained: Learner, served: Learner, family: TaskFamily) -> str:
+def measure_norms(trained: Learner, served: Learner, family: TaskFamily, episodes: int) -> str:
     """What another norm policy costs on validation tasks, in words."""
     metric = get_metric(METRIC_FOR_LOSS[family.loss])
     try:
-        before, after = (
-            evaluate(learner, family, metric, split="val", n=PACK_EPISODES * 2) for learner in (trained, served)
-        )
+        before, after = (evaluate(learner, family, metric, split="val", n=episodes) for learner in (trained, served))
     except InputError:
         return "what the change of norms costs was not measured: the run's tasks have no validation split"
     difference = compare(before, after, drop_unequal=True).spread

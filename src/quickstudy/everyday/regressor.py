@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import EPISODES
 from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs
-from quickstudy.everyday.estimator import Estimator, RegressorMixin, as_values
+from quickstudy.everyday.estimator import Estimator, as_values
 from quickstudy.storage.model_files import write_model
 
 
-class FewShotRegressor(RegressorMixin, Estimator):
+class FewShotRegressor(Estimator):
     """Learns a function from a few examples, and predicts its values.
 
     >>> reg = FewShotRegressor().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])
@@ -42,11 +42,7 @@ class FewShotRegressor(RegressorMixin, Estimator):
         self.episodes = episodes
         self.trust = trust
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
+    estimator_type = "regressor"
     adapted_: nn.Module
     deviation_: float
     n_features_in_: int
@@ -99,6 +95,15 @@ class FewShotRegressor(RegressorMixin, Estimator):
                 "or a learner that `quickstudy pack` has measured."
             )
         return (shown, np.full(shown.shape, self.deviation_)) if std else shown
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """R squared: 1 for exact values, 0 for the mean of y."""
+        values = np.asarray(self.predict(X)).reshape(len(X), -1)
+        true, _ = as_values(y, len(X))
+        weight = np.ones(len(true)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        mean = np.average(true, axis=0, weights=weight)
+        left, whole = (weight @ np.square(true - guess) for guess in (values, mean))
+        return float(np.mean(1 - left / whole))
 
     def save(self, path: str | Path) -> None:
         """Save the model as a directory that `quickstudy.open` reads; see `FewShotClassifier.save`."""

@@ -32,17 +32,21 @@ def emit_ridge(
     enhance: bool = True,
     head: str | None = None,
     damping: float = 1.0,
-    rate: float = 0.5,
+    rate: float | None = None,
     **options: Unpack[Options],
 ) -> Learner:
     """Emission, and then a ridge regression of the head that shrinks towards what was emitted (HyperMAML x R2-D2).
 
-    `damping` and `rate` are the first values of lambda and alpha; `summary`, `width` and `enhance` are those of
-    `set_emit`.
+    `damping` and `rate` are the first values of lambda and alpha; `rate` is by default 1/2 for a squared error, with
+    which the step is the ridge regression itself, and 10 for other losses. `summary`, `width` and `enhance` are those
+    of `set_emit`.
     """
     params = adaptable(model, options.get("adapts", trainable))
+    loss = options.get("loss", "cross_entropy")
     read = find_linear_head(model, head)
-    summary = choose_summary(summary, options.get("loss", "cross_entropy"))
+    summary = choose_summary(summary, loss)
+    if rate is None:
+        rate = 0.5 if loss == "mse" else 10.0
     names = [name for name in read.names if name in params] or read.names
     solve = DampedNewton(names, damping=damping, rate=rate)
     # An emission by class leaves the body as it is, so its features serve the solution too.

@@ -129,6 +129,12 @@ class Episodes(TaskFamily):
                 f"{wanted} {self.ways} classes; {split!r} has {len(classes)}. "
                 f"Lower ways to {len(classes)} or less, or give {split!r} more classes."
             )
+        groups = self.groups(split)
+        if groups is not None and np.bincount(groups).max() < self.ways:
+            raise InputError(
+                f"{wanted} {self.ways} classes of one group; the largest group of {split!r} has "
+                f"{np.bincount(groups).max()}. Lower ways, or draw the classes of a task from the whole split."
+            )
         if counts.min() < need:
             scarce = int(counts.argmin())
             raise InputError(
@@ -139,7 +145,13 @@ class Episodes(TaskFamily):
 
     def sample(self, draws: Draws, size: int, part: slice) -> tuple[Examples, Examples, dict[str, Tensor]]:
         classes, table, counts = self.pools[draws.split]
-        chosen = draws.order("classes", size, len(classes))[part, : self.ways]
+        order = draws.order("classes", size, len(classes))
+        if (groups := self.groups(draws.split)) is not None:
+            large = np.flatnonzero(np.bincount(groups) >= self.ways)
+            group = large[np.floor(len(large) * draws.uniform("group", size)).astype(np.int64)]
+            outside = groups[order] != group[:, None]
+            order = np.take_along_axis(order, np.argsort(outside, axis=1, kind="stable"), 1)
+        chosen = order[part, : self.ways]
         rank = draws.uniform("images", size, self.ways, table.shape[1])[part]
         # The padding of the table must come after all images, whose ranks are below 1.
         rank[np.arange(table.shape[1]) >= counts[chosen][:, :, None]] = 2.0
@@ -157,6 +169,14 @@ class Episodes(TaskFamily):
         )
         about = {"classes": torch.from_numpy(classes[chosen]), "images_support": support, "images_query": query}
         return Examples(*drawn), Examples(*asked), about
+
+    def groups(self, split: str) -> NDArray[np.int64] | None:
+        """The group of each class of a split, where a task has classes of one group; None: of the whole split.
+
+        A task's group is drawn first, every one that has enough classes with the same probability.
+        """
+        del split
+        return None
 
     def take_images(self, numbers: NDArray[np.int64]) -> Tensor:
         """Images by index, `[*numbers, *input]` as stored, on the device that has them."""

@@ -47,7 +47,7 @@ def find_fastest_way(
         None where there is no choice, or where the training is too short for one.
     """
     ways = learner.engine.ways()
-    if len(ways) < 2:
+    if len(ways) < 2 or len(tasks.key) < 2:
         return None
     place = _entry(learner, tasks)
     if known := [way for way in ways if way == _read(place)]:

@@ -2,6 +2,7 @@
 
 import lzma
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -65,6 +66,34 @@ def test_alphabets_of_the_test_are_never_trained_on():
     met = {part: {family.names[c].partition("/")[0] for c in pool.classes} for part, pool in family.pools.items()}
     assert {part: len(names) for part, names in met.items()} == {"train": 25, "val": 5, "test": 20}
     assert len(set.union(*met.values())) == 50
+
+
+def test_the_complete_split_keeps_finns_classes_to_validate():
+    complete, finn = drawings("complete"), drawings("finn")
+    assert list(complete.pools) == ["train", "val"]
+    assert list(complete.pools["val"].classes) == list(finn.pools["val"].classes)
+    assert not set(complete.pools["train"].classes) & set(complete.pools["val"].classes)
+    assert len(complete.pools["train"].classes) + len(complete.pools["val"].classes) == 1623
+
+
+def test_within_an_alphabet_all_classes_of_a_task_are_of_one():
+    family = drawings("lake", ways=20, queries=1, within="alphabet")
+    met = set()
+    for step in range(5):
+        for classes in family.source("test", seed=1, size=8)(step).about["classes"].tolist():
+            alphabets = {family.class_name(c).partition("/")[0] for c in classes}
+            assert len(alphabets) == 1 and len(set(classes)) == 20
+            met |= alphabets
+    sizes = Counter(family.names[c].partition("/")[0] for c in family.pools["test"].classes.tolist())
+    assert len(met) > 10 and all(sizes[name] >= 20 for name in met)  # of the 20 alphabets, those that are large enough
+    assert family.describe()["within"] == "alphabet" and "within" not in drawings("lake").describe()
+
+
+def test_alphabets_that_are_too_small_or_missing_are_named():
+    with pytest.raises(InputError, match=r"needs 56 classes of one group; the largest group of 'test' has 47"):
+        drawings("lake", ways=56, queries=1, within="alphabet").source("test", size=1)
+    with pytest.raises(InputError, match="within='alphabets' cannot be used. Use one of: split, alphabet"):
+        drawings("lake", within="alphabets")
 
 
 @pytest.mark.parametrize("size", [1, 7, 14, 20])

@@ -27,6 +27,8 @@ class Adapt(TrustingCommand):
     """Directory of the model (default: FOLDER.model)."""
     norms: str = "support"
     """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
+    episodes: int = 200
+    """Validation tasks that calibrate a run whose data are at hand; 0 for none."""
     report: Folder = None
     """Directory for a page with the pictures that were taught."""
 
@@ -34,14 +36,21 @@ class Adapt(TrustingCommand):
         """Learn and save."""
         from quickstudy.everyday.classifier import FewShotClassifier
         from quickstudy.everyday.items import read_folder
+        from quickstudy.storage.model_files import is_model
 
         if self.folder is None or self.base is None:
             raise InputError("Give a folder and what is taught by it: quickstudy adapt FOLDER --from BASE.")
         out = Path(self.out or f"{Path(self.folder).expanduser().resolve().name}.model")
+        if is_model(out):
+            raise InputError(
+                f"{out} already holds a model. Give another directory: --out DIRECTORY. Or teach that model more: "
+                f"quickstudy update {out} {self.folder}"
+            )
         taught = read_folder(self.folder)
 
         def learn(trust: bool) -> FewShotClassifier:
-            return FewShotClassifier(self.base, norms=self.norms, trust=trust).fit(taught.items, taught.labels)
+            classifier = FewShotClassifier(self.base, norms=self.norms, episodes=self.episodes, trust=trust)
+            return classifier.fit(taught.items, taught.labels)
 
         classifier = self.with_trust(console, learn)
         classifier.notes_ += taught.notes

@@ -51,7 +51,7 @@ class Choose(TrustingCommand):
                 "not known" if math.isnan(row.accuracy) else f"{100 * row.accuracy:.1f} %",
                 "-" if math.isnan(row.interval) else f"{100 * row.behind:.1f} ± {100 * row.interval:.1f} points",
                 f"{1000 * row.seconds:.3g}",
-                "-" if row.parameters is None else str(row.parameters),
+                f"{row.parameters:,}",
             )
             for row in found.candidates
         ]

@@ -26,6 +26,8 @@ class Pack(TrustingCommand):
     """`best` or `last` (default: best where there is one)."""
     norms: str = "support"
     """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
+    episodes: int = 100
+    """Validation tasks of one calibration."""
 
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Pack, and say what was changed and measured."""
@@ -33,6 +35,8 @@ class Pack(TrustingCommand):
 
         if self.run_directory is None or self.out is None:
             raise InputError("Give a run and the directory to write: quickstudy pack RUN OUT.")
+        if self.episodes < 1:
+            raise InputError(f"`--episodes` was {self.episodes}; give 1 or more.")
         with console.progress("calibrating") as progress:
             packed = self.with_trust(
                 console,
@@ -42,6 +46,7 @@ class Pack(TrustingCommand):
                     self.out,
                     checkpoint=self.checkpoint,
                     norms=self.norms,
+                    episodes=self.episodes,
                     progress=progress,
                 ),
             )

@@ -322,6 +322,7 @@ def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console)
     from quickstudy.papers.runner import tables
     from quickstudy.papers.runner.figures import draw
     from quickstudy.papers.runner.found import MissingError
+    from quickstudy.papers.runner.results import result_name
     from quickstudy.reports.canvas import to_svg
     from quickstudy.storage.files import dump_pretty, explain_disk_errors, write_atomic
 
@@ -336,10 +337,10 @@ def _write_item(plan: Plan, made: dict[str, Any], here: Found, console: Console)
                 console.note(f"figure {name} is left out: {missing}")
                 continue
             drawn.append(name)
-            write_atomic(place / f"{plan.item.name}-{name}.svg", to_svg(picture))
+            write_atomic(place / f"{result_name(made)}-{name}.svg", to_svg(picture))
         made["figures"] = sorted(drawn)
-        write_atomic(place / f"{plan.item.name}.csv", tables.as_csv(made).encode())
-        write_atomic(place / f"{plan.item.name}.json", dump_pretty(made))
+        write_atomic(place / f"{result_name(made)}.csv", tables.as_csv(made).encode())
+        write_atomic(place / f"{result_name(made)}.json", dump_pretty(made))
 
 
 def _show_item(made: dict[str, Any], console: Console) -> None:
@@ -349,15 +350,14 @@ def _show_item(made: dict[str, Any], console: Console) -> None:
         console.print_json(made)
         return
     columns, lines, footnotes = tables.lines(made)
-    caption = f"{made['unit']}; ± 95% interval over tasks; scale {made['scale']}, seeds: {made['seeds']}."
+    caption = f"{made['unit']}; ± 95% interval over tasks and seeds; scale {made['scale']}, seeds: {made['seeds']}."
     console.table(made["title"], columns, lines, caption)
     if console.quiet:
         return
     for sentence in footnotes:
         print(sentence)
     for one in made["claims"]:
-        verdict = (tables.ANSWERS if one["own"] else tables.VERDICTS)[one["holds"]]
-        print(f"{verdict}: {one['text']} ({one['source']}) {one['evidence']}")
+        print(f"{tables.verdict(one, made['scale'])}: {one['text']} ({one['source']}) {one['evidence']}")
     for sentence in made["notes"]:
         print(sentence)
 

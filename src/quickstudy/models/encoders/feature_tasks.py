@@ -36,6 +36,7 @@ class FeatureEpisodes(Episodes):
     Args:
         names: Names of the classes; a label is an index into them.
         encoder: The name of the encoder, for results.
+        encoder_digest: Its hash, by which a learner on these features knows it again.
         notes: Remarks for the user.
         digest: The hash of the encoder, the pictures and the labels. The features themselves may differ in their last
             bits from one machine to another.
@@ -43,6 +44,7 @@ class FeatureEpisodes(Episodes):
 
     names: Sequence[str] = field(repr=False)
     encoder: str
+    encoder_digest: str
     notes: Sequence[str] = ()
     digest: str
 
@@ -74,7 +76,7 @@ def features(
 
     Args:
         path: The folder or file of the pictures, as for `folder`.
-        of: Instead of `path`: tasks over pictures, such as `{name: cub}`, whose pictures and splits are used.
+        of: Tasks over pictures, such as `{name: cub}`, whose pictures and splits are used instead of those of `path`.
         encoder: What computes the features: "photos", "hf:NAME", ...
         split: As for `folder`; not with `of`.
         ways: Classes in a task; by default 5, or fewer if a split has fewer.
@@ -84,10 +86,10 @@ def features(
         seed: The seed of the splits "class" and "image".
         progress: Called while pictures are encoded, which is done once.
     """
-    if bool(path) == (of is not None):
+    if not path and of is None:
         raise InputError(
             "`features` needs pictures: give a folder (--tasks.path DIRECTORY), or tasks over pictures "
-            "(--tasks.of '{name: cub}'), and not both."
+            "(--tasks.of '{name: cub}')."
         )
     opened = open_encoder(encoder)
     if opened.takes != "pictures":
@@ -110,6 +112,7 @@ def features(
         rule,
         names=found.classes,
         encoder=opened.name,
+        encoder_digest=opened.digest,
         notes=(f"layout: {found.layout}", *undivided, *describe_left_out(found, place), *missing),
         digest=_digest(opened, encoded, found.labels),
     )
@@ -150,6 +153,7 @@ def _features_of(
         family.rule,
         names=family.names,
         encoder=encoder.name,
+        encoder_digest=encoder.digest,
         notes=family.notes,
         digest=_digest(encoder, encoded, labels),
     )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,11 +19,10 @@ from quickstudy.models.encoders.cache import hash_content
 from quickstudy.models.encoders.encoder import Encoder, digest_module
 from quickstudy.storage.files import max_bytes
 from quickstudy.tasks.images.decode import Decoding, decode
+from quickstudy.tasks.images.inputs import OnePicture, as_pixels
 from quickstudy.tasks.images.limits import check_pixels
-from quickstudy.tasks.images.listing import FilePictures
 
 Colours = tuple[float, float, float]
-CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class PicturePreparation:
 
     def __call__(self, item: Any) -> Float[Tensor, "1 channels side side"]:
         """The input for one picture: a path, a PIL image, an array or a tensor."""
-        pixels, _ = decode(_OnePicture(item), 0, self.decoding)
+        pixels, _ = decode(OnePicture(item), 0, self.decoding)
         x = torch.from_numpy(pixels[None].astype(np.float32)) / 255
         shape = (1, -1, 1, 1)
         return (x - x.new_tensor(self.mean).reshape(shape)) / x.new_tensor(self.std).reshape(shape)
@@ -98,53 +96,3 @@ class PictureEncoder(Encoder):
     def encode_one(self, item: Any) -> Float[Tensor, " features"]:
         features: Tensor = self.network(self.preparation(item))[0]
         return features
-
-
-@dataclass(frozen=True)
-class _OnePicture:
-    """One picture in any form, for the decoder, which closes what it was given."""
-
-    item: Any
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, number: int) -> Image.Image:
-        if isinstance(self.item, str | PathLike):
-            return FilePictures([Path(self.item)])[number]
-        if isinstance(self.item, Image.Image):
-            check_pixels(*self.item.size)
-            return self.item.copy()
-        return Image.fromarray(as_pixels(self.item))
-
-
-def as_pixels(values: Any) -> NDArray[np.uint8]:
-    """An array or tensor as bytes `[height, width]` or `[height, width, channels]`.
-
-    Bytes and other integers are 0 to 255, floating-point numbers 0 to 1. Channels are the first axis or the last,
-    whichever has 1, 3 or 4; if both do, the first in a tensor and the last in an array.
-
-    >>> as_pixels(torch.tensor([[[0.0, 1.0, 0.5]]])).tolist()
-    [[0, 255, 128]]
-    """
-    if not isinstance(values, Tensor | np.ndarray):
-        raise ValueError(f"a {type(values).__name__} is no picture: give a path, a PIL image, an array or a tensor")
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-    sides = [axis for axis in (0, -1) if array.ndim == 3 and array.shape[axis] in CHANNELS]
-    if (array.ndim != 2 and not sides) or 0 in array.shape:
-        raise ValueError(
-            f"an array of shape {list(array.shape)} is no picture: give [height, width], [channels, height, width] or "
-            "[height, width, channels] with 1, 3 or 4 channels"
-        )
-    if array.ndim == 3 and (sides[0] if isinstance(values, Tensor) else sides[-1]) == 0:
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    check_pixels(array.shape[1], array.shape[0])
-    floating = array.dtype.kind == "f"
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"an array of {array.dtype} is no picture: give bytes, or numbers from 0 to 1")
-    low, high, most = float(array.min()), float(array.max()), 1 if floating or array.dtype.kind == "b" else 255
-    if not (low >= 0 and high <= most):
-        raise ValueError(f"the values of a picture of {array.dtype} are 0 to {most}; here they are {low:g} to {high:g}")
-    return np.ascontiguousarray((array * (255.0 if most == 1 else 1.0)).round().astype(np.uint8))

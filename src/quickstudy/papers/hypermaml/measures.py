@@ -28,6 +28,9 @@ CLASSIFIER = ("weight", "bias", "head.weight", "head.bias")
 """Names of the classifier's numbers in a learner that adapts the classifier alone, and in one that adapts the net."""
 
 
+L = TypeVar("L", bound=Learner)
+
+
 def classifier(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weight and bias of the last layer among what adapts.
 
@@ -48,9 +51,6 @@ def setup_with_rule(one: Trained, settings: Settings = None) -> tuple[Setup, Rul
     return setup, setup.learner
 
 
-L = TypeVar("L", bound=Learner)
-
-
 @contextmanager
 def alone(learner: L) -> Iterator[L]:
     """A learner as an evaluation runs it: no outer graph, dropout off."""
@@ -69,17 +69,18 @@ def update_norm(one: Trained, *, of: str = "weight", tasks: int = 600, settings:
     return over_tasks(each, name, {"tasks": len(each)})
 
 
-def finetuned_copy(learner: RuleLearner, support: Examples, noise: Noise, steps: int, rate: float) -> RuleLearner:
+def finetuned_copy(learner: L, support: Examples, noise: Noise, steps: int, rate: float) -> L:
     """A copy whose every trained parameter has taken Adam steps on the support loss after adaptation.
 
     The adaptation is computed anew in every step and differentiated: the hypernetwork is in the loop.
     """
     own = deepcopy(learner)
+    criterion = own.inner_criterion if isinstance(own, RuleLearner) else own.criterion
     adam = torch.optim.Adam(own.meta_params().values(), lr=rate)
     with torch.enable_grad():
         for _ in range(steps):
             phi = own.update(support, noise, evaluating=True)
-            loss = own.inner_criterion(own.predict(phi, support.x), support.y)
+            loss = criterion(own.predict(phi, support.x), support.y)
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
@@ -94,10 +95,12 @@ def metric_after_finetuning(
 
     `steps` and `rate` are Adam's; each task starts from the trained learner.
     """
-    setup, learner = setup_with_rule(one, settings)
+    setup = one.setup(settings)
+    if not setup.learner.meta_params():
+        raise InputError(f"{setup.config.method.name} has no trained parameters, so there is nothing to finetune.")
     listed, name = listed_tasks(setup.eval_family.of_split("test"), tasks)
     values = []
-    with alone(learner) as learner:
+    with alone(setup.learner) as learner:
         for placed in map(learner.move_tasks, listed):
             learner.engine.settle(learner, placed.support.x)
             noise = learner.draw(placed, 0)

@@ -29,17 +29,19 @@ Sizes = Sequence[Sequence[int]]
 
 
 @measure("update_fraction")
-def update_fraction(one: Trained, *, cell: str = "", sign: int = 1) -> Reading:
+def update_fraction(one: Trained, *, cell: str = "", sign: int = 1, over: str = "rows") -> Reading:
     r"""The mean over logits of :math:`\sigma(\pm\zeta)`: how much of a masked learner adapts, or (-) does not.
 
-    `cell` names one layer; by default the logits of all count. `sign` 1 is the probability of adapting by eq. 3.7; -1
-    is the formula that section 6.3 prints.
+    `cell` names one layer. By default all count: each row of logits as one (`over` "rows", as the text says), or each
+    cell's mean as one ("cells", as the released code logs it: the one row of the output cell is a third). `sign` 1 is
+    the probability of adapting by eq. 3.7; -1 is the formula that section 6.3 prints.
     """
     rate = masks_of(one.setup().learner)
     held = {group.rpartition(".")[0]: p.detach().double().numpy() for group, p in rate.probabilities().items()}
     if cell and cell not in held:
         raise InputError(f"There is no cell {cell!r}. Cells are: {', '.join(held)}.")
-    chosen = held[cell] if cell else np.concatenate([p.ravel() for p in held.values()])
+    every = [np.atleast_1d(p.mean()) if over == "cells" else p.ravel() for p in held.values()]
+    chosen = held[cell] if cell else np.concatenate(every)
     arrays = {f"cell.{name}": p for name, p in held.items()}
     return Reading(float(chosen.mean() if sign > 0 else 1 - chosen.mean()), arrays=arrays)
 

@@ -5,11 +5,11 @@ holds, is refused, or is open.
 
 The rule:
 
-- A paired difference counts where it is beyond its 95% interval over tasks and has the same sign with every seed.
-  Otherwise it is open: an interval over tasks knows nothing of the chance of training.
+- Numbers, differences and ratios have an interval over tasks and seeds, which `estimate` holds against what is claimed:
+  a verdict takes three seeds, five where they differ, and an interval that is on one side.
 - A claim of which a row or a column was not run is not decided, whatever the others say: it is about all of them.
 - A row that diverged on a task has an infinite interval and the worst mean there is: an error of infinity, a score of
-  minus infinity; what is neither is no number, which keeps within no bound. So every paired difference with that row is
+  minus infinity; what is neither is no number, which keeps within no bound. So every difference with that row is
   open (the tasks that are left favour it), and a bound on it is decided: an infinite error is below nothing.
 - A claim holds where all of its parts do, is refused where one is, and is open between. One that needs `most` holds
   where more than half of its parts do, and is refused where half of them or more are; one that needs `some` holds where
@@ -21,16 +21,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from quickstudy.evaluation.metrics import Z95, Spread, compute_spread
-from quickstudy.papers.runner.found import Found, MissingError
+from quickstudy.papers.runner.estimate import SEEDS, Bounds, Estimate, Real, seeds_hold
+from quickstudy.papers.runner.found import Difference, Found, MissingError
 from quickstudy.papers.runner.items import Claim
 
-Real = float | int
 ClaimPart = tuple[bool | None, str]
 Word = Callable[..., ClaimPart]
 WORDS: dict[str, Word] = {}
@@ -104,7 +102,7 @@ ENOUGH: dict[str, Callable[[Sequence[bool | None]], bool | None]] = {
 }
 
 
-# -- paired differences on identical tasks --
+# -- differences on identical tasks --
 
 
 @word
@@ -114,30 +112,29 @@ def above(
 ) -> ClaimPart:  # fmt: skip
     """One row is above another (`side` -1: below), by so much, or by such a share of the other, where that is asked.
 
-    It is refused where the mean and every seed miss what is asked. `where` has another column of `row` with bounds: out
-    of them this part does not apply. The interval is widened for so many `comparisons`, so that it is 95% over all of
-    them (Bonferroni). `beside` are further pairs of rows whose differences are told of.
+    `where` has another column of `row` with bounds: out of them this part does not apply. The interval is widened for
+    so many `comparisons`, so that it is 95% over all of them. `beside` are further pairs of rows whose differences are
+    told of.
     """
     if where is not None:
         level = found.value(row, where["column"])
-        if not inside(level, **{name: bound for name, bound in where.items() if name != "column"}):
+        if not Bounds(**{name: bound for name, bound in where.items() if name != "column"}).hold(level):
             raise LeftOutError(f"{found.item.label(row)}, {where['column']}: {level:.3g}")
-    sign, over = found.sure_sign(than, row, column)
-    words = _difference(found, row, than, column, over)
+    over = found.difference(than, row, column)
+    words = _describe_difference(found, row, than, column, over)
     for one, two in beside:
         if {(one, column), (two, column)} <= set(found.readings):
-            words += f", where {_difference(found, one, two, column, found.paired_difference(two, one, column))}"
-    if not over.decides:
+            words += f", where {_describe_difference(found, one, two, column, found.difference(two, one, column))}"
+    if not over.paired:
         return None, words
-    if not by and not share:
-        wide = NormalDist().inv_cdf(1 - 0.025 / comparisons) / Z95 if comparisons > 1 else 1.0
-        return None if not sign or abs(over.mean) <= wide * over.interval else sign == side, words
-    pairs = found.pairs(row, than, column)
-    changes = [over.mean, *(one - two for one, two in pairs)]
+    change = Estimate(over.estimate.seeds, over.estimate.tasks, comparisons)
     if share:
-        changes = [one / two - 1 for one, two in ((found.value(row, column), found.value(than, column)), *pairs)]
-    reached = [side * change >= (share or by) for change in changes]
-    return (True if sign == side and reached[0] else False if sign == -side or not any(reached) else None), words
+        base = [than for _, than in found.pairs(row, than, column)]
+        relative = tuple(one / two for one, two in zip(change.seeds, base, strict=True))
+        change = Estimate(relative, change.tasks / abs(_mean(base)), comparisons)
+    amount = share or by
+    wanted = Bounds(at_least=amount) if amount else Bounds(above=0.0)
+    return Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons).keeps(wanted), words
 
 
 @word
@@ -147,21 +144,11 @@ def below(found: Found, **options: Any) -> ClaimPart:
 
 
 @word
-def not_below(found: Found, *, row: str, than: str, column: str) -> ClaimPart:
-    """One row is not below another; a difference within its interval is none."""
-    sign, over = found.sure_sign(than, row, column)
-    return sign >= 0 if over.decides else None, _difference(found, row, than, column, over)
-
-
-@word
-def difference(
-    found: Found, *, row: str, than: str, column: str, at_least: Real = -np.inf, at_most: Real = np.inf
-) -> ClaimPart:
-    """One row minus another is within bounds, its interval included; refused where all of the interval is outside."""
-    over = found.paired_difference(than, row, column)
-    low, high = over.mean - over.interval, over.mean + over.interval
-    holds = True if at_least <= low and high <= at_most else False if high < at_least or low > at_most else None
-    return holds if over.decides else None, _difference(found, row, than, column, over)
+def difference(found: Found, *, row: str, than: str, column: str, **bounds: Real) -> ClaimPart:
+    """One row minus another is within bounds."""
+    over = found.difference(than, row, column)
+    words = _describe_difference(found, row, than, column, over)
+    return over.estimate.keeps(Bounds(**bounds)) if over.paired else None, words
 
 
 @word
@@ -177,78 +164,84 @@ def in_order(
         if not over_seeds:
             parts.append(above(found, row=row, than=than, column=column))
             continue
-        over = compute_spread(np.array([one - two for one, two in found.pairs(row, than, column)]))
-        sure = over.sign and over.finite == over.tasks >= over_seeds
-        words = f"{_difference(found, row, than, column, over)}, over seeds; {over_seeds} are needed"
-        parts.append((bool(over.mean > 0) if sure else None, words))
+        pairs = found.pairs(than, row, column)
+        over = Estimate(tuple(two - one for one, two in pairs))
+        words = f"{found.item.label(row)} - {found.item.label(than)} = {over.format('+.3g')} ({column}, over seeds; "
+        words += f"{over_seeds} are needed)"
+        parts.append((over.keeps(Bounds(above=0.0)) if len(pairs) >= over_seeds else None, words))
     return all_hold([holds for holds, _ in parts]), "; ".join(words for _, words in parts)
 
 
-def _difference(found: Found, row: str, than: str, column: str, over: Spread) -> str:
-    """A paired difference in words."""
-    pairs, lost = found.pairs(row, than, column), over.tasks - over.finite
-    words = f"{found.item.label(row)} - {found.item.label(than)} = {over.format('+.3g')} ({column}"
-    words += f"; above in {sum(one > two for one, two in pairs)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
-    return f"{words}; {lost} of {over.tasks} tasks diverged)" if lost else f"{words})"
+def _describe_difference(found: Found, row: str, than: str, column: str, over: Difference) -> str:
+    """A difference in words."""
+    pairs, lost = found.pairs(than, row, column), over.tasks - over.finite
+    words = f"{found.item.label(row)} - {found.item.label(than)} = {over.estimate.format('+.3g')}"
+    words += " (one task)" if over.finite == 1 else ""
+    words += f" ({column}"
+    words += f"; above in {sum(two > one for one, two in pairs)} of {len(pairs)} seeds" if len(pairs) > 1 else ""
+    words += f"; {lost} of {over.tasks} tasks diverged" if lost else ""
+    return f"{words})"
 
 
 # -- numbers within bounds --
 
 
-def inside(
-    number: float, *, above: Real = -np.inf, at_least: Real = -np.inf, below: Real = np.inf, at_most: Real = np.inf
-) -> bool:
-    """Whether a number keeps within its bounds; NaN keeps within none."""
-    strict = (above < number or above == -np.inf) and (number < below or below == np.inf)
-    return bool(strict and at_least <= number <= at_most)
-
-
-def keep_inside(numbers: Sequence[float], seeds: str, **bounds: Real) -> bool | None:
-    """Whether numbers, one a seed, keep within bounds.
-
-    By `seeds` it is the "mean", the "first" or the "worst" (the largest) that does, or "each": open where they differ.
-    """
-    if seeds == "each":
-        every = {inside(one, **bounds) for one in numbers}
-        return every.pop() if len(every) == 1 else None
-    with np.errstate(invalid="ignore"):
-        return inside({"mean": _mean(numbers), "worst": float(np.max(numbers)), "first": numbers[0]}[seeds], **bounds)
-
-
 @word
 def within(found: Found, *, row: str, column: str, more: str = "", seeds: str = "mean", **bounds: Real) -> ClaimPart:
-    """A row's number is within bounds; `more` is another number of the same reading."""
-    numbers = [float(one.more[more]) for one in found.all(row, column)] if more else found.at_worst(row, column)
-    return keep_inside(numbers, seeds, **bounds), _number(f"{found.item.label(row)}, {more or column}", numbers)
+    """A row's number is within bounds; `more` is another number of the same reading.
+
+    By `seeds` it is the "mean" that is, with its interval, or "each" seed's number, as `seeds_hold` decides, or the
+    "worst", the largest: of errors that are to be rounding.
+    """
+    wanted, one = Bounds(**bounds), found.estimate(row, column)
+    if more:
+        one = Estimate(tuple(float(reading.more[more]) for reading in found.all(row, column)))
+    words = _describe_number(f"{found.item.label(row)}, {more or column}", one)
+    return _keep(one, seeds, wanted, words)
+
+
+def _keep(one: Estimate, seeds: str, wanted: Bounds, words: str) -> ClaimPart:
+    if seeds == "each":
+        held = [wanted.hold(number) for number in one.seeds]
+        return seeds_hold(held), f"{words}: {sum(held)} of {len(held)} seeds"
+    if seeds == "worst":
+        return wanted.hold(float(np.max(one.seeds))) if len(one.seeds) >= SEEDS else None, words
+    return one.keeps(wanted), words
 
 
 @word
 def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean", **bounds: Real) -> ClaimPart:
     """One row's number over another's is within bounds."""
-    ours, others = found.at_worst(row, column), found.at_worst(over, column)
-    pairs = [(_mean(ours), _mean(others))] if seeds == "mean" else zip(ours, others, strict=False)
+    pairs = zip(found.at_worst(row, column), found.at_worst(over, column), strict=False)
     numbers = [_divide(one, two) for one, two in pairs]
-    words = _number(f"{found.item.label(row)} over {found.item.label(over)}, {column}", numbers)
-    return keep_inside(numbers, seeds, **bounds), words
+    wanted, name = Bounds(**bounds), f"{found.item.label(row)} over {found.item.label(over)}, {column}"
+    logs = found.ratio(row, over, column)
+    if logs is None or seeds == "each":  # without a positive number on both sides there is no interval
+        return _keep(Estimate(tuple(numbers)), seeds, wanted, _describe_numbers(name, numbers))
+    reach = f" (within a factor of {np.exp(logs.half):.3g})"
+    return logs.keeps(wanted.in_logarithms()), _describe_numbers(name, numbers) + reach
 
 
 @word
 def near_numbers(
     found: Found, *, numbers: Mapping[str, float], column: str, share: float = 0.0, away: float = 0.0
 ) -> ClaimPart:
-    """Several rows' means are near given numbers, each to a share of it, or to so much."""
-    ours = {row: _mean(found.at_worst(row, column)) for row in numbers}
-    near = all(abs(ours[row] - number) <= max(away, share * abs(number)) for row, number in numbers.items())
-    words = ", ".join(f"{ours[row]:.3g} for {number:g}" for row, number in numbers.items())
-    return near, f"{next(iter(numbers))} and others, {column}: {words}"
+    """Several rows' numbers are near given ones, each to a share of it, or to so much."""
+    held, words = [], []
+    for row, number in numbers.items():
+        one, reach = found.estimate(row, column), max(away, share * abs(number))
+        held.append(one.keeps(Bounds(at_least=number - reach, at_most=number + reach)))
+        words.append(f"{one.mean:.3g} for {number:g}")
+    return all_hold(held), f"{found.item.label(next(iter(numbers)))} and others, {column}: {', '.join(words)}"
 
 
 @word
 def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) -> ClaimPart:
     """By how much one row's mean is above another's, on tasks that cannot be paired, is within bounds."""
-    one, two = (_mean(found.at_worst(name, column)) for name in (row, over))
-    words = f"{found.item.label(row)} {one:.3g}, {found.item.label(over)} {two:.3g} ({column})"
-    return inside(one - two, **bounds), words
+    one, two = found.estimate(row, column), found.estimate(over, column)
+    words = f"{found.item.label(row)} {one.format()}, {found.item.label(over)} {two.format()} ({column})"
+    gaps = tuple(a - b for a, b in zip(one.seeds, two.seeds, strict=False))
+    return Estimate(gaps, float(np.hypot(one.tasks, two.tasks))).keeps(Bounds(**bounds)), words
 
 
 @word
@@ -256,12 +249,17 @@ def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds:
     """The largest of several rows' numbers over the smallest is within bounds; `over`, that ratio over other rows'."""
     words, numbers = [], []
     for pattern in filter(None, (rows, over)):
-        values = [_mean(found.at_worst(row.name, column)) for row in found.item.rows if fnmatchcase(row.name, pattern)]
+        values = [found.at_worst(row.name, column) for row in found.item.rows if fnmatchcase(row.name, pattern)]
+        by_seed = list(zip(*values, strict=False))
         # Where the largest is infinite, so is the ratio, whatever the smallest.
-        numbers.append(max(values) / min(values) if np.isfinite(values).all() else float(np.max(values)))
-        every = ", ".join(f"{one:.3g}" for one in values)
-        words.append(f"{pattern}: largest over smallest {numbers[-1]:.3g} ({every})")
-    return inside(_divide(*numbers) if over else numbers[0], **bounds), "; ".join(words)
+        numbers.append([max(v) / min(v) if np.isfinite(v).all() else float(np.max(v)) for v in by_seed])
+        every = ", ".join(f"{_mean(one):.3g}" for one in values)
+        words.append(f"{pattern}: largest over smallest {_mean(numbers[-1]):.3g} ({every})")
+    ratios = [_divide(*pair) for pair in zip(*numbers, strict=False)] if over else numbers[0]
+    wanted = Bounds(**bounds)
+    if all(0 < one < np.inf for one in ratios):
+        return Estimate(tuple(float(np.log(one)) for one in ratios)).keeps(wanted.in_logarithms()), "; ".join(words)
+    return Estimate(tuple(ratios)).keeps(wanted), "; ".join(words)
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -273,7 +271,15 @@ def _divide(one: float, two: float) -> float:
         return float(np.divide(one, two))
 
 
-def _number(name: str, numbers: Sequence[float]) -> str:
+def _describe_number(name: str, one: Estimate) -> str:
     """A number in words, with every seed's where there are several."""
-    seeds = f" (by seed {', '.join(f'{one:.3g}' for one in numbers)})" if len(numbers) > 1 else ""
-    return f"{name}: {_mean(numbers):.3g}{seeds}"
+    return f"{name}: {one.format()}{_describe_seeds(one.seeds)}"
+
+
+def _describe_numbers(name: str, numbers: Sequence[float]) -> str:
+    """The mean of several seeds' numbers, and these."""
+    return f"{name}: {_mean(numbers):.3g}{_describe_seeds(numbers)}"
+
+
+def _describe_seeds(numbers: Sequence[float]) -> str:
+    return f" (by seed {', '.join(f'{one:.3g}' for one in numbers)})" if len(numbers) > 1 else ""

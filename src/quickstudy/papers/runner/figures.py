@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quickstudy.evaluation.metrics import compute_spread
+from quickstudy.papers.runner.estimate import Estimate
 from quickstudy.papers.runner.found import Found, MissingError
 from quickstudy.reports.canvas import COLOURS, FAINT, INK, label_axes, log_if_wide, new_figure
 
@@ -145,6 +145,7 @@ def _draw_series(axes: "Axes", found: Found, column: str, at: Mapping[str, float
 
 
 def interval(found: Found, row: str, column: str) -> float:
-    """Half of the interval over tasks; over seeds where there are no tasks but several seeds; else NaN."""
-    over = found.spread(row, column) or compute_spread(np.array(found.each_seed(row, column)))
-    return over.interval
+    """Half of the interval over tasks and seeds; NaN where there is neither."""
+    over = found.spread(row, column)
+    tasks = over.interval if over is not None and over.finite > 1 else 0.0
+    return Estimate(tuple(found.each_seed(row, column)), tasks).half or np.nan

@@ -1,4 +1,4 @@
-"""What was found of an item: its readings by row, column and seed, with their means and differences."""
+"""What was found of an item: its readings by row, column and seed, with their means, differences and ratios."""
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from quickstudy.errors import RunError
-from quickstudy.evaluation.metrics import Spread, compute_spread
+from quickstudy.evaluation.metrics import Z95, Spread, compute_spread
+from quickstudy.papers.runner.estimate import Estimate
 from quickstudy.papers.runner.items import Item, Row
 from quickstudy.papers.runner.measures import Reading, Trained
 from quickstudy.storage.result import Array
@@ -19,6 +20,20 @@ WORST = {False: float("inf"), True: float("-inf"), None: float("nan")}
 
 class MissingError(RunError):
     """A row or a column was not run, so that something cannot be said."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row minus another on identical tasks, over the seeds that both have."""
+
+    estimate: Estimate
+    tasks: int
+    finite: int  # of the tasks
+
+    @property
+    def paired(self) -> bool:
+        """Whether it can be held against its interval: there are two tasks or more, and none diverged."""
+        return self.finite == self.tasks > 1
 
 
 @dataclass(frozen=True)
@@ -64,27 +79,43 @@ class Found:
         each = self._each(row, column)
         return None if each is None else compute_spread(each)
 
-    def paired_difference(self, first: str, second: str, column: str) -> Spread:
+    def estimate(self, row: str, column: str) -> Estimate:
+        """The number over seeds, with its interval; the worst value there is if a training or a task diverged."""
+        over = self.spread(row, column)
+        tasks = over.interval if over is not None and over.finite == over.tasks > 1 else 0.0
+        return Estimate(tuple(self.at_worst(row, column)), tasks)
+
+    def difference(self, first: str, second: str, column: str) -> Difference:
         """Second minus first over identical tasks, where each task's difference is its mean over seeds."""
         if any(one.each is None and lost_tasks(one) for row in (first, second) for one in self.all(row, column)):
-            return Spread(float("nan"), float("nan"), 0, 1)  # a training left nothing to read
-        one, two = self._each(first, column), self._each(second, column)
+            return Difference(Estimate((float("nan"),)), 1, 0)  # a training left nothing to read
+        pairs = self.pairs(first, second, column)
+        one, two = self._each(first, column, len(pairs)), self._each(second, column, len(pairs))
         if one is None or two is None or self.first(first, column).tasks != self.first(second, column).tasks:
             raise MissingError(f"{first} and {second} were not read on the same tasks, so they cannot be paired.")
-        return compute_spread(two - one)
+        over = compute_spread(two - one)
+        interval = over.interval if over.finite > 1 else 0.0
+        return Difference(Estimate(tuple(b - a for a, b in pairs), interval), over.tasks, over.finite)
+
+    def ratio(self, row: str, over: str, column: str) -> Estimate | None:
+        """The logarithm of one row's number over another's, by seed; None where a number is not positive and finite."""
+        numbers = list(zip(self.at_worst(row, column), self.at_worst(over, column), strict=False))
+        if not all(0 < one < np.inf and 0 < two < np.inf for one, two in numbers):
+            return None
+        logs = tuple(float(np.log(one / two)) for one, two in numbers)
+        one, two = self._each(row, column, len(numbers)), self._each(over, column, len(numbers))
+        if one is None or two is None:
+            return Estimate(logs)
+        if self.first(row, column).tasks != self.first(over, column).tasks or len(one) < 2:
+            ours, others = (self.estimate(name, column) for name in (row, over))
+            return Estimate(logs, float(np.hypot(ours.tasks / ours.mean, others.tasks / others.mean)))
+        # What each task adds to the logarithm of a ratio of means.
+        pull = one / one.mean() - two / two.mean()
+        return Estimate(logs, float(Z95 * pull.std() / len(pull) ** 0.5))
 
     def pairs(self, first: str, second: str, column: str) -> list[tuple[float, float]]:
         """Two rows' values by seed, for the seeds that both have: a run that was stopped may have fewer."""
         return list(zip(self.each_seed(first, column), self.each_seed(second, column), strict=False))
-
-    def sure_sign(self, first: str, second: str, column: str) -> tuple[int, Spread]:
-        """The sign of second minus first where it is sure, else 0: beyond the interval over tasks, and with every seed.
-
-        The interval knows nothing of the chance of training. Where a row diverged on some tasks nothing is sure.
-        """
-        over = self.paired_difference(first, second, column)
-        sign = over.sign if over.decides else 0
-        return (sign if all(np.sign(two - one) == sign for one, two in self.pairs(first, second, column)) else 0), over
 
     def log(self, row: str, seed: int = 0) -> list[dict[str, Any]]:
         """What a training logged: rows with its losses, and rows with what its configuration probes."""
@@ -105,8 +136,29 @@ class Found:
                 held.setdefault(one["step"], []).extend(np.ravel(one["value"]))
         return np.array(list(held)), np.array(list(held.values()), dtype=float)
 
-    def _each(self, row: str, column: str) -> Array | None:
-        readings = self.all(row, column)
+    def rise(self, row: str) -> tuple[float, float] | None:
+        """By how much a row's validation rose from the fourth fifth of training to the last, and half of its interval.
+
+        It is the mean over seeds, and the interval that of validations which scatter around a level in each fifth. None
+        where there are fewer than two validations in a fifth.
+        """
+        sign = -1 if self.item.larger_is_better is False else 1
+        curves = [
+            [sign * line["metric"] for line in one.run.metrics() if line["kind"] == "val"]
+            for one in self.trained.get(row, ())
+            if one.run is not None
+        ]
+        fifth = min(map(len, curves), default=0) // 5
+        if fifth < 2:
+            return None
+        parts = np.array([[curve[-2 * fifth : -fifth], curve[-fifth:]] for curve in curves])  # [seeds, 2, fifth]
+        levels = parts.mean(2, keepdims=True)
+        scatter = np.sqrt(((parts - levels) ** 2).sum() / (parts.size - levels.size))
+        rise = float((levels[:, 1] - levels[:, 0]).mean())
+        return rise, float(Z95 * scatter * np.sqrt(2 / (fifth * len(parts))))
+
+    def _each(self, row: str, column: str, seeds: int | None = None) -> Array | None:
+        readings = self.all(row, column)[:seeds]
         every = [one.each for one in readings if one.each is not None]
         return np.mean(np.stack(every), axis=0) if len(every) == len(readings) else None
 

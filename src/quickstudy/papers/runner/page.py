@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 from quickstudy.errors import RunError
 from quickstudy.papers.catalog import PAPERS, items
 from quickstudy.papers.runner import tables
-from quickstudy.papers.runner.items import Claim, Item
-from quickstudy.papers.runner.results import Result, StoredResult
+from quickstudy.papers.runner.items import SCALES, Claim, Item
+from quickstudy.papers.runner.results import Result, StoredResult, result_name
 from quickstudy.reports.report import read_templates
 from quickstudy.storage.files import check_format, read_json
 from quickstudy.storage.records import check_shape
@@ -47,13 +47,14 @@ def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> st
         paper=paper,
         title=f"{PAPERS[paper]}: what was found",
         counts=_count_claims(results),
+        heading=_heading,
         results=results,
         about=_describe_origin,
         overview_columns=("item", "claim", "says", "paper", "here", "scale and data", "holds"),
-        overview=[line for one in results for line in _overview(one, known.get(one["item"]))],
+        overview=[line for one in results for line in _overview(one, known.get(one["item"]), _shown(one, results))],
         evidence_columns=("", "claim", "source", "evidence"),
-        evidence=lambda one: [(SIGNS[c["holds"]], c["text"], c["source"], c["evidence"]) for c in one["claims"]],
-        figures=lambda one: [_figure(name, folder / paper / f"{one['item']}-{name}.svg") for name in one["figures"]],
+        evidence=lambda one: [(_sign(c, one), c["text"], c["source"], c["evidence"]) for c in one["claims"]],
+        figures=lambda one: _figures(one, folder / paper),
         lines=tables.lines,
     )
 
@@ -65,13 +66,43 @@ def mark_code(text: str) -> Markup:
 
 def _count_claims(results: Sequence[Result]) -> str:
     """How many of the paper's claims hold, and how many of this library's questions are answered yes."""
-    of = Counter((claim["own"], claim["holds"]) for one in results for claim in one["claims"])
+    of = Counter((claim["own"], claim["holds"]) for one in results for claim in _shown(one, results))
     paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
     sentences = (
         (paper, "Of the paper's claims {} reproduce, {} do not, {} are not decided."),
         (own, "Questions of this library: yes {}, no {}, not decided {}."),
     )
     return " ".join(sentence.format(*counts) for counts, sentence in sentences if any(counts))
+
+
+def _shown(one: Result, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The claims of a result that count: an item at two scales has each claim once, at the scale that decides it.
+
+    Where both decide it, or none does, that is the larger scale.
+    """
+    same = [other for other in results if other["item"] == one["item"]]
+    order = list(SCALES)
+    shown = []
+    for claim in one["claims"]:
+        ranked = [
+            (held["holds"] is not None, order.index(other["scale"]), other["scale"])
+            for other in same
+            for held in other["claims"]
+            if held["text"] == claim["text"]
+        ]
+        if max(ranked)[2] == one["scale"]:
+            shown.append(claim)
+    return shown
+
+
+def _heading(one: Result) -> str:
+    return f"{one['title']}, at `cpu` scale" if one["scale"] == "cpu" else str(one["title"])
+
+
+def _sign(claim: Mapping[str, Any], one: Result) -> str:
+    """A claim's sign; at the scale that is no paper's budget it says so."""
+    sign = SIGNS[claim["holds"]]
+    return f"at cpu scale {sign}" if one["scale"] == "cpu" and claim["holds"] is not None else sign
 
 
 def _describe_origin(one: Result) -> str:
@@ -84,13 +115,13 @@ def _describe_origin(one: Result) -> str:
     )
 
 
-def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
+def _overview(one: Result, item: Item | None, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """A line a claim: in a few words, with the numbers that it is about first of all."""
     known = {claim.text: claim for claim in item.claims} if item else {}
     digits, stand_in = one["digits"], any(line["stand_in"] for line in one["rows"])
     ran = f"{one['scale']}, {one['seeds']} seed{'s'[: one['seeds'] > 1]}{', stand-in data' if stand_in else ''}"
     lines: list[tuple[str, ...]] = []
-    for said in one["claims"]:
+    for said in shown:
         paper, ours, short = "", "", ""
         if claim := known.get(said["text"]):
             cells, options, parts = _lines_of_claim(claim, one), claim.parts[0][1], len(claim.parts)
@@ -101,7 +132,7 @@ def _overview(one: Result, item: Item | None) -> list[tuple[str, ...]]:
             place += f"; first of {parts} parts" if parts > 1 else ""
             ours, short = f"{'; '.join(found)} ({place})" if found else "", claim.short
         asker = "asked here" if said["own"] else "paper"
-        lines.append((one["item"], short or said["text"], asker, paper or "-", ours or "-", ran, SIGNS[said["holds"]]))
+        lines.append((one["item"], short or said["text"], asker, paper or "-", ours or "-", ran, _sign(said, one)))
     return lines
 
 
@@ -110,6 +141,7 @@ def _lines_of_claim(claim: Claim, one: Result) -> list[dict[str, Any]]:
     word, options = claim.parts[0]
     names = ["rows"] if word == "spread_of" else ["row", "rows", "than", "over", "rising", "falling", "vanilla", "gain"]
     patterns = [pattern for key in names for pattern in np.ravel(options.get(key, [])).tolist()]
+    patterns += list(options.get("numbers", ()))
     lines = [line for line in one["rows"] if line["column"] == options.get("column")]
     chosen = [line for pattern in patterns for line in lines if fnmatchcase(line["row"], pattern)]
     if word == "spread_of":
@@ -124,6 +156,11 @@ def _format_ours(claim: Claim, line: Mapping[str, Any], digits: int) -> str:
         return tables.our_number(line["ours"], digits)
     number = line["ours"]["more"].get(more)
     return f"{number:.3g}" if isinstance(number, int | float) else "-"
+
+
+def _figures(one: Result, folder: Path) -> list[dict[str, str]]:
+    """A result's figures."""
+    return [_figure(name, folder / f"{result_name(one)}-{name}.svg") for name in one["figures"]]
 
 
 def _figure(name: str, picture: Path) -> dict[str, str]:

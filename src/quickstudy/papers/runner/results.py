@@ -1,17 +1,20 @@
 """An item's result as plain data: what the paper reports and what was found, side by side. Tables and pages read this.
 
-A number's interval is 95% over tasks, each task's value being its mean over seeds; where a measure has no tasks it is
-the measure's own. `low` and `high` are the extremes over seeds. The gap is ours minus the paper's.
+A number's interval is 95% over tasks and seeds, each task's value being its mean over seeds; of one seed it is over
+tasks, or the measure's own where it has no tasks. `low` and `high` are the extremes over seeds. The gap is ours minus
+the paper's.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from quickstudy.papers.runner.claims import decide
+from quickstudy.papers.runner.estimate import Estimate
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Claim, Row
 from quickstudy.papers.runner.measures import known_options
@@ -80,7 +83,7 @@ class StoredResult(_Stored):
     title: str
     unit: str
     digits: Annotated[int, Field(ge=0, le=20)]
-    scale: str
+    scale: Literal["smoke", "quick", "cpu", "full"]
     seeds: int
     command: str
     commits: list[str]
@@ -106,9 +109,13 @@ def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine
         "commits": sorted({str(one["commit"])[:12] for one in about if one["commit"]}),
         "machine": dict(machine),
         "seconds": sum(one["seconds"] for one in about) + float(trained),
-        "rows": [line for row in plan.rows for line in _result_lines(plan, found, row)],
+        "rows": [line for row in item.rows for line in _result_lines(plan, found, row)],
         "claims": [_verdict(claim, found) for claim in item.claims],
-        "notes": [*item.notes, *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."])],
+        "notes": [
+            *item.notes,
+            *([] if plan.scale == "full" else [f"At `{plan.scale}` scale: {SCALES[plan.scale]}."]),
+            *_enough(found),
+        ],
         "figures": sorted(item.figures),
         "stopped": {row: {str(seed): why for seed, why in whys.items()} for row, whys in found.stopped.items()},
     }
@@ -123,14 +130,27 @@ def command(plan: Plan) -> str:
     return f"quickstudy reproduce {plan.item.paper} {plan.item.name} --scale {plan.scale}{seeds}{part}"
 
 
+def result_name(made: Result) -> str:
+    """How the files of a result begin: two scales of an item stand beside each other where one of them is `cpu`."""
+    return f"{made['item']}-cpu" if made["scale"] == "cpu" else str(made["item"])
+
+
 def _result_lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
-    about = {"stand_in": found.stand_in(row), "departs": [*row.departs, *_reductions(plan, row)]}
+    """The lines of a row; where it was left out, those that the paper has a number for, which were not run."""
+    asked = row.quoted or row in plan.rows
+    about = {
+        "stand_in": found.stand_in(row) if asked else row.stand_in,
+        "departs": [*row.departs, *_reductions(plan, row)] if asked else list(row.departs),
+    }
     lines = []
     for column, cell in row.cells.items():
+        if not asked and not cell.reported:
+            continue
         ours = _our_numbers(found, row.name, column) if (row.name, column) in found.readings else None
         line = {"row": row.name, "label": row.label, "column": column, **about, "quoted": cell.measure is None}
         line |= {"reported": [asdict(one) for one in cell.reported], "ours": ours}
-        if ours and cell.reported and not about["stand_in"]:
+        # A smaller budget than the paper's decides orders: its numbers are not held against the paper's.
+        if ours and cell.reported and not about["stand_in"] and plan.scale != "cpu":
             line["gap"] = ours["value"] - cell.reported[0].value
         lines.append(line)
     return lines
@@ -138,10 +158,12 @@ def _result_lines(plan: Plan, found: Found, row: Row) -> list[dict[str, Any]]:
 
 def _our_numbers(found: Found, row: str, column: str) -> dict[str, Any]:
     every, over, first = found.each_seed(row, column), found.spread(row, column), found.first(row, column)
+    own = (first.interval or 0.0) if over is None else over.interval if over.finite > 1 else 0.0
+    half = Estimate(tuple(every), own).half
     finite = [value for value in every if isfinite(value)]
     ours: dict[str, Any] = {
         "value": sum(every) / len(every),
-        "interval": first.interval if over is None else over.interval,
+        "interval": half if len(every) > 1 or over is None or over.finite > 1 else over.interval,
         "seeds": every,
         "low": min(finite, default=float("nan")),
         "high": max(finite, default=float("nan")),
@@ -167,14 +189,17 @@ def _reductions(plan: Plan, row: Row) -> list[str]:
     ]
     alike = len({what for _, what in less}) == 1
     said = [less[0][1]] if alike else [f"{column}: {what}" for column, what in less]
-    for key, value in (plan.settings(row) if row.config is not None else {}).items():
+    chosen = plan.chosen_settings(row) or {}
+    for key, value in ({**plan.settings(row), **chosen} if row.config is not None else {}).items():
         if key.partition(".")[0] == "compute":  # how the machine is used departs from nothing
             continue
         held: Any = row.config
         for part in key.split("."):
             held = held.get(part) if isinstance(held, Mapping) else None
         said += _differences(key, value, held)
-    return [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
+    tried = [f"`{key}` {value} was chosen of {row.tried[plan.scale].values}" for key, value in chosen.items()]
+    said = [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
+    return said + [f"By the first seed's validation {one}." for one in tried]
 
 
 def _differences(name: str, now: Any, at_full: Any) -> list[str]:
@@ -198,4 +223,32 @@ def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     holds, evidence = verdict.holds, verdict.evidence
     if holds is not None and order.index(found.scale) < order.index(claim.decides or found.item.decides):
         holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it."
+    late = [found.item.label(row) for row in _rows_of(claim, found) if is_rising(found, row)]
+    if holds is not None and found.scale == "cpu" and late:
+        holds, evidence = None, f"{evidence} The validation of {', '.join(late)} had not stopped rising."
     return {"text": claim.text, "source": claim.source, "own": claim.own, "holds": holds, "evidence": evidence}
+
+
+def is_rising(found: Found, row: str) -> bool:
+    """Whether a row's validation still rose, by more than its interval, in the last fifth of training."""
+    rise = found.rise(row)
+    return rise is not None and rise[0] > rise[1]
+
+
+def _enough(found: Found) -> list[str]:
+    """Of every row that was validated: whether its training was long enough, and by what that is judged."""
+    said = []
+    for row in found.item.rows if found.scale == "cpu" else ():
+        if (rise := found.rise(row.name)) is not None:
+            word = "not enough: it still rose" if is_rising(found, row.name) else "enough"
+            said.append(f"{row.label} ({row.name}): {rise[0]:+.4f} ± {rise[1]:.4f}, {word}")
+    if not said:
+        return []
+    rule = "Was training long enough? The change of the mean validation from its fourth fifth to the last: "
+    return [f"{rule}{'; '.join(said)}."]
+
+
+def _rows_of(claim: Claim, found: Found) -> list[str]:
+    """The rows that a claim names."""
+    names = [options[key] for _, options in claim.parts for key in ("row", "than", "over", "rows") if key in options]
+    return [row.name for row in found.item.rows if any(fnmatchcase(row.name, name) for name in names)]

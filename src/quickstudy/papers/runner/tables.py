@@ -31,7 +31,14 @@ def lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[s
         made.append((line["label"], line["column"], paper, here, over, gap, marks))
     used = [i for i in range(len(COLUMNS)) if any(line[i] for line in made)]
     footnotes = [f"[{i}] {sentence}" for i, sentence in enumerate(notes, start=1)]
-    return [COLUMNS[i] for i in used], [[line[i] for i in used] for line in made], footnotes
+    columns = ["here, at `cpu` scale" if name == "here" and result["scale"] == "cpu" else name for name in COLUMNS]
+    return [columns[i] for i in used], [[line[i] for i in used] for line in made], footnotes
+
+
+def verdict(claim: Mapping[str, Any], scale: str) -> str:
+    """A verdict in words."""
+    words = (ANSWERS if claim["own"] else VERDICTS)[claim["holds"]]
+    return f"{words} at cpu scale" if scale == "cpu" and claim["holds"] is not None else words
 
 
 def paper_number(one: Mapping[str, Any], digits: int, *, with_source: bool = False) -> str:

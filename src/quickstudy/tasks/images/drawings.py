@@ -44,23 +44,29 @@ def drawings(
     queries: Integer = 15,
     size: Integer = PACKED_SIZE,
     rotations: str = "none",
+    within: str = "split",
     only: Sequence[str] = (),
     seed: Integer = 0,
 ) -> ImageEpisodes:
     """Tasks over Omniglot's drawings, which come with the package: nothing is downloaded.
 
     Args:
-        split: A split of Omniglot: "finn", "vinyals", "lake" (disjoint alphabets), "class", "image" and so on.
+        split: A split of Omniglot: "finn", "vinyals", "lake" (disjoint alphabets), "class", "image" and so on. Or
+            "complete": Finn's classes to validate are kept, and one trains on all others; none is left to test on.
         ways: Classes in a task.
         shots: Support images per class.
         queries: Query images per class.
         size: Height and width, at most 28. Smaller drawings are averages of those of 28 pixels.
         rotations: "none", "classes" or "augment".
+        within: "split", or "alphabet": the classes of a task are of one alphabet.
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
     """
     found = read_drawings(as_integer("size", size, 1))
-    splits, rule, _ = divide(found, split, "omniglot", seed, tuple(only))
+    splits, rule, _ = divide(found, "finn" if split == "complete" else split, "omniglot", seed, tuple(only))
+    if split == "complete":
+        splits = {"train": np.sort(np.concatenate([splits["train"], splits["test"]])), "val": splits["val"]}
+        rule = "by class (classes disjoint), complete"
     return ImageEpisodes(
         found.pixels,
         found.labels,
@@ -75,6 +81,7 @@ def drawings(
         size=size,
         drawing=True,
         rotations=rotations,
+        within=within,
         notes=(f"layout: {found.layout}",),
         digest=found.digest,
     )

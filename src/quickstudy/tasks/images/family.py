@@ -20,6 +20,7 @@ from quickstudy.tasks.splits import Pool
 from quickstudy.types import Integer, Shape
 
 ROTATIONS = ("none", "classes", "augment")
+WITHIN = ("split", "alphabet")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,9 +35,11 @@ class ImageEpisodes(Episodes):
         rotations: "none"; "classes": each class is four classes, rotated by 0, 90, 180 and 270 degrees, and a task may
             have several of them (Vinyals et al.); "augment": a task rotates each of its classes by one of these angles
             at random, in every split (Finn et al.).
-        fit: How pictures that are no squares were made ones: see `Decoding`.
+        within: "split": a task has any classes of its split; "alphabet": those of one alphabet, which is what the names
+            of its classes have before the slash (Lake et al.'s trials, if there are 20 of them).
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
         digest: The hash of the stored pictures and labels.
+        fit: How pictures that are no squares were stored: see `Decoding`.
     """
 
     names: Sequence[str] = field(repr=False)
@@ -44,13 +47,21 @@ class ImageEpisodes(Episodes):
     size: Integer
     drawing: bool = False
     rotations: str = "none"
-    fit: str = "stretch"
+    within: str = "split"
     notes: Sequence[str] = ()
     digest: str
+    fit: str = "stretch"
 
     def __post_init__(self) -> None:
         if self.rotations not in ROTATIONS:
             raise InputError(f"rotations={self.rotations!r} cannot be used. Use one of: {', '.join(ROTATIONS)}.")
+        if self.within not in WITHIN:
+            raise InputError(f"within={self.within!r} cannot be used. Use one of: {', '.join(WITHIN)}.")
+        if self.within == "alphabet" and not all("/" in name for name in self.names):
+            raise InputError(
+                f"within='alphabet' cannot be used with {self.name!r}: its classes have no alphabets, as "
+                "Greek/character01 has one. Use within='split'."
+            )
         store_integers(self, "size", least=1)
         images = self._images
         if images.dtype != np.uint8 or images.ndim != 4 or min(images.shape[2:]) < self.size:
@@ -70,6 +81,12 @@ class ImageEpisodes(Episodes):
             return self.names[label]
         return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
 
+    def groups(self, split: str) -> NDArray[np.int64] | None:
+        if self.within == "split":
+            return None
+        alphabets = [self.class_name(label).partition("/")[0] for label in self.pools[split].classes.tolist()]
+        return np.unique(alphabets, return_inverse=True)[1]
+
     def prepare_inputs(
         self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: Integer, part: slice
     ) -> Float[Tensor, "T ways n *input"]:
@@ -86,11 +103,15 @@ class ImageEpisodes(Episodes):
         return x.reshape(*pixels.shape[:3], *x.shape[1:])
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {
-            "recipe": self.recipe.name,
-            "size": self.size,
-            "rotations": self.rotations,
-        }
+        return (
+            super().describe()
+            | {
+                "recipe": self.recipe.name,
+                "size": self.size,
+                "rotations": self.rotations,
+            }
+            | ({} if self.within == "split" else {"within": self.within})
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -5,6 +5,7 @@ Each picture is decoded alone, so what a net sees of it never depends on the pic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from quickstudy.tasks.images.limits import check_pixels
 from quickstudy.tasks.images.listing import open_picture
 from quickstudy.tasks.images.preparations import preparation_named
 
-Picture = str | Path | Image.Image | NDArray[Any] | Tensor
-"""A picture: the path of a file, an image of Pillow, or bytes `[height, width]`, `[height, width, 3]` or with the
-channels first."""
+CHANNELS = (1, 3, 4)
+
+Picture = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
+"""A picture: the path of a file, an image of Pillow, or what `as_pixels` takes."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,16 @@ class PictureInput:
         size: Height and width of the input.
         channels: 1 for grey, 3 for colour.
         recipe: The name of the preparation.
+        fit: How a picture that is no square becomes one: see `Decoding`.
         drawing: Whether the net was trained on drawings. Their ink is found by its being rarer than the paper, and made
             light or dark as the recipe wants it.
-        fit: How a picture that is no square becomes one: see `Decoding`.
     """
 
     size: int
     channels: int
     recipe: str = "none"
-    drawing: bool = False
     fit: str = "stretch"
+    drawing: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,7 +62,7 @@ class PictureInput:
         made = []
         for number, picture in enumerate(pictures):
             try:
-                pixels, _ = decode(_OnePicture(picture), 0, how)
+                pixels, _ = decode(OnePicture(picture), 0, how)
             except UnreadablePictureError as error:
                 raise InputError(
                     f"{name_picture(picture, number)} cannot be read: {error}. Repair it, or leave it out."
@@ -77,40 +79,54 @@ class PictureInput:
 
 
 @dataclass(frozen=True)
-class _OnePicture:
-    """One picture as `decode` reads it. An image of the user's own is copied, because decoding closes what it reads."""
+class OnePicture:
+    """One picture in any form, for the decoder, which closes what it was given."""
 
-    picture: Picture
+    item: Any
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, number: int) -> Image.Image:
         del number
-        if isinstance(self.picture, str | Path):
-            return open_picture(Path(self.picture))
-        if isinstance(self.picture, Image.Image):
-            check_pixels(*self.picture.size)  # before the copy, which decodes a file that was only opened
-            return self.picture.copy()
-        return _image_of(self.picture)
+        if isinstance(self.item, str | PathLike):
+            return open_picture(Path(self.item))
+        if isinstance(self.item, Image.Image):
+            check_pixels(*self.item.size)
+            return self.item.copy()
+        return Image.fromarray(as_pixels(self.item))
 
 
-def _image_of(values: NDArray[Any] | Tensor) -> Image.Image:
-    """An image of bytes with their channels last, first, or without channels."""
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype != np.uint8:
-        raise ValueError(f"its values are {array.dtype}, and a picture has bytes (uint8, 0 to 255)")
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+def as_pixels(values: Any) -> NDArray[np.uint8]:
+    """An array or tensor as bytes `[height, width]` or `[height, width, channels]`.
+
+    Bytes and other integers are 0 to 255, floating-point numbers 0 to 1. Channels are the first axis or the last,
+    whichever has 1, 3 or 4; if both do, the first in a tensor and the last in an array.
+
+    >>> as_pixels(torch.tensor([[[0.0, 1.0, 0.5]]])).tolist()
+    [[0, 255, 128]]
+    """
+    if not isinstance(values, Tensor | np.ndarray):
+        raise ValueError(f"a {type(values).__name__} is no picture: give a path, a PIL image, an array or a tensor")
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    sides = [axis for axis in (0, -1) if array.ndim == 3 and array.shape[axis] in CHANNELS]
+    if (array.ndim != 2 and not sides) or 0 in array.shape:
+        raise ValueError(
+            f"an array of shape {list(array.shape)} is no picture: give [height, width], [channels, height, width] or "
+            "[height, width, channels] with 1, 3 or 4 channels"
+        )
+    if array.ndim == 3 and (sides[0] if isinstance(values, Tensor) else sides[-1]) == 0:
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise ValueError(
-            f"its shape is {list(array.shape)}, and a picture is [height, width], [height, width, 3] or "
-            "[3, height, width]"
-        )
     check_pixels(array.shape[1], array.shape[0])
-    return Image.fromarray(np.ascontiguousarray(array))
+    floating = array.dtype.kind == "f"
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"an array of {array.dtype} is no picture: give bytes, or numbers from 0 to 1")
+    low, high, most = float(array.min()), float(array.max()), 1 if floating or array.dtype.kind == "b" else 255
+    if not (low >= 0 and high <= most):
+        raise ValueError(f"the values of a picture of {array.dtype} are 0 to {most}; here they are {low:g} to {high:g}")
+    return np.ascontiguousarray((array * (255.0 if most == 1 else 1.0)).round().astype(np.uint8))
 
 
 def name_picture(picture: Picture, number: int) -> str:
@@ -119,7 +135,7 @@ def name_picture(picture: Picture, number: int) -> str:
     >>> name_picture("a/1.png", 0), name_picture(np.zeros((2, 2), np.uint8), 3)
     ('a/1.png', 'Picture number 3')
     """
-    return str(picture) if isinstance(picture, str | Path) else f"Picture number {number}"
+    return str(picture) if isinstance(picture, str | PathLike) else f"Picture number {number}"
 
 
 def picture_input(family: TaskFamily) -> PictureInput | None:
@@ -129,5 +145,4 @@ def picture_input(family: TaskFamily) -> PictureInput | None:
         trained = trained.of
     if not isinstance(trained, ImageEpisodes):
         return None
-    channels = int(trained.inputs[0])
-    return PictureInput(int(trained.size), channels, trained.recipe.name, trained.drawing, trained.fit)
+    return PictureInput(int(trained.size), int(trained.inputs[0]), trained.recipe.name, trained.fit, trained.drawing)

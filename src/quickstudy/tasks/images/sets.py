@@ -95,6 +95,7 @@ class ImageSet:
         size: Integer = 0,
         recipe: str = "",
         rotations: str = "none",
+        within: str = "split",
         only: Sequence[str] = (),
         seed: Integer = 0,
         path: str | None = None,
@@ -110,6 +111,7 @@ class ImageSet:
             size: Height and width.
             recipe: The name of the preprocessing.
             rotations: "none", "classes" or "augment".
+            within: "split", or "alphabet": the classes of a task are of one alphabet.
             only: Names of the classes to use; all by default.
             seed: The seed of the splits "class" and "image".
             path: The folder of the files; by default a folder under the data root.
@@ -132,6 +134,7 @@ class ImageSet:
             size=size or self.size,
             drawing=self.ink is not None,
             rotations=rotations,
+            within=within,
             notes=(*describe_decoding(found, place), *missing),
             digest=found.digest,
         )

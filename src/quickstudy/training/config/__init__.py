@@ -1,6 +1,6 @@
 """A run as data: `schema` says what can be set, `load_config` reads it, `build` makes tasks, model and method of it."""
 
-from quickstudy.training.config.blueprint import Blueprint, Interface, read_blueprint, read_interface
+from quickstudy.training.config.blueprint import Blueprint, EncoderName, Interface, read_blueprint, read_interface
 from quickstudy.training.config.build import Setup, build, build_learner, build_part, build_tasks, plan_learner
 from quickstudy.training.config.load import complete_run, load_config, parse_config, read_config, shipped_configs
 from quickstudy.training.config.schema import ComputeSettings, Config, EvaluateSettings, Part, TrainSettings
@@ -10,6 +10,7 @@ __all__ = [
     "Blueprint",
     "ComputeSettings",
     "Config",
+    "EncoderName",
     "EvaluateSettings",
     "Interface",
     "Part",

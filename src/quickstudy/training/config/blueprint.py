@@ -7,13 +7,22 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.calibration import Calibration
+from quickstudy.models.encoders.feature_tasks import FeatureEpisodes
 from quickstudy.storage.records import first_fault
 from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.images.inputs import PictureInput, picture_input
 from quickstudy.training.config.schema import Part
 from quickstudy.types import InputShapes
 
 Sizes = tuple[int, ...]
+
+
+class EncoderName(BaseModel, frozen=True, extra="forbid"):
+    """The encoder whose features are the inputs."""
+
+    name: str
+    digest: str
 
 
 class Interface(BaseModel, frozen=True, extra="forbid"):
@@ -24,14 +33,15 @@ class Interface(BaseModel, frozen=True, extra="forbid"):
     train_outputs: int = Field(description="in training, where that has other classes than a task")
     loss: str = Field(description="of the tasks")
     picture: PictureInput | None = Field(None, description="how a picture becomes an x; null for other inputs")
+    encoder: EncoderName | None = Field(None, description="what computes x, if x are features")
 
     def single_input(self) -> Sizes:
         """The shape of one x, which must be one tensor."""
         sizes = tuple(size for size in self.inputs if isinstance(size, int))
         if len(sizes) != len(self.inputs):
             raise InputError(
-                f"This learner takes several tensors at once ({self.inputs}), and arrays or pictures are given: use "
-                "learner.adapt(Examples(x, y)) with x as it was trained on."
+                f"This learner takes several tensors as one input ({self.inputs}), and an X is one array. Use "
+                "`learner.adapt` with Examples of your own."
             )
         return sizes
 
@@ -44,6 +54,7 @@ class Interface(BaseModel, frozen=True, extra="forbid"):
             train_outputs=int(family.of_split("train").outputs),
             loss=family.loss,
             picture=picture_input(family),
+            encoder=encoder_of(family),
         )
 
 
@@ -52,6 +63,15 @@ def _as_sizes(shapes: InputShapes) -> Any:
     if isinstance(shapes, Mapping):
         return {str(name): _as_sizes(shape) for name, shape in shapes.items()}
     return tuple(_as_sizes(part) if isinstance(part, Iterable) else int(part) for part in shapes)
+
+
+def encoder_of(family: TaskFamily) -> EncoderName | None:
+    """The encoder whose features a family has in training; None for other inputs."""
+    trained = family.of_split("train")
+    trained = trained.of if isinstance(trained, Batches) else trained
+    if not isinstance(trained, FeatureEpisodes):
+        return None
+    return EncoderName(name=trained.encoder, digest=trained.encoder_digest)
 
 
 class Blueprint(BaseModel, frozen=True, extra="forbid"):

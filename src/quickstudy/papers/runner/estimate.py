@@ -1,0 +1,142 @@
+"""A number that was found with several seeds, its interval over tasks and seeds, and what that interval decides.
+
+Two chances are in a number: which tasks were drawn, and how the trainings went. Their variances add up. Over tasks the
+interval is normal; over seeds, of which there are few, it is Student's.
+
+- A verdict takes three seeds; five where their own numbers would give different verdicts.
+- A number keeps within bounds where its whole interval does, and breaks them where its whole interval is outside.
+  Between it is open.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import cos, inf, isfinite, log, pi, sin, sqrt, tan
+from statistics import NormalDist
+
+import numpy as np
+
+SEEDS = 3
+"""Trainings that a verdict takes."""
+DIFFERING_SEEDS = 5
+"""Trainings that it takes where their own numbers would give different verdicts."""
+
+Real = float | int
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number is to keep within."""
+
+    above: Real = -inf
+    at_least: Real = -inf
+    below: Real = inf
+    at_most: Real = inf
+
+    def hold(self, number: float) -> bool:
+        """Whether a number keeps within them; NaN keeps within none."""
+        strict = (self.above < number or self.above == -inf) and (number < self.below or self.below == inf)
+        return bool(strict and self.at_least <= number <= self.at_most)
+
+    def excluded(self, low: float, high: float) -> bool:
+        """Whether no number between two others keeps within them."""
+        return bool(high < self.at_least or low > self.at_most or high <= self.above or low >= self.below)
+
+    def in_logarithms(self) -> "Bounds":
+        """The same for logarithms of positive numbers."""
+        ends = (self.above, self.at_least, self.below, self.at_most)
+        return Bounds(*(log(end) if 0 < end < inf else end if end == inf else -inf for end in ends))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number by seed, and half of the 95% interval over tasks of its mean; 0 where there are no tasks.
+
+    `comparisons` widens the interval so that it is 95% over so many of its kind (Bonferroni).
+    """
+
+    seeds: tuple[float, ...]
+    tasks: float = 0.0
+    comparisons: int = 1
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return float(np.mean(self.seeds))
+
+    @property
+    def half(self) -> float:
+        """Half of the interval over tasks and seeds; of one seed, over tasks. NaN where a number is not finite."""
+        n = len(self.seeds)
+        if not isfinite(self.mean):
+            return float("nan")
+        confidence = 1 - 0.05 / self.comparisons
+        over_tasks = self.tasks * NormalDist().inv_cdf((1 + confidence) / 2) / NormalDist().inv_cdf(0.975)
+        over_seeds = student(confidence, n - 1) * float(np.std(self.seeds, ddof=1)) / sqrt(n) if n > 1 else 0.0
+        return float(np.hypot(over_tasks, over_seeds))
+
+    def keeps(self, bounds: Bounds) -> bool | None:
+        """Whether it keeps within bounds; None where that is open."""
+        if len(self.seeds) < SEEDS:
+            return None
+        if not isfinite(self.mean):  # a row that diverged: the worst there is, which needs no interval
+            return bounds.hold(self.mean)
+        low, high = self.mean - self.half, self.mean + self.half
+        holds = True if bounds.hold(low) and bounds.hold(high) else False if bounds.excluded(low, high) else None
+        differ = len({bounds.hold(one) for one in self.seeds}) > 1
+        return None if differ and len(self.seeds) < DIFFERING_SEEDS else holds
+
+    def format(self, number: str = ".3g") -> str:
+        """The mean with its interval.
+
+        >>> Estimate((1.0, 1.1, 0.9)).format(), Estimate((2.0,)).format("+.3g")
+        ('1 ± 0.25', '+2')
+        """
+        half = f" ± {self.half:.2g}" if self.half > 0 and isfinite(self.half) else ""
+        return f"{self.mean:{number}}{half}"
+
+
+def seeds_hold(held: Sequence[bool]) -> bool | None:
+    """Whether what each seed shows holds: all or none of three, or clearly more or less than half of five.
+
+    >>> seeds_hold([True] * 3), seeds_hold([True, True, False]), seeds_hold([True] * 2)
+    (True, None, None)
+    >>> seeds_hold([True] * 9 + [False])
+    True
+    """
+    n, k = len(held), sum(held)
+    if n < SEEDS:
+        return None
+    if k in (0, n):
+        return k == n
+    if n < DIFFERING_SEEDS:
+        return None
+    z = NormalDist().inv_cdf(0.975)  # Wilson's interval of a share
+    middle, reach = (k + z * z / 2) / (n + z * z), z * sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    return True if middle - reach > 0.5 else False if middle + reach < 0.5 else None
+
+
+@cache
+def student(confidence: float, freedom: int) -> float:
+    """The t beyond which, on both sides, Student's distribution has what a confidence leaves (26.7.3 and 26.7.4 of AS).
+
+    >>> [round(student(0.95, n), 3) for n in (1, 2, 9)]
+    [12.706, 4.303, 2.262]
+    """
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _between(middle, freedom) < confidence else (low, middle)
+    return tan(low) * sqrt(freedom)
+
+
+def _between(angle: float, freedom: int) -> float:
+    """Student's probability of lying between -t and t, where t is the tangent of an angle times the root of freedom."""
+    odd = freedom % 2
+    term = total = cos(angle) if odd else 1.0
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= (k - 1) / k * cos(angle) ** 2
+        total += term
+    if not odd:
+        return sin(angle) * total
+    return 2 / pi * (angle + (sin(angle) * total if freedom > 1 else 0.0))

@@ -1,0 +1,109 @@
+"""`choose`: it finds a difference that is there, names no winner of noise, and says when it cannot judge."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.errors import InputError
+from quickstudy.everyday.choose import student_quantile
+
+
+class Projected(nn.Module):
+    """Features of a random projection, as a stand-in for encoders that know nothing of the classes."""
+
+    def __init__(self, seed):
+        super().__init__()
+        weight = torch.randn(12, 6, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("weight", weight)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(x @ self.weight)
+
+
+def projected(seed):
+    return qs.METHODS["protonet"](Projected(seed), 2)
+
+
+def test_noise_has_no_winner():
+    """At a level of 5 % of all comparisons together, 95 of 100 draws of noise must have none."""
+    bases = [("a", projected(0)), ("b", projected(1)), ("none", None)]
+    named = 0
+    for draw in range(40):
+        rng = np.random.default_rng(draw)
+        x, y = rng.normal(size=(20, 12)).astype(np.float32), np.repeat([0, 1], 10)
+        named += qs.choose((x, y), bases, splits=10, seed=draw).winner is not None
+    assert named <= 2
+
+
+def test_a_real_difference_is_found():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], 20)
+    x = rng.normal(size=(40, 12)).astype(np.float32)
+    x[:, 0] += 8 * y
+    blind = projected(0)
+    with torch.no_grad():
+        blind.body.weight[0] = 0
+    found = qs.choose((x, y), [("blind", blind), ("none", None)])
+    assert found.winner == found.best == "none" and found.candidates[0].accuracy > 0.9
+    assert found.candidates[1].behind > found.candidates[1].interval > 0
+    assert "none is better than every other one" in str(found)
+
+
+def test_with_one_example_a_class_it_cannot_judge_and_shows_training_episodes(trained):
+    x = torch.rand(3, 1, 14, 14)
+    found = qs.choose((x, ["a", "b", "c"]), [trained("protonet"), trained("nearest_neighbour")])
+    assert not found.judged and found.best is found.winner is None
+    assert all(1 / 3 < row.accuracy < 1 for row in found.candidates)
+    assert "cannot be judged" in str(found)
+
+
+def test_the_same_bases_cannot_be_told_apart():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 12)).astype(np.float32), np.repeat([0, 1], 10)
+    found = qs.choose((x, y), [("one", projected(3)), ("other", projected(3))])
+    assert found.winner is None and found.best in ("one", "other")
+
+
+def test_a_few_examples_decide_nothing_however_clear_they_look():
+    x = np.array([[0.0], [0.1], [9.0], [9.1]], dtype=np.float32).repeat(12, 1)
+    x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32) * 1e-3
+
+    class Wrong(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(12, 2)
+
+        def forward(self, x):
+            return self.head(x * 0 + torch.sin(1e5 * x))
+
+    found = qs.choose((x, [0, 0, 1, 1]), [("wrong", qs.METHODS["protonet"](Wrong(), 2)), ("none", None)])
+    assert found.winner is None
+
+
+@pytest.mark.parametrize(
+    ("data", "among", "message"),
+    [
+        (([[1.0], [2.0]], [0, 1]), [None], "two or more different bases"),
+        (([[1.0], [2.0]], [0, 1]), [("a", None), ("a", None)], "two or more different bases"),
+        (([[1.0], [2.0]], [0]), [None, ("b", None)], "X has 2 examples, and y has 1 labels"),
+        (([[1.0], [2.0]], [0, 0]), [None, ("b", None)], "of one class"),
+        ([[1.0], [2.0]], [None, ("b", None)], "Give a folder .* or a pair"),
+        ("nowhere", [None, ("b", None)], "There is no folder 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(data, among, message):
+    with pytest.raises(InputError, match=message):
+        qs.choose(data, among)
+
+
+@given(st.floats(0.55, 0.999), st.integers(1, 60))
+def test_the_quantile_is_students(p, freedom):
+    assert math.isclose(student_quantile(p, freedom), student.ppf(p, freedom), rel_tol=2e-3, abs_tol=1e-3)

@@ -1,0 +1,168 @@
+"""The verbs of everyday use, as they are typed: adapt, predict, update, pack, choose, info."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import quickstudy as qs
+from conftest import copy_of_this_process, wait_for
+from drawn import draw
+from quickstudy.cli.main import run_command
+
+KEYS = ("input", "label", "probability")
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::quickstudy.everyday.classifier.ServedNormsWarning")
+
+
+@pytest.fixture(scope="module")
+def first_model(trained, tmp_path_factory):
+    """A model that was taught three classes."""
+    place = tmp_path_factory.mktemp("model")
+    classifier = qs.FewShotClassifier(trained("protonet"), episodes=20)
+    classifier.fit(draw(place / "taught", {"ka": 2, "ga": 3, "nga": 1})).save(place / "m")
+    return place / "m"
+
+
+@pytest.fixture
+def model(first_model, folder, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(first_model, tmp_path / "m")
+
+
+def test_from_a_folder_to_labels(cli, trained, folder, fresh):
+    done = cli("adapt", folder, "--from", trained("protonet"), "--out", "m", "--report", "page", "--episodes", "20")
+    assert (done.code, done.out) == (0, "m: 3 classes (ga 3, ka 2, nga 1)\n")
+    assert "calibrated with 3 classes of 2 on 20 tasks of drawings" in done.err
+    page = Path("page/index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 6 and "<h2>Taught</h2>" in page
+    done = cli("predict", "m", "new/*/*.png", "--report", "answers")
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert done.code == 0 and len(rows) == 6 and {row[1] for row in rows} <= {"ka", "ga", "nga"}
+    assert all(0 < float(row[2]) <= 1 for row in rows)
+    assert Path("answers/index.html").read_text().count("data:image") == 6
+    assert [row[1] for row in rows] == qs.open("m").predict(sorted(fresh)).tolist()
+
+
+def test_the_forms_of_an_answer(cli, model, fresh, monkeypatch):
+    done = cli("predict", model, "new", "--csv", "--sets", ".9")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [*rows[0]] == [*KEYS, "set"] and len(rows) == 6
+    assert all(row["label"] == row["set"].split("|")[0] for row in rows)
+    done = cli("predict", model, *fresh, "--json", "--sets", ".9")
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["label"] for row in found] == [row["label"] for row in rows] and isinstance(found[0]["set"], list)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, fresh))))
+    assert cli("predict", model, "-", "--json").out.count("\n") == 6
+    sure = cli("predict", model, "new", "--unsure", "--json")
+    for line, row in zip(sure.out.splitlines(), found, strict=True):
+        answer = json.loads(line)
+        assert answer["label"] == (row["label"] if row["probability"] >= 0.5 else "?")
+    assert cli("predict", model, "new", "--csv", "--json").code == 2
+
+
+def test_an_update_is_what_adapt_gives_on_all_pictures(cli, model, trained, folder, tmp_path):
+    draw(tmp_path / "more", {"ka": 2, "a new one": 2}, first=8)
+    done = cli("update", model, tmp_path / "more")
+    assert (done.code, done.out) == (0, f"{model}: 4 classes (a new one 0 + 2, ka 2 + 2)\n")
+    shutil.copytree(tmp_path / "more", folder, dirs_exist_ok=True)
+    assert cli("adapt", folder, "--from", trained("protonet"), "--out", "whole", "--episodes", 0).code == 0
+    x = torch.rand(5, 1, 14, 14)
+    one, other = qs.open(model).outputs(x), qs.open("whole").outputs(x)
+    assert (one - other).abs().max() <= 1e-6 * one.abs().max()
+
+
+def test_an_update_that_fails_or_is_killed_leaves_the_old_model(cli, model, folder, tmp_path):
+    before = qs.open(model).shots_
+    (folder / "ka" / "0.png").write_bytes(b"no picture")
+    done = cli("update", model, folder)
+    assert done.code == 2 and "0.png cannot be read" in done.err and done.err.count("\n") == 1
+    assert qs.open(model).shots_ == before
+
+    def killed():
+        os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        run_command(["update", str(model), str(draw(tmp_path / "more", {"ka": 1}, first=9)), "--quiet"])
+
+    assert wait_for(copy_of_this_process(killed)) == -signal.SIGKILL
+    assert qs.open(model).shots_ == before
+
+
+def test_what_cannot_be_read_is_named_after_the_answers(cli, model, fresh, tmp_path):
+    fresh[0].write_bytes(b"")
+    Image.new("1", (10_000, 10_000)).save(fresh[3])
+    done = cli("predict", model, "new", "--json")
+    *rows, last = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 1 and len(rows) == 4
+    assert "2 of 6 could not be read" in last["error"] and fresh[0].name in last["error"]
+
+
+BAD = {
+    "no model": (("predict",), "Give a model and what to predict"),
+    "nothing there": (("predict", "nowhere", "x.png"), "There is nothing at nowhere"),
+    "no picture": (("predict", "MODEL", "x.png"), "There is no file 'x.png'"),
+    "an empty list": (("predict", "MODEL", "-"), "the list is empty"),
+    "no base": (("adapt", "taught"), "Give a folder and what is taught by it"),
+    "no folder": (("adapt", "nowhere", "--from", "RUN"), "There is no folder 'nowhere'"),
+    "a folder without classes": (("adapt", "taught/ka", "--from", "RUN"), "was not recognised"),
+    "one class": (("adapt", "single", "--from", "RUN"), "of one class, 'only'"),
+    "a model as base": (("adapt", "taught", "--from", "MODEL"), "has been taught already"),
+    "a learner as model": (("predict", "LEARNER", "new"), "Teach it first: quickstudy adapt FOLDER --from"),
+    "a run as model": (("predict", "RUN", "new"), "Teach it first"),
+    "update of nothing": (("update", "nowhere", "taught"), "There is nothing at nowhere"),
+    "coverage": (("predict", "MODEL", "new", "--sets", "9"), "is a probability between 0 and 1"),
+    "norms": (("adapt", "taught", "--from", "RUN", "--norms", "batch"), "'support' or 'trained', not 'batch'"),
+    "option": (("adapt", "taught", "--form", "RUN"), "Did you mean `--from`"),
+    "pack of a folder": (("pack", "taught", "out"), "There is no run at taught"),
+    "pack without out": (("pack", "RUN"), "Give a run and the directory to write"),
+    "out is a folder of pictures": (
+        ("adapt", "taught", "--from", "RUN", "--out", "new", "--episodes", 0),
+        "is not empty",
+    ),
+    "a model is there": (("adapt", "taught", "--from", "RUN", "--out", "MODEL"), "already holds a model"),
+    "choose of one": (("choose", "taught", "--from", "RUN"), "Give two or more different bases"),
+    "an unknown base": (("adapt", "taught", "--from", "phtos"), "phtos"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_a_mistake_is_one_line(cli, model, trained, fresh, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    draw(tmp_path / "single", {"only": 2})
+    qs.load(trained("protonet")).save(tmp_path / "l")
+    names = {"MODEL": model, "RUN": trained("protonet"), "LEARNER": tmp_path / "l"}
+    done = cli(*(names.get(word, word) for word in words))
+    assert done.code == 2 and message in done.err, done.err
+    assert done.err.count("\n") == 1 and not done.out
+
+
+@pytest.mark.filterwarnings("ignore::quickstudy.everyday.classifier.OutsideCalibrationWarning")
+def test_a_packed_learner_is_a_base_that_needs_nothing_else(cli, trained, folder, fresh, tmp_path):
+    done = cli("pack", trained("maml"), "packed", "--json", "--episodes", "5")
+    assert done.code == 0 and "points of accuracy" in json.loads(done.out)["notes"][1]
+    assert cli("adapt", folder, "--from", "packed", "--out", "m").code == 0
+    assert cli("predict", "m", "new").code == 0
+    shown = cli("info", "packed").out
+    assert "calibration 1" in shown and "norms of training" in shown and "cost of norms" in shown
+    shown = cli("info", "m").out
+    assert "ga 3, ka 2, nga 1" in shown and "calibration error" in shown
+
+
+def test_the_usual_folder_of_a_model_is_named_after_its_pictures(cli, trained, folder, tmp_path):
+    assert cli("adapt", folder, "--from", trained("nearest_neighbour"), "--episodes", 0).code == 0
+    assert (tmp_path / "taught.model" / "config.json").is_file()
+
+
+def test_bases_are_compared_on_the_pictures(cli, trained, folder):
+    bases = f"{trained('protonet')},{trained('nearest_neighbour')}"
+    done = cli("choose", folder, "--from", bases, "--json", "--splits", "4")
+    found = json.loads(done.out)
+    assert found["judged"] and {row["name"] for row in found["candidates"]} == set(bases.split(","))
+    assert cli("choose", folder, "--from", bases, "--splits", "4").code == 0
