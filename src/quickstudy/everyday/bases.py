@@ -274,14 +274,7 @@ class LearnerBase(Base):
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures, progress)
-        shape = None if tasks is None else tasks.inputs
-        sizes = [part for part in shape or () if isinstance(part, int)]
-        if shape is not None and len(sizes) < len(shape):
-            raise InputError(
-                f"{self.name} takes several tensors as one input, and an X is one array. Use `learner.adapt` with "
-                "Examples of your own."
-            )
-        return as_inputs(items, None if shape is None else sizes, self.name)
+        return as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
 
     def _are_features(self, items: Items) -> bool:
         return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
