@@ -426,7 +426,7 @@ def change_model(random: Random, place: Path) -> None:
     folder = place / "run" / random.choice(("model", "learner"))
     how, file = random.randint(0, 4), folder / TENSORS_FILE
     if how == 0:
-        change_folder(random, folder)
+        change_folder(random, folder, place)
     elif how == 1:
         change_file(random, file)
     elif how < 4:

@@ -132,11 +132,18 @@ def change_array(random: Random, array: Any) -> Any:
     return np.zeros((random.choice((1, 3, 12)),) * random.randint(1, 5), random.choice(("f4", "i8", "u1")))
 
 
-def change_folder(random: Random, root: Path) -> None:
-    """Give a file another name, or put a link, a pipe, a folder or nothing in its place."""
+def change_folder(random: Random, root: Path, place: Path | None = None) -> None:
+    """Give a file another name, or put a link, a pipe, a folder or nothing in its place.
+
+    Args:
+        random: Decides which.
+        root: The folder that holds the file.
+        place: The folder that holds `guard`; by default the one above.
+    """
+    place = place or root.parent
     entries = sorted(path for path in root.rglob("*") if not path.is_symlink())
     path = random.choice(entries)
-    up = "../" * len(path.relative_to(root.parent).parent.parts)
+    up = "../" * len(path.relative_to(place).parent.parts)
     how = random.randint(0, 6)
     if how == 0:
         path.rename(path.with_name(random.choice(NAMES) + random.choice(("", path.suffix))))
@@ -159,7 +166,7 @@ def change_folder(random: Random, root: Path) -> None:
     elif how == 4:
         path.mkdir()
     elif how == 5:
-        path.hardlink_to(root.parent / "guard" / "thesis.txt")
+        path.hardlink_to(place / "guard" / "thesis.txt")
 
 
 def change_file(random: Random, path: Path) -> None:
