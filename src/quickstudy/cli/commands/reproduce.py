@@ -117,7 +117,10 @@ class Reproduce(ImageCommand):
         console.note(f"{path}: {_count_left(queue, self.workers)}")
         for one in queue:
             if stand(one).complete:  # a process may have been killed before it wrote what it had done
-                _write_queued(queue, one, console)
+                try:
+                    _write_queued(queue, one, console)
+                except (InputError, RunError) as error:
+                    console.note(f"the result of {one.name} could not be written: {error}", always=True)
         try:
             run_side_by_side(_work_on_queue, (queue, until), self.workers, console)
         except KeyboardInterrupt:
