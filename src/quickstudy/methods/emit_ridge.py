@@ -38,7 +38,7 @@ def emit_ridge(
     """Emission, and then a ridge regression of the head that shrinks towards what was emitted (HyperMAML x R2-D2).
 
     `damping` and `rate` are the first values of lambda and alpha; `rate` is by default 1/2 for a squared error, with
-    which the step is the ridge regression itself, and 10 for other losses. `summary`, `width` and `enhance` are those
+    which the step is the ridge regression itself, and 5 for other losses. `summary`, `width` and `enhance` are those
     of `set_emit`.
     """
     params = adaptable(model, options.get("adapts", trainable))
@@ -46,7 +46,7 @@ def emit_ridge(
     read = find_linear_head(model, head)
     summary = choose_summary(summary, loss)
     if rate is None:
-        rate = 0.5 if loss == "mse" else 10.0
+        rate = 0.5 if loss == "mse" else 5.0
     names = [name for name in read.names if name in params] or read.names
     solve = DampedNewton(names, damping=damping, rate=rate)
     # An emission by class leaves the body as it is, so its features serve the solution too.

@@ -16,7 +16,7 @@ from typing import Unpack
 
 from torch import nn
 
-from quickstudy.methods.emission import NUMBER_LOSSES, find_linear_head
+from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
@@ -34,12 +34,13 @@ def r2d2(
 ) -> Learner:
     """R2-D2 (Bertinetto et al., 2019): the head of a task is a ridge regression, solved in closed form.
 
-    `ridge` and `scale` are the first values of lambda and alpha; `scale` is 10 for classes and 1 for numbers by
-    default. `prior` is "zero" (the paper) or "learned": the ridge shrinks towards an initial head that is trained too.
+    `ridge` and `scale` are the first values of lambda and alpha; `scale` is by default 1 for a squared error and 10 for
+    other losses. `prior` is "zero" (the paper) or "learned": the ridge shrinks towards an initial head that is trained
+    too.
     """
     outputs = find_linear_head(model, head).outputs
     body, last = split_head(model, head)
     if scale is None:
-        scale = 1.0 if options.get("loss", "cross_entropy") in NUMBER_LOSSES else 10.0
+        scale = 1.0 if options.get("loss", "cross_entropy") == "mse" else 10.0
     rule = Ridge(outputs, ridge=ridge, scale=scale, prior=prior)
     return make_rule_learner(last, rule, body=body, **options)
