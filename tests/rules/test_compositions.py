@@ -19,6 +19,7 @@ from quickstudy import (
     Masked,
     Objective,
     Params,
+    Rule,
     RuleLearner,
     Task,
     bayes_hypermaml,
@@ -38,15 +39,18 @@ from quickstudy import (
     warpgrad,
     wormhole,
 )
+from quickstudy.methods.emit_ridge import first_rate
 from quickstudy.models.nets import linear, mlp
 from quickstudy.models.set_hypernet import SetHypernet
 from quickstudy.models.split import split_head
 from quickstudy.rules.along_path import AlongPath
+from quickstudy.rules.criteria import get_criterion, mse
 from quickstudy.rules.damped_newton import DampedNewton
 from quickstudy.rules.gated import Gated
 from quickstudy.rules.gaussian_emit import divergence_from_standard
 from quickstudy.rules.mask import draw_switch
 from quickstudy.rules.on_features import OnFeatures
+from quickstudy.rules.ridge import Ridge
 from quickstudy.rules.set_emit import SetEmit
 from quickstudy.tasks.synthetic.sine import Sine
 from quickstudy.types import pick
@@ -280,14 +284,67 @@ def test_an_emitted_gain_of_zeros_is_a_gain_that_takes_no_step() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 30])
-def test_the_ridge_solves_the_normal_equations(n: int) -> None:
-    """With fewer examples than features and with more."""
-    learner = rule_of(r2d2(nn.Linear(6, 2), loss="mse", ridge=0.7))
+@pytest.mark.parametrize("adapting", [("weight", "bias"), ("weight",), ("bias",)], ids="-".join)
+def test_the_ridge_solves_the_normal_equations(n: int, adapting: tuple[str, ...]) -> None:
+    """With fewer examples than features and with more; the bias is a feature that is 1 everywhere."""
+    head = nn.Linear(6, 2)
+    for name, p in head.named_parameters():
+        p.requires_grad_(name in adapting)
+    learner = rule_of(r2d2(head, loss="mse", ridge=0.7, scale=3.0))
+    with torch.no_grad():
+        dict(learner.rule.named_parameters())["offset"].fill_(0.4)
     z, y = torch.randn(n, 6), torch.randn(n, 2)
     phi = learner.update(Examples(z, y), {})
-    by_hand = torch.linalg.solve(z.T @ z + 0.7 * torch.eye(6), z.T @ y).T
-    torch.testing.assert_close(phi["weight"], by_hand, **CLOSE)
-    torch.testing.assert_close(phi["bias"], torch.zeros(2), **CLOSE)
+    columns = {"weight": z, "bias": torch.ones(n, 1)}
+    design = torch.cat([columns[name] for name in adapting], 1)
+    at_prior = (0 if "weight" in adapting else z @ head.weight.T) + (0 if "bias" in adapting else head.bias)
+    rows = torch.linalg.solve(design.T @ design + 0.7 * torch.eye(design.shape[1]), design.T @ (y - at_prior))
+    if "weight" in adapting:
+        torch.testing.assert_close(phi["weight"], 3 * rows[:6].T, **CLOSE)
+    if "bias" in adapting:
+        torch.testing.assert_close(phi["bias"], 3 * rows[-1] + 0.4, **CLOSE)
+
+
+def test_a_ridge_fits_targets_that_are_far_from_zero() -> None:
+    """y = z + 100: without a column of ones the features would have to carry the 100."""
+    z = torch.randn(20, 3)
+    y = z[:, :1] + 100
+    learner = rule_of(r2d2(nn.Linear(3, 1), loss="mse", ridge=1e-6))
+    torch.testing.assert_close(learner.predict(learner.update(Examples(z, y), {}), z), y, rtol=0, atol=1e-3)
+
+
+def test_a_ridge_for_logits_fits_signs() -> None:
+    """Of targets 0 and 1: the outputs are on both sides of 0, and exchanging the two classes turns their sign."""
+    z = torch.randn(6, 8)
+    y = torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None]
+    learner = rule_of(r2d2(nn.Linear(8, 1), loss="binary_cross_entropy", ridge=0.1))
+    output = learner.predict(learner.update(Examples(z, y), {}), z)
+    other = learner.predict(learner.update(Examples(z, 1 - y), {}), z)
+    assert torch.equal(output > 0, y > 0.5)
+    torch.testing.assert_close(other, -output, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Ridge(2, ridge=1e-3), lambda: DampedNewton(["weight", "bias"], damping=1e-3)],
+    ids=["ridge", "step"],
+)
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_a_closed_form_is_solved_in_double_precision(build: Callable[[], Rule], kind: torch.dtype) -> None:
+    """Features that are large and nearly the same in every example give the result of the same numbers as doubles."""
+    z, y, head = (1000 + torch.randn(12, 4)).to(kind), torch.randn(12, 2).to(kind), nn.Linear(4, 2).to(kind)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.zero_()  # so that the outputs at the start are not rounded
+
+    def solve(dtype: torch.dtype) -> Params:
+        theta = {name: p.to(dtype) for name, p in head.named_parameters()}
+        support = Examples(z.to(dtype), y.to(dtype))
+        of_head = Objective(lambda p: nn.functional.linear(support.x, p["weight"], p["bias"]), mse, support)
+        return build()(theta, of_head)
+
+    exact = {name: p.to(kind) for name, p in solve(torch.float64).items()}
+    torch.testing.assert_close(solve(kind), exact, rtol=1e-2 if kind == torch.bfloat16 else 1e-5, atol=0)
 
 
 def test_a_strong_ridge_stays_at_its_prior() -> None:
@@ -310,13 +367,52 @@ def test_a_ridge_refuses_what_does_not_exist() -> None:
         r2d2(nn.Linear(6, 2), ridge=0.0)
     with pytest.raises(InputError, match="'zero' or 'learned', not 'none'"):
         r2d2(nn.Linear(6, 2), prior="none")
+    with pytest.raises(InputError, match="'given' or 'signs', not 'ranks'"):
+        Ridge(2, targets="ranks")
 
 
-def test_a_damped_step_on_a_squared_error_is_the_ridge_towards_its_start() -> None:
-    z, y, head = torch.randn(4, 6), torch.randn(4, 1), nn.Linear(6, 1, bias=False)
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("adapting", [("weight", "bias"), ("weight",), ("bias",)], ids="-".join)
+def test_a_damped_step_on_a_squared_error_is_the_ridge_towards_its_start(
+    outputs: int, adapting: tuple[str, ...]
+) -> None:
+    z, y, head = torch.randn(4, 6), torch.randn(4, outputs), nn.Linear(6, outputs)
+    for name, p in head.named_parameters():
+        p.requires_grad_(name in adapting)
     ridge = rule_of(r2d2(head, loss="mse", ridge=0.7, prior="learned"))
-    step = RuleLearner(head, DampedNewton(["weight"], damping=0.7), nn.functional.mse_loss)
+    step = RuleLearner(head, DampedNewton(adapting, damping=0.7, rate=first_rate("mse", outputs)), mse)
     torch.testing.assert_close(step.update(Examples(z, y), {}), ridge.update(Examples(z, y), {}), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "class_sum_cross_entropy", "one_hot_mse"])
+def test_the_first_rate_undoes_the_reduction_of_the_support_loss(name: str) -> None:
+    """Ten times the gradient of the sum over the examples, of losses that are sums over the outputs."""
+    f, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def total(f: Tensor) -> Tensor:
+        if name == "one_hot_mse":
+            return (f.sigmoid() - nn.functional.one_hot(y, 3)).square().sum()
+        return nn.functional.cross_entropy(f, y, reduction="sum")
+
+    wanted = torch.func.grad(total)(f)
+    slope = torch.func.grad(lambda f: len(y) * get_criterion(name)(f, y))(f)
+    torch.testing.assert_close(first_rate(name, 3) * slope, 10 * wanted, **CLOSE)
+
+
+def test_the_first_rate_is_that_of_the_support_loss() -> None:
+    learner = rule_of(emit_ridge(mlp(4, 3, hidden=(5,)), loss="cross_entropy", inner_loss="class_sum_cross_entropy"))
+    rates = [p for name, p in learner.rule.named_parameters() if name.endswith(".rate")]
+    torch.testing.assert_close(rates, [torch.tensor(10 / 3)], rtol=1e-6, atol=0)
+
+
+def test_the_closed_step_moves_a_bias_alone() -> None:
+    """The bias goes to the mean of what is left, shrunk by the damping."""
+    learner = rule_of(emit_ridge(mlp(1, 1, hidden=(4,), std=0.5), loss="mse", adapts="head.bias", enhance=False))
+    support = pick(regression_tasks().support, 0)
+    emit = learner.rule.rules[0]  # type: ignore[union-attr,index]
+    start = emit(learner.params(), learner.objective(support, {}))
+    left = (support.y - learner.predict(start, support.x)).sum() / (len(support.y) + 1)
+    torch.testing.assert_close(learner.update(support, {})["head.bias"], start["head.bias"] + left, **CLOSE)
 
 
 def test_a_damped_step_on_classes_goes_along_the_kernel_of_the_features() -> None:

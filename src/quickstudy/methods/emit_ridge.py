@@ -5,8 +5,9 @@ r"""Emission, and then the head in closed form.
 
 H is the hypernetwork of `methods.set_emit`. Z `[n, features + 1]` are the features of the support set at
 :math:`\theta'`, W' is the emitted head with its bias, and :math:`\nabla_{\!f} L_S` is the gradient in the outputs (see
-`DampedNewton`). So the emission is the prior of a ridge regression: the hypernetwork finds the region of a task, and
-the solution fits the support set from there. :math:`\alpha` and :math:`\lambda` are learned.
+`DampedNewton`). So for a squared error the emission is the prior of a ridge regression: the hypernetwork finds the
+region of a task, and the solution fits the support set from there. For another loss the step is like it, without the
+curvature of the loss. :math:`\alpha` and :math:`\lambda` are learned.
 
 HyperMAML (https://arxiv.org/abs/2205.15745) times R2-D2 (https://arxiv.org/abs/1805.08136); in no paper that we know.
 
@@ -19,9 +20,25 @@ from torch import nn
 
 from quickstudy.methods.emission import choose_summary, emit_then, find_linear_head
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.options import Options, make_rule_learner
+from quickstudy.methods.options import Loss, Options, make_rule_learner
+from quickstudy.rules.criteria import class_sum_cross_entropy, get_criterion, mse, one_hot_mse
 from quickstudy.rules.damped_newton import DampedNewton
 from quickstudy.rules.params import adaptable, trainable
+
+
+def first_rate(inner_loss: Loss, outputs: int) -> float:
+    """Half the gradient of the squared error of an example, or ten times that of another loss.
+
+    `DampedNewton` multiplies the support loss by the number of examples. What is left of the loss's own reduction, a
+    mean over the outputs or a sum over the classes, is undone here. A function that is none of ours counts as a mean
+    over the examples.
+    """
+    criterion = get_criterion(inner_loss)
+    if criterion is mse:
+        return 0.5 * outputs
+    if criterion is class_sum_cross_entropy:
+        return 10.0 / outputs
+    return 10.0 * outputs if criterion is one_hot_mse else 10.0
 
 
 def emit_ridge(
@@ -37,16 +54,16 @@ def emit_ridge(
 ) -> Learner:
     """Emission, and then a ridge regression of the head that shrinks towards what was emitted (HyperMAML x R2-D2).
 
-    `damping` and `rate` are the first values of lambda and alpha; `rate` is by default 1/2 for a squared error, with
-    which the step is the ridge regression itself, and 10 for other losses. `summary`, `width` and `enhance` are those
-    of `set_emit`.
+    `damping` and `rate` are the first values of lambda and alpha. By default, `rate` makes the step the ridge
+    regression itself where the support loss is a squared error, and otherwise 10 times the gradient of each example's
+    loss: see `first_rate`. `summary`, `width` and `enhance` are those of `set_emit`.
     """
     params = adaptable(model, options.get("adapts", trainable))
     loss = options.get("loss", "cross_entropy")
     read = find_linear_head(model, head)
     summary = choose_summary(summary, loss)
     if rate is None:
-        rate = 0.5 if loss == "mse" else 10.0
+        rate = first_rate(options.get("inner_loss") or loss, read.outputs)
     names = [name for name in read.names if name in params] or read.names
     solve = DampedNewton(names, damping=damping, rate=rate)
     # An emission by class leaves the body as it is, so its features serve the solution too.

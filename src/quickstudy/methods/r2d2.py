@@ -1,13 +1,16 @@
 r"""R2-D2: a linear head that solves each task in closed form, on features that all tasks share.
 
-.. math:: \phi = \alpha\, Z^T (Z Z^T + \lambda I)^{-1}\, Y, \qquad b = \beta
+.. math:: [W, b] = \alpha\, Z^T (Z Z^T + \lambda I)^{-1}\, Y + [0, \beta]
 
-Z `[n, features]` are the features of the support set and Y `[n, outputs]` its targets, one-hot for classes. The body,
-:math:`\lambda`, :math:`\alpha` and :math:`\beta` are trained through the solution. It has no inner rate and no steps.
+Z `[n, features + 1]` are the features of the support set with a column of ones, and Y `[n, outputs]` its targets: for
+classes one-hot, for the loss binary_cross_entropy -1 or 1. The body, :math:`\lambda`, :math:`\alpha` and :math:`\beta`
+are trained through the solution. It has no inner rate and no steps. A head without a bias has no column of ones.
 
 Reference: Bertinetto et al., 2019, "Meta-learning with differentiable closed-form solvers", section 3.2
-(https://arxiv.org/abs/1805.08136). The paper's body is wider than Conv4 and reads the last two blocks; here it is the
-model without its head. The first :math:`\alpha` is ours. `prior` "learned" is no part of the paper: see `rules.ridge`.
+(https://arxiv.org/abs/1805.08136), and the authors' code, which has the column of ones. The code divides Z and Y by
+:math:`\sqrt{n}`, so a :math:`\lambda` there is :math:`n \lambda` here. The paper's body is wider than Conv4 and reads
+the last two blocks; here it is the model without its head. The first :math:`\alpha` is ours. `prior` "learned" is no
+part of the paper: see `rules.ridge`.
 
 A head that is not linear or not last, or an unknown `prior`, is an `InputError`.
 """
@@ -20,6 +23,7 @@ from quickstudy.methods.emission import NUMBER_LOSSES, find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
+from quickstudy.rules.criteria import binary_cross_entropy, get_criterion
 from quickstudy.rules.ridge import Ridge
 
 
@@ -39,7 +43,9 @@ def r2d2(
     """
     outputs = find_linear_head(model, head).outputs
     body, last = split_head(model, head)
+    loss = options.get("loss", "cross_entropy")
     if scale is None:
-        scale = 1.0 if options.get("loss", "cross_entropy") in NUMBER_LOSSES else 10.0
-    rule = Ridge(outputs, ridge=ridge, scale=scale, prior=prior)
+        scale = 1.0 if loss in NUMBER_LOSSES else 10.0
+    targets = "signs" if get_criterion(loss) is binary_cross_entropy else "given"
+    rule = Ridge(outputs, ridge=ridge, scale=scale, prior=prior, targets=targets)
     return make_rule_learner(last, rule, body=body, **options)

@@ -3,25 +3,28 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
+from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
 
 
 class DampedNewton(Rule):
-    r"""A damped Gauss-Newton step of a linear head: the gradient in the outputs, through the kernel of the features.
+    r"""A damped step of a linear head: the gradient in the outputs, through the kernel of the features.
 
     .. math:: \phi = \theta - \alpha\, Z^T (Z Z^T + \lambda I)^{-1}\, n \nabla_{\!f} L_S(f_\theta)
 
-    Z `[n, features + 1]` are the features of the support set with a column of ones for the bias, and
-    :math:`n \nabla_{\!f} L_S` `[n, outputs]` is the gradient of the summed loss in the outputs: 2 (f - y) for a squared
-    error, p - y for a cross-entropy. So for a squared error and :math:`\alpha = 1/2` it is the ridge regression that
-    shrinks towards :math:`\theta` (see `Ridge`). :math:`\lambda` (as its logarithm) and :math:`\alpha` are learned. The
-    system has n equations, whatever the number of features, and the step is differentiated.
+    Z `[n, features + 1]` are the features of the support set with a column of ones for the bias that adapts; of a bias
+    alone, Z is that column. :math:`n \nabla_{\!f} L_S` `[n, outputs]` is n times the gradient of the support loss in
+    the outputs: p - y for "cross_entropy", and N (p - y) for "class_sum_cross_entropy" with N classes. "mse" is a mean
+    over the m outputs too, so there it is 2 (f - y) / m. So for "mse" and :math:`\alpha = m/2` the step is the ridge
+    regression that shrinks towards :math:`\theta` (see `Ridge`), which is a damped Gauss-Newton step. For another loss
+    it is none: the curvature of the loss in the outputs is left out. :math:`\lambda` (as its logarithm) and
+    :math:`\alpha` are learned. The system has n equations, whatever the number of features, and the step is
+    differentiated.
 
     It reads features: put it into `OnFeatures` where the model has no body.
 
@@ -29,7 +32,7 @@ class DampedNewton(Rule):
     any loss; the damping is that of Levenberg, 1944.
 
     Args:
-        names: The weight of the head, and its bias if it has one.
+        names: The weight of the head, its bias, or both.
         damping: The first :math:`\lambda`, above 0.
         rate: The first :math:`\alpha`.
     """
@@ -44,17 +47,10 @@ class DampedNewton(Rule):
 
     def forward(self, params: Params, objective: Objective) -> Params:
         z, y = objective.support
-        n = len(y)
-        z = z.flatten(1) if len(self.names) == 1 else F.pad(z.flatten(1), (0, 1), value=1.0)
         f = objective.predict(params)
-        slope = objective.autodiff.gradient(lambda at: n * objective.criterion(at["f"], y))({"f": f})["f"]
-        gram = z @ z.T + self.log_damping.exp() * torch.eye(n, dtype=z.dtype, device=z.device)
-        rows = self.rate * torch.linalg.solve(gram, slope).T @ z  # [outputs, features + 1]
-        moved: dict[str, Tensor] = {}
-        for name in self.names:
-            p = params[name]
-            moved[name] = p - (rows[:, : p.shape[1]] if p.ndim == 2 else rows[:, -1])
-        return params | moved
+        slope = objective.autodiff.gradient(lambda at: len(y) * objective.criterion(at["f"], y))({"f": f})["f"]
+        rows = solve_in_kernel(z, {name: params[name] for name in self.names}, self.log_damping.exp(), slope)
+        return params | {name: params[name] - self.rate * row for name, row in rows.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
         missing = [name for name in self.names if name not in params]

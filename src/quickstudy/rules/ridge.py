@@ -5,6 +5,7 @@ from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
+from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params
 
@@ -12,42 +13,54 @@ from quickstudy.types import Params
 class Ridge(Rule):
     r"""The head that solves the support set as a ridge regression, for classes as for numbers.
 
-    .. math:: \phi = \theta_0 + \alpha\, \Lambda, \qquad
-              \Lambda = Z^T (Z Z^T + \lambda I)^{-1} (Y - Z \theta_0), \qquad b = b_0 + \beta
+    .. math:: W = W_0 + \alpha\, \Lambda_W, \qquad b = b_0 + \alpha\, \Lambda_b + \beta, \qquad
+              [\Lambda_W, \Lambda_b] = Z^T (Z Z^T + \lambda I)^{-1} (Y - f_{W_0, b_0})
 
-    Z `[n, features]` are the features of the support set, Y `[n, outputs]` its targets (of classes: 1 for the true one
-    and 0 otherwise). :math:`\lambda` (as its logarithm), :math:`\alpha` and :math:`\beta` are learned. The system has n
-    equations, whatever the number of features, and its solution is differentiated.
+    Z `[n, features + 1]` are the features of the support set with a column of ones for the bias, Y `[n, outputs]` its
+    targets, and :math:`f_{W_0, b_0}` the outputs at the prior. :math:`\lambda` (as its logarithm), :math:`\alpha` and
+    :math:`\beta` are learned. The system has n equations, whatever the number of features, and its solution is
+    differentiated.
 
-    Reference: Bertinetto et al., 2019, eq. 4-6 (https://arxiv.org/abs/1805.08136), with the prior :math:`\theta_0 = 0`.
-    The "learned" prior is the head itself: the ridge then shrinks towards an initial head that meta-training finds.
+    Reference: Bertinetto et al., 2019, eq. 4-6 (https://arxiv.org/abs/1805.08136), with the prior
+    :math:`W_0 = 0, b_0 = 0`; the column of ones is that of the authors' code. The "learned" prior is the head itself:
+    the ridge then shrinks towards an initial head that meta-training finds.
+
+    A bias that does not adapt, or that the head does not have, gets no column and no :math:`\beta`. A fixed bias is a
+    part of the outputs at the prior, so the weight fits what it leaves of Y.
 
     Args:
         outputs: The rows of the head.
         ridge: The first :math:`\lambda`, above 0.
         scale: The first :math:`\alpha`; cross-entropy needs outputs that differ by more than 1.
         prior: "zero" or "learned".
+        targets: What Y is. "given": the targets themselves, and of classes 1 for the true one and 0 otherwise. "signs":
+            2 y - 1 of targets 0 and 1, for outputs that are logits.
     """
 
-    def __init__(self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero") -> None:
+    def __init__(
+        self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero", targets: str = "given"
+    ) -> None:
         super().__init__()
         if ridge <= 0:
             raise InputError(f"`ridge` was {ridge}; it makes the system solvable, so it must be above 0.")
         if prior not in ("zero", "learned"):
             raise InputError(f"`prior` is 'zero' or 'learned', not {prior!r}.")
+        if targets not in ("given", "signs"):
+            raise InputError(f"`targets` are 'given' or 'signs', not {targets!r}.")
         self.outputs = outputs
         self.prior = prior
+        self.targets = targets
         self.log_ridge = nn.Parameter(torch.tensor(float(ridge)).log())
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, params: Params, objective: Objective) -> Params:
         z, y = objective.support
-        z = z.flatten(1)
         # Not `zeros_like`: a head that is not used has a gradient of 0, and does not pass for one that was forgotten.
         theta = params if self.prior == "learned" else {name: 0 * p for name, p in params.items()}
-        one_hot = torch.eye(self.outputs, dtype=z.dtype, device=z.device)
-        target = y.reshape(len(z), -1) if y.is_floating_point() else one_hot[y]
-        gram = z @ z.T + self.log_ridge.exp() * torch.eye(len(z), dtype=z.dtype, device=z.device)
-        rows = z.T @ torch.linalg.solve(gram, target - objective.predict(theta))  # Lambda, [features, outputs]
-        return {name: p + (self.scale * rows.T if p.ndim == 2 else self.offset) for name, p in theta.items()}
+        target = y.reshape(len(y), -1) if y.is_floating_point() else torch.eye(self.outputs, device=y.device)[y]
+        if self.targets == "signs":
+            target = 2 * target - 1
+        rows = solve_in_kernel(z, theta, self.log_ridge.exp(), target - objective.predict(theta))
+        phi = {name: p + self.scale * rows[name] for name, p in theta.items()}
+        return {name: p if p.ndim == 2 else p + self.offset for name, p in phi.items()}
