@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 import quickstudy
 from quickstudy.storage.checkpoints import hash_tensors, read_checkpoint
 from quickstudy.storage.files import dumps
+from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE
 from quickstudy.tasks.images import downloads
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
@@ -410,6 +411,43 @@ def change_cache(random: Random, place: Path) -> None:
             (entry / "checksums").write_text("\n".join([first, *rest]))
 
 
+# -- models --
+
+
+def make_model(place: Path) -> None:
+    """A model that was taught, and the learner that it was taught to."""
+    make_picture_run(place)
+    command(place, "pack run run/learner --episodes 2 --quiet")
+    command(place, "adapt given --from run/learner --out run/model --quiet")
+
+
+def change_model(random: Random, place: Path) -> None:
+    """As bytes; as values; or as whoever can make a right hash would."""
+    folder = place / "run" / random.choice(("model", "learner"))
+    how, file = random.randint(0, 4), folder / TENSORS_FILE
+    if how == 0:
+        change_folder(random, folder)
+    elif how == 1:
+        change_file(random, file)
+    elif how < 4:
+        change_file(random, folder / CONFIG_FILE)
+    else:
+        tensors = load_file(file)
+        name = random.choice(sorted(tensors))
+        tensors[name] = _change_tensor(random, tensors[name])
+        save_file(tensors, file)
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        (folder / CONFIG_FILE).write_text(json.dumps({**config, "sha256": hash_tensors(tensors, "")}))
+
+
+TAUGHT = (
+    "predict run/model given --json",
+    "predict run/model given --csv --sets .9",
+    "info run/model",
+    "info run/learner --json",
+    "update run/model given --quiet",
+    "adapt given --from run/learner --out run/new --quiet",
+)
 CHECK = ("data check given --quiet", "data check given --quiet --json", "data check given --all --quiet")
 LOOK = ("report run --out out/r --quiet", "info run", "info run --json")
 CONFIGURE = ("train sine.yaml --print-config", "info sine.yaml")
@@ -429,6 +467,7 @@ KINDS = {
     "folder of a run": Kind(make_run, change_run_folder, LOOK + EVALUATE + TRAIN, ("run",), 10),
     "sweep": Kind(make_sweep, change_sweep, (f"{SWEEP} --trials 2", f"{SWEEP} --trials 3"), ("run",), 6),
     "readings": Kind(make_readings, change_run_file(*READINGS), (PAPER, "reproduce wormhole --out run"), ("run",), 6),
+    "model": Kind(make_model, change_model, TAUGHT, ("run",), 6),
     "cache": Kind(make_cache, change_cache, CHECK + EVALUATE, ("run",), 6),
     "pictures": Kind(make_pictures, change_picture, CHECK, count=16),
     "folder of pictures": Kind(make_pictures, change_data, CHECK, count=6),

@@ -13,6 +13,7 @@ def base(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+@pytest.mark.filterwarnings("ignore::quickstudy.everyday.classifier.OutsideCalibrationWarning")  # a note of the command
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_input_breaks_no_law(name, base, monkeypatch):
     monkeypatch.setitem(SOURCES, "cub", SOURCES["cub"])  # an archive of ours takes its place meanwhile

@@ -13,7 +13,6 @@ Guo et al., 2017 (https://arxiv.org/abs/1706.04599); Sadinle, Lei & Wasserman, 2
 
 import math
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -166,11 +165,11 @@ def collect_outputs(
 def calibrate_on_tasks(
     learner: Learner, family: TaskFamily, ways: Integer, shots: Integer, *, episodes: Integer = EPISODES
 ) -> Calibration:
-    """Calibrate a learner on validation tasks; on training tasks where there are no others.
+    """Calibrate a learner on validation tasks; on training tasks where there are none, or too few images for one.
 
     A learner that was built for more classes than the tasks have answers with the first of them.
     """
-    split = next(name for name in ("val", "train") if _has_split(family, name))
+    split = "val" if _has_tasks(family, "val") else "train"
     tasks, near_ways, near_shots = with_sizes(family, split, ways, shots)
     outputs, y = collect_outputs(learner, tasks, split, episodes)
     flat, true = outputs[..., :near_ways].flatten(0, 1), y.flatten()
@@ -191,12 +190,13 @@ def measure_error(learner: Learner, family: TaskFamily, shots: Integer, *, episo
     return float((outputs - y).double().square().mean().sqrt())
 
 
-def _has_split(family: TaskFamily, split: str) -> bool:
+def _has_tasks(family: TaskFamily, split: str) -> bool:
+    """Whether a split has two classes, with two images of each."""
     try:
-        part: Any = family.of_split(split)
+        with_sizes(family, split, 2, 1)
     except InputError:
         return False
-    return split == "train" or (isinstance(part, Episodes) and split in part.pools)
+    return True
 
 
 def _describe(tasks: Episodes, split: str) -> str:
