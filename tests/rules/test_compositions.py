@@ -10,17 +10,23 @@ from torch import Tensor, nn
 from cases import NETS, Net, tasks
 from quickstudy import (
     METHODS,
+    Chain,
+    Coadapt,
     Constant,
     Descend,
+    Diagonal,
     Engine,
     Examples,
+    GainAndShift,
     InputError,
     Learner,
     Masked,
     Objective,
     Params,
+    Rescale,
     Rule,
     RuleLearner,
+    Scalar,
     Task,
     bayes_hypermaml,
     emit_maml,
@@ -52,6 +58,7 @@ from quickstudy.rules.mask import draw_switch
 from quickstudy.rules.on_features import OnFeatures
 from quickstudy.rules.ridge import Ridge
 from quickstudy.rules.set_emit import SetEmit
+from quickstudy.rules.sign import SampledSign
 from quickstudy.tasks.synthetic.sine import Sine
 from quickstudy.types import pick
 
@@ -225,6 +232,45 @@ def test_an_emission_writes_the_rows_only_whose_mask_is_on() -> None:
     moved = (phi["layer0.weight"] != theta["layer0.weight"]).any(1)
     assert torch.equal(moved, open_rows) and torch.equal(phi["layer0.bias"] != theta["layer0.bias"], open_rows)
     assert 5 < int(open_rows.sum()) < 35
+
+
+def test_what_stands_around_a_rule_keeps_the_losses_that_the_rule_is_trained_by() -> None:
+    """A rule with two endpoints, inside another rule: both are trained, and the last one is where the rule ends."""
+    theta = {"w": torch.tensor([3.0, -1.0])}
+    nothing = Examples(torch.zeros(1, 1), torch.zeros(1, 1))
+    task = Objective(lambda p: p["w"], lambda out, y: 0.5 * (out - 1).square().sum(), nothing)
+    path = AlongPath(Constant(0.1), 2)
+    around: list[Rule] = [
+        Gated(path, Constant(0.3)),
+        Rescale(path, Diagonal(), ["w"]),
+        Coadapt(path, Scalar(), ["w"]),
+        GainAndShift(path, Scalar(), ["w"]),
+        SampledSign(path, ["w"], start=1.0, draw="expected"),
+        OnFeatures(path, [], 1),
+    ]
+    for rule in around:
+        (first, early), (second, last) = rule.endpoints(theta, task)
+        assert (first, second) == (0.5, 0.5)
+        torch.testing.assert_close(last, rule(theta, task), **CLOSE)
+        assert not torch.allclose(early["w"], last["w"])
+    gated = around[0].endpoints(theta, task)[0][1]["w"]
+    torch.testing.assert_close(gated, theta["w"] - 0.3 * 0.1 * (theta["w"] - 1), rtol=1e-6, atol=0)
+
+
+def test_features_are_refused_where_the_parameters_are_coordinates() -> None:
+    """They would be the outputs. Also where the coordinates have the names of the parameters, and deeper inside."""
+    model, head = nn.Linear(2, 1), ["weight", "bias"]
+    reading = Chain([OnFeatures(DampedNewton(head), head, 2)])
+    for rule in (
+        Rescale(reading, Diagonal(), head),
+        Rescale(reading, Scalar(), head),
+        Coadapt(reading, Scalar(), head),
+        GainAndShift(reading, Scalar(), head),
+        SampledSign(reading, head),
+    ):
+        with pytest.raises(InputError, match=f"inside `{type(rule).__name__}`.*Put it outside"):
+            RuleLearner(model, rule, mse)
+    RuleLearner(model, OnFeatures(Rescale(Descend(Constant(0.1), 1), Scalar(), head), head, 2), mse)
 
 
 # Signs
