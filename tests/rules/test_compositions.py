@@ -1,6 +1,7 @@
 """Emission, signs, closed forms, curvature, warps and decoders against formulas written out by hand. Float64."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -45,8 +46,10 @@ from quickstudy import (
     warpgrad,
     wormhole,
 )
+from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.emit_ridge import first_rate
-from quickstudy.models.nets import linear, mlp
+from quickstudy.models.cells import with_metric
+from quickstudy.models.nets import conv_net, linear, mlp
 from quickstudy.models.set_hypernet import SetHypernet
 from quickstudy.models.split import split_head
 from quickstudy.rules.along_path import AlongPath
@@ -162,6 +165,87 @@ def test_emission_by_class_is_hypermaml(net: Net) -> None:
     assert total[0] == pytest.approx(total[1], rel=1e-9)
 
 
+class Pooled(nn.Module):
+    """A linear layer at every place of a sequence, and the mean over the places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(x)).mean(1))
+
+
+class FlattenedLate(Pooled):
+    """As `Pooled`, with the places side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(x)).flatten(1))
+
+
+class OfTwo(Pooled):
+    """Reads two tensors of an example; the first layer reads the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(2, 5)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(a)) + self.second(b))
+
+
+@pytest.mark.parametrize("name", ["set_emit", "emit_ridge", "amortised_gain"])
+@pytest.mark.parametrize("build", [Pooled, FlattenedLate, OfTwo])
+def test_an_emission_reads_features_where_an_input_is_no_single_vector(name: str, build: type[nn.Module]) -> None:
+    """Sequences and several tensors: every example changes what is emitted for the others."""
+    one = (lambda n: (torch.randn(n, 4), torch.randn(n, 2))) if build is OfTwo else lambda n: torch.randn(n, 6, 4)
+    more = {"scope": "head.*"} if name == "amortised_gain" else {"summary": "set"}
+    learner = rule_of(METHODS[name](build(), head="head", **more))
+    support, query = Examples(one(6), torch.arange(6) % 3), one(2)
+    assert learner.predict(learner.update(support, {}), query).shape == (2, 3)
+    reading = [part for part in learner.rule.modules() if isinstance(part, SetHypernet)]
+    assert reading[0].psi[0].in_features == (30 if build is FlattenedLate else 5) + 2 * 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: mlp(4, 3, hidden=(5,)), 4),
+        (lambda: mlp((2, 2), 3, hidden=(5,)), 4),
+        (lambda: with_metric(mlp(4, 3, hidden=(5,))), 4),
+        (lambda: nn.Linear(4, 3), 4),
+        (lambda: conv_net((1, 4, 4), 3, filters=3, blocks=2), None),
+    ],
+    ids=["mlp", "flattened", "cells", "linear", "conv"],
+)
+def test_an_emission_reads_inputs_that_are_one_vector(build: Callable[[], nn.Module], inputs: int | None) -> None:
+    assert find_linear_head(build()).flat_inputs == inputs
+
+
+class Cosine(nn.Linear):
+    """A head that compares directions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.normalize(input, dim=-1) @ nn.functional.normalize(self.weight, dim=-1).T
+
+
+@pytest.mark.parametrize(
+    "head",
+    [lambda: Cosine(5, 3), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))],
+    ids=["cosine", "weight_norm"],
+)
+@pytest.mark.parametrize("name", ["set_emit", "emit_ridge", "gated_emission", "r2d2", "leo", "amortised_gain"])
+@pytest.mark.filterwarnings("ignore::quickstudy.methods.mtnet.SharedLayersWarning")
+def test_a_head_that_is_not_linear_in_its_own_weight_is_refused(name: str, head: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(OrderedDict([("first", nn.Linear(4, 5)), ("act", nn.ReLU()), ("head", head())]))
+    with pytest.raises(InputError, match=r"a linear head, W x \+ b, and 'head' is a"):
+        METHODS[name](model)
+
+
 def test_the_step_after_an_emission_begins_where_it_ends() -> None:
     model, batch = mlp(1, 1, hidden=(4,), std=0.5), regression_tasks()
     together = rule_of(emit_maml(model, loss="mse", inner_lr=0.3))
@@ -182,7 +266,7 @@ def test_an_emission_refuses_what_it_cannot_write() -> None:
         set_emit(mlp(1, 1), loss="mse", summary="class")
     with pytest.raises(InputError, match="none of these adapts.*summary='set'"):
         set_emit(mlp(4, 3), adapts="layer0.*")
-    with pytest.raises(InputError, match="a linear head, and '1' is a ReLU"):
+    with pytest.raises(InputError, match=r"a linear head, W x \+ b, and '1' is a ReLU"):
         set_emit(nn.Sequential(mlp(4, 3), nn.ReLU()), head="1")
     network = SetHypernet({"w": torch.zeros(2)}, 1, 1)
     with pytest.raises(InputError, match="writes w, which does not adapt. What adapts is: weight, bias"):
