@@ -46,6 +46,7 @@ from quickstudy import (
     warpgrad,
     wormhole,
 )
+from quickstudy.methods.baseline_pp import Cosine
 from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.emit_ridge import first_rate
 from quickstudy.models.cells import with_metric
@@ -226,16 +227,9 @@ def test_an_emission_reads_inputs_that_are_one_vector(build: Callable[[], nn.Mod
     assert find_linear_head(build()).flat_inputs == inputs
 
 
-class Cosine(nn.Linear):
-    """A head that compares directions."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.normalize(input, dim=-1) @ nn.functional.normalize(self.weight, dim=-1).T
-
-
 @pytest.mark.parametrize(
     "head",
-    [lambda: Cosine(5, 3), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))],
+    [lambda: Cosine(5, 3, 10.0), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))],
     ids=["cosine", "weight_norm"],
 )
 @pytest.mark.parametrize("name", ["set_emit", "emit_ridge", "gated_emission", "r2d2", "leo", "amortised_gain"])
@@ -355,6 +349,17 @@ def test_features_are_refused_where_the_parameters_are_coordinates() -> None:
         with pytest.raises(InputError, match=f"inside `{type(rule).__name__}`.*Put it outside"):
             RuleLearner(model, rule, mse)
     RuleLearner(model, OnFeatures(Rescale(Descend(Constant(0.1), 1), Scalar(), head), head, 2), mse)
+
+
+@pytest.mark.parametrize(
+    ("summary", "masked"), [("set", {"layer0.rows5", "head.rows3"}), ("class", {"head.rows3"})], ids=["set", "class"]
+)
+def test_there_are_masks_for_what_is_written_only(summary: str, masked: set[str]) -> None:
+    learner = rule_of(gated_emission(mlp(4, 3, hidden=(5,), std=0.5), summary=summary))
+    assert {name.rpartition("mask.")[2] for name in learner.noise()} == masked
+    _, gradients = learner.meta_gradient(tasks(NETS[0]))
+    trained = dict(zip(learner.meta_params(), gradients, strict=True))
+    assert all(g is not None for name, g in trained.items() if "logits" in name)
 
 
 # Signs
