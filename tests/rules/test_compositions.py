@@ -614,6 +614,21 @@ def test_curvature_is_a_kronecker_product(build: Callable[[], nn.Module]) -> Non
     torch.testing.assert_close(curved.flatten(), torch.kron(torch.kron(o, i), f) @ g.flatten(), **CLOSE)
 
 
+def test_a_tnet_of_one_layer_is_a_curvature_of_its_product() -> None:
+    """M_o = T T^T on the parameter T W, without a bias."""
+    layer, T, support = nn.Linear(4, 3, bias=False), torch.randn(3, 3), pick(tasks(NETS[0]).support, 0)
+    cell = rule_of(tnet(layer, inner_lr=0.3))
+    product = nn.Linear(4, 3, bias=False)
+    with torch.no_grad():
+        dict(cell.head.named_parameters())["metric"].copy_(T)
+        product.weight.copy_(T @ layer.weight)
+    curved = rule_of(meta_curvature(product, inner_lr=0.3))
+    with torch.no_grad():
+        dict(curved.rule.named_parameters())["matrices.weight/o"].copy_(T @ T.T)
+    moved = curved.update(support, {})["weight"]
+    torch.testing.assert_close(T @ cell.update(support, {})["weight"], moved, **CLOSE)
+
+
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_a_tnet_is_warpgrad_with_linear_warps_and_one_step(net: Net) -> None:
     """The same model, rule and loss: the same gradient of T, W and b. A T that is not the identity."""

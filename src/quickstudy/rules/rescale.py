@@ -198,8 +198,9 @@ class GainAndShift(Coadapt):
               \phi = C(t)\,\theta + \Delta, \qquad \Delta_0 = 0
 
     In the first step both gradients are those at :math:`C_0 \theta`, before C moves (line 6); then C moves (line 7),
-    and the result is the new :math:`C \theta` less a step along that gradient (line 8, whose sign is that of an ascent
-    as printed). Unlike `Coadapt`, the step is along the gradient of the loss at phi, whatever the sign of C is.
+    and the result is the new :math:`C \theta` less a step along that gradient (line 8). Two things are chosen here: as
+    printed, line 8 ascends, and it has no :math:`\alpha`. The gradient of the shift is that at :math:`\phi`, not that
+    at :math:`\theta`: unlike in `Coadapt`, the sign of C does not turn the step.
     """
 
     def join(self, params: Params) -> Params:
