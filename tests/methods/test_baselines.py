@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from cases import NETS, WAYS, Net, tasks
 from quickstudy import Engine, Examples, InputError, Learner, Run, Task
+from quickstudy.methods.baseline_pp import baseline_pp
+from quickstudy.methods.feature_transfer import feature_transfer
 from quickstudy.methods.hypershot import hypershot
 from quickstudy.methods.matchingnet import FullContext, matchingnet
 from quickstudy.methods.nearest_neighbour import nearest_neighbour
@@ -24,7 +26,7 @@ from quickstudy.models.norms import SingleExampleWarning
 from quickstudy.training.config import Config, build
 from quickstudy.training.restore import restore
 from quickstudy.training.train import train
-from quickstudy.types import pick
+from quickstudy.types import move, pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -93,6 +95,24 @@ def learner(baseline: Baseline, net: Net) -> Learner:
 
 
 # Laws
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda model: matchingnet(model, WAYS, context="full"),
+        lambda model: relationnet(model, WAYS),
+        lambda model: hypershot(model, WAYS, eval_inner_steps=1),
+        lambda model: feature_transfer(model, WAYS, WAYS, eval_inner_steps=1),
+        lambda model: baseline_pp(model, WAYS, WAYS, eval_inner_steps=1),
+    ],
+    ids=["matchingnet", "relationnet", "hypershot", "feature_transfer", "baseline_pp"],
+)
+def test_new_parts_have_the_precision_of_the_model(single: None, build: Callable[[nn.Module], Learner]) -> None:
+    net = NETS[1]
+    learner, batch = build(net.build().double()), move(tasks(net), torch.float64)
+    assert {p.dtype for p in learner.meta_params().values() if p.ndim} == {torch.float64}
+    assert learner(batch, evaluating=True).output.dtype == torch.float64
 
 
 @over_nets

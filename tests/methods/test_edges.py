@@ -65,6 +65,7 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: wormhole(mlp(4, 3), reading="liberal"), "no reading 'liberal'. Did you mean `literal`"),
         (lambda: wormhole(mlp(4, 3), sharpen=0.0), "`sharpen` was 0.0. It is above 0"),
         (lambda: wormhole(mlp(4, 3), sharpen=2.0, chart="scalar"), "needs the chart 'tanh'"),
+        (lambda: wormhole(mlp(4, 3), sharpen=2.0, gain_steps=1), "it needs 2 steps or more"),
         (lambda: wormhole(mlp(4, 3), sharpen=2.0, reading="coadapt"), "a reading in which C is found first"),
         (lambda: anil(mlp(4, 3), head="fc"), "no module 'fc'"),
         (lambda: anil(nn.Sequential(nn.Flatten())), "no Linear layer"),

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from quickstudy import Examples, LoRA, Task, maml
 from quickstudy.errors import InputError
 from quickstudy.models.encoders import ItemError, open_encoder
 from quickstudy.models.encoders.minilm import TEXT_PACKAGE, has_text
 from quickstudy.models.encoders.timm import timm_preparation
+from quickstudy.types import pick
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'quickstudy[hf]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers about its own parts
@@ -156,6 +158,33 @@ def test_timm_that_squashes_its_pictures_has_them_stretched():
     assert timm_preparation("x", numbers | {"crop_mode": "squash"}).decoding.fit == "stretch"
     with pytest.raises(InputError, match="resizes pictures by 'random'"):
         timm_preparation("x", numbers | {"interpolation": "random"})
+
+
+def test_a_model_of_transformers_adapts_as_it_is():
+    """By its keywords, in second order through fused attention: maml passes its own check, and is SGD on the model."""
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "num_labels": 3,
+    }
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=9, max_position_embeddings=6, **sizes)
+    model = transformers.BertForSequenceClassification(config).eval()
+    words = torch.randint(2, 9, (2, 6, 5))
+    mask = torch.ones_like(words)
+    mask[:, ::2, 3:] = 0
+    y = torch.arange(3).repeat(2).expand(2, -1)
+    examples = Examples({"input_ids": words, "attention_mask": mask}, y)
+    learner = maml(LoRA(model, r=2), inner_lr=0.2)
+    found = learner.check(Task(examples, examples, torch.arange(2), {}))
+    assert found.ok, found
+    adapted = maml(model, inner_lr=0.2, allow_unused=True).adapt(pick(examples, 0))
+    F.cross_entropy(model(**pick(examples, 0).x).logits, y[0]).backward()
+    torch.optim.SGD(model.parameters(), lr=0.2).step()
+    query = pick(examples, 1).x
+    torch.testing.assert_close(adapted(**query).logits, model(**query).logits, rtol=1e-4, atol=1e-5)
 
 
 # -- text --

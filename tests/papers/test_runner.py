@@ -325,6 +325,11 @@ def test_the_command_runs_lists_and_writes_pages(cli):
     }
 
 
+def test_what_is_trained_is_noted_where_nobody_watches(cli):
+    ran = cli("reproduce", "wormhole", "figure-2", "--scale", "smoke", "--out", "out")
+    assert ran.code == 0 and ran.err.count("seed 0: ") == 2, ran.err
+
+
 @pytest.mark.slow
 def test_several_processes_know_the_measures_of_a_paper(shell):
     ran = shell("reproduce", "mtnet", "figure-3", "--scale", "smoke", "--workers", "2", "--json")

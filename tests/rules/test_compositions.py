@@ -1,6 +1,7 @@
 """Emission, signs, closed forms, curvature, warps and decoders against formulas written out by hand. Float64."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -10,17 +11,23 @@ from torch import Tensor, nn
 from cases import NETS, Net, tasks
 from quickstudy import (
     METHODS,
+    Chain,
+    Coadapt,
     Constant,
     Descend,
+    Diagonal,
     Engine,
     Examples,
+    GainAndShift,
     InputError,
     Learner,
     Masked,
     Objective,
     Params,
+    Rescale,
     Rule,
     RuleLearner,
+    Scalar,
     Task,
     bayes_hypermaml,
     emit_maml,
@@ -39,8 +46,11 @@ from quickstudy import (
     warpgrad,
     wormhole,
 )
+from quickstudy.methods.baseline_pp import Cosine
+from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.emit_ridge import first_rate
-from quickstudy.models.nets import linear, mlp
+from quickstudy.models.cells import with_metric
+from quickstudy.models.nets import conv_net, linear, mlp
 from quickstudy.models.set_hypernet import SetHypernet
 from quickstudy.models.split import split_head
 from quickstudy.rules.along_path import AlongPath
@@ -52,6 +62,7 @@ from quickstudy.rules.mask import draw_switch
 from quickstudy.rules.on_features import OnFeatures
 from quickstudy.rules.ridge import Ridge
 from quickstudy.rules.set_emit import SetEmit
+from quickstudy.rules.sign import SampledSign
 from quickstudy.tasks.synthetic.sine import Sine
 from quickstudy.types import pick
 
@@ -155,6 +166,80 @@ def test_emission_by_class_is_hypermaml(net: Net) -> None:
     assert total[0] == pytest.approx(total[1], rel=1e-9)
 
 
+class Pooled(nn.Module):
+    """A linear layer at every place of a sequence, and the mean over the places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(x)).mean(1))
+
+
+class FlattenedLate(Pooled):
+    """As `Pooled`, with the places side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(x)).flatten(1))
+
+
+class OfTwo(Pooled):
+    """Reads two tensors of an example; the first layer reads the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(2, 5)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.first(a)) + self.second(b))
+
+
+@pytest.mark.parametrize("name", ["set_emit", "emit_ridge", "amortised_gain"])
+@pytest.mark.parametrize("build", [Pooled, FlattenedLate, OfTwo])
+def test_an_emission_reads_features_where_an_input_is_no_single_vector(name: str, build: type[nn.Module]) -> None:
+    """Sequences and several tensors: every example changes what is emitted for the others."""
+    one = (lambda n: (torch.randn(n, 4), torch.randn(n, 2))) if build is OfTwo else lambda n: torch.randn(n, 6, 4)
+    more = {"scope": "head.*"} if name == "amortised_gain" else {"summary": "set"}
+    learner = rule_of(METHODS[name](build(), head="head", **more))
+    support, query = Examples(one(6), torch.arange(6) % 3), one(2)
+    assert learner.predict(learner.update(support, {}), query).shape == (2, 3)
+    reading = [part for part in learner.rule.modules() if isinstance(part, SetHypernet)]
+    assert reading[0].psi[0].in_features == (30 if build is FlattenedLate else 5) + 2 * 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda: mlp(4, 3, hidden=(5,)), 4),
+        (lambda: mlp((2, 2), 3, hidden=(5,)), 4),
+        (lambda: with_metric(mlp(4, 3, hidden=(5,))), 4),
+        (lambda: nn.Linear(4, 3), 4),
+        (lambda: conv_net((1, 4, 4), 3, filters=3, blocks=2), None),
+    ],
+    ids=["mlp", "flattened", "cells", "linear", "conv"],
+)
+def test_an_emission_reads_inputs_that_are_one_vector(build: Callable[[], nn.Module], inputs: int | None) -> None:
+    assert find_linear_head(build()).flat_inputs == inputs
+
+
+@pytest.mark.parametrize(
+    "head",
+    [lambda: Cosine(5, 3, 10.0), lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))],
+    ids=["cosine", "weight_norm"],
+)
+@pytest.mark.parametrize("name", ["set_emit", "emit_ridge", "gated_emission", "r2d2", "leo", "amortised_gain"])
+@pytest.mark.filterwarnings("ignore::quickstudy.methods.mtnet.SharedLayersWarning")
+def test_a_head_that_is_not_linear_in_its_own_weight_is_refused(name: str, head: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(OrderedDict([("first", nn.Linear(4, 5)), ("act", nn.ReLU()), ("head", head())]))
+    with pytest.raises(InputError, match=r"a linear head, W x \+ b, and 'head' is a"):
+        METHODS[name](model)
+
+
 def test_the_step_after_an_emission_begins_where_it_ends() -> None:
     model, batch = mlp(1, 1, hidden=(4,), std=0.5), regression_tasks()
     together = rule_of(emit_maml(model, loss="mse", inner_lr=0.3))
@@ -175,7 +260,7 @@ def test_an_emission_refuses_what_it_cannot_write() -> None:
         set_emit(mlp(1, 1), loss="mse", summary="class")
     with pytest.raises(InputError, match="none of these adapts.*summary='set'"):
         set_emit(mlp(4, 3), adapts="layer0.*")
-    with pytest.raises(InputError, match="a linear head, and '1' is a ReLU"):
+    with pytest.raises(InputError, match=r"a linear head, W x \+ b, and '1' is a ReLU"):
         set_emit(nn.Sequential(mlp(4, 3), nn.ReLU()), head="1")
     network = SetHypernet({"w": torch.zeros(2)}, 1, 1)
     with pytest.raises(InputError, match="writes w, which does not adapt. What adapts is: weight, bias"):
@@ -225,6 +310,56 @@ def test_an_emission_writes_the_rows_only_whose_mask_is_on() -> None:
     moved = (phi["layer0.weight"] != theta["layer0.weight"]).any(1)
     assert torch.equal(moved, open_rows) and torch.equal(phi["layer0.bias"] != theta["layer0.bias"], open_rows)
     assert 5 < int(open_rows.sum()) < 35
+
+
+def test_what_stands_around_a_rule_keeps_the_losses_that_the_rule_is_trained_by() -> None:
+    """A rule with two endpoints, inside another rule: both are trained, and the last one is where the rule ends."""
+    theta = {"w": torch.tensor([3.0, -1.0])}
+    nothing = Examples(torch.zeros(1, 1), torch.zeros(1, 1))
+    task = Objective(lambda p: p["w"], lambda out, y: 0.5 * (out - 1).square().sum(), nothing)
+    path = AlongPath(Constant(0.1), 2)
+    around: list[Rule] = [
+        Gated(path, Constant(0.3)),
+        Rescale(path, Diagonal(), ["w"]),
+        Coadapt(path, Scalar(), ["w"]),
+        GainAndShift(path, Scalar(), ["w"]),
+        SampledSign(path, ["w"], start=1.0, draw="expected"),
+        OnFeatures(path, [], 1),
+    ]
+    for rule in around:
+        (first, early), (second, last) = rule.endpoints(theta, task)
+        assert (first, second) == (0.5, 0.5)
+        torch.testing.assert_close(last, rule(theta, task), **CLOSE)
+        assert not torch.allclose(early["w"], last["w"])
+    gated = around[0].endpoints(theta, task)[0][1]["w"]
+    torch.testing.assert_close(gated, theta["w"] - 0.3 * 0.1 * (theta["w"] - 1), rtol=1e-6, atol=0)
+
+
+def test_features_are_refused_where_the_parameters_are_coordinates() -> None:
+    """They would be the outputs. Also where the coordinates have the names of the parameters, and deeper inside."""
+    model, head = nn.Linear(2, 1), ["weight", "bias"]
+    reading = Chain([OnFeatures(DampedNewton(head), head, 2)])
+    for rule in (
+        Rescale(reading, Diagonal(), head),
+        Rescale(reading, Scalar(), head),
+        Coadapt(reading, Scalar(), head),
+        GainAndShift(reading, Scalar(), head),
+        SampledSign(reading, head),
+    ):
+        with pytest.raises(InputError, match=f"inside `{type(rule).__name__}`.*Put it outside"):
+            RuleLearner(model, rule, mse)
+    RuleLearner(model, OnFeatures(Rescale(Descend(Constant(0.1), 1), Scalar(), head), head, 2), mse)
+
+
+@pytest.mark.parametrize(
+    ("summary", "masked"), [("set", {"layer0.rows5", "head.rows3"}), ("class", {"head.rows3"})], ids=["set", "class"]
+)
+def test_there_are_masks_for_what_is_written_only(summary: str, masked: set[str]) -> None:
+    learner = rule_of(gated_emission(mlp(4, 3, hidden=(5,), std=0.5), summary=summary))
+    assert {name.rpartition("mask.")[2] for name in learner.noise()} == masked
+    _, gradients = learner.meta_gradient(tasks(NETS[0]))
+    trained = dict(zip(learner.meta_params(), gradients, strict=True))
+    assert all(g is not None for name, g in trained.items() if "logits" in name)
 
 
 # Signs
@@ -477,6 +612,21 @@ def test_curvature_is_a_kronecker_product(build: Callable[[], nn.Module]) -> Non
     o, i, f = (matrices[f"matrices.weight/{axis}"] for axis in "oif")
     curved = rule.curve({"weight": g})["weight"]  # type: ignore[operator]
     torch.testing.assert_close(curved.flatten(), torch.kron(torch.kron(o, i), f) @ g.flatten(), **CLOSE)
+
+
+def test_a_tnet_of_one_layer_is_a_curvature_of_its_product() -> None:
+    """M_o = T T^T on the parameter T W, without a bias."""
+    layer, T, support = nn.Linear(4, 3, bias=False), torch.randn(3, 3), pick(tasks(NETS[0]).support, 0)
+    cell = rule_of(tnet(layer, inner_lr=0.3))
+    product = nn.Linear(4, 3, bias=False)
+    with torch.no_grad():
+        dict(cell.head.named_parameters())["metric"].copy_(T)
+        product.weight.copy_(T @ layer.weight)
+    curved = rule_of(meta_curvature(product, inner_lr=0.3))
+    with torch.no_grad():
+        dict(curved.rule.named_parameters())["matrices.weight/o"].copy_(T @ T.T)
+    moved = curved.update(support, {})["weight"]
+    torch.testing.assert_close(T @ cell.update(support, {})["weight"], moved, **CLOSE)
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)

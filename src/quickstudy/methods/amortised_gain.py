@@ -4,7 +4,7 @@ r"""The amortised gain: a hypernetwork emits Wormhole's t, which Wormhole MAML s
 
 C is a chart (eq. 3-7 of Wormhole MAML) on the parameters in `scope`, and :math:`\alpha` is `inner_lr`. H reads a
 summary of the support set, as in `methods.set_emit`, and writes t: one number for the charts "scalar" and "tanh". So
-a task needs no second derivatives and no rate for its gain.
+the gain needs no rate and no second derivatives; the steps that follow it do.
 
 The paper (Chang, Gao & Lou, 2022, section 5, https://arxiv.org/abs/2212.14094) leaves open how C is best found; this
 is one answer, with the emission of HyperMAML (https://arxiv.org/abs/2205.15745). It is in no paper that we know.

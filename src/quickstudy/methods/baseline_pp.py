@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.methods.feature_transfer import FeatureTransfer, body_and_features
+from quickstudy.methods.feature_transfer import FeatureTransfer, body_and_linear
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Loss
 from quickstudy.rules.criteria import get_criterion
@@ -54,6 +54,7 @@ def baseline_pp(
     norms: str = "batch",
 ) -> Learner:
     """Baseline++ (Chen et al., 2019): supervised training, then a new head for each task; both by scaled cosines."""
-    body, features = body_and_features(model, head, "Baseline++")
+    body, last = body_and_linear(model, head, "Baseline++")
+    classifier = Cosine(last.in_features, train_outputs, scale).to(last.weight)
     rule = Descend(Constant(inner_lr), eval_inner_steps)
-    return FeatureTransfer(body, Cosine(features, train_outputs, scale), outputs, rule, get_criterion(loss), norms)
+    return FeatureTransfer(body, classifier, outputs, rule, get_criterion(loss), norms)

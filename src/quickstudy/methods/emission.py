@@ -1,12 +1,16 @@
 """What the methods with a hypernetwork share: what it can read of a support set, given a model, and what it emits."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
+from quickstudy.engine.twin import logits_of
 from quickstudy.errors import InputError
 from quickstudy.methods.options import Loss
+from quickstudy.models.cells import is_plain
 from quickstudy.models.hypernet import ClassHypernet
 from quickstudy.models.set_hypernet import SetHypernet
 from quickstudy.models.split import last_linear, split_head
@@ -38,7 +42,7 @@ class LinearHead:
         names: The names of the head's parameters in the model.
         features: The size of the head's input.
         outputs: The size of its output.
-        flat_inputs: The size of the model's input, if it begins with a linear layer; else None.
+        flat_inputs: The size of the model's input, if it is one vector that a linear layer reads; else None.
     """
 
     names: tuple[str, ...]
@@ -56,29 +60,45 @@ def find_linear_head(model: nn.Module, head: str | None = None) -> LinearHead:
     split_head(model, head)
     name = last_linear(model).removesuffix("*").removesuffix(".") if head is None else head
     linear = model.get_submodule(name)
-    if not isinstance(linear, nn.Linear):
+    if not isinstance(linear, nn.Linear) or not is_plain(linear):
         raise InputError(
-            f"The hypernetwork reads and writes a linear head, and {name!r} is a {type(linear).__name__}. Name the "
-            "model's last linear layer as `head`."
+            f"The hypernetwork reads and writes a linear head, W x + b, and {name!r} is a {type(linear).__name__}. "
+            "Name the model's last layer as `head`, and make it a torch.nn.Linear with a weight of its own."
         )
     names = tuple(f"{name}.{leaf}".lstrip(".") for leaf, _ in linear.named_parameters(recurse=False))
-    return LinearHead(names, linear.in_features, linear.out_features, _flat_inputs(model))
+    return LinearHead(names, linear.in_features, linear.out_features, _flat_inputs(model, linear.out_features))
 
 
-def _flat_inputs(model: nn.Module) -> int | None:
-    """The size of the inputs of a model that begins with a linear layer, after a `Flatten` or without; else None."""
+def _flat_inputs(model: nn.Module, outputs: int) -> int | None:
+    """The size of an input, if it is one tensor and one vector an example, which a linear layer reads; else None.
+
+    The layer may come after a `Flatten`. A linear layer takes sequences too, and the model alone does not say what it
+    is for. So it is called with two vectors: what pools or flattens a sequence fails, or has outputs of another shape.
+    """
     if isinstance(model, nn.Linear):
         return model.in_features
     graph = trace_calls(model)
     modules = dict(model.named_modules())
-    for node in graph.nodes if graph is not None else ():
+    if graph is None or [node.op for node in graph.nodes].count("placeholder") != 1:
+        return None
+    for node in graph.nodes:
         if node.op == "call_module" and not isinstance(modules[str(node.target)], nn.Flatten | nn.Identity):
             first, source = modules[str(node.target)], node.args[0]
             while isinstance(source, fx.Node) and source.op == "call_module":
                 source = source.args[0]
             read = isinstance(first, nn.Linear) and isinstance(source, fx.Node) and source.op == "placeholder"
-            return first.in_features if read else None
+            return first.in_features if read and _takes_vectors(model, first, outputs) else None
     return None
+
+
+def _takes_vectors(model: nn.Module, first: nn.Linear, outputs: int) -> bool:
+    """Whether two vectors of the size that the first layer reads have two rows of outputs."""
+    two = first.weight.detach().new_ones(2, first.in_features)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # and on a copy: the user's model stays as it is
+            return tuple(logits_of(deepcopy(model).eval()(two)).shape) == (2, outputs)
+    except Exception:  # the user's forward may fail in any way on what is no input of it
+        return False
 
 
 def choose_summary(summary: str | None, loss: Loss) -> str:

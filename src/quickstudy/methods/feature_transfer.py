@@ -130,15 +130,15 @@ def _head_params(params: Params) -> Params:
     return {name: value for name, value in params.items() if not name.startswith(BODY_PREFIX)}
 
 
-def body_and_features(model: nn.Module, head: str | None, method: str) -> tuple[nn.Module, int]:
-    """The model without its last linear layer, and the number of features that this layer reads."""
+def body_and_linear(model: nn.Module, head: str | None, method: str) -> tuple[nn.Module, nn.Linear]:
+    """The model without its last linear layer, and this layer."""
     body, last = split_head(model, head)
     if not isinstance(last, nn.Linear):
         raise InputError(
             f"{method} replaces the model's last Linear by a classifier, and `head` is a {type(last).__name__}. "
             "Name a Linear, or leave `head` out."
         )
-    return body, last.in_features
+    return body, last
 
 
 def feature_transfer(
@@ -153,6 +153,7 @@ def feature_transfer(
     norms: str = "batch",
 ) -> Learner:
     """Feature Transfer (Chen et al., 2019, "Baseline"): supervised training; each task fits a new linear head."""
-    body, features = body_and_features(model, head, "Feature Transfer")
+    body, last = body_and_linear(model, head, "Feature Transfer")
+    classifier = nn.Linear(last.in_features, train_outputs).to(last.weight)
     rule = Descend(Constant(inner_lr), eval_inner_steps)
-    return FeatureTransfer(body, nn.Linear(features, train_outputs), outputs, rule, get_criterion(loss), norms)
+    return FeatureTransfer(body, classifier, outputs, rule, get_criterion(loss), norms)

@@ -30,6 +30,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import mlp
+from quickstudy.models.split import split_head
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
@@ -63,6 +64,9 @@ class HyperShot(EmbeddingLearner):
         self.finetune = finetune
         self.layers = list(pairwise([ways, *target, ways]))  # (in, out) of each layer of t
         self.network = mlp(ways * ways, sum((a + 1) * b for a, b in self.layers), hidden=hidden, std=None)
+        like = next(split_head(model, head)[1].parameters(), None)
+        if like is not None:
+            self.network.to(like)
         self.network_twins = Twins(self.network)
 
     def with_ways(self: H, ways: int) -> H:

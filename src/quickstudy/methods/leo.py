@@ -8,8 +8,10 @@ is a linear map from a code to the row of its class. :math:`\alpha` is `inner_lr
 LEO is Wormhole's `Rescale` with a decoder as the chart, and an emission where the steps on z begin.
 
 Reference: Rusu et al., 2019, section 2.3 and eq. 4 (https://arxiv.org/abs/1807.05960). This is the deterministic form
-of the paper's ablation: z and the rows are not drawn, and so the loss has no term for their distributions. The body is
-trained, where the paper's features are fixed; the head theta, zero in the paper, is trained too.
+of the paper's ablation: z and the rows are not drawn, and so the loss has no term for their distributions. It leaves
+out what the released LEO has besides: the penalty :math:`|\mathrm{stop}(z') - z|^2` between the adapted code z' and the
+first one, that on the orthogonality of the decoder, the L2 penalty, and learned rates. The body is trained, where the
+paper's features are fixed; the head theta, zero in the paper, is trained too.
 
 A head that is not linear or not last, or a loss that does not compare classes, is an `InputError`.
 """

@@ -144,5 +144,5 @@ def matchingnet(
         _, last = split_head(model, head)
         if not isinstance(last, nn.Linear):
             raise InputError(f"`head` is a {type(last).__name__}; the size of the features is read from a Linear head.")
-        reader = FullContext(last.in_features)
+        reader = FullContext(last.in_features).to(last.weight)
     return MatchingNet(model, outputs, loss, scale=scale, context=reader, head=head, norms=norms)

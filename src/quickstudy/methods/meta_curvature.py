@@ -5,7 +5,7 @@ r"""Meta-Curvature: MAML whose gradients are transformed by learned matrices, on
 
 :math:`M_o` `[out, out]`, :math:`M_i` `[in, in]` and :math:`M_f` `[positions, positions]` act on the outputs, the inputs
 and the kernel positions of each layer; meta-training changes them together with theta. :math:`\alpha` is `inner_lr`.
-A T-net with one layer is the case :math:`M_o = T^T T`, up to the T in its output.
+A T-net with one layer and no bias is the case :math:`M_o = T T^T` for the parameter :math:`T W`.
 
 Reference: Park & Oliva, 2019, section 3 (https://arxiv.org/abs/1902.03356). The paper says nothing of biases: here they
 have one factor for each entry. norms="per_step" keeps the norms out of the matrices.

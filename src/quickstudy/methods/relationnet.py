@@ -98,5 +98,5 @@ def relationnet(
     _, last = split_head(model, head)
     if not isinstance(last, nn.Linear):
         raise InputError(f"`head` is a {type(last).__name__}; the size of the features is read from a Linear head.")
-    relation = relation_module(last.in_features, width, maps)
+    relation = relation_module(last.in_features, width, maps).to(last.weight)
     return RelationNet(model, relation, outputs, loss, head=head, norms=norms)

@@ -109,9 +109,11 @@ def wormhole(
 
     `scope` selects the parameters that C multiplies: by default the last linear layer with its bias. `reading` is
     "recommended", "literal" (eq. 2 as printed: C theta + Delta(theta)), "coadapt" (C and theta together, at their two
-    rates) or "algorithm_1" (C and a shift of C theta together: `inner_steps` of algorithm 1's lines 6 to 8). `start` is
-    the t0 of the tanh chart, `rank` that of the low-rank charts. With `sharpen` above 1 the tanh is annealed: step j on
-    t has tanh(beta_j t), where beta rises evenly from 1 to `sharpen`.
+    rates) or "algorithm_1" (C and a shift of C theta together: `inner_steps` of algorithm 1's lines 6 to 8). The last
+    two have no steps of their own on C: `inner_steps` counts the steps, `first_order` decides about their derivatives,
+    and `gain_steps` and `gain_first_order` are not used. `start` is the t0 of the tanh chart, `rank` that of the
+    low-rank charts. With `sharpen` above 1 the tanh is annealed: step j on t has tanh(beta_j t), where beta rises
+    evenly from 1 to `sharpen` over two steps or more.
     """
     if reading not in READINGS:
         raise InputError(f"There is no reading {reading!r}. {suggest_nearest(reading, READINGS)}")
@@ -120,13 +122,20 @@ def wormhole(
             f"`sharpen` was {sharpen}. It is above 0, and needs the chart 'tanh' and a reading in which C is found "
             "first: 'recommended' or 'literal'."
         )
+    if sharpen != 1 and gain_steps < 2:
+        raise InputError(
+            f"`sharpen` was {sharpen} and `gain_steps` {gain_steps}. The slope rises from 1 at the first step on t to "
+            "`sharpen` at the last, so it needs 2 steps or more. Take more `gain_steps`, or leave `sharpen` out."
+        )
     params = adaptable(model, options.get("adapts", trainable))
     norms = options.get("norms", "batch")
     C, names = chart_in_scope(model, params, chart, scope, start=start, rank=rank, norms=norms)
     descend = Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps, first_order=first_order)
     on_t = Descend(Constant(gain_lr, gain_decay), gain_steps, first_order=gain_first_order)
-    slopes = [1 + (sharpen - 1) * step / max(1, gain_steps - 1) for step in range(max(1, gain_steps))]
-    gain = Rescale(on_t, C, names) if sharpen == 1 else Anneal(on_t, [Tanh(start, beta) for beta in slopes], names)
+    gain = Rescale(on_t, C, names)
+    if sharpen != 1:
+        slopes = [1 + (sharpen - 1) * step / (gain_steps - 1) for step in range(gain_steps)]
+        gain = Anneal(on_t, [Tanh(start, beta) for beta in slopes], names)
     rule: Rule
     if reading == "recommended":
         rule = Chain([gain, descend])

@@ -48,21 +48,24 @@ class MetricConv2d(nn.Conv2d):
         return convolve(self, input, weight, bias)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is a Linear or Conv2d whose forward is that of its class, with a weight of its own.
+
+    A subclass may compute something else, such as cosines. A computed weight (weight norm and other parametrizations)
+    is no weight of its own.
+    """
+    plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward, MetricLinear.forward, MetricConv2d.forward)
+    return plain and isinstance(getattr(module, "weight", None), nn.Parameter) and not is_parametrized(module)
+
+
 def is_cell(module: nn.Module, *, parent: nn.Module | None = None) -> bool:
     """Whether a module is a Linear or Conv2d that trains its weight and uses it in its own forward.
 
-    A computed weight (weight norm and other parametrizations) does not count, nor does the projection inside an
-    attention layer: the attention reads that weight itself.
+    The projection inside an attention layer does not count: the attention reads that weight itself.
     """
-    plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward, MetricLinear.forward, MetricConv2d.forward)
     weight = getattr(module, "weight", None)
-    return (
-        plain
-        and isinstance(weight, nn.Parameter)
-        and weight.requires_grad
-        and not is_parametrized(module)
-        and not isinstance(parent, nn.MultiheadAttention)
-    )
+    trains = isinstance(weight, nn.Parameter) and weight.requires_grad
+    return trains and is_plain(module) and not isinstance(parent, nn.MultiheadAttention)
 
 
 def find_cells(model: nn.Module) -> list[nn.Module]:

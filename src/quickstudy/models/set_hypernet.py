@@ -3,7 +3,8 @@ r"""A hypernetwork for tasks of any kind: from a summary of the whole support se
 .. math:: H(S) = \rho\Big(\tfrac{1}{n} \sum_i \psi(x_i, p_i, y_i)\Big)
 
 with inputs or features :math:`x_i`, the model's guesses :math:`p_i` and targets :math:`y_i` of the n support examples.
-The mean does not depend on the order of the examples, and takes any number of them.
+The mean does not depend on the order of the examples, and takes any number of them. Nor does it depend on n: examples
+given twice have the same summary.
 """
 
 import torch
@@ -16,9 +17,10 @@ from quickstudy.types import Params
 class SetHypernet(nn.Module):
     """Two MLPs with a mean between them.
 
-    References: Zaheer et al., 2017, "Deep Sets", theorem 2 (https://arxiv.org/abs/1703.06114): every function of a set
-    has this form. Garnelo et al., 2018, "Conditional Neural Processes" (https://arxiv.org/abs/1807.01613) summarise a
-    support set so, and feed the summary to one shared network instead of writing its parameters.
+    References: Zaheer et al., 2017, "Deep Sets", theorem 2 (https://arxiv.org/abs/1703.06114): with a sum in the place
+    of the mean, every function of a set has this form; a mean does not see how many examples there are. Garnelo et
+    al., 2018, "Conditional Neural Processes" (https://arxiv.org/abs/1807.01613) summarise a support set so, and feed
+    the summary to one shared network instead of writing its parameters.
 
     Args:
         params: What is emitted; names and shapes are used. The first update is small.

@@ -1,5 +1,7 @@
 """The change that a rule makes, under a rate: a mask on an emission, for one."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from quickstudy.rules.base import Rate, Rule
@@ -14,7 +16,8 @@ class Gated(Rule):
     .. math:: \phi = \theta + r \odot (a(\theta) - \theta)
 
     With `Masked(Constant(1), params)` as r, the rule changes those rows only whose mask is on. `Gated` of one gradient
-    step at the rate 1 is that step at the rate r.
+    step at the rate 1 is that step at the rate r. Where training adds up the losses at several endpoints of the rule,
+    all of them are gated by the same r.
 
     Args:
         rule: The rule a.
@@ -27,9 +30,16 @@ class Gated(Rule):
         self.rate = rate
 
     def forward(self, params: Params, objective: Objective) -> Params:
+        return self.gate(params, objective)(self.rule(params, objective.part("rule")))
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        gate = self.gate(params, objective)
+        return [(weight, gate(end)) for weight, end in self.rule.endpoints(params, objective.part("rule"))]
+
+    def gate(self, params: Params, objective: Objective) -> Callable[[Params], Params]:
+        """From what the rule makes of the parameters to the same change times r."""
         (r,) = self.rate(params, 1, with_prefix(objective.noise, "rate."))
-        changed = self.rule(params, objective.part("rule"))
-        return {name: p + r[name] * (changed[name] - p) for name, p in params.items()}
+        return lambda changed: {name: p + r[name] * (changed[name] - p) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
         rule, rate = self.rule.noise(params), self.rate.noise(params)

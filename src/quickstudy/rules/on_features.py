@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Examples, Params, Shape
@@ -19,6 +20,9 @@ class OnFeatures(Rule):
     The features e `[n, features]` are the output of the model whose head is the identity: W = I, b = 0 (and T = I). So
     they are those of the parameters at which the rule begins, and their gradient reaches all layers. The support loss
     stays a function of all parameters. A learner with a `body` needs none of this: its rule sees features already.
+
+    It needs the parameters themselves. So it stands outside a rule that moves coordinates of them, such as `Rescale`:
+    inside, an open head would be a change of the coordinates.
 
     Args:
         rule: What reads the features.
@@ -51,3 +55,13 @@ class OnFeatures(Rule):
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
         return self.rule.observe(params, self.with_features(params, objective))
+
+
+def refuse_features_inside(outer: Rule, inner: Rule) -> None:
+    """Refuse `OnFeatures` inside a rule that moves coordinates: it would take the outputs for the features."""
+    if any(isinstance(part, OnFeatures) for part in inner.modules()):
+        name = type(outer).__name__
+        raise InputError(
+            f"`OnFeatures` is inside `{name}`, where the parameters are coordinates, and it needs the head itself. Put "
+            f"it outside {name}: OnFeatures({name}(rule, ...), head, features)."
+        )

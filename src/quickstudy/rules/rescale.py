@@ -14,7 +14,7 @@ is the printed order of steps.
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.on_features import refuse_features_inside
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict
 from quickstudy.types import Params, Shape
 
@@ -67,7 +68,15 @@ class Rescale(Rule):
 
     def find(self, params: Params, objective: Objective) -> Params:
         """The t of the task: what the figures of the gain show."""
-        return self.inner(self.start(params), objective.pullback(lambda t: self.scale(t, params)))
+        return self.inner(self.start(params), self.on_t(params, objective))
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        ends = self.inner.endpoints(self.start(params), self.on_t(params, objective))
+        return [(weight, self.scale(t, params)) for weight, t in ends]
+
+    def on_t(self, params: Params, objective: Objective) -> Objective:
+        """The objective as a function of t."""
+        return objective.pullback(lambda t: self.scale(t, params))
 
     def start(self, params: Params) -> Params:
         """t0."""
@@ -78,6 +87,7 @@ class Rescale(Rule):
         return params | self.chart(t, select_scope(params, self.scope))
 
     def noise(self, params: Params) -> dict[str, Shape]:
+        refuse_features_inside(self, self.inner)
         return self.inner.noise(self.start(params))
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
@@ -103,10 +113,17 @@ class Anneal(Rescale):
         self.charts = nn.ModuleList(charts)
 
     def find(self, params: Params, objective: Objective) -> Params:
+        return deque(self.iterates(params, objective), maxlen=1).pop()
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        assert isinstance(self.inner, Descend)
+        return [(weight, self.scale(t, params)) for weight, t in self.inner.weigh(self.iterates(params, objective))]
+
+    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
+        """t_0, t_1, ..., each step by its own chart."""
         assert isinstance(self.inner, Descend)
         each = [objective.pullback(partial(self.scale_by, chart, params)) for chart in self.charts]
-        steps = self.inner.iterates(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
-        return deque(steps, maxlen=1).pop()
+        return self.inner.iterates(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
 
     def scale_by(self, chart: nn.Module, params: Params, t: Params) -> Params:
         """C(t) theta by the chart of one step."""
@@ -152,12 +169,21 @@ class Coadapt(Rule):
 
     def find(self, params: Params, objective: Objective) -> Params:
         """Where the inner rule ends, in one dictionary."""
-        return self.inner(self.join(params), objective.pullback(lambda joint: self.combine(joint, params)))
+        return self.inner(self.join(params), self.on_both(params, objective))
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        ends = self.inner.endpoints(self.join(params), self.on_both(params, objective))
+        return [(weight, self.combine(joint, params)) for weight, joint in ends]
+
+    def on_both(self, params: Params, objective: Objective) -> Objective:
+        """The objective as a function of a joint dictionary."""
+        return objective.pullback(lambda joint: self.combine(joint, params))
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return self.combine(self.find(params, objective), params)
 
     def noise(self, params: Params) -> dict[str, Shape]:
+        refuse_features_inside(self, self.inner)
         return self.inner.noise(self.join(params))
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
@@ -172,8 +198,9 @@ class GainAndShift(Coadapt):
               \phi = C(t)\,\theta + \Delta, \qquad \Delta_0 = 0
 
     In the first step both gradients are those at :math:`C_0 \theta`, before C moves (line 6); then C moves (line 7),
-    and the result is the new :math:`C \theta` less a step along that gradient (line 8, whose sign is that of an ascent
-    as printed). Unlike `Coadapt`, the step is along the gradient of the loss at phi, whatever the sign of C is.
+    and the result is the new :math:`C \theta` less a step along that gradient (line 8). Two things are chosen here: as
+    printed, line 8 ascends, and it has no :math:`\alpha`. The gradient of the shift is that at :math:`\phi`, not that
+    at :math:`\theta`: unlike in `Coadapt`, the sign of C does not turn the step.
     """
 
     def join(self, params: Params) -> Params:

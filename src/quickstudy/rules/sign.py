@@ -7,6 +7,7 @@ from torch import Tensor
 from quickstudy.rules.base import Rule
 from quickstudy.rules.mask import check_draw, draw_switch
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.on_features import refuse_features_inside
 from quickstudy.rules.rescale import select_scope
 from quickstudy.types import Params, Shape
 
@@ -57,14 +58,22 @@ class SampledSign(Rule):
 
     def find(self, params: Params, objective: Objective) -> Params:
         """The t of the task."""
-        on_t = objective.part("inner").pullback(lambda t: self.scale(t, params, objective))
-        return self.inner(self.start(params), on_t)
+        return self.inner(self.start(params), self.on_t(params, objective))
+
+    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
+        ends = self.inner.endpoints(self.start(params), self.on_t(params, objective))
+        return [(weight, self.scale(t, params, objective)) for weight, t in ends]
+
+    def on_t(self, params: Params, objective: Objective) -> Objective:
+        """The objective as a function of t, with the noise of the inner rule."""
+        return objective.part("inner").pullback(lambda t: self.scale(t, params, objective))
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return self.scale(self.find(params, objective), params, objective)
 
     def noise(self, params: Params) -> dict[str, Shape]:
         select_scope(params, self.scope)
+        refuse_features_inside(self, self.inner)
         own: dict[str, Shape] = {} if self.draw == "expected" else {"sign": ()}
         return own | {f"inner.{name}": shape for name, shape in self.inner.noise(self.start(params)).items()}
 

@@ -209,7 +209,9 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
             args = (waiting, plan.folder, plan.item.name)
             run_side_by_side(_work_on_trainings, args, min(workers, len(waiting)), console)
         else:
-            with TerminalWatcher(console, 0, "") as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
+            with TerminalWatcher(
+                console, 0, "", notes=False
+            ) as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
                 work(watcher, waiting, plan.folder, _note_trainings(plan.item.name, console))
     except (StoppedError, KeyboardInterrupt):
         left = sum(not store.is_done(one) for one in units)
