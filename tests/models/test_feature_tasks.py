@@ -60,7 +60,7 @@ def test_features_come_with_the_labels_and_splits_of_their_pictures(place):
 
 def test_the_features_of_a_set_have_its_splits(place):
     of = image_folder(str(colours(place / "mine")), size=12, ways=2, queries=1)
-    data = features(of=of, encoder=means(), shots=2)
+    data = features("elsewhere", of=of, encoder=means(), shots=2)  # a configuration that ships names a path
     assert {name: numbers.tolist() for name, numbers in data.splits.items()} == {
         name: numbers.tolist() for name, numbers in of.splits.items()
     }

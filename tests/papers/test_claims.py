@@ -85,6 +85,21 @@ def test_an_estimate_adds_the_variances_of_tasks_and_seeds():
     assert Estimate((0.6,) * 3, 0.01).keeps(Bounds(at_most=0.55)) is False
 
 
+def test_an_open_verdict_says_what_it_would_take():
+    wanted = Bounds(above=0.0)
+    one = Estimate((1.0, 2.0, 3.5))
+    assert one.keeps(wanted) is None
+    needed = int(one.lacks(wanted).split()[1])
+    assert 3 < needed < 8
+    more = Estimate(tuple(np.interp(np.linspace(0, 2, needed + 2), [0, 1, 2], one.seeds)))  # of the same scatter
+    assert more.keeps(wanted) is True
+    assert Estimate((1.0, 2.0, 3.5), tasks=4.0).lacks(wanted) == "more test tasks are needed"
+    assert Estimate((1.0, 2.0)).lacks(wanted) == "three seeds are needed" and Estimate((1.0,) * 3).lacks(wanted) == ""
+    assert Estimate((-50.0, 50.0, 0.1)).lacks(wanted) == "100 seeds would not do"
+    here = two((LOW,) * 3, (HIGH + 9, HIGH, LOW + 1))
+    assert "about" in decide(claim(("above", {"row": "b", "than": "a"})), here).evidence
+
+
 def test_what_each_seed_shows():
     assert [seeds_hold(held) for held in ([True] * 3, [False] * 3, [True] * 2, [True, True, False])] == [
         True,

@@ -42,7 +42,8 @@ def test_the_size_of_a_learner_counts_the_net_and_its_hypernetwork(tmp_path):
     contest = next(one for one in CONTESTS if one.name == "contest-wavelet")
     found = at_smoke(contest, tmp_path, ["solved-1", "emission-1", "ridge-1", "step-1"])
     net = 50 + 1
-    emission = net + (50 + 2) * 64 + 64 + 2 * (64 * 64 + 64) + 64 * net + net
+    width = 128
+    emission = net + (50 + 2) * width + width + 2 * (width * width + width) + width * net + net
     ran = {row for row, _ in found.readings}
     sizes = {row: 1000 * found.value(row, "parameters") for row in ran}
     # R2-D2 has lambda, alpha and beta, the step lambda and alpha, and MT-net one T and one mask of one row.

@@ -119,6 +119,19 @@ def test_a_failure_does_not_end_a_queue(tmp_path):
         check_failures(queue)
 
 
+def test_a_result_that_cannot_be_written_does_not_end_a_queue(tmp_path):
+    queue = queued(tmp_path, row("b", inner_lr=0.02), name="first"), queued(tmp_path, row("a"), name="second")
+    log = Log()
+
+    def finish(one):
+        if one.plan.item.name == "first":
+            raise RunError("the disk is full")
+        log.finished.append(one.plan.item.name)
+
+    work_off(queue, Watcher(), lambda *_: None, finish, lambda unit, error: log.failed.append((unit.row, str(error))))
+    assert log.failed == [("b", "the disk is full")] and log.finished == ["second"]
+
+
 def test_a_setting_that_is_tried_is_chosen_by_the_validation_of_the_first_seed(tmp_path):
     tried = Tried("train.meta_lr", (1e-9, 0.01, 1e6))
     one = queued(tmp_path, row("a", tried), seeds=3)

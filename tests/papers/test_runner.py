@@ -97,6 +97,15 @@ def test_a_new_seed_adds_to_the_old_ones(plan):
     )
 
 
+def test_a_seed_whose_forerunner_is_missing_is_not_paired_with_another(plan):
+    one = plan(sine("maml"), seeds=3)
+    last = one.units()[2]
+    work(Watcher(), [one.units()[0], last], one.folder, lambda unit, seconds: None)
+    assert len(collect(one)[0].all("maml", "10-shot")) == 1
+    done(one)
+    assert len(collect(one)[0].all("maml", "10-shot")) == 3
+
+
 class Impatient(Watcher):
     """Stops after so many steps."""
 
@@ -234,7 +243,9 @@ def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
     for less in (late, own):
         one = dataclasses.replace(one, item=less)
         (claim,) = result(one, *collect(one), MACHINE)["claims"]
-        assert claim["holds"] is None and claim["evidence"].endswith(f"The `{one.scale}` scale does not decide it.")
+        assert (
+            claim["holds"] is None and f"The `{one.scale}` scale does not decide it; `full` does." in claim["evidence"]
+        )
 
 
 def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
@@ -242,6 +253,7 @@ def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
     done(one)
     claim = result(one, *collect(one), MACHINE)["claims"][0]
     assert claim["holds"] is None and "no reading of fast" in claim["evidence"]
+    assert claim["evidence"].endswith("It takes `quickstudy reproduce mtnet item --scale quick`.")
 
 
 def test_numbers_of_the_paper_whose_row_was_left_out_are_shown_as_not_run(plan):
@@ -269,7 +281,9 @@ def test_the_cpu_scale_decides_orders_once_validation_has_stopped_rising(plan, m
     monkeypatch.setattr(Found, "rise", lambda self, row: (0.2, 0.1) if row == "maml" else (0.1, 0.2))
     shown = result(one, *collect(one), MACHINE)
     (claim,) = shown["claims"]
-    assert claim["holds"] is None and claim["evidence"].endswith("The validation of MAML had not stopped rising.")
+    assert claim["holds"] is None and claim["evidence"].endswith(
+        "The validation of MAML had not stopped rising: longer training is needed."
+    )
     assert "MAML (maml): +0.2000 ± 0.1000, not enough" in shown["notes"][-1]
 
 
@@ -309,6 +323,11 @@ def test_the_command_runs_lists_and_writes_pages(cli):
     assert {json.loads(line)["item"] for line in listed.out.splitlines()} == {
         name for paper in PAPERS for name in items(paper)
     }
+
+
+def test_what_is_trained_is_noted_where_nobody_watches(cli):
+    ran = cli("reproduce", "wormhole", "figure-2", "--scale", "smoke", "--out", "out")
+    assert ran.code == 0 and ran.err.count("seed 0: ") == 2, ran.err
 
 
 @pytest.mark.slow

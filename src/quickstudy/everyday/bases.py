@@ -3,10 +3,12 @@
 A base makes a user's X ready, and adapts to examples. It knows no class of the user's.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,6 +38,8 @@ CHUNK = 256
 """Inputs that a net is given at once, so that memory does not grow with the number of pictures."""
 NORMS = ("support", "trained")
 ANY_WAYS = "protonet, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
+MANY_EXAMPLES = 100
+"""So many examples that can be left out calibrate better than the tasks of other pictures that came with an encoder."""
 SHIPPED = ("drawings",)
 """Learners that come with the package, each in a directory of its name in `shipped/`, with a card."""
 LEAVE_ONE_OUT = "the user's own examples, each left out once"
@@ -57,8 +61,8 @@ class Base(ABC):
         """What an X holds: "pictures", "texts" or "arrays"."""
 
     @abstractmethod
-    def prepare(self, items: Items) -> Tensor:
-        """Inputs `[n, ...]` from a user's X."""
+    def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
+        """Inputs `[n, ...]` from a user's X. `progress` is called with how many are done, and of how many."""
 
     def time_one(self, items: Items) -> float:
         """The seconds in which one item is made ready, when nothing of it is kept from before."""
@@ -101,7 +105,8 @@ class TableBase(Base):
     name = "nearest class mean on standardised features"
     takes = "arrays"
 
-    def prepare(self, items: Items) -> Tensor:
+    def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
+        del progress
         x = as_inputs(items, None, "base=None")
         # Differences of large numbers lose digits, and rows of numbers are few.
         return (items if isinstance(items, Tensor) else x).to(torch.float64).flatten(1)
@@ -135,8 +140,8 @@ class EncoderBase(Base):
     def takes(self) -> str:
         return self.encoder.takes
 
-    def prepare(self, items: Items) -> Tensor:
-        return encode(self.encoder, items)
+    def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
+        return encode(self.encoder, items, progress)
 
     def time_one(self, items: Items) -> float:
         return time_encoding(self.encoder, items)
@@ -149,6 +154,10 @@ class EncoderBase(Base):
         return NearestMean(x, y, ways, standardise=False)
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
+        known = shipped_calibrations(self.encoder)
+        can_be_left_out = int((torch.bincount(y)[y] > 1).sum())
+        if known and can_be_left_out < MANY_EXAMPLES:
+            return min(known, key=lambda one: distance(one, ways, shots))
         return calibrate_by_leaving_out(module, x, y, shots)
 
     def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
@@ -159,7 +168,7 @@ class EncoderBase(Base):
         return {"kind": "encoder", "name": self.name, "digest": self.encoder.digest}
 
 
-def encode(encoder: Encoder, items: Items) -> Tensor:
+def encode(encoder: Encoder, items: Items, progress: Progress | None = None) -> Tensor:
     """The features of items. An item that cannot be used is an error that names it."""
     if encoder.takes == "arrays":
         items = as_inputs(items, None, f"The encoder {encoder.name!r}")
@@ -167,7 +176,7 @@ def encode(encoder: Encoder, items: Items) -> Tensor:
         raise InputError(
             f"The encoder {encoder.name!r} takes {encoder.takes}, and X has numbers of the shape {list(items.shape)}."
         )
-    return encoder.encode(items)
+    return encoder.encode(items, progress)
 
 
 def time_encoding(encoder: Encoder, items: Items) -> float:
@@ -190,6 +199,17 @@ class _Double(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.double()
+
+
+def shipped_calibrations(encoder: Encoder) -> list[Calibration]:
+    """What was measured with an encoder of the library, on pictures that do not come along; see `make calibrations`."""
+    file = files("quickstudy.everyday") / "calibrations" / f"{encoder.name}.json"
+    if encoder.name not in ENCODERS or not file.is_file():
+        return []
+    held = json.loads(file.read_text())
+    if held["digest"] != encoder.digest:  # other weights or another preparation than were measured
+        return []
+    return [Calibration.model_validate(one) for one in held["calibrations"]]
 
 
 def calibrate_by_leaving_out(module: nn.Module, x: Tensor, y: Tensor, shots: int) -> Calibration | None:
@@ -246,22 +266,15 @@ class LearnerBase(Base):
         own = sum(p.numel() for p in self.learner.parameters())
         return own + (0 if self.encoder is None else count_parameters(self.encoder))
 
-    def prepare(self, items: Items) -> Tensor:
+    def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
         tasks = None if self.blueprint is None else self.blueprint.tasks
         if self.encoder is not None and not self._are_features(items):
-            return encode(self.encoder, items)
+            return encode(self.encoder, items, progress)
         if tasks is not None and tasks.picture is not None:
             pictures = as_pictures(items)
             if pictures is not None:
-                return tasks.picture.prepare(pictures)
-        shape = None if tasks is None else tasks.inputs
-        sizes = [part for part in shape or () if isinstance(part, int)]
-        if shape is not None and len(sizes) < len(shape):
-            raise InputError(
-                f"{self.name} takes several tensors as one input, and an X is one array. Use `learner.adapt` with "
-                "Examples of your own."
-            )
-        return as_inputs(items, None if shape is None else sizes, self.name)
+                return tasks.picture.prepare(pictures, progress)
+        return as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
 
     def _are_features(self, items: Items) -> bool:
         return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
@@ -286,7 +299,9 @@ class LearnerBase(Base):
         if not isinstance(self.learner, RuleLearner) or isinstance(self.learner, UnicornLearner):
             return None
         with torch.no_grad():
-            return self.learner.run_head(self.learner.params(), self.learner.features(x[:2].to(self.learner.device))).shape[-1]
+            return self.learner.run_head(
+                self.learner.params(), self.learner.features(x[:2].to(self.learner.device))
+            ).shape[-1]
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = () if self.blueprint is None else self.blueprint.calibrations
@@ -355,14 +370,12 @@ def distance(known: Calibration, ways: int, shots: int) -> float:
     return abs(float(np.log(known.ways / ways))) + abs(float(np.log(known.shots / shots)))
 
 
-def run_outputs(module: nn.Module, x: Tensor, progress: Progress | None = None) -> Tensor:
+def run_outputs(module: nn.Module, x: Tensor) -> Tensor:
     """The outputs of a module for any number of inputs, on the CPU."""
     outputs, device = [], next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with torch.no_grad():
         for start in range(0, len(x), CHUNK):
             outputs.append(module(x[start : start + CHUNK].to(device)).cpu())
-            if progress is not None:
-                progress(min(start + CHUNK, len(x)), len(x))
     return torch.cat(outputs)
 
 

@@ -14,7 +14,7 @@ from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import EPISODES, Calibration
 from quickstudy.everyday.bases import Base, Progress, canonical_order, distance, open_base, run_outputs, typical_shots
 from quickstudy.everyday.estimator import Estimator
-from quickstudy.everyday.items import is_folder, read_folder
+from quickstudy.everyday.items import read_taught
 from quickstudy.everyday.labels import as_label_array, check_classes, dump_labels, number_labels, read_labels
 from quickstudy.storage.model_files import write_model
 
@@ -79,11 +79,21 @@ class FewShotClassifier(Estimator):
     _x: Tensor
     _labels: list[Hashable]
 
-    def fit(self, X: Any, y: Any = None) -> "FewShotClassifier":  # noqa: N803  # scikit-learn's name
-        """Learn from examples, or from the pictures of a folder that has a folder for each class."""
-        notes: list[str] = []
-        if y is None and is_folder(X):
-            X, y, notes = read_folder(X)  # noqa: N806
+    def fit(
+        self,
+        X: Any,  # noqa: N803  # scikit-learn's name
+        y: Any = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "FewShotClassifier":
+        """Learn from examples.
+
+        Args:
+            X: Examples; or a folder with a folder of pictures for each class, or a dataset of pairs, without y.
+            y: Their labels.
+            progress: Called with how many examples have been made ready, and of how many.
+        """
+        X, y, notes = read_taught(X, y)  # noqa: N806
         items = self._read(X, first=True)
         labels = read_labels(y)
         _check_lengths(len(items), len(labels))
@@ -91,18 +101,22 @@ class FewShotClassifier(Estimator):
         base = open_base(self.base, norms=self.norms, episodes=self.episodes, trust=self.trust)
         for note in base.notes:
             warnings.warn(note, ServedNormsWarning, stacklevel=2)
-        return self._teach(base, base.prepare(items), labels, [*base.notes, *notes])
+        return self._teach(base, base.prepare(items, progress), labels, [*base.notes, *notes])
 
-    def update(self, X: Any, y: Any = None) -> "FewShotClassifier":  # noqa: N803
+    def update(
+        self,
+        X: Any,  # noqa: N803
+        y: Any = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "FewShotClassifier":
         """Learn from more examples, of old classes or of new ones: the same as `fit` on all examples together."""
         self._check_fitted()
-        notes: list[str] = []
-        if y is None and is_folder(X):
-            X, y, notes = read_folder(X)  # noqa: N806
+        X, y, notes = read_taught(X, y)  # noqa: N806
         items = self._read(X, first=False)
         labels = read_labels(y)
         _check_lengths(len(items), len(labels))
-        x = self._prepare(items)
+        x = self._prepare(items, progress)
         return self._teach(self._base, torch.cat([self._x, x]), [*self._labels, *labels], [*self.notes_, *notes])
 
     def _teach(
@@ -129,15 +143,15 @@ class FewShotClassifier(Estimator):
         self._check_fitted()
         return {label: self._labels.count(label) for label in self.classes_.tolist()}
 
-    def _prepare(self, items: Any) -> Tensor:
-        x = self._base.prepare(items)
+    def _prepare(self, items: Any, progress: Progress | None = None) -> Tensor:
+        x = self._base.prepare(items, progress)
         self._check_columns(x[0].numel())
         return x
 
     def outputs(self, X: Any, *, progress: Progress | None = None) -> Tensor:  # noqa: N803
         """The outputs of `adapted_` for new inputs, `[n, classes]`."""
         self._check_fitted()
-        outputs = run_outputs(self.adapted_, self._prepare(self._read(X, first=False)), progress)
+        outputs = run_outputs(self.adapted_, self._prepare(self._read(X, first=False), progress))
         if outputs.isnan().any():
             raise InputError("The outputs are not numbers for some of these inputs. Are they scaled as the examples?")
         return outputs

@@ -1,6 +1,6 @@
 """A user's X: rows of numbers, pictures (paths, images, bytes) or texts; and folders with a folder for each class."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,11 @@ from quickstudy.tasks.images.readers.gather import is_picture
 
 Items = Tensor | list[Any]
 """What `read_items` makes of an X: numbers as a tensor, or a list of pictures or texts."""
+
+
+DATASET_ITEMS = ("image", "img", "text", "sentence", "x", "input")
+DATASET_LABELS = ("label", "labels", "y", "target")
+"""What the examples of datasets call an input and its label."""
 
 
 class Taught(NamedTuple):
@@ -59,6 +64,45 @@ def read_folder(path: str | Path) -> Taught:
     pictures = listing.pictures
     items = [pictures.paths[n] if isinstance(pictures, FilePictures) else pictures[n].copy() for n in numbers.tolist()]
     return Taught(items, [listing.classes[listing.labels[n]] for n in numbers], notes)
+
+
+def is_dataset(values: Any) -> bool:
+    """Whether a user's X is a dataset as those of torch and Hugging Face are: examples with their labels, by number."""
+    known = (list, tuple, str, Path, np.ndarray, Tensor, dict)
+    is_table = any(hasattr(values, name) for name in ("to_numpy", "toarray", "__array__"))
+    return (
+        hasattr(values, "__len__") and hasattr(values, "__getitem__") and not isinstance(values, known) and not is_table
+    )
+
+
+def read_dataset(values: Any) -> Taught:
+    """The examples of a dataset: pairs (x, y), or values by name, of which one is a label."""
+    rows = [values[number] for number in range(len(values))]
+    if not rows:
+        raise InputError("The dataset is empty: give one or more examples of each class.")
+    if isinstance(rows[0], Mapping):
+        keys = [next((key for key in wanted if key in rows[0]), None) for wanted in (DATASET_ITEMS, DATASET_LABELS)]
+        if None in keys:
+            raise InputError(
+                f"The examples of the dataset have {', '.join(map(str, rows[0]))}; an example needs one of "
+                f"{', '.join(DATASET_ITEMS)} and one of {', '.join(DATASET_LABELS)}. Give X and y instead."
+            )
+        item, label = keys
+        names = getattr((getattr(values, "features", None) or {}).get(label), "names", None)
+        labels = [row[label] for row in rows]
+        return Taught([row[item] for row in rows], [names[y] for y in labels] if names else labels, [])
+    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+        raise InputError("The examples of the dataset are no pairs (x, y): give X and y instead.")
+    return Taught([row[0] for row in rows], [row[1] for row in rows], [])
+
+
+def read_taught(values: Any, y: Any) -> tuple[Any, Any, list[str]]:
+    """X, y and remarks, where X may be a folder or a dataset, which has the labels too."""
+    if y is not None:
+        return values, y, []
+    if is_folder(values):
+        return read_folder(values)
+    return read_dataset(values) if is_dataset(values) else (values, None, [])
 
 
 def pictures_in(folder: str | Path) -> list[Path]:

@@ -1,17 +1,31 @@
 """Packing a run: its learner alone, as it serves, calibrated, in a directory that needs nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.calibration import Calibration, calibrate_on_tasks, measure_error
+from quickstudy.evaluation.calibration import (
+    Calibration,
+    calibrate,
+    calibrate_on_tasks,
+    collect_outputs,
+    measure_error,
+    with_sizes,
+)
 from quickstudy.evaluation.evaluate import compare, evaluate
 from quickstudy.evaluation.metrics import METRIC_FOR_LOSS, get_metric
 from quickstudy.everyday.bases import find_tasks, serve
 from quickstudy.methods.learner import Learner
+from quickstudy.methods.protonet import protonet
+from quickstudy.models.encoders.encoder import Encoder
 from quickstudy.storage.run import Run
 from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks.episodes import Episodes
 from quickstudy.training.config import Blueprint
 from quickstudy.training.restore import load
 
@@ -89,6 +103,37 @@ def _measure(learner: Learner, family: TaskFamily, episodes: int, progress: Prog
         if progress is not None:
             progress(number + 1, len(sizes))
     return {"calibrations": tuple(found.values())}
+
+
+def measure_encoder(encoder: Encoder, families: Sequence[Episodes], *, episodes: int = PACK_EPISODES) -> dict[str, Any]:
+    """The calibrations of an encoder with nearest class means, on the validation classes of features of several sets.
+
+    What is returned is what a file of `everyday/calibrations/` holds.
+    """
+    learner = protonet(nn.Sequential(UnitLength(), nn.Linear(encoder.features, 2)), 2)
+    found = []
+    for ways in PACK_WAYS:
+        for shots in PACK_SHOTS:
+            parts = [with_sizes(family, "val", ways, shots) for family in families]
+            outputs, y = zip(*(collect_outputs(learner, part, "val", episodes) for part, _, _ in parts), strict=True)
+            found.append(
+                calibrate(
+                    torch.cat([own.flatten(0, 1) for own in outputs]),
+                    torch.cat([own.flatten() for own in y]),
+                    shots=shots,
+                    episodes=episodes * len(families),
+                    source=" and ".join(family.name for family in families),
+                )
+            )
+    rounded = [one.model_copy(update={"levels": tuple(round(p, 4) for p in one.levels)}) for one in found]
+    return {"digest": encoder.digest, "calibrations": [one.model_dump(mode="json") for one in rounded]}
+
+
+class UnitLength(nn.Module):
+    """Features scaled to length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1)
 
 
 def measure_norms(trained: Learner, served: Learner, family: TaskFamily, episodes: int) -> str:

@@ -18,6 +18,7 @@ from quickstudy.tasks import FAMILIES, Batches, Cross
 from quickstudy.tasks.draws import SPLITS, Draws
 from quickstudy.tasks.images import augment, sets, store
 from quickstudy.tasks.images.family import ImageEpisodes, rotate_classes
+from quickstudy.tasks.images.inputs import picture_input
 from quickstudy.tasks.images.listing import FilePictures
 from quickstudy.tasks.images.preparations import PREPARATIONS, preparation_named
 from quickstudy.tasks.images.published import published_split
@@ -683,6 +684,18 @@ def test_pictures_are_cropped_by_default_and_stretched_on_request(root):
     )
     with pytest.raises(InputError, match="fit='pad' cannot be used: give 'stretch' or 'crop'"):
         image_folder(str(root / "mine"), fit="pad")
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_picture_that_is_given_later_is_fitted_as_those_of_training(root, fit):
+    values = np.random.default_rng(0).integers(0, 256, (8, 24, 3), dtype=np.uint8)
+    for name in ("a", "b"):
+        (root / "mine" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(values).save(root / "mine" / name / f"{number}.png")
+    data = image_folder(str(root / "mine"), size=8, fit=fit)
+    later = picture_input(data).prepare([root / "mine" / "a" / "3.png"])
+    assert torch.equal(later[0], data.source("train", size=1)(0).support.x[0, 0])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -13,6 +13,7 @@ VERBS = {
     "update": "update:Update",
     "choose": "choose:Choose",
     "pack": "pack:Pack",
+    "export": "export:Export",
     "info": "info:Info",
     "bench": "bench:Bench",
     "reproduce": "reproduce:Reproduce",

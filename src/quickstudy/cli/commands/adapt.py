@@ -50,7 +50,8 @@ class Adapt(TrustingCommand):
 
         def learn(trust: bool) -> FewShotClassifier:
             classifier = FewShotClassifier(self.base, norms=self.norms, episodes=self.episodes, trust=trust)
-            return classifier.fit(taught.items, taught.labels)
+            with console.progress("reading") as progress:
+                return classifier.fit(taught.items, taught.labels, progress=progress)
 
         classifier = self.with_trust(console, learn)
         classifier.notes_ += taught.notes

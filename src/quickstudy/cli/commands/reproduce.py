@@ -117,7 +117,10 @@ class Reproduce(ImageCommand):
         console.note(f"{path}: {_count_left(queue, self.workers)}")
         for one in queue:
             if stand(one).complete:  # a process may have been killed before it wrote what it had done
-                _write_queued(queue, one, console)
+                try:
+                    _write_queued(queue, one, console)
+                except (InputError, RunError) as error:
+                    console.note(f"the result of {one.name} could not be written: {error}", always=True)
         try:
             run_side_by_side(_work_on_queue, (queue, until), self.workers, console)
         except KeyboardInterrupt:
@@ -206,7 +209,9 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
             args = (waiting, plan.folder, plan.item.name)
             run_side_by_side(_work_on_trainings, args, min(workers, len(waiting)), console)
         else:
-            with TerminalWatcher(console, 0, "") as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
+            with TerminalWatcher(
+                console, 0, "", notes=False
+            ) as watcher:  # shows nothing; Ctrl-C saves and stops, as in training
                 work(watcher, waiting, plan.folder, _note_trainings(plan.item.name, console))
     except (StoppedError, KeyboardInterrupt):
         left = sum(not store.is_done(one) for one in units)

@@ -42,7 +42,8 @@ class Update(TrustingCommand):
         with model_lock(path):  # else two updates at once would lose one of them
             classifier = self.with_trust(console, partial(open_classifier, self.model))
             before = classifier.shots_
-            classifier.update(taught.items, taught.labels)
+            with console.progress("reading") as progress:
+                classifier.update(taught.items, taught.labels, progress=progress)
             classifier.save(self.out or path)
         for note in taught.notes:
             console.note(note)

@@ -76,7 +76,7 @@ def features(
 
     Args:
         path: The folder or file of the pictures, as for `folder`.
-        of: Instead of `path`: tasks over pictures, such as `{name: cub}`, whose pictures and splits are used.
+        of: Tasks over pictures, such as `{name: cub}`, whose pictures and splits are used instead of those of `path`.
         encoder: What computes the features: "photos", "hf:NAME", ...
         split: As for `folder`; not with `of`.
         ways: Classes in a task; by default 5, or fewer if a split has fewer.
@@ -86,10 +86,10 @@ def features(
         seed: The seed of the splits "class" and "image".
         progress: Called while pictures are encoded, which is done once.
     """
-    if bool(path) == (of is not None):
+    if not path and of is None:
         raise InputError(
             "`features` needs pictures: give a folder (--tasks.path DIRECTORY), or tasks over pictures "
-            "(--tasks.of '{name: cub}'), and not both."
+            "(--tasks.of '{name: cub}')."
         )
     opened = open_encoder(encoder)
     if opened.takes != "pictures":

@@ -134,7 +134,13 @@ def above(
         change = Estimate(relative, change.tasks / abs(_mean(base)), comparisons)
     amount = share or by
     wanted = Bounds(at_least=amount) if amount else Bounds(above=0.0)
-    return Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons).keeps(wanted), words
+    return _judge(Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons), wanted, words)
+
+
+def _judge(one: Estimate, wanted: Bounds, words: str) -> ClaimPart:
+    """Whether an estimate keeps within bounds, with what an open verdict would take."""
+    lacks = one.lacks(wanted)
+    return one.keeps(wanted), f"{words}: {lacks}" if lacks else words
 
 
 @word
@@ -148,7 +154,7 @@ def difference(found: Found, *, row: str, than: str, column: str, **bounds: Real
     """One row minus another is within bounds."""
     over = found.difference(than, row, column)
     words = _describe_difference(found, row, than, column, over)
-    return over.estimate.keeps(Bounds(**bounds)) if over.paired else None, words
+    return _judge(over.estimate, Bounds(**bounds), words) if over.paired else (None, words)
 
 
 @word
@@ -168,7 +174,7 @@ def in_order(
         over = Estimate(tuple(two - one for one, two in pairs))
         words = f"{found.item.label(row)} - {found.item.label(than)} = {over.format('+.3g')} ({column}, over seeds; "
         words += f"{over_seeds} are needed)"
-        parts.append((over.keeps(Bounds(above=0.0)) if len(pairs) >= over_seeds else None, words))
+        parts.append(_judge(over, Bounds(above=0.0), words) if len(pairs) >= over_seeds else (None, words))
     return all_hold([holds for holds, _ in parts]), "; ".join(words for _, words in parts)
 
 
@@ -206,7 +212,7 @@ def _keep(one: Estimate, seeds: str, wanted: Bounds, words: str) -> ClaimPart:
         return seeds_hold(held), f"{words}: {sum(held)} of {len(held)} seeds"
     if seeds == "worst":
         return wanted.hold(float(np.max(one.seeds))) if len(one.seeds) >= SEEDS else None, words
-    return one.keeps(wanted), words
+    return _judge(one, wanted, words)
 
 
 @word
@@ -219,7 +225,7 @@ def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean"
     if logs is None or seeds == "each":  # without a positive number on both sides there is no interval
         return _keep(Estimate(tuple(numbers)), seeds, wanted, _describe_numbers(name, numbers))
     reach = f" (within a factor of {np.exp(logs.half):.3g})"
-    return logs.keeps(wanted.in_logarithms()), _describe_numbers(name, numbers) + reach
+    return _judge(logs, wanted.in_logarithms(), _describe_numbers(name, numbers) + reach)
 
 
 @word
@@ -241,7 +247,7 @@ def excess(found: Found, *, row: str, over: str, column: str, **bounds: Real) ->
     one, two = found.estimate(row, column), found.estimate(over, column)
     words = f"{found.item.label(row)} {one.format()}, {found.item.label(over)} {two.format()} ({column})"
     gaps = tuple(a - b for a, b in zip(one.seeds, two.seeds, strict=False))
-    return Estimate(gaps, float(np.hypot(one.tasks, two.tasks))).keeps(Bounds(**bounds)), words
+    return _judge(Estimate(gaps, float(np.hypot(one.tasks, two.tasks))), Bounds(**bounds), words)
 
 
 @word
@@ -258,8 +264,9 @@ def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds:
     ratios = [_divide(*pair) for pair in zip(*numbers, strict=False)] if over else numbers[0]
     wanted = Bounds(**bounds)
     if all(0 < one < np.inf for one in ratios):
-        return Estimate(tuple(float(np.log(one)) for one in ratios)).keeps(wanted.in_logarithms()), "; ".join(words)
-    return Estimate(tuple(ratios)).keeps(wanted), "; ".join(words)
+        logs = Estimate(tuple(float(np.log(one)) for one in ratios))
+        return _judge(logs, wanted.in_logarithms(), "; ".join(words))
+    return _judge(Estimate(tuple(ratios)), wanted, "; ".join(words))
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ interval is normal; over seeds, of which there are few, it is Student's.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import cos, inf, isfinite, log, pi, sin, sqrt, tan
 from statistics import NormalDist
@@ -20,6 +20,9 @@ SEEDS = 3
 """Trainings that a verdict takes."""
 DIFFERING_SEEDS = 5
 """Trainings that it takes where their own numbers would give different verdicts."""
+
+MOST_SEEDS = 100
+"""More than these are not advised."""
 
 Real = float | int
 
@@ -85,6 +88,24 @@ class Estimate:
         holds = True if bounds.hold(low) and bounds.hold(high) else False if bounds.excluded(low, high) else None
         differ = len({bounds.hold(one) for one in self.seeds}) > 1
         return None if differ and len(self.seeds) < DIFFERING_SEEDS else holds
+
+    def lacks(self, bounds: Bounds) -> str:
+        """What an open verdict would take, in words; nothing where there is a verdict."""
+        if self.keeps(bounds) is not None:
+            return ""
+        n = len(self.seeds)
+        if n < SEEDS:
+            return "three seeds are needed"
+        ends = [float(end) for end in (bounds.above, bounds.at_least, bounds.below, bounds.at_most) if isfinite(end)]
+        away = min(abs(self.mean - end) for end in ends)
+        if away <= replace(self, seeds=(self.mean,)).half:
+            return "more test tasks are needed"
+        spread = float(np.std(self.seeds, ddof=1))
+        for more in range(max(n + 1, DIFFERING_SEEDS), MOST_SEEDS):
+            over_seeds = student(1 - 0.05 / self.comparisons, more - 1) * spread / sqrt(more)
+            if np.hypot(replace(self, seeds=(self.mean,)).half, over_seeds) < away:
+                return f"about {more} seeds are needed"
+        return f"{MOST_SEEDS} seeds would not do"
 
     def format(self, number: str = ".3g") -> str:
         """The mean with its interval.

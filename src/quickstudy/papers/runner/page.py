@@ -119,10 +119,9 @@ def _overview(one: Result, item: Item | None, shown: Sequence[Mapping[str, Any]]
     """A line a claim: in a few words, with the numbers that it is about first of all."""
     known = {claim.text: claim for claim in item.claims} if item else {}
     digits, stand_in = one["digits"], any(line["stand_in"] for line in one["rows"])
-    ran = f"{one['scale']}, {one['seeds']} seed{'s'[: one['seeds'] > 1]}{', stand-in data' if stand_in else ''}"
     lines: list[tuple[str, ...]] = []
     for said in shown:
-        paper, ours, short = "", "", ""
+        paper, ours, short, seeds = "", "", "", one["seeds"]
         if claim := known.get(said["text"]):
             cells, options, parts = _lines_of_claim(claim, one), claim.parts[0][1], len(claim.parts)
             told = [(cell["label"], cell["reported"][0]) for cell in cells if cell["reported"]]
@@ -131,6 +130,8 @@ def _overview(one: Result, item: Item | None, shown: Sequence[Mapping[str, Any]]
             place = options.get("more") or options["column"]
             place += f"; first of {parts} parts" if parts > 1 else ""
             ours, short = f"{'; '.join(found)} ({place})" if found else "", claim.short
+            seeds = min((len(cell["ours"]["seeds"]) for cell in cells if cell["ours"]), default=seeds)
+        ran = f"{one['scale']}, {seeds} seed{'s'[: seeds > 1]}{', stand-in data' if stand_in else ''}"
         asker = "asked here" if said["own"] else "paper"
         lines.append((one["item"], short or said["text"], asker, paper or "-", ours or "-", ran, _sign(said, one)))
     return lines

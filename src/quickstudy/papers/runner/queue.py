@@ -150,17 +150,18 @@ def work_off(
     failed: set[tuple[str, ...]] = set()  # by the names of their readings: units may share a training
 
     def attempt(one: Queued, unit: Unit) -> bool:
+        did = False
         try:
             did = work_on(unit, store, watch, tell)
+            if did and stand(one).complete:
+                with FileLock(store.folder / "runs" / ".results.lock"):  # two entries may end at once, of one item
+                    finish(one)
         except (StoppedError, KeyboardInterrupt):
             raise
-        except Exception as error:  # a night's work does not end with one training
+        except Exception as error:  # a night's work does not end with one training, or one page
             failed.add(tuple(asked.name for asked in unit.asked.values()))
             fail(unit, error)
             return True
-        if did and stand(one).complete:
-            with FileLock(store.folder / "runs" / ".results.lock"):  # two entries may end at once, of one item
-                finish(one)
         return did
 
     def open_units() -> Iterator[tuple[Queued, Unit]]:

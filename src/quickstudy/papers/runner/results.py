@@ -222,10 +222,17 @@ def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     verdict, order = decide(claim, found), list(SCALES)
     holds, evidence = verdict.holds, verdict.evidence
     if holds is not None and order.index(found.scale) < order.index(claim.decides or found.item.decides):
-        holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it."
+        needed = claim.decides or found.item.decides
+        holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it; `{needed}` does."
     late = [found.item.label(row) for row in _rows_of(claim, found) if is_rising(found, row)]
     if holds is not None and found.scale == "cpu" and late:
-        holds, evidence = None, f"{evidence} The validation of {', '.join(late)} had not stopped rising."
+        still = f"The validation of {', '.join(late)} had not stopped rising: longer training is needed."
+        holds, evidence = None, f"{evidence} {still}"
+    if evidence.startswith("Not run: "):
+        missing = [row for row in _rows_of(claim, found) if not any(row == key[0] for key in found.readings)]
+        scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
+        evidence += f" It takes `quickstudy reproduce {found.item.paper} {found.item.name} --scale {scale}"
+        evidence += f" --rows {','.join(missing)}`." if missing else "`."
     return {"text": claim.text, "source": claim.source, "own": claim.own, "holds": holds, "evidence": evidence}
 
 

@@ -193,6 +193,8 @@ def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
     trained: dict[str, tuple[Trained, ...]] = {}
     stopped: dict[str, dict[int, str]] = {}
     for one in filter(store.is_done, plan.chosen_units()):
+        if len(trained.get(one.row, ())) < one.seed:
+            continue  # a seed before it is missing, and rows are paired seed by seed
         trained[one.row] = (*trained.get(one.row, ()), store.training(one))
         if (why := store.why_stopped(one)) is not None:
             stopped.setdefault(one.row, {})[one.seed] = why

@@ -24,6 +24,7 @@ from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.limits import check_pixels
 from quickstudy.tasks.images.listing import open_picture
 from quickstudy.tasks.images.preparations import preparation_named
+from quickstudy.tasks.images.store import Progress
 
 CHANNELS = (1, 3, 4)
 
@@ -55,7 +56,9 @@ class PictureInput:
         """The shape of one input."""
         return (self.channels, self.size, self.size)
 
-    def prepare(self, pictures: Sequence[Picture]) -> Float[Tensor, "n channels size size"]:
+    def prepare(
+        self, pictures: Sequence[Picture], progress: Progress | None = None
+    ) -> Float[Tensor, "n channels size size"]:
         """The inputs for these pictures. One that cannot be read is an error that names it."""
         recipe = preparation_named(self.recipe)
         how = recipe.decoding(self.size, self.channels, None, self.fit)
@@ -68,6 +71,8 @@ class PictureInput:
                     f"{name_picture(picture, number)} cannot be read: {error}. Repair it, or leave it out."
                 ) from error
             made.append(self._with_ink(pixels, recipe.ink))
+            if progress is not None:
+                progress(number + 1, len(pictures))
         return recipe.prepare(torch.from_numpy(np.stack(made)), self.size, None)
 
     def _with_ink(self, pixels: UInt8[np.ndarray, "c h w"], wanted: str | None) -> UInt8[np.ndarray, "c h w"]:

@@ -301,9 +301,9 @@ def image_folder(
         size=size,
         drawing=ink is not None,
         rotations=rotations,
+        fit=fit,
         notes=(*describe_decoding(found, place), *undivided, *missing),
         digest=found.digest,
-        fit=fit,
     )
 
 

@@ -35,6 +35,16 @@ class Interface(BaseModel, frozen=True, extra="forbid"):
     picture: PictureInput | None = Field(None, description="how a picture becomes an x; null for other inputs")
     encoder: EncoderName | None = Field(None, description="what computes x, if x are features")
 
+    def single_input(self) -> Sizes:
+        """The shape of one x, which must be one tensor."""
+        sizes = tuple(size for size in self.inputs if isinstance(size, int))
+        if len(sizes) != len(self.inputs):
+            raise InputError(
+                f"This learner takes several tensors as one input ({self.inputs}), and an X is one array. Use "
+                "`learner.adapt` with Examples of your own."
+            )
+        return sizes
+
     @staticmethod
     def of(family: TaskFamily) -> "Interface":
         """The interface of a family."""

@@ -1,0 +1,58 @@
+"""`quickstudy export`: a taught model, or a learner with its learning, as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from quickstudy.cli.command import Count, Folder, TrustingCommand
+from quickstudy.cli.terminal import Console
+from quickstudy.errors import InputError, printable, suggest_nearest
+
+KINDS = {"onnx": ".onnx", "onnx-learner": "-learner.onnx", "torch": ".pt2"}
+"""What a file is, and how its name ends by default."""
+
+
+@dataclass(frozen=True)
+class Export(TrustingCommand):
+    """Export a model that `adapt` has saved, or a learner of `pack` or `train`, as one file, compared with PyTorch."""
+
+    model: Positional[Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")]] = None
+    """Directory of the model, of a learner, or of a run."""
+    to: Annotated[str, arg(metavar="KIND", help_behavior_hint="")] = "onnx"
+    """`onnx`; `onnx-learner`, which learns from a support set; `torch`, for torch.export (default: onnx)."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURES ...", help_behavior_hint="")] = ()
+    """Your own pictures, on which the file is compared with PyTorch: files, folders or patterns."""
+    out: Folder = None
+    """The file (default: beside the model, by its name)."""
+    ways: Count = None
+    """Of a file that learns: the largest number of classes (default: those of the model)."""
+
+    def run(self, console: Console, overrides: Sequence[str]) -> None:
+        """Export, and say how far the file is from PyTorch."""
+        from quickstudy.cli.taught import find_inputs
+        from quickstudy.everyday.export import export_model
+        from quickstudy.everyday.opening import open as open_model
+
+        if self.model is None:
+            raise InputError("Give the directory of a model: quickstudy export MODEL --to onnx.")
+        if self.to not in KINDS:
+            raise InputError(f"There is no kind {self.to!r} of file. {suggest_nearest(self.to, KINDS)}")
+        if self.ways is not None and self.to != "onnx-learner":
+            raise InputError("`--ways` goes with --to onnx-learner: a taught model has its classes.")
+        place = Path(self.model)
+        path = Path(self.out) if self.out else place.with_name(place.stem + KINDS[self.to])
+        opened = self.with_trust(console, partial(open_model, self.model))
+        inputs = find_inputs(self.inputs, "pictures") if self.inputs else None
+        worst = export_model(opened, path, inputs, learns=self.to == "onnx-learner", ways=self.ways)
+        size = path.stat().st_size
+        if console.json:
+            console.print_json({"file": str(path), "bytes": size, "difference": worst})
+            return
+        console.note(f"{size} bytes; the outputs differ from PyTorch's by {worst:.1g} of the largest")
+        print(printable(path))
