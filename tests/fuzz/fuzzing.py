@@ -61,8 +61,10 @@ def search(minutes: float, folder: Path) -> int:
                 faults += 1
                 kept = folder / f"{faults:03d}-{name.replace(' ', '-')}"
                 (base / "place").rename(kept)
-                (kept / "fault.txt").write_text(str(fault), errors="replace")
-                print(f"FAULT in {name}: {kept}\n{fault}", flush=True)
+                # What broke the law only once is inside Hypothesis' own error.
+                told = "\n".join(map(str, (fault, *getattr(fault, "exceptions", ()))))
+                (kept / "fault.txt").write_text(told, errors="replace")
+                print(f"FAULT in {name}: {kept}\n{told}", flush=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
     for name, each in codes.items():
         print(f"{len(each):6d} {name}: {dict(Counter(each))}")
