@@ -53,15 +53,26 @@ def package_commit() -> str | None:
     return None if "site-packages" in place.parts else current_commit(place)
 
 
-def describe_machine() -> dict[str, Any]:
-    """The machine and the versions, as they are printed with every table."""
+def identify_machine() -> dict[str, Any]:
+    """What a measurement of speed holds for: the processor, its cores, and the versions of what computes."""
     return {
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
         "torch": str(torch.__version__),
         "quickstudy": metadata.version("quickstudy"),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine and the versions, as they are printed with every table."""
+    same = identify_machine()
+    return {
+        "processor": same["processor"],
+        "cores": same["cores"],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": same["torch"],
+        "quickstudy": same["quickstudy"],
         "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "commit": package_commit(),
     }

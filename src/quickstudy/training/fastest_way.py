@@ -21,7 +21,7 @@ from quickstudy.evaluation.dry_run import restoring_buffers
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.files import dump_pretty, dumps, explain_disk_errors, read_json, write_atomic
-from quickstudy.storage.versions import describe_machine
+from quickstudy.storage.versions import identify_machine
 from quickstudy.tasks.images.store import cache_root
 from quickstudy.types import Task
 
@@ -50,7 +50,8 @@ def find_fastest_way(
     if len(ways) < 2 or len(tasks.key) < 2:
         return None
     place = _entry(learner, tasks)
-    if known := [way for way in ways if way == _read(place)]:
+    remembered = _read(place)
+    if known := [way for way in ways if way == remembered]:
         return known[0], {}
     engine = learner.engine
     seconds: dict[Way, list[float]] = {}
@@ -98,13 +99,12 @@ def _read(place: Path) -> Any:
 
 def _entry(learner: Learner, tasks: Task) -> Path:
     """The file of a learner and of batches of these shapes, on this machine."""
-    machine = describe_machine()
     same = [
         repr(learner),
         [(name, list(p.shape), str(p.dtype)) for name, p in learner.named_parameters()],
         [list(leaf.shape) for leaf in tree_leaves((tasks.support, tasks.query))],
         repr(learner.engine.settings),
         torch.get_num_threads(),
-        {name: machine[name] for name in ("processor", "cores", "torch", "quickstudy")},
+        identify_machine(),
     ]
     return cache_root() / "ways" / f"{hashlib.sha256(dumps(same).encode()).hexdigest()}.json"

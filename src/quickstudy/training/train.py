@@ -174,7 +174,7 @@ class _Trainer:
         The ways agree up to rounding only. So the checkpoints say which one was taken, and a resumed run takes it.
         """
         progress, learner, steps = self.progress, self.learner, self.config.steps
-        if self.world.size > 1 or not self.params:
+        if self.world.size > 1 or not self.params or (progress.step and progress.way is None):
             return
         with UserErrors(self._describe_failure), self._explain_errors():
             tasks = self.source(progress.step)
