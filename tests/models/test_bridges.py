@@ -43,7 +43,7 @@ def dino(folder, seed=0, **settings):
 
 
 def bert(folder):
-    tokenizers = pytest.importorskip("tokenizers")
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers: pip install 'quickstudy[hf]'")
     words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "a", "cat", "dog", "runs"])}
     plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

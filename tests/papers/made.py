@@ -13,6 +13,17 @@ from quickstudy.training.config.overrides import apply_overrides
 from quickstudy.training.watcher import Watcher
 
 
+class Impatient(Watcher):
+    """Stops after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def step(self, step, loss):
+        self.left -= 1
+        self.stopping = self.left <= 0
+
+
 def reading(each, **more):
     """A reading of tasks, all of one list."""
     each = np.asarray(each, dtype=float)

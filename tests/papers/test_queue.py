@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made import Impatient
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.papers.runner.items import Cell, Item, Row, Scale, Tried
@@ -78,17 +79,6 @@ def test_a_queue_is_worked_off_in_its_order_and_each_item_ends_once(tmp_path):
     assert log.finished == ["first", "second"]
     assert Log().run(first, second).done == []
     assert check_failures([first, second]) is None
-
-
-class Impatient(Watcher):
-    """Stops after so many steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def step(self, step, loss):
-        self.left -= 1
-        self.stopping = self.left <= 0
 
 
 def test_a_queue_that_was_stopped_goes_on_in_a_copy_of_its_folder(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import Impatient
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.papers.beyond.combined import PARTS, combined
@@ -104,17 +105,6 @@ def test_a_seed_whose_forerunner_is_missing_is_not_paired_with_another(plan):
     assert len(collect(one)[0].all("maml", "10-shot")) == 1
     done(one)
     assert len(collect(one)[0].all("maml", "10-shot")) == 3
-
-
-class Impatient(Watcher):
-    """Stops after so many steps."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    def step(self, step, loss):
-        self.left -= 1
-        self.stopping = self.left <= 0
 
 
 def test_what_was_interrupted_goes_on_and_ends_the_same(plan, tmp_path):

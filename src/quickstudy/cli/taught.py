@@ -14,6 +14,7 @@ from quickstudy.errors import InputError
 if TYPE_CHECKING:
     from quickstudy.cli.terminal import Console
     from quickstudy.everyday.classifier import FewShotClassifier
+    from quickstudy.everyday.items import Taught
 
 
 def open_classifier(path: str, trust: bool) -> FewShotClassifier:
@@ -43,13 +44,17 @@ def describe_model(classifier: FewShotClassifier) -> dict[str, Any]:
     }
 
 
-def name_calibration(console: Console, classifier: FewShotClassifier) -> None:
-    """Say what calibrated a model."""
+def tell_taught(console: Console, classifier: FewShotClassifier, taught: Taught, report: str | None) -> None:
+    """Say what a folder left unused and what calibrated the model; write the page if there is a place for it."""
+    for note in taught.notes:
+        console.note(note)
     known = classifier.calibration_
     if known is None:
         console.note("nothing calibrates the probabilities: give two examples of a class, or a base with tasks")
     else:
         console.note(f"calibrated with {known}")
+    if report is not None:
+        write_page(console, Path(report), classifier, list(zip(taught.items, taught.labels, strict=True)), [])
 
 
 def find_inputs(given: Sequence[str], takes: str) -> list[Any]:

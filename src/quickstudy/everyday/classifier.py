@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.calibration import EPISODES, Calibration
+from quickstudy.evaluation.calibration import Calibration
 from quickstudy.everyday.bases import Base, Progress, canonical_order, distance, open_base, run_outputs, typical_shots
 from quickstudy.everyday.estimator import Estimator
 from quickstudy.everyday.items import read_taught
@@ -60,14 +60,6 @@ class FewShotClassifier(Estimator):
         calibration_: What episodes say of the probabilities; None if nothing does.
         notes_: Remarks: what was not used, what serves in another way than it was trained.
     """
-
-    def __init__(
-        self, base: Any = None, *, norms: str = "support", episodes: int = EPISODES, trust: bool = False
-    ) -> None:
-        self.base = base
-        self.norms = norms
-        self.episodes = episodes
-        self.trust = trust
 
     estimator_type = "classifier"
     classes_: NDArray[Any]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.evaluation.calibration import EPISODES
 from quickstudy.everyday.items import Items, read_items
 from quickstudy.everyday.labels import NO_Y
 
@@ -23,10 +24,17 @@ E = TypeVar("E", bound="Estimator")
 class Estimator:
     """What is taught by examples: it reads a user's X as its base wants it."""
 
-    base: Any
     n_features_in_: int
     estimator_type: str
     """What scikit-learn calls it: "classifier" or "regressor"."""
+
+    def __init__(
+        self, base: Any = None, *, norms: str = "support", episodes: int = EPISODES, trust: bool = False
+    ) -> None:
+        self.base = base
+        self.norms = norms
+        self.episodes = episodes
+        self.trust = trust
 
     @classmethod
     def _names(cls) -> list[str]:

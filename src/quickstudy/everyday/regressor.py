@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.calibration import EPISODES
 from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs
 from quickstudy.everyday.estimator import Estimator, as_values
 from quickstudy.storage.model_files import write_model
@@ -33,14 +32,6 @@ class FewShotRegressor(Estimator):
         adapted_: A plain module from inputs, as the base prepares them, to values `[n, outputs]`.
         deviation_: The usual error of a value: of examples that were left out, or on validation tasks of the base.
     """
-
-    def __init__(
-        self, base: Any = None, *, norms: str = "support", episodes: int = EPISODES, trust: bool = False
-    ) -> None:
-        self.base = base
-        self.norms = norms
-        self.episodes = episodes
-        self.trust = trust
 
     estimator_type = "regressor"
     adapted_: nn.Module

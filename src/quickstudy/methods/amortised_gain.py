@@ -52,7 +52,6 @@ def amortised_gain(
     C, names = chart_in_scope(model, params, chart, scope, start=start, rank=rank, norms=norms)
     t = C.start(select_scope(params, names))
     read = find_linear_head(model, head)
-    inputs = read.features if read.flat_inputs is None else read.flat_inputs
-    emit = SetEmit(SetHypernet(t, inputs, read.outputs, width=width, enhance=enhance), list(t))
+    emit = SetEmit(SetHypernet(t, read.inputs, read.outputs, width=width, enhance=enhance), list(t))
     rule = Chain([Rescale(emit, C, names), Descend(Constant(inner_lr), inner_steps, eval_steps=eval_inner_steps)])
-    return make_rule_learner(model, rule if read.flat_inputs is not None else read.open_to(rule), **options)
+    return make_rule_learner(model, read.open_to_inputs(rule), **options)

@@ -50,9 +50,18 @@ class LinearHead:
     outputs: int
     flat_inputs: int | None
 
+    @property
+    def inputs(self) -> int:
+        """The size of what a summary of the whole support set reads: the inputs, or else the features."""
+        return self.features if self.flat_inputs is None else self.flat_inputs
+
     def open_to(self, rule: Rule) -> Rule:
         """The rule with the features in the place of the model's inputs."""
         return OnFeatures(rule, self.names, self.features)
+
+    def open_to_inputs(self, rule: Rule) -> Rule:
+        """The rule with what `inputs` counts in the place of the model's inputs."""
+        return self.open_to(rule) if self.flat_inputs is None else rule
 
 
 def find_linear_head(model: nn.Module, head: str | None = None) -> LinearHead:
@@ -142,7 +151,5 @@ def emit_then(
             )
         emit = SetEmit(ClassHypernet(rows, width=width, enhance=enhance), list(rows))
         return read.open_to(Chain([emit, *rules]))
-    raw = read.flat_inputs
-    inputs = read.features if raw is None else raw
-    emit = SetEmit(SetHypernet(params, inputs, read.outputs, width=width, enhance=enhance), list(params))
-    return read.open_to(Chain([emit, *rules])) if raw is None else Chain([emit, *rules])
+    emit = SetEmit(SetHypernet(params, read.inputs, read.outputs, width=width, enhance=enhance), list(params))
+    return read.open_to_inputs(Chain([emit, *rules]))

@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Folder, TrustingCommand
-from quickstudy.cli.taught import describe_model, name_calibration, write_page
+from quickstudy.cli.taught import describe_model, tell_taught
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, printable
 
@@ -56,11 +56,7 @@ class Adapt(TrustingCommand):
         classifier = self.with_trust(console, learn)
         classifier.notes_ += taught.notes
         classifier.save(out)
-        for note in taught.notes:
-            console.note(note)
-        name_calibration(console, classifier)
-        if self.report is not None:
-            write_page(console, Path(self.report), classifier, list(zip(taught.items, taught.labels, strict=True)), [])
+        tell_taught(console, classifier, taught, self.report)
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})
         else:

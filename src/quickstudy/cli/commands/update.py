@@ -11,7 +11,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Folder, TrustingCommand
-from quickstudy.cli.taught import describe_model, name_calibration, open_classifier, write_page
+from quickstudy.cli.taught import describe_model, open_classifier, tell_taught
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, printable
 
@@ -45,11 +45,7 @@ class Update(TrustingCommand):
             with console.progress("reading") as progress:
                 classifier.update(taught.items, taught.labels, progress=progress)
             classifier.save(self.out or path)
-        for note in taught.notes:
-            console.note(note)
-        name_calibration(console, classifier)
-        if self.report is not None:
-            write_page(console, Path(self.report), classifier, list(zip(taught.items, taught.labels, strict=True)), [])
+        tell_taught(console, classifier, taught, self.report)
         if console.json:
             console.print_json({"model": str(self.out or path), **describe_model(classifier)})
             return

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError, describe_error
 from quickstudy.models.encoders.cache import hash_content
 from quickstudy.models.encoders.encoder import Encoder, digest_module
-from quickstudy.models.encoders.libraries import make_preparation, require_library, square_side
+from quickstudy.models.encoders.libraries import count_features, make_preparation, require_library, square_side
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
 from quickstudy.storage.files import read_json
 
@@ -46,9 +46,7 @@ def open_hf(place: str) -> Encoder:
         return TextEncoder(name, model, tokenizer)
     network = _PictureFeatures(model)
     preparation = hf_preparation(name, settings)
-    side = preparation.decoding.side
-    with torch.no_grad():
-        features = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    features = count_features(network, preparation)
     return PictureEncoder(name, model.config.to_json_string(), network, features, preparation)
 
 

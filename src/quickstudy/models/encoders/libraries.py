@@ -4,6 +4,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
+from torch import nn
+
 from quickstudy.errors import InputError, describe_error
 from quickstudy.models.encoders.pictures import PicturePreparation
 from quickstudy.tasks.images.decode import FILTERS, Decoding
@@ -42,3 +45,11 @@ def make_preparation(
     decoding = Decoding(side, 3, resample, fit=fit, keep=min(keep, 1.0) if fit == "crop" else 1.0)
     mean, std = ((value,) * 3 if isinstance(value, int | float) else tuple(map(float, value)) for value in (mean, std))
     return PicturePreparation(decoding, mean, std)
+
+
+def count_features(network: nn.Module, preparation: PicturePreparation) -> int:
+    """How many features a network has for a picture, found by a black one. The network is then in evaluation mode."""
+    side = preparation.decoding.side
+    with torch.no_grad():
+        features: int = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
+    return features

@@ -7,11 +7,10 @@ model says so; the preparation is tested by open_clip's own numbers.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError, describe_error
-from quickstudy.models.encoders.libraries import make_preparation, require_library, square_side
+from quickstudy.models.encoders.libraries import count_features, make_preparation, require_library, square_side
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
 
 
@@ -26,11 +25,8 @@ def open_open_clip(model_name: str) -> PictureEncoder:
     except Exception as error:  # no such model or weights, or no network
         raise InputError(f"The encoder {name!r} cannot be opened: {describe_error(error)}.") from error
     preparation = open_clip_preparation(name, settings)
-    side = preparation.decoding.side
     network = _PictureHalf(model)
-    with torch.no_grad():
-        features = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
-    return PictureEncoder(name, name, network, features, preparation)
+    return PictureEncoder(name, name, network, count_features(network, preparation), preparation)
 
 
 class _PictureHalf(nn.Module):

@@ -7,10 +7,8 @@ says so; the preparation is tested by timm's own numbers.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from quickstudy.errors import InputError, describe_error
-from quickstudy.models.encoders.libraries import make_preparation, require_library, square_side
+from quickstudy.models.encoders.libraries import count_features, make_preparation, require_library, square_side
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
 
 
@@ -24,10 +22,7 @@ def open_timm(model_name: str) -> PictureEncoder:
     except Exception as error:  # no such model, or no network
         raise InputError(f"The encoder {name!r} cannot be opened: {describe_error(error)}.") from error
     preparation = timm_preparation(name, settings)
-    side = preparation.decoding.side
-    with torch.no_grad():
-        features = network.eval()(torch.zeros(1, 3, side, side)).shape[1]
-    return PictureEncoder(name, name, network, features, preparation)
+    return PictureEncoder(name, name, network, count_features(network, preparation), preparation)
 
 
 def timm_preparation(name: str, settings: Mapping[str, Any]) -> PicturePreparation:
