@@ -14,6 +14,7 @@ strings are read back as floats.
 import json
 import math
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,10 +129,21 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove what is there: a folder with all that is in it, a file, a link, a pipe. A folder in use may stay.
+
+    Nothing but a folder is opened: `shutil.rmtree` alone would wait for ever at a pipe.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files of writers that were killed."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 @contextmanager

@@ -293,6 +293,31 @@ def test_nothing_of_an_entry_is_read_from_a_pipe_or_a_link(tmp_path, cache, name
     assert next(cache.glob(f"*/{name}")).is_file() and not next(cache.glob(f"*/{name}")).is_symlink()
 
 
+def link_out(path: Path) -> None:
+    outside = path.parents[1] / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["entry", "left by a killed process"])
+@pytest.mark.parametrize("put", [os.mkfifo, Path.touch, link_out, lambda path: path.symlink_to("nowhere")],
+                         ids=["pipe", "file", "link", "broken link"])  # fmt: skip
+def test_what_stands_in_an_entrys_place_is_replaced_and_neither_opened_nor_followed(tmp_path, cache, put, beside):
+    root = class_folders(tmp_path / "data")
+    before = load_pictures(root, recognise, GREY)
+    pixels = before.pixels.copy()
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
+    shutil.rmtree(entry)
+    place = entry.with_name(f".{entry.name}.1.tmp") if beside else entry
+    put(place)
+    after = load_pictures(root, recognise, GREY)
+    assert np.array_equal(after.pixels, pixels) and after.digest == before.digest
+    assert entry.is_dir() and not entry.is_symlink() and not place.is_symlink() and place.is_dir() != beside
+    if put is link_out:
+        assert (tmp_path / "outside" / "kept").read_text() == "kept"
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("pixels.bin", halve), ("pixels.bin", flip(0)), ("pixels.bin", flip(1)), ("checksums", halve),

@@ -4,7 +4,6 @@ Files are downloaded by pooch into a hidden folder beside the folder of the set.
 with the right hash. Complete files are kept when a download stops; a file that was cut off is downloaded again.
 """
 
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from zipfile import ZipFile
 from filelock import FileLock, Timeout
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.files import explain_disk_errors, sync_folder
+from quickstudy.storage.files import explain_disk_errors, remove, sync_folder
 from quickstudy.tasks.images.store import Progress
 
 CHUNK_BYTES = 1 << 16
@@ -92,10 +91,8 @@ def fetch(source: Source, root: Path, progress: Progress | None = None) -> Path:
             staged = root / f".{source.folder}.part"
             staged.mkdir(exist_ok=True)
             for entry in staged.iterdir():  # a killed process may have left folders and incomplete files
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif entry.name not in {file.name for file in source.files}:
-                    entry.unlink()
+                if not entry.is_file() or entry.name not in {file.name for file in source.files}:
+                    remove(entry)
             for file in source.files:
                 _download_file(file, staged, progress)
             for file in source.files:

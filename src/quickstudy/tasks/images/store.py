@@ -8,7 +8,6 @@ not what was written.
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from quickstudy.storage.files import (
     explain_disk_errors,
     open_file,
     read_file,
+    remove,
     sync_folder,
     write_atomic,
 )
@@ -228,7 +228,7 @@ def discard_if_damaged(found: StoredPictures) -> bool:
     if digest.hexdigest()[:12] == found.digest:
         return False
     assert isinstance(found.pixels, np.memmap)
-    shutil.rmtree(Path(str(found.pixels.filename)).parent, ignore_errors=True)
+    remove(Path(str(found.pixels.filename)).parent)
     return True
 
 
@@ -297,12 +297,12 @@ def _build_beside(entry: Path) -> Iterator[Path]:
     """A temporary folder to build an entry in. It replaces the entry if all goes well, and is deleted if not."""
     place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
     for old in entry.parent.glob(f".{entry.name}.*"):  # left by killed processes: this one holds the lock
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     place.mkdir()
     try:
         yield place
-        shutil.rmtree(entry, ignore_errors=True)  # out of date; a process that still maps it keeps its bytes
+        remove(entry)  # out of date; a process that still maps it keeps its bytes
         place.rename(entry)
         sync_folder(entry.parent)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove(place)
