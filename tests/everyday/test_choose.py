@@ -12,7 +12,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.errors import InputError
-from quickstudy.everyday.choose import student_quantile
+from quickstudy.everyday.choose import cheapest, student_quantile
 
 
 class Projected(nn.Module):
@@ -70,6 +70,12 @@ def test_the_same_bases_cannot_be_told_apart():
     x, y = rng.normal(size=(20, 12)).astype(np.float32), np.repeat([0, 1], 10)
     found = qs.choose((x, y), [("one", projected(3)), ("other", projected(3))])
     assert found.winner is None and found.best in ("one", "other")
+
+
+def test_of_those_that_take_the_same_time_the_smaller_one_is_cheaper():
+    assert cheapest([(1.2, 10), (1.0, 20), (0.9, 30)]) == 0
+    assert cheapest([(2.0, 10), (1.0, 20), (1.1, 15)]) == 2
+    assert cheapest([(0.0, 5), (0.0, 5)]) == 0
 
 
 def test_a_few_examples_decide_nothing_however_clear_they_look():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from torch import nn
 
@@ -21,6 +22,7 @@ from quickstudy.everyday.bases import ANY_WAYS
 from quickstudy.everyday.classifier import OutsideCalibrationWarning, ServedNormsWarning
 from quickstudy.everyday.items import read_folder
 from quickstudy.models.nets import conv_net
+from quickstudy.storage.checkpoints import hash_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::quickstudy.everyday.classifier.ServedNormsWarning")
 
@@ -329,6 +331,40 @@ def test_a_changed_model_is_refused_in_one_line(taught, tmp_path, spoil, message
     qs.FewShotClassifier(base, episodes=30).fit(x, y).save(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     spoil(config)
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises((InputError, RunError), match=message) as caught:
+        qs.open(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+TENSOR_DAMAGES = {
+    "double": (lambda x, y: (x.double(), y), "another type than their base reads"),
+    "half": (lambda x, y: (x.half(), y), "another type than their base reads"),
+    "whole numbers": (lambda x, y: (x.long(), y), "do not fit together"),
+    "smaller pictures": (lambda x, y: (x[..., 1:], y), "are not what"),
+    "colours": (lambda x, y: (x.repeat(1, 3, 1, 1), y), "are not what"),
+    "rows": (lambda x, y: (x.flatten(1), y), "are not what"),
+    "no axis of examples": (lambda x, y: (x.flatten(), y), "do not fit together"),
+    "fewer": (lambda x, y: (x[1:], y), "do not fit together"),
+    "none": (lambda x, y: (x[:0], y[:0]), "do not fit together"),
+    "not finite": (lambda x, y: (x / 0, y), "not finite"),
+    "short labels": (lambda x, y: (x, y.int()), "class numbers"),
+    "labels in rows": (lambda x, y: (x, y[:, None]), "class numbers"),
+    "a class more": (lambda x, y: (x, y + 1), "class numbers"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), TENSOR_DAMAGES.values(), ids=TENSOR_DAMAGES)
+@pytest.mark.parametrize("base", ["protonet", "maml"])
+def test_examples_that_were_changed_with_their_hash_are_refused_in_one_line(taught, tmp_path, base, spoil, message):
+    base, x, y, _ = taught(base)
+    taught_by(base).fit(x, y).save(tmp_path / "m")
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    pair = spoil(tensors["examples.x"], tensors["examples.y"])
+    tensors["examples.x"], tensors["examples.y"] = (tensor.contiguous() for tensor in pair)
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["sha256"] = hash_tensors(tensors, "")
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     with pytest.raises((InputError, RunError), match=message) as caught:
         qs.open(tmp_path / "m")

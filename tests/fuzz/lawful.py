@@ -34,6 +34,8 @@ WALL_SECONDS = 300
 """What waits for ever, as for a pipe, ends here."""
 
 ALWAYS_WRITTEN = ("out", "cache", "state", "tmp")
+COMPILED = Path(quickstudy.__file__).parent / "engine" / "__pycache__"
+"""Here numba keeps the loops that it compiled, the first time that a machine runs them."""
 PROGRAMS = ("git", "uname")
 """What a result is recorded with asks these for versions."""
 
@@ -151,7 +153,7 @@ def _command(words: Sequence[str], place: Path, writable: Sequence[str], logs: P
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(WALL_SECONDS)
-    free = [os.path.realpath(place / name) for name in (*ALWAYS_WRITTEN, *writable)]
+    free = [os.path.realpath(place / name) for name in (*ALWAYS_WRITTEN, *writable, COMPILED)]
     sys.addaudithook(lambda event, args: _watch(event, args, free, report))
     code = run_command(list(words))
     sys.stdout.flush()

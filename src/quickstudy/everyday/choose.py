@@ -31,6 +31,8 @@ SPLITS = 30
 TESTED = 4
 """One of so many examples of a class tests, but at least one."""
 LEVEL = 0.05
+CLOCK = 1.5
+"""Times that differ by less than this factor may be the same: a busy machine reads one base's time so much apart."""
 
 Progress = Callable[[int, int], None]
 
@@ -65,7 +67,8 @@ class Choice:
         judged: Whether the examples could judge them. With one example of each class they cannot.
         splits: How often the examples were split.
         winner: The base that is better than every other one beyond doubt; None if there is none.
-        best: The cheapest of those that cannot be told from the best; None if nothing was judged.
+        best: The cheapest of those that cannot be told from the best, in time first and then in size; None if nothing was
+            judged.
         note: What to make of it, in words.
     """
 
@@ -234,15 +237,24 @@ def _judge(found: Sequence[_Tried], splits: Sequence[tuple[Tensor, Tensor]]) -> 
         rows.append(Candidate(one.name, means[number], behind, interval, one.seconds, one.parameters))
         if not is_told:
             tied.append(number)
-    best = min(tied, key=lambda number: found[number].seconds)
+    best = found[tied[cheapest([(found[number].seconds, found[number].parameters) for number in tied])]]
     winner = found[top].name if len(tied) == 1 else None
     rows.sort(key=lambda row: -row.accuracy)
     if winner is not None:
         note = f"{winner} is better than every other one."
     else:
         others = ", ".join(found[number].name for number in tied)
-        note = f"These cannot be told apart by the examples: {others}. The cheapest of them is {found[best].name}."
-    return Choice(tuple(rows), True, len(splits), winner, found[best].name, note)
+        note = f"These cannot be told apart by the examples: {others}. The cheapest of them is {best.name}."
+    return Choice(tuple(rows), True, len(splits), winner, best.name, note)
+
+
+def cheapest(costs: Sequence[tuple[float, int]]) -> int:
+    """Which of these (seconds, parameters) is the smallest of those that are as fast as the fastest, by a clock."""
+    fastest = min(seconds for seconds, _ in costs)
+    return min(
+        (number for number, (seconds, _) in enumerate(costs) if seconds <= CLOCK * fastest),
+        key=lambda number: costs[number][1],
+    )
 
 
 def _difference(

@@ -77,6 +77,14 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
         raise InputError(f"{path / CONFIG_FILE} was changed or damaged: {error}.") from error
     made = _open_base(path, saved.base, tensors, base, trust)
     x, y = _examples(path, saved, classes, tensors)
+    if isinstance(made, LearnerBase):
+        try:
+            x = made.prepare(x)
+        except InputError as misfit:
+            raise InputError(
+                f"{path / TENSORS_FILE} is damaged: its examples are not what {saved.base.name} reads ({misfit}) Save "
+                "the model again, or use a copy of it."
+            ) from misfit
     if saved.kind == "regressor":
         regressor = FewShotRegressor(None if isinstance(made, TableBase) else made, norms=saved.norms)
         return regressor._teach(made, x, y, saved.flat, saved.deviation)
@@ -104,6 +112,8 @@ def _examples(
     ]
     if x.ndim < 2 or not len(x) or len(x) != len(y) or not x.is_floating_point():
         faults.append("the examples do not fit together")
+    elif saved.base.kind != "table" and x.dtype != torch.float32:
+        faults.append("the examples have another type than their base reads")
     elif saved.base.kind != "learner" and x.ndim != 2:
         faults.append("the examples are no rows of features, as this base has them")
     elif saved.kind == "classifier" and (
