@@ -67,8 +67,7 @@ class Choice:
         judged: Whether the examples could judge them. With one example of each class they cannot.
         splits: How often the examples were split.
         winner: The base that is better than every other one beyond doubt; None if there is none.
-        best: The cheapest of those that cannot be told from the best, in time first and then in size; None if nothing was
-            judged.
+        best: The cheapest of those that cannot be told from the best, by time, then size; None if nothing was judged.
         note: What to make of it, in words.
     """
 
