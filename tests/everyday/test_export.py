@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from quickstudy import Examples, FewShotClassifier, FewShotRegressor, InputError, RunError, hypermaml, maml
@@ -148,7 +149,7 @@ def test_a_classifier_of_pictures_is_exported_with_its_encoder(tmp_path):
     """It takes prepared pictures, answers with the same names, and says how pictures are prepared."""
     labels = ["ant", "bee", 3, "ant", "bee", 3, "ant"]
     taught = FewShotClassifier(encoder()).fit(pictures(7), labels)
-    export_model(taught, tmp_path / "pets.onnx", pictures(3, seed=1))
+    taught.export(tmp_path / "pets.onnx", pictures(3, seed=1))
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "pets.onnx").metadata_props}
     names = json.loads(said["quickstudy.classes"])
     preparation = json.loads(said["quickstudy.preparation"])
@@ -166,10 +167,16 @@ def test_an_encoder_that_learns_is_exported_with_its_learning(tmp_path):
     labels = [0, 1, 2, 0, 1, 0, 2]
     shown, new = pictures(7), pictures(12, seed=3)
     taught = FewShotClassifier(encoder()).fit(shown, labels)
-    export_model(taught, tmp_path / "learner.onnx", learns=True, ways=5)
+    taught.export(tmp_path / "learner.onnx", learns=True, ways=5)
     few, asked = (torch.cat([encoder().preparation(one) for one in some]) for some in (shown, new))
     logits = run(tmp_path / "learner.onnx", few, torch.tensor(labels), asked)
     torch.testing.assert_close(logits[:, :3], taught.outputs(new), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", [FewShotClassifier(), FewShotRegressor()])
+def test_what_was_not_taught_is_not_exported(estimator, tmp_path):
+    with pytest.raises((InputError, NotFittedError), match="is not fitted yet"):  # the latter with scikit-learn
+        estimator.export(tmp_path / "a.onnx")
 
 
 def test_several_tensors_as_one_input_are_no_array():
@@ -180,13 +187,13 @@ def test_several_tensors_as_one_input_are_no_array():
 
 def test_rows_of_numbers_and_a_regressor_are_exported(tmp_path):
     rows = FewShotClassifier().fit([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]], ["low", "low", "high"])
-    export_model(rows, tmp_path / "rows.onnx")
+    assert rows.export(tmp_path / "rows.onnx") < 1e-9
     x = torch.tensor([[0.5, 0.5], [4.0, 4.5]], dtype=torch.float64)
     torch.testing.assert_close(run(tmp_path / "rows.onnx", x), rows.outputs(x), rtol=1e-9, atol=1e-9)
     with pytest.raises(InputError, match="Nothing was learnt before these examples"):
         export_model(rows, tmp_path / "a.onnx", learns=True)
     line = FewShotRegressor().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])
-    export_model(line, tmp_path / "line.pt2")
+    assert line.export(tmp_path / "line.pt2") < 1e-9
     with pytest.raises(InputError, match="A regressor is exported as it was taught"):
         export_model(line, tmp_path / "a.onnx", learns=True)
 

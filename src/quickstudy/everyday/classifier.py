@@ -252,6 +252,17 @@ class FewShotClassifier(Estimator):
         examples = {"examples.x": self._x, "examples.y": torch.from_numpy(numbers)}
         write_model(Path(path), config, {**examples, **self._base.tensors()})
 
+    def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
+        """Write the model as one file of ONNX or of `torch.export`: see `quickstudy.everyday.export.export_model`.
+
+        Returns:
+            The largest difference from PyTorch, as a part of the largest output.
+        """
+        from quickstudy.everyday.export import export_model  # it reads both estimators
+
+        self._check_fitted()
+        return export_model(self, path, inputs, learns=learns, ways=ways)
+
 
 def _check_lengths(x: int, y: Sequence[Any] | int) -> None:
     n = y if isinstance(y, int) else len(y)

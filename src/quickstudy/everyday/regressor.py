@@ -104,3 +104,10 @@ class FewShotRegressor(Estimator):
             config["deviation"] = self.deviation_
         examples = {"examples.x": self._x, "examples.y": self._y}
         write_model(Path(path), config, {**examples, **self._base.tensors()})
+
+    def export(self, path: str | Path, inputs: Any = None) -> float:
+        """Write the model as one file; see `FewShotClassifier.export`."""
+        from quickstudy.everyday.export import export_model
+
+        self._check_fitted()
+        return export_model(self, path, inputs)
