@@ -24,6 +24,13 @@ def test_all_methods_see_the_same_tasks_with_each_share(contest, scale):
 
 
 @each_contest
+def test_validation_chooses_every_methods_outer_rate_from_the_same_ones(contest):
+    (tried,) = {(one.setting, tuple(one.values)) for one in (row.tried["full"] for row in contest.rows)}
+    assert tried == ("train.meta_lr", (0.001, 0.003, 0.01))
+    assert {at(contest, row, "full").train.validate_tasks for row in contest.rows} == {200}
+
+
+@each_contest
 def test_a_composition_is_claimed_to_beat_its_parts_and_nothing_less(contest):
     parts = {"solved": {"emission", "ridge"}, "stepped": {"emission", "step"}}
     asked = {}
