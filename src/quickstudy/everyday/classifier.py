@@ -170,7 +170,8 @@ class FewShotClassifier(Estimator):
         if unsure is None:
             chosen: NDArray[Any] = self.classes_[best]
             return chosen
-        p = self.probabilities_of(outputs, needed="unsure").amax(-1).tolist()
+        self.known_calibration("unsure")
+        p = self.probabilities_of(outputs).amax(-1).tolist()
         names = self.classes_.tolist()
         return as_label_array([names[k] if q >= sure else unsure for k, q in zip(best, p, strict=True)])
 
@@ -185,31 +186,34 @@ class FewShotClassifier(Estimator):
 
     def sets_of(self, outputs: Tensor, coverage: float) -> list[list[Hashable]]:
         """`predict_set`, given the outputs. A set begins with the most probable class."""
-        if not 0 < coverage < 1:
-            raise InputError(f"`coverage` was {coverage}; it is a probability between 0 and 1, such as 0.9.")
-        p = self.probabilities_of(outputs, needed="predict_set")
-        assert self.calibration_ is not None
-        inside = p >= self.calibration_.threshold(coverage)
+        threshold = self.set_threshold(coverage)
+        p = self.probabilities_of(outputs)
+        inside = p >= threshold
         inside[torch.arange(len(p)), p.argmax(-1)] = True
         names = self.classes_.tolist()
         order = p.argsort(-1, descending=True).tolist()
         return [[names[k] for k in of if own[k]] for of, own in zip(order, inside.tolist(), strict=True)]
 
-    def probabilities_of(self, outputs: Tensor, needed: str = "") -> Tensor:
-        """`predict_proba`, given the outputs, with a warning far from what calibrated them.
+    def set_threshold(self, coverage: float) -> float:
+        """The least probability of a class in a set. What is wrong is said here, before anything is predicted."""
+        if not 0 < coverage < 1:
+            raise InputError(f"The coverage of sets was {coverage}; it is a probability between 0 and 1, such as 0.9.")
+        return self.known_calibration("predict_set").threshold(coverage)
 
-        Args:
-            outputs: The outputs.
-            needed: What cannot do without a calibration, in words; empty if it can.
-        """
+    def known_calibration(self, needed_by: str) -> Calibration:
+        """The calibration; an error if there is none."""
+        if self.calibration_ is None:
+            raise InputError(
+                f"`{needed_by}` needs calibrated probabilities, and nothing calibrates these: with one example of "
+                "each class none can be left out, and the base has no tasks. Give two examples of a class, or a "
+                "base with calibrations (quickstudy pack)."
+            )
+        return self.calibration_
+
+    def probabilities_of(self, outputs: Tensor) -> Tensor:
+        """`predict_proba`, given the outputs, with a warning far from what calibrated them."""
         known = self.calibration_
         if known is None:
-            if needed:
-                raise InputError(
-                    f"`{needed}` needs calibrated probabilities, and nothing calibrates these: with one example of "
-                    "each class none can be left out, and the base has no tasks. Give two examples of a class, or a "
-                    "base with calibrations (quickstudy pack)."
-                )
             return outputs.double().softmax(-1)
         ways, shots = len(self.classes_), typical_shots(list(self.shots_.values()))
         if known.episodes and distance(known, ways, shots) > NEAR:

@@ -53,6 +53,10 @@ class Predict(TrustingCommand):
         if self.csv and console.json:
             raise InputError("Give --csv or --json, not both.")
         classifier = self.with_trust(console, partial(open_classifier, self.model))
+        if self.sets is not None:
+            classifier.set_threshold(self.sets)
+        if self.unsure:
+            classifier.known_calibration("unsure")
         items = find_inputs(self.inputs, classifier._base.takes)
         if not items:
             raise InputError("There is nothing to predict: the list is empty.")
