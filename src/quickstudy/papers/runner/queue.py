@@ -181,4 +181,7 @@ def check_failures(queue: Sequence[Queued]) -> None:
     left = [(one, stand(one)) for one in queue]
     short = [f"{one.name} ({state.done} of {state.units})" for one, state in left if not state.complete]
     if short:
-        raise RunError(f"Not all was done: {', '.join(short)}. The notes above say why; the same command tries again.")
+        raise RunError(
+            f"Not all was done: {', '.join(short)}. The notes above say why, or another command is still at it; the "
+            "same command tries again."
+        )
