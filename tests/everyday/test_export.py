@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from quickstudy import Examples, FewShotClassifier, FewShotRegressor, InputError, RunError, hypermaml, maml
-from quickstudy.everyday.export import export_classifier, export_learner, export_model
+from quickstudy.everyday.export import export_classifier, export_learner
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
@@ -191,11 +191,11 @@ def test_rows_of_numbers_and_a_regressor_are_exported(tmp_path):
     x = torch.tensor([[0.5, 0.5], [4.0, 4.5]], dtype=torch.float64)
     torch.testing.assert_close(run(tmp_path / "rows.onnx", x), rows.outputs(x), rtol=1e-9, atol=1e-9)
     with pytest.raises(InputError, match="Nothing was learnt before these examples"):
-        export_model(rows, tmp_path / "a.onnx", learns=True)
+        rows.export(tmp_path / "a.onnx", learns=True)
     line = FewShotRegressor().fit([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0])
     assert line.export(tmp_path / "line.pt2") < 1e-9
     with pytest.raises(InputError, match="A regressor is exported as it was taught"):
-        export_model(line, tmp_path / "a.onnx", learns=True)
+        line.export(tmp_path / "a.onnx", learns=True)
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -257,15 +257,28 @@ class FewShotClassifier(Estimator):
         write_model(Path(path), config, {**examples, **self._base.tensors()})
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
-        """Write the model as one file of ONNX or of `torch.export`: see `quickstudy.everyday.export.export_model`.
+        """Write the model as one file, of ONNX (.onnx) or of `torch.export` (.pt2), and compare it with PyTorch.
+
+        Args:
+            path: The file. It is written only if its outputs are those of PyTorch.
+            inputs: Your own inputs, on which it is compared, as for `predict`; by default those that taught it, or
+                random numbers where pictures are not kept.
+            learns: Whether the file learns from any support set, instead of knowing what was taught.
+            ways: Of a file that learns, the largest number of classes.
 
         Returns:
             The largest difference from PyTorch, as a part of the largest output.
         """
-        from quickstudy.everyday.export import export_model  # it reads both estimators
+        from quickstudy.everyday.export import export_learning, export_taught  # it imports torch's exporters
 
         self._check_fitted()
-        return export_model(self, path, inputs, learns=learns, ways=ways)
+        classes = self.classes_.tolist()
+        if learns:
+            return export_learning(self._base, path, inputs, ways=ways, classes=len(classes))
+        known = None if self.calibration_ is None else self.calibration_.model_dump(mode="json")
+        names = [name if isinstance(name, str | int | float | bool) else str(name) for name in classes]
+        about = {"classes": names, "calibration": known}
+        return export_taught(self._base, self.adapted_, self._x, path, inputs, about)
 
 
 def _check_lengths(x: int, y: Sequence[Any] | int) -> None:

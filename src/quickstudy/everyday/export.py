@@ -31,9 +31,7 @@ from torch import Tensor, nn
 from quickstudy.engine.twin import call_on, copy_module
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.everyday.bases import Base, EncoderBase, LearnerBase
-from quickstudy.everyday.classifier import FewShotClassifier
 from quickstudy.everyday.items import read_items
-from quickstudy.everyday.regressor import FewShotRegressor
 from quickstudy.methods.embedding import EmbeddingLearner
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.misfits import explain_support_misfit
@@ -128,40 +126,37 @@ def _export_learner(
     return _export(part, inputs, sizes, trials, path, {"kind": "learner", "ways": part.ways, **metadata})
 
 
-def export_model(
-    model: FewShotClassifier | FewShotRegressor | Learner,
-    path: str | Path,
-    inputs: Any = None,
-    *,
-    learns: bool = False,
-    ways: int | None = None,
+def export_taught(
+    base: Base, module: nn.Module, taught: Tensor, path: str | Path, inputs: Any, about: Mapping[str, Any]
 ) -> float:
-    """Export what `quickstudy.open` opens, from inputs as its base prepares them: of `photos`, prepared pictures.
+    """Export what a base was taught, from inputs as the base prepares them: of `photos`, prepared pictures.
 
     Args:
-        model: A taught classifier or regressor, or a learner.
+        base: The base.
+        module: What it adapted to the examples.
+        taught: The examples, prepared.
         path: As for `export_classifier`.
         inputs: A user's own inputs, on which the file is compared with PyTorch: pictures or rows of numbers, as for
-            `predict`. By default those that taught a model, or random numbers where pictures are not kept.
-        learns: Whether the file learns, instead of knowing what was taught.
-        ways: Of a file that learns, the largest number of classes.
+            `predict`. By default those that taught the model, or random numbers where pictures are not kept.
+        about: What the file says of itself, beside its base.
     """
-    if isinstance(model, FewShotRegressor):
-        if learns:
-            raise InputError("A regressor is exported as it was taught, without its learning.")
-        module, x = _with_encoder(model._base, model.adapted_, model._x, inputs)
-        return export_classifier(module, x, path, {"kind": "regressor", **_describe_base(model._base)})
-    base = LearnerBase(model, "the learner") if isinstance(model, Learner) else model._base
-    classes = [] if isinstance(model, Learner) else model.classes_.tolist()
-    about = _describe_base(base)
-    if not learns:
-        if isinstance(model, Learner):
-            raise InputError("A learner has not been taught: export it with its learning (--to onnx-learner).")
-        module, x = _with_encoder(base, model.adapted_, model._x, inputs)
-        known = None if model.calibration_ is None else model.calibration_.model_dump(mode="json")
-        names = [name if isinstance(name, str | int | float | bool) else str(name) for name in classes]
-        return export_classifier(module, x, path, {**about, "classes": names, "calibration": known})
-    learner, shape = _learner_of(base, ways or max(len(classes), 2))
+    module, x = _with_encoder(base, module, taught, inputs)
+    return export_classifier(module, x, path, {**_describe_base(base), **about})
+
+
+def export_learning(
+    base: Base, path: str | Path, inputs: Any = None, *, ways: int | None = None, classes: int = 2
+) -> float:
+    """Export a base with its learning, instead of what it was taught; see `export_learner`.
+
+    Args:
+        base: The base.
+        path: As for `export_classifier`.
+        inputs: As for `export_taught`.
+        ways: As for `export_learner`.
+        classes: How many were taught: the ways of an encoder, unless others are given.
+    """
+    learner, shape = _learner_of(base, ways or max(classes, 2))
     encoder = _picture_encoder(base)
     shape = shape if encoder is None else _picture_shape(encoder)
     count = 2 * _ways(learner)
@@ -169,7 +164,7 @@ def export_model(
     x = _prepare(base, inputs) if inputs is not None else torch.randn(count, *shape, generator=draw)
     y = torch.arange(len(x)) % min(_ways(learner), len(x))
     network = None if encoder is None else encoder.network
-    return _export_learner(learner, network, (Examples(x, y), x), Path(path), about, ways)
+    return _export_learner(learner, network, (Examples(x, y), x), Path(path), _describe_base(base), ways)
 
 
 def _describe_base(base: Base) -> dict[str, Any]:

@@ -105,9 +105,12 @@ class FewShotRegressor(Estimator):
         examples = {"examples.x": self._x, "examples.y": self._y}
         write_model(Path(path), config, {**examples, **self._base.tensors()})
 
-    def export(self, path: str | Path, inputs: Any = None) -> float:
-        """Write the model as one file; see `FewShotClassifier.export`."""
-        from quickstudy.everyday.export import export_model
+    def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
+        """Write the model as one file; see `FewShotClassifier.export`. A regressor cannot be one that learns."""
+        from quickstudy.everyday.export import export_taught
 
+        del ways
         self._check_fitted()
-        return export_model(self, path, inputs)
+        if learns:
+            raise InputError("A regressor is exported as it was taught, without its learning.")
+        return export_taught(self._base, self.adapted_, self._x, path, inputs, {"kind": "regressor"})

@@ -36,8 +36,10 @@ class Export(TrustingCommand):
     def run(self, console: Console, overrides: Sequence[str]) -> None:
         """Export, and say how far the file is from PyTorch."""
         from quickstudy.cli.taught import find_inputs
-        from quickstudy.everyday.export import export_model
+        from quickstudy.everyday.bases import LearnerBase
+        from quickstudy.everyday.export import export_learning
         from quickstudy.everyday.opening import open as open_model
+        from quickstudy.methods.learner import Learner
 
         if self.model is None:
             raise InputError("Give the directory of a model: quickstudy export MODEL --to onnx.")
@@ -49,7 +51,13 @@ class Export(TrustingCommand):
         path = Path(self.out) if self.out else place.with_name(place.stem + KINDS[self.to])
         opened = self.with_trust(console, partial(open_model, self.model))
         inputs = find_inputs(self.inputs, "pictures") if self.inputs else None
-        worst = export_model(opened, path, inputs, learns=self.to == "onnx-learner", ways=self.ways)
+        learns = self.to == "onnx-learner"
+        if not isinstance(opened, Learner):
+            worst = opened.export(path, inputs, learns=learns, ways=self.ways)
+        elif learns:
+            worst = export_learning(LearnerBase(opened, "the learner"), path, inputs, ways=self.ways)
+        else:
+            raise InputError("A learner has not been taught: export it with its learning (--to onnx-learner).")
         size = path.stat().st_size
         if console.json:
             console.print_json({"file": str(path), "bytes": size, "difference": worst})
