@@ -153,7 +153,7 @@ def _command(words: Sequence[str], place: Path, writable: Sequence[str], logs: P
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(WALL_SECONDS)
-    free = [os.path.realpath(place / name) for name in (*ALWAYS_WRITTEN, *writable, COMPILED)]
+    free = [os.path.realpath(path) for path in (COMPILED, *(place / name for name in (*ALWAYS_WRITTEN, *writable)))]
     sys.addaudithook(lambda event, args: _watch(event, args, free, report))
     code = run_command(list(words))
     sys.stdout.flush()

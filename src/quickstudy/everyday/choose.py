@@ -227,7 +227,7 @@ def _judge(found: Sequence[_Tried], splits: Sequence[tuple[Tensor, Tensor]]) -> 
     means = [float(np.nanmean(one.right, axis=1).mean()) for one in found]
     top = max(range(len(found)), key=lambda number: (means[number], -found[number].seconds))
     pairs = len(found) * (len(found) - 1) // 2
-    rows, tied = [], [top]
+    rows, tied = [], [found[top]]
     for number, one in enumerate(found):
         if number == top:
             rows.append(Candidate(one.name, means[top], 0.0, math.nan, one.seconds, one.parameters))
@@ -235,14 +235,14 @@ def _judge(found: Sequence[_Tried], splits: Sequence[tuple[Tensor, Tensor]]) -> 
         behind, interval, is_told = _difference(found[top].right - one.right, splits, LEVEL / pairs)
         rows.append(Candidate(one.name, means[number], behind, interval, one.seconds, one.parameters))
         if not is_told:
-            tied.append(number)
-    best = found[tied[cheapest([(found[number].seconds, found[number].parameters) for number in tied])]]
-    winner = found[top].name if len(tied) == 1 else None
+            tied.append(one)
+    best = tied[cheapest([(one.seconds, one.parameters) for one in tied])]
+    winner = best.name if len(tied) == 1 else None
     rows.sort(key=lambda row: -row.accuracy)
     if winner is not None:
         note = f"{winner} is better than every other one."
     else:
-        others = ", ".join(found[number].name for number in tied)
+        others = ", ".join(one.name for one in tied)
         note = f"These cannot be told apart by the examples: {others}. The cheapest of them is {best.name}."
     return Choice(tuple(rows), True, len(splits), winner, best.name, note)
 

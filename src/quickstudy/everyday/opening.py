@@ -76,15 +76,7 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path / CONFIG_FILE} was changed or damaged: {error}.") from error
     made = _open_base(path, saved.base, tensors, base, trust)
-    x, y = _examples(path, saved, classes, tensors)
-    if isinstance(made, LearnerBase):
-        try:
-            x = made.prepare(x)
-        except InputError as misfit:
-            raise InputError(
-                f"{path / TENSORS_FILE} is damaged: its examples are not what {saved.base.name} reads ({misfit}) Save "
-                "the model again, or use a copy of it."
-            ) from misfit
+    x, y = _examples(path, saved, made, classes, tensors)
     if saved.kind == "regressor":
         regressor = FewShotRegressor(None if isinstance(made, TableBase) else made, norms=saved.norms)
         return regressor._teach(made, x, y, saved.flat, saved.deviation)
@@ -94,7 +86,7 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
 
 
 def _examples(
-    path: Path, saved: _SavedModel, classes: list[Any], tensors: Mapping[str, Tensor]
+    path: Path, saved: _SavedModel, made: Base, classes: list[Any], tensors: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The examples that a model was taught by, held against what they must be."""
     place = path / TENSORS_FILE
@@ -124,6 +116,14 @@ def _examples(
         faults.append("the values of the examples have another shape or type")
     if faults:
         raise InputError(f"{place} is damaged: {faults[0]}. Save the model again, or use a copy of it.")
+    if isinstance(made, LearnerBase):
+        try:
+            x = made.prepare(x)
+        except InputError as misfit:
+            raise InputError(
+                f"{place} is damaged: its examples are not what {made.name} reads. {misfit} Save the model again, or "
+                "use a copy of it."
+            ) from misfit
     return x, y
 
 

@@ -130,12 +130,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove what is there: a folder with all that is in it, a file, a link, a pipe. A folder in use may stay.
+    """Remove what is there: a folder with all that is in it, a file, a link, a pipe.
 
     Nothing but a folder is opened: `shutil.rmtree` alone would wait for ever at a pipe.
     """
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ not what was written.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,8 @@ def discard_if_damaged(found: StoredPictures) -> bool:
     if digest.hexdigest()[:12] == found.digest:
         return False
     assert isinstance(found.pixels, np.memmap)
-    remove(Path(str(found.pixels.filename)).parent)
+    with suppress(OSError):
+        remove(Path(str(found.pixels.filename)).parent)
     return True
 
 
@@ -297,7 +298,8 @@ def _build_beside(entry: Path) -> Iterator[Path]:
     """A temporary folder to build an entry in. It replaces the entry if all goes well, and is deleted if not."""
     place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
     for old in entry.parent.glob(f".{entry.name}.*"):  # left by killed processes: this one holds the lock
-        remove(old)
+        with suppress(OSError):
+            remove(old)
     place.mkdir()
     try:
         yield place
@@ -305,4 +307,5 @@ def _build_beside(entry: Path) -> Iterator[Path]:
         place.rename(entry)
         sync_folder(entry.parent)
     finally:
-        remove(place)
+        with suppress(OSError):
+            remove(place)
