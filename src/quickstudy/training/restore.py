@@ -5,19 +5,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from quickstudy.engine.devices import choose_device
 from quickstudy.engine.distributed import SINGLE_WORKER, World
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.leakage import check_leakage
 from quickstudy.methods.learner import Learner
 from quickstudy.storage.checkpoints import Checkpoint, check_matches
 from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, read_model
 from quickstudy.storage.run import Run
-from quickstudy.storage.trust import code_parts
+from quickstudy.storage.trust import code_parts, named_code
 from quickstudy.tasks import TaskFamily
 from quickstudy.training.config import (
+    Blueprint,
     Config,
     Setup,
     build,
@@ -64,6 +66,7 @@ def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False
     if "interface" not in saved.state:  # a run of an older version, which says only by its tasks what they are like
         return restore(run, name, trust=trust)[0].learner
     config, what = parse_config(run.config), f"Checkpoint `{name}` of {run.path}"
+    _check_shapes(config, saved, what)
     learner = build_learner(plan_learner(config, read_interface(saved.state["interface"], what)))
     learner.to(choose_device(config.compute.device))
     _finish(learner, run, config, name, saved)
@@ -84,9 +87,28 @@ def make_learner(values: dict[str, Any], tensors: Mapping[str, Tensor], place: P
     """The learner that a blueprint and tensors describe, as they were read from a file at `place`."""
     blueprint = read_blueprint(values, place / CONFIG_FILE)
     check_trust(place, code_parts(values), trust)
+    if not named_code(code_parts(values)):
+        check_matches(tensors, _build_empty(blueprint).tensors(), str(place / TENSORS_FILE))
     learner = build_learner(blueprint)
     learner.load_tensors(tensors, str(place / TENSORS_FILE))
     return learner.eval()
+
+
+def _build_empty(blueprint: Blueprint) -> Learner:
+    """The learner of a blueprint, with shapes and types and no memory for its numbers."""
+    with torch.device("meta"):
+        return build_learner(blueprint)
+
+
+def _check_shapes(config: Config, saved: Checkpoint, what: str) -> None:
+    """Refuse a configuration whose learner has other shapes than its checkpoint, before memory is taken for it.
+
+    A checkpoint of an older version does not say what its tasks are like; code of others may need real numbers. For
+    both, the learner is compared when it is built.
+    """
+    if "interface" in saved.state and not named_code(code_parts(config.model_dump(mode="json"))):
+        plan = plan_learner(config, read_interface(saved.state["interface"], what))
+        check_model(_build_empty(plan), saved.tensors, what)
 
 
 def _finish(learner: Learner, run: Run, config: Config, name: str, saved: Checkpoint) -> dict[str, Any]:
@@ -145,7 +167,20 @@ def restore(
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
     """Build what a run's configuration describes, with overrides. Arguments are those of `restore`."""
     world.from_first(partial(check_trust, run.path, run.config, trust))
+    world.from_first(partial(_check_newest, run, overrides))
     return world.agree(lambda: build(parse_config(complete_run(run.config), overrides)))
+
+
+def _check_newest(run: Run, overrides: Sequence[str]) -> None:
+    """The check of `_check_shapes` for the newest checkpoint. One that is damaged is reported where it is loaded."""
+    name = next((name for name in ("last", "best") if name in run.checkpoints()), None)
+    if name is None:
+        return
+    try:
+        saved = run.load(name)
+    except RunError:
+        return
+    _check_shapes(parse_config(complete_run(run.config), overrides), saved, f"Checkpoint `{name}` of {run.path}")
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
