@@ -444,3 +444,9 @@ def test_a_picture_of_nan_is_named(tmp_path):
 def test_python_2_pickles_of_every_protocol_are_still_read(tmp_path):
     (tmp_path / "x.pkl").write_bytes(b"(dp0\nS'a\\xf0'\np1\n(lp2\nI1\naL2L\nas.")
     assert load_pickle(tmp_path / "x.pkl") == {"a\xf0": [1, 2]}
+
+
+def test_what_is_neither_a_folder_nor_a_file_is_named_as_that(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is neither a folder nor an ordinary file"):
+        recognise(tmp_path / "pipe")

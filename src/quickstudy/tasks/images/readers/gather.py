@@ -122,6 +122,8 @@ def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: nfc(e.name))
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} is neither a folder nor an ordinary file: give one of these.") from error
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read ({error.strerror}): check its permissions.") from error
 
