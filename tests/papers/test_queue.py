@@ -20,6 +20,7 @@ from quickstudy.papers.runner.queue import (
     check_failures,
     read_queue,
     stand,
+    stand_all,
     whole_plan,
     work_off,
 )
@@ -125,7 +126,9 @@ def test_a_result_that_cannot_be_written_does_not_end_a_queue(tmp_path):
 def test_a_setting_that_is_tried_is_chosen_by_the_validation_of_the_first_seed(tmp_path):
     tried = Tried("train.meta_lr", (1e-9, 0.01, 1e6))
     one = queued(tmp_path, row("a", tried), seeds=3)
-    assert stand(one).units == 6 and len(one.plan.units()) == 3, "three trials; three seeds of what they choose"
+    assert stand(one).cases == 6 and len(stand(one).trainings) == 5 and len(one.plan.units()) == 3, (
+        "three trials; three seeds of what they choose"
+    )
     log = Log().run(one)
     assert log.done == [("a", 0)] * 4 + [("a", 1), ("a", 2)] and stand(one).complete
     assert one.plan.chosen_settings(one.plan.rows[0]) == {"train.meta_lr": 0.01}
@@ -143,9 +146,26 @@ def test_the_hours_that_are_left_are_guessed_then_measured(tmp_path):
     two = replace(one, plan=replace(one.plan, seeds=2))
     Log().run(two)
     after = stand(one)
-    assert after.measured and (after.done, after.units) == (2, 4)
-    took = [Store(tmp_path).seconds(unit) for unit in two.plan.units()]
+    assert after.measured and (after.done, after.cases, len(after.trainings)) == (2, 4, 2)
+    took = [sum(Store(tmp_path).seconds(unit)) for unit in two.plan.units()]
     assert after.hours == pytest.approx(sum(took) / 3600) and all(seconds > 0 for seconds in took)
+
+
+def test_a_training_that_rows_or_entries_share_is_counted_once(tmp_path):
+    again = replace(row("again"), cells={"error": Cell("judged", {"tasks": 11})})
+    one, two = queued(tmp_path, row("a"), again, seeds=4, name="one"), queued(tmp_path, row("c"), seeds=4, name="two")
+    first, second = stand_all([one, two])
+    assert (first.cases, len(first.trainings)) == (8, 4)
+    assert (second.cases, len(second.trainings)) == (4, 0), "the first will have trained them"
+    assert len(stand(two).trainings) == 4
+    Log().run(replace(one, plan=replace(one.plan, seeds=2)))
+    first, second = stand_all([one, two])
+    assert (first.done, len(first.trainings), second.done, len(second.trainings)) == (4, 2, 2, 0)
+    store, units = Store(tmp_path), one.plan.units()[:4]
+    readings = sum(store.seconds(unit)[0] for unit in units)
+    trained = sum({unit.name: store.seconds(unit)[1] for unit in units}.values())
+    assert first.hours == pytest.approx((readings + trained) / 3600)
+    assert second.hours == pytest.approx(sum(store.seconds(unit)[0] for unit in two.plan.units()[:2]) / 3600)
 
 
 def test_a_queue_stops_when_its_time_is_over(tmp_path):
@@ -202,7 +222,10 @@ def test_a_queue_is_listed_with_what_is_left(cli, place):
     listed = cli("reproduce", "q.yaml", "--list")
     assert listed.code == 0 and "0 of 1" in listed.out and "the range" in listed.out
     lines = [json.loads(line) for line in cli("reproduce", "q.yaml", "--list", "--json").out.splitlines()]
-    assert [(one["item"], one["done"], one["trainings"]) for one in lines] == [("table-6.1", 0, 2), ("figure-4", 0, 1)]
+    assert [(one["item"], one["done"], one["cases"], one["trainings_left"]) for one in lines] == [
+        ("table-6.1", 0, 2, 2),
+        ("figure-4", 0, 1, 0),
+    ]
 
 
 def test_a_queue_runs_writes_its_pages_and_is_done(cli, place):
@@ -211,7 +234,7 @@ def test_a_queue_runs_writes_its_pages_and_is_done(cli, place):
     assert ran.code == 0, ran.err
     assert "Mexican-hat" in (place / "out" / "wormhole.md").read_text()
     again = cli("reproduce", "q.yaml", "--out", "out")
-    assert again.code == 0 and "0 of 1 trainings are left" in again.err
+    assert again.code == 0 and "0 of 1 cases are left, with 0 trainings" in again.err
 
 
 @pytest.mark.slow
@@ -227,6 +250,6 @@ def test_a_signal_stops_a_queue_in_one_line_and_loses_nothing(place, number):
         process.send_signal(number)
         _, said = process.communicate()
     assert process.returncode == 1 and said.count("\n") == 1
-    assert said.startswith("error: Stopped: 2 of 2 trainings are left") and said.endswith("the same command goes on.\n")
+    assert said.startswith("error: Stopped: 2 of 2 cases are left") and said.endswith("the same command goes on.\n")
     one = read_queue(place / "q.yaml", place / "out")[0]
     assert all(Store(place / "out").training(unit).run.load("last").state["step"] > 0 for unit in one.plan.units())

@@ -243,13 +243,18 @@ def _write_result(plan: Plan, console: Console) -> dict[str, Any]:
 
 def _list_queue(queue: Sequence[Queued], workers: int, console: Console) -> None:
     """What is done of a queue and what is left."""
-    from quickstudy.papers.runner.queue import stand
+    from quickstudy.papers.runner.queue import stand_all
 
-    standings = [(one, stand(one)) for one in queue]
+    standings = list(zip(queue, stand_all(queue), strict=True))
     if console.json:
         for one, state in standings:
             about = {"paper": one.entry.paper, "item": one.entry.item, "scale": one.plan.scale, "seeds": one.plan.seeds}
-            left = {"done": state.done, "trainings": state.units, "hours_left": state.hours}
+            left = {
+                "done": state.done,
+                "cases": state.cases,
+                "trainings_left": len(state.trainings),
+                "hours_left": state.hours,
+            }
             console.print_json({**about, **left, "decides": one.entry.decides})
         return
     lines = [
@@ -257,23 +262,27 @@ def _list_queue(queue: Sequence[Queued], workers: int, console: Console) -> None
             one.name,
             one.entry.decides,
             str(one.plan.seeds),
-            f"{state.done} of {state.units}",
+            f"{state.done} of {state.cases}",
+            str(len(state.trainings)),
             f"{state.hours:.1f}" + ("" if state.measured or state.complete else " (guessed)"),
         )
         for one, state in standings
     ]
-    columns = ("item", "decides", "seeds", "done", "hours left, one core")
+    columns = ("item", "decides", "seeds", "cases done", "trainings left", "hours left, one core")
     console.table("", columns, lines, caption=f"{_count_left(queue, workers)}.")
 
 
 def _count_left(queue: Sequence[Queued], workers: int) -> str:
-    """How many trainings of a queue are left, and for how long."""
-    from quickstudy.papers.runner.queue import stand
+    """How much of a queue is left, and for how long."""
+    from quickstudy.papers.runner.queue import stand_all
 
-    standings = [stand(one) for one in queue]
-    left, units = sum(one.units - one.done for one in standings), sum(one.units for one in standings)
-    hours = sum(one.hours for one in standings) / workers
-    return f"{left} of {units} trainings are left, about {hours:.1f} hours of {workers} worker{'s'[: workers > 1]}"
+    standings = stand_all(queue)
+    left, cases = sum(one.cases - one.done for one in standings), sum(one.cases for one in standings)
+    trainings, hours = sum(len(one.trainings) for one in standings), sum(one.hours for one in standings) / workers
+    return (
+        f"{left} of {cases} cases are left, with {trainings} training{'s'[: trainings != 1]}: about {hours:.1f} hours "
+        f"of {workers} worker{'s'[: workers > 1]}"
+    )
 
 
 def _work_on_queue(watcher: Watcher, console: Console, queue: Sequence[Queued], until: float | None) -> None:

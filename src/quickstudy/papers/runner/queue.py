@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import fmean
 from time import time
 
 from filelock import FileLock
@@ -58,17 +59,18 @@ class Queued:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far an entry has come."""
+    """How far an entry has come. A case is one seed of a row; rows may share a training."""
 
-    done: int
-    units: int
+    done: int  # cases
+    cases: int
+    trainings: frozenset[str]  # that are left, by name
     hours: float  # of one core, for what is left
     measured: bool  # whether the hours are those of its own trainings; else they are the guess
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left."""
-        return self.done == self.units
+        return self.done == self.cases
 
 
 def read_queue(path: Path, folder: Path) -> list[Queued]:
@@ -106,15 +108,32 @@ def _rows_like(one: Item, patterns: Sequence[str] | None) -> list[str] | None:
     return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def stand(one: Queued) -> Standing:
-    """How far an entry has come, and the hours that are left: by the trainings that are done, else by the guess."""
+def stand(one: Queued, promised: frozenset[str] = frozenset()) -> Standing:
+    """How far an entry has come, and the hours that are left: by the cases that are done, else by the guess.
+
+    Args:
+        one: The entry.
+        promised: Trainings that are left to entries before it, by name; they cost this one nothing.
+    """
     store, plan = Store(one.plan.folder), one.plan
-    done, units = list(filter(store.is_done, plan.units())), plan.size()
-    took = [seconds for unit in done if (seconds := store.seconds(unit)) is not None]
-    # Of few, one that shares another's training would make all seem cheap.
-    measured = len(took) * 4 >= units
-    each = sum(took) / len(took) if measured else 60 * one.entry.minutes / units
-    return Standing(len(done), units, each * (units - len(done)) / 3600, measured)
+    done, cases = list(filter(store.is_done, plan.units())), plan.size()
+    took = [(unit.name, *seconds) for unit in done if (seconds := store.seconds(unit)) is not None]
+    trainings = frozenset(plan.trainings() - {unit.name for unit in done} - promised)
+    left = cases - len(done)
+    if len(took) * 4 < cases:  # of few, none may be typical
+        return Standing(len(done), cases, trainings, one.entry.minutes / 60 * left / cases, measured=False)
+    reading = fmean(seconds for _, seconds, _ in took)
+    training = fmean({name: seconds for name, _, seconds in took}.values())
+    hours = (reading * left + training * len(trainings)) / 3600
+    return Standing(len(done), cases, trainings, hours, measured=True)
+
+
+def stand_all(queue: Sequence[Queued]) -> list[Standing]:
+    """How far every entry has come. A training that several need counts for the first of them."""
+    found: list[Standing] = []
+    for one in queue:
+        found.append(stand(one, frozenset().union(*(before.trainings for before in found))))
+    return found
 
 
 def whole_plan(queue: Sequence[Queued], one: Queued) -> Plan:
@@ -179,7 +198,7 @@ def work_off(
 def check_failures(queue: Sequence[Queued]) -> None:
     """Raise an error if something is not done, where all that could be done was tried."""
     left = [(one, stand(one)) for one in queue]
-    short = [f"{one.name} ({state.done} of {state.units})" for one, state in left if not state.complete]
+    short = [f"{one.name} ({state.done} of {state.cases})" for one, state in left if not state.complete]
     if short:
         raise RunError(
             f"Not all was done: {', '.join(short)}. The notes above say why, or another command is still at it; the "

@@ -112,12 +112,12 @@ class Store:
             return 0.0
         return read_progress(run.load("last"), f"Checkpoint `last` of {run.path}").seconds
 
-    def seconds(self, one: Unit) -> float | None:
-        """How long a unit took that is done, training and readings; None where an older version made it."""
+    def seconds(self, one: Unit) -> tuple[float, float] | None:
+        """How long a unit took that is done: its readings, and its training. None where an older version made it."""
         held = [_read_seconds(self._table(asked)) for asked in one.asked.values()]
         if any(training is None for _, training in held):
             return None
-        return sum(reading for reading, _ in held) + max((training or 0.0 for _, training in held), default=0.0)
+        return sum(reading for reading, _ in held), max((training or 0.0 for _, training in held), default=0.0)
 
     def why_stopped(self, one: Unit) -> str | None:
         """Why its training ended before its last step, if it did for good."""

@@ -14,7 +14,7 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Item, Row, Scale, Tried
 from quickstudy.papers.runner.measures import Reading, Trained, find_measure, known_options, overrides
-from quickstudy.papers.runner.store import Asked, Store, Unit
+from quickstudy.papers.runner.store import Asked, Store, Unit, digest
 from quickstudy.storage.run import Run
 from quickstudy.storage.versions import package_commit
 from quickstudy.tasks.images.sets import IMAGE_SETS
@@ -44,6 +44,15 @@ class Plan:
         """How many units there are in the end, when every choice has been made."""
         rows = [row for row in self.rows if not row.quoted]
         return self.seeds * len(rows) + sum(len(trials) for trials in self.trials().values())
+
+    def trainings(self) -> set[str]:
+        """The names of its trainings, each once however many rows share it.
+
+        Where a choice has not been made, a training is named by its settings before it; the first seed is a trial.
+        """
+        undecided = [row for row in self.rows if not row.quoted and self.chosen_settings(row) is None]
+        unnamed = {digest([seed, self._config(row, {})]) for row in undecided for seed in range(1, self.seeds)}
+        return {unit.name for unit in self.units() if unit.config is not None} | unnamed
 
     def trials(self) -> dict[str, dict[Any, Unit]]:
         """By row: a training with each value of the setting that it tries, of which validation chooses one."""
