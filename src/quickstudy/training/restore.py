@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from quickstudy.engine.allowance import Allowance
 from quickstudy.engine.devices import choose_device
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.errors import InputError, RunError
@@ -66,8 +66,7 @@ def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False
     if "interface" not in saved.state:  # a run of an older version, which says only by its tasks what they are like
         return restore(run, name, trust=trust)[0].learner
     config, what = parse_config(run.config), f"Checkpoint `{name}` of {run.path}"
-    _check_shapes(config, saved, what)
-    learner = build_learner(plan_learner(config, read_interface(saved.state["interface"], what)))
+    learner = _build_within(plan_learner(config, read_interface(saved.state["interface"], what)), saved.tensors, what)
     learner.to(choose_device(config.compute.device))
     _finish(learner, run, config, name, saved)
     return learner
@@ -87,28 +86,20 @@ def make_learner(values: dict[str, Any], tensors: Mapping[str, Tensor], place: P
     """The learner that a blueprint and tensors describe, as they were read from a file at `place`."""
     blueprint = read_blueprint(values, place / CONFIG_FILE)
     check_trust(place, code_parts(values), trust)
-    if not named_code(code_parts(values)):
-        check_matches(tensors, _build_empty(blueprint).tensors(), str(place / TENSORS_FILE))
-    learner = build_learner(blueprint)
+    learner = _build_within(blueprint, tensors, str(place / TENSORS_FILE))
     learner.load_tensors(tensors, str(place / TENSORS_FILE))
     return learner.eval()
 
 
-def _build_empty(blueprint: Blueprint) -> Learner:
-    """The learner of a blueprint, with shapes and types and no memory for its numbers."""
-    with torch.device("meta"):
-        return build_learner(blueprint)
+def _build_within(blueprint: Blueprint, tensors: Mapping[str, Tensor], what: str) -> Learner:
+    """Build a learner for the tensors that were saved with it; one that is far larger is refused before it is made.
 
-
-def _check_shapes(config: Config, saved: Checkpoint, what: str) -> None:
-    """Refuse a configuration whose learner has other shapes than its checkpoint, before memory is taken for it.
-
-    A checkpoint of an older version does not say what its tasks are like; code of others may need real numbers. For
-    both, the learner is compared when it is built.
+    Code of others that was trusted may take what it needs.
     """
-    if "interface" in saved.state and not named_code(code_parts(config.model_dump(mode="json"))):
-        plan = plan_learner(config, read_interface(saved.state["interface"], what))
-        check_model(_build_empty(plan), saved.tensors, what)
+    if named_code(code_parts(blueprint.model_dump(mode="json"))):
+        return build_learner(blueprint)
+    with Allowance(sum(tensor.nbytes for tensor in tensors.values()), what):
+        return build_learner(blueprint)
 
 
 def _finish(learner: Learner, run: Run, config: Config, name: str, saved: Checkpoint) -> dict[str, Any]:
@@ -172,7 +163,10 @@ def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKE
 
 
 def _check_newest(run: Run, overrides: Sequence[str]) -> None:
-    """The check of `_check_shapes` for the newest checkpoint. One that is damaged is reported where it is loaded."""
+    """Refuse a configuration that describes a far larger learner than the newest checkpoint has.
+
+    A damaged checkpoint is reported where it is loaded. One of an older version does not say what its tasks are like.
+    """
     name = next((name for name in ("last", "best") if name in run.checkpoints()), None)
     if name is None:
         return
@@ -180,7 +174,10 @@ def _check_newest(run: Run, overrides: Sequence[str]) -> None:
         saved = run.load(name)
     except RunError:
         return
-    _check_shapes(parse_config(complete_run(run.config), overrides), saved, f"Checkpoint `{name}` of {run.path}")
+    if "interface" in saved.state:
+        what = f"Checkpoint `{name}` of {run.path}"
+        config = parse_config(complete_run(run.config), overrides)
+        _build_within(plan_learner(config, read_interface(saved.state["interface"], what)), saved.tensors, what)
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:
