@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from quickstudy.errors import InputError
 
-SPARE_BYTES = 64 << 20
+SPARE_BYTES, SPARE_TENSORS = 64 << 20, 1000
 """What building may take beside four times what was saved: it copies a net, and tries it on a few inputs."""
 
 CREATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye})
@@ -19,13 +20,14 @@ class Allowance(TorchFunctionMode):
     """Inside of it a net is built for tensors that were saved. A far larger one is an `InputError` before it is made.
 
     Args:
-        saved: The bytes of the tensors.
+        saved: The tensors.
         what: What holds them, for the message.
     """
 
-    def __init__(self, saved: int, what: str) -> None:
+    def __init__(self, saved: Sequence[Tensor], what: str) -> None:
         super().__init__()
-        self.saved, self.what, self.taken = saved, what, 0
+        self.number, self.bytes, self.what = len(saved), sum(tensor.nbytes for tensor in saved), what
+        self.made = self.taken = 0
 
     def __torch_function__(
         self,
@@ -37,11 +39,12 @@ class Allowance(TorchFunctionMode):
         given = dict(kwargs or {})
         if func in CREATORS:
             shape_alone = {name: value for name, value in given.items() if name not in ("generator", "out")}
+            self.made += 1
             self.taken += func(*args, **{**shape_alone, "device": "meta", "pin_memory": False}).nbytes
-            if self.taken > SPARE_BYTES + 4 * self.saved:
+            if self.taken > SPARE_BYTES + 4 * self.bytes or self.made > SPARE_TENSORS + 4 * self.number:
                 raise InputError(
                     f"{self.what} is of another net: its configuration describes one of {self.taken / 2**20:.0f} MiB "
-                    f"or more, and {self.saved / 2**20:.1f} MiB were saved. Use the settings it was trained with, or "
-                    "another copy."
+                    f"in {self.made} tensors or more, and {self.number} tensors of {self.bytes / 2**20:.1f} MiB were "
+                    "saved. Use the settings it was trained with, or another copy."
                 )
         return func(*args, **given)
