@@ -6,6 +6,7 @@ import torch
 from made import at, at_smoke, row_of
 
 from quickstudy.errors import InputError
+from quickstudy.evaluation.evaluate import BATCH
 from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.methods.registry import METHODS
 from quickstudy.models import nets
@@ -190,6 +191,11 @@ def test_time_is_that_of_the_steps_and_scales_with_the_tasks(trained):
         forward_passes(trained["maml-1"], timed=5, settings={"method.eval_inner_steps": k}).value for k in (0, 100)
     ]
     assert passes[1] > 5 * passes[0]
+
+
+def test_more_tasks_are_timed_than_an_evaluation_has_in_a_batch(trained):
+    assert len(seconds(trained["hypermaml"], timed=BATCH).each) == BATCH
+    assert len(forward_passes(trained["hypermaml"], timed=2 * BATCH).each) == 2 * BATCH
 
 
 def test_a_method_without_parameters_to_move_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from quickstudy.evaluation.metrics import compute_spread
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.papers.runner.measures import Reading, Settings, Trained, listed_tasks, measure, over_tasks
+from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config import Setup
 from quickstudy.types import Examples, Params, Task, pick
 
@@ -120,8 +121,7 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
     adaptation, as in `finetuned`.
     """
     setup = setup_with_rule(one, settings)[0] if finetuning else one.setup(settings)
-    learner = setup.learner
-    (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
+    learner, listed = setup.learner, list(_one_by_one(setup.eval_family, timed + 1))
 
     def process(task: Task) -> None:
         if not isinstance(learner, RuleLearner) or not finetuning:
@@ -132,8 +132,8 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
         finetuned_copy(learner, support, noise, finetuning, RATE).evaluate(support, query, noise)
 
     with alone(learner) as learner:
-        learner(pick(batch, slice(0, 1)), seed=0, evaluating=True)
-        each = [of * _timed(learner, process, pick(batch, slice(i, i + 1))) for i in range(timed + 1)]
+        learner(listed[0], seed=0, evaluating=True)
+        each = [of * _timed(learner, process, task) for task in listed]
     return _median(each, {"timed": timed, "tasks": of})
 
 
@@ -141,17 +141,25 @@ def seconds(one: Trained, *, timed: int = 20, of: int = 600, finetuning: int = 0
 def forward_passes(one: Trained, *, timed: int = 20, settings: Settings = None) -> Reading:
     """What adapting to a support set costs, in forward passes of the net over that set: a median of ratios."""
     setup, learner = setup_with_rule(one, settings)
-    (batch,) = task_batches(setup.eval_family.of_split("test"), "test", timed + 1, 0)
-    placed = learner.move_tasks(batch)
-    noise, passes, ratios = learner.draw(placed, 0), [], []
+    passes: list[float] = []
+    ratios: list[float] = []
     with alone(learner) as learner:
-        learner.engine.settle(learner, placed.support.x)
-        for i in range(timed + 1):
-            support, own = pick((placed.support, noise), i)
+        for task in _one_by_one(setup.eval_family, timed + 1):
+            placed = learner.move_tasks(task)
+            support, own = pick((placed.support, learner.draw(placed, 0)), 0)
+            if not passes:
+                learner.engine.settle(learner, placed.support.x)
             passes.append(_timed(learner, lambda s: learner.predict(learner.params(), s.x), support))
             adapting = _timed(learner, lambda s, own=own: learner.update(s, own, evaluating=True), support)  # type: ignore[misc]
             ratios.append(adapting / passes[-1])
     return _median(ratios, {"forward pass, ms": 1e3 * float(np.median(passes[1:]))})
+
+
+def _one_by_one(family: TaskFamily, tasks: int) -> Iterator[Task]:
+    """The first tasks of the test's fixed list, each as a batch of one."""
+    for batch in task_batches(family.of_split("test"), "test", tasks, 0):
+        for i in range(len(batch.key)):
+            yield pick(batch, slice(i, i + 1))
 
 
 def _median(values: list[float], more: dict[str, Any]) -> Reading:
