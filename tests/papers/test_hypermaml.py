@@ -6,8 +6,7 @@ import torch
 from made import at, at_smoke, row_of
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import BATCH
-from quickstudy.evaluation.evaluate import task_batches
+from quickstudy.evaluation.evaluate import BATCH, task_batches
 from quickstudy.methods.registry import METHODS
 from quickstudy.models import nets
 from quickstudy.papers.catalog import item
