@@ -168,6 +168,15 @@ def test_a_training_that_rows_or_entries_share_is_counted_once(tmp_path):
     assert second.hours == pytest.approx(sum(store.seconds(unit)[0] for unit in two.plan.units()[:2]) / 3600)
 
 
+def test_a_training_that_has_ended_is_not_left_where_a_reading_is(tmp_path):
+    one = queued(tmp_path, row("a"), row("b", inner_lr=0.02))
+    Log().run(one)
+    for reading in (tmp_path / "readings").glob("*.json"):
+        reading.unlink()
+    after = stand(one)
+    assert (after.done, after.cases, len(after.trainings)) == (0, 2, 0)
+
+
 def test_a_queue_stops_when_its_time_is_over(tmp_path):
     one = queued(tmp_path, row("a"))
     with pytest.raises(StoppedError):

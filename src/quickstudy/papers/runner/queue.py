@@ -118,7 +118,7 @@ def stand(one: Queued, promised: frozenset[str] = frozenset()) -> Standing:
     store, plan = Store(one.plan.folder), one.plan
     done, cases = list(filter(store.is_done, plan.units())), plan.size()
     took = [(unit.name, *seconds) for unit in done if (seconds := store.seconds(unit)) is not None]
-    trainings = frozenset(plan.trainings() - {unit.name for unit in done} - promised)
+    trainings = frozenset(plan.trainings_left() - promised)
     left = cases - len(done)
     if len(took) * 4 < cases:  # of few, none may be typical
         return Standing(len(done), cases, trainings, one.entry.minutes / 60 * left / cases, measured=False)

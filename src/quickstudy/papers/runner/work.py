@@ -45,14 +45,20 @@ class Plan:
         rows = [row for row in self.rows if not row.quoted]
         return self.seeds * len(rows) + sum(len(trials) for trials in self.trials().values())
 
-    def trainings(self) -> set[str]:
-        """The names of its trainings, each once however many rows share it.
+    def trainings_left(self) -> set[str]:
+        """The names of the trainings that it still needs, each once however many rows share it.
 
         Where a choice has not been made, a training is named by its settings before it; the first seed is a trial.
         """
         undecided = [row for row in self.rows if not row.quoted and self.chosen_settings(row) is None]
         unnamed = {digest([seed, self._config(row, {})]) for row in undecided for seed in range(1, self.seeds)}
-        return {unit.name for unit in self.units() if unit.config is not None} | unnamed
+        store = Store(self.folder)
+        left = {
+            unit.name
+            for unit in self.units()
+            if unit.config is not None and not store.is_done(unit) and not store.is_trained(unit)
+        }
+        return left | unnamed
 
     def trials(self) -> dict[str, dict[Any, Unit]]:
         """By row: a training with each value of the setting that it tries, of which validation chooses one."""
