@@ -7,6 +7,7 @@ process that looks for work takes that work up.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
@@ -20,12 +21,23 @@ from quickstudy.training.watcher import Watcher
 
 
 class SignalWatcher(Watcher):
-    """Stops when a signal comes, and takes a second one quietly: the terminal and the first process both send it."""
+    """Stops when a signal comes, and takes a second one quietly: the terminal and the first process both send it.
+
+    It stops too when the first process has ended without a word, as when it was killed: nobody waits for the work.
+    """
+
+    def __init__(self) -> None:
+        self.told, self.first = False, multiprocessing.parent_process()
+
+    @property
+    def stopping(self) -> bool:  # type: ignore[override]  # training only reads it
+        """Whether to save and stop."""
+        return self.told or (self.first is not None and os.getppid() != self.first.pid)
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """A handler of signals."""
         del number, frame
-        self.stopping = True
+        self.told = True
 
 
 Job = Callable[..., None]
