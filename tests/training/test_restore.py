@@ -7,8 +7,8 @@ import torch
 import yaml
 
 import quickstudy
-from quickstudy.engine.allowance import Allowance
 from quickstudy.errors import InputError
+from quickstudy.training.allowance import Allowance
 
 HUGE = [300_000, 300_000]
 """Hidden layers whose weights alone need 360 GB."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from quickstudy.engine.allowance import Allowance
 from quickstudy.engine.devices import choose_device
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.errors import InputError, RunError
@@ -18,6 +17,7 @@ from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, 
 from quickstudy.storage.run import Run
 from quickstudy.storage.trust import code_parts, named_code
 from quickstudy.tasks import TaskFamily
+from quickstudy.training.allowance import Allowance
 from quickstudy.training.config import (
     Blueprint,
     Config,
