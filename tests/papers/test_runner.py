@@ -44,6 +44,10 @@ def sine(name, **method):
     )
 
 
+def replace_cells(row, **cells):
+    return dataclasses.replace(row, cells=cells)
+
+
 FASTER = {"row": "fast", "over": "maml", "column": "10-shot", "below": 1.0}
 
 
@@ -275,6 +279,20 @@ def test_the_cpu_scale_decides_orders_once_validation_has_stopped_rising(plan, m
         "The validation of MAML had not stopped rising: longer training is needed."
     )
     assert "MAML (maml): +0.2000 ± 0.1000, not enough" in shown["notes"][-1]
+
+
+def test_what_a_computation_costs_is_decided_however_long_the_training_was(plan, monkeypatch):
+    rows = [replace_cells(sine("maml"), ms=Cell("milliseconds")), replace_cells(sine("fast"), ms=Cell("milliseconds"))]
+    one = plan(*rows, scale="cpu", seeds=3)
+    claims = (
+        Claim("It ends.", "nowhere", (("ratio", {"row": "fast", "over": "maml", "column": "ms", "below": 1e9}),)),
+    )
+    item = dataclasses.replace(one.item, scales={"cpu": Scale({"train.steps": 20})}, decides="cpu", claims=claims)
+    one = dataclasses.replace(one, item=item)
+    done(one)
+    monkeypatch.setattr(Found, "rise", lambda self, row: (0.2, 0.1))
+    (claim,) = result(one, *collect(one), MACHINE)["claims"]
+    assert claim["holds"] is True
 
 
 def test_whether_validation_still_rises_is_judged_against_its_scatter():

@@ -67,6 +67,8 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
 
 Measure = Callable[..., Reading]
 MEASURES: dict[str, Measure] = {}
+TIMES = frozenset({"milliseconds", "seconds", "forward_passes"})
+"""Those that measure what a computation costs. They do not depend on how far a training has come."""
 
 
 def measure(name: str) -> Callable[[Measure], Measure]:

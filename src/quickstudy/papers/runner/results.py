@@ -5,7 +5,7 @@ tasks, or the measure's own where it has no tasks. `low` and `high` are the extr
 the paper's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from math import isfinite
@@ -17,7 +17,7 @@ from quickstudy.papers.runner.claims import decide
 from quickstudy.papers.runner.estimate import Estimate
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Claim, Row
-from quickstudy.papers.runner.measures import known_options
+from quickstudy.papers.runner.measures import TIMES, known_options
 from quickstudy.papers.runner.work import Plan
 from quickstudy.storage.files import FILE_FORMAT
 from quickstudy.storage.records import Number
@@ -224,7 +224,7 @@ def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     if holds is not None and order.index(found.scale) < order.index(claim.decides or found.item.decides):
         needed = claim.decides or found.item.decides
         holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it; `{needed}` does."
-    late = [found.item.label(row) for row in _rows_of(claim, found) if is_rising(found, row)]
+    late = [found.item.label(row) for row in _rows_of(claim, found, but=TIMES) if is_rising(found, row)]
     if holds is not None and found.scale == "cpu" and late:
         still = f"The validation of {', '.join(late)} had not stopped rising: longer training is needed."
         holds, evidence = None, f"{evidence} {still}"
@@ -255,7 +255,13 @@ def _enough(found: Found) -> list[str]:
     return [f"{rule}{'; '.join(said)}."]
 
 
-def _rows_of(claim: Claim, found: Found) -> list[str]:
-    """The rows that a claim names."""
-    names = [options[key] for _, options in claim.parts for key in ("row", "than", "over", "rows") if key in options]
-    return [row.name for row in found.item.rows if any(fnmatchcase(row.name, name) for name in names)]
+def _rows_of(claim: Claim, found: Found, but: Collection[str] = ()) -> list[str]:
+    """The rows that a claim names; without those that it names for numbers by measures in `but` only."""
+    named: set[str] = set()
+    for _, options in claim.parts:
+        names = [options[key] for key in ("row", "than", "over", "rows") if key in options]
+        for row in found.item.rows:
+            cell = row.cells.get(options.get("column", ""))
+            if any(fnmatchcase(row.name, name) for name in names) and (cell is None or cell.measure not in but):
+                named.add(row.name)
+    return [row.name for row in found.item.rows if row.name in named]
