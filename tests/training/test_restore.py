@@ -22,14 +22,20 @@ MISFIT = (
 
 
 @pytest.fixture
-def enlarged(cli, place):
-    """A run of this machine whose configuration was changed to a huge net after it had trained two steps."""
+def run(cli, place):
+    """A run of two steps, in the directory `run`."""
     assert cli("train", "sine.yaml", "--train.steps", 2, "--out", "run", "--quiet", "--no-tensorboard").code == 0
-    path = place / "run" / "config.yaml"
+    return place / "run"
+
+
+@pytest.fixture
+def enlarged(run):
+    """The run, with a configuration that was changed to a huge net after it had trained."""
+    path = run / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["model"]["hidden"] = HUGE
     path.write_text(yaml.safe_dump(settings))
-    return place / "run"
+    return run
 
 
 def test_a_run_that_names_a_huge_net_is_not_loaded(enlarged):
@@ -54,29 +60,26 @@ def test_no_command_builds_it(cli, enlarged, words):
     assert "Traceback" not in done.err
 
 
-def test_one_that_is_too_large_only_by_an_override_is_not_built_either(cli, place):
-    assert cli("train", "sine.yaml", "--train.steps", 2, "--out", "run", "--quiet", "--no-tensorboard").code == 0
+def test_one_that_is_too_large_only_by_an_override_is_not_built_either(cli, run):
     done = cli("evaluate", "run", "--model.hidden", json.dumps(HUGE))
     assert done.code == 2
     assert "is of another net" in done.err
 
 
-def test_a_run_without_a_checkpoint_is_built_as_before(cli, place):
-    assert cli("train", "sine.yaml", "--train.steps", 2, "--out", "run", "--quiet", "--no-tensorboard").code == 0
-    for file in (place / "run" / "checkpoints").iterdir():
+def test_a_run_without_a_checkpoint_is_built_as_before(cli, run):
+    for file in (run / "checkpoints").iterdir():
         file.unlink()
     assert cli("train", "--resume", "run", "--quiet", "--no-tensorboard").code == 0
 
 
 @pytest.mark.parametrize("hidden", [HUGE, DEEP], ids=["huge", "deep"])
 @pytest.mark.parametrize("kind", ["learner", "model"])
-def test_a_saved_learner_that_names_a_huge_net_is_not_built(cli, place, kind, hidden):
-    assert cli("train", "sine.yaml", "--train.steps", 2, "--out", "run", "--quiet", "--no-tensorboard").code == 0
-    saved = place / "saved"
+def test_a_saved_learner_that_names_a_huge_net_is_not_built(run, tmp_path, kind, hidden):
+    saved = tmp_path / "saved"
     if kind == "learner":
-        quickstudy.load(place / "run").save(saved)
+        quickstudy.load(run).save(saved)
     else:
-        quickstudy.FewShotRegressor(place / "run").fit([[0.0], [1.0]], [0.0, 1.0]).save(saved)
+        quickstudy.FewShotRegressor(run).fit([[0.0], [1.0]], [0.0, 1.0]).save(saved)
     values = json.loads((saved / "config.json").read_text())
     learner = values["learner"] if kind == "learner" else values["base"]["learner"]
     learner["model"]["hidden"] = hidden

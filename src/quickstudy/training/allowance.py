@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from quickstudy.errors import InputError
@@ -20,13 +19,13 @@ class Allowance(TorchFunctionMode):
     """Inside of it a net is built for tensors that were saved. A far larger one is an `InputError` before it is made.
 
     Args:
-        saved: The tensors.
+        saved: The bytes of each tensor.
         what: What holds them, for the message.
     """
 
-    def __init__(self, saved: Sequence[Tensor], what: str) -> None:
+    def __init__(self, saved: Sequence[int], what: str) -> None:
         super().__init__()
-        self.number, self.bytes, self.what = len(saved), sum(tensor.nbytes for tensor in saved), what
+        self.number, self.bytes, self.what = len(saved), sum(saved), what
         self.made = self.taken = 0
 
     def __torch_function__(

@@ -1,6 +1,7 @@
 """Restoring a learner: from the configuration and a checkpoint of a run, or from a directory that it was saved to."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from quickstudy.storage.trust import code_parts, named_code
 from quickstudy.tasks import TaskFamily
 from quickstudy.training.allowance import Allowance
 from quickstudy.training.config import (
-    Blueprint,
     Config,
     Setup,
     build,
@@ -66,7 +66,9 @@ def load(path: str | Path, checkpoint: str | None = None, *, trust: bool = False
     if "interface" not in saved.state:  # a run of an older version, which says only by its tasks what they are like
         return restore(run, name, trust=trust)[0].learner
     config, what = parse_config(run.config), f"Checkpoint `{name}` of {run.path}"
-    learner = _build_within(plan_learner(config, read_interface(saved.state["interface"], what)), saved.tensors, what)
+    plan = plan_learner(config, read_interface(saved.state["interface"], what))
+    with _allow(run.config, _sizes(saved.tensors), what):
+        learner = build_learner(plan)
     learner.to(choose_device(config.compute.device))
     _finish(learner, run, config, name, saved)
     return learner
@@ -86,20 +88,22 @@ def make_learner(values: dict[str, Any], tensors: Mapping[str, Tensor], place: P
     """The learner that a blueprint and tensors describe, as they were read from a file at `place`."""
     blueprint = read_blueprint(values, place / CONFIG_FILE)
     check_trust(place, code_parts(values), trust)
-    learner = _build_within(blueprint, tensors, str(place / TENSORS_FILE))
+    with _allow(values, _sizes(tensors), str(place / TENSORS_FILE)):
+        learner = build_learner(blueprint)
     learner.load_tensors(tensors, str(place / TENSORS_FILE))
     return learner.eval()
 
 
-def _build_within(blueprint: Blueprint, tensors: Mapping[str, Tensor], what: str) -> Learner:
-    """Build a learner for the tensors that were saved with it; one that is far larger is refused before it is made.
+def _allow(settings: Mapping[str, Any], saved: Sequence[int], what: str) -> AbstractContextManager[object]:
+    """In it a learner is built for tensors that were saved, of so many bytes each. A far larger one is refused.
 
     Code of others that was trusted may take what it needs.
     """
-    if named_code(code_parts(blueprint.model_dump(mode="json"))):
-        return build_learner(blueprint)
-    with Allowance(list(tensors.values()), what):
-        return build_learner(blueprint)
+    return nullcontext() if named_code(code_parts(settings)) else Allowance(saved, what)
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> list[int]:
+    return [tensor.nbytes for tensor in tensors.values()]
 
 
 def _finish(learner: Learner, run: Run, config: Config, name: str, saved: Checkpoint) -> dict[str, Any]:
@@ -158,26 +162,25 @@ def restore(
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
     """Build what a run's configuration describes, with overrides. Arguments are those of `restore`."""
     world.from_first(partial(check_trust, run.path, run.config, trust))
-    world.from_first(partial(_check_newest, run, overrides))
-    return world.agree(lambda: build(parse_config(complete_run(run.config), overrides)))
+    newest = world.from_first(partial(_measure_newest, run))
+
+    def make() -> Setup:
+        config = parse_config(complete_run(run.config), overrides)
+        return build(config, within=None if newest is None else _allow(config.model_dump(mode="json"), *newest))
+
+    return world.agree(make)
 
 
-def _check_newest(run: Run, overrides: Sequence[str]) -> None:
-    """Refuse a configuration that describes a far larger learner than the newest checkpoint has.
+def _measure_newest(run: Run) -> tuple[list[int], str] | None:
+    """The bytes of each tensor of the newest checkpoint, and its name in words.
 
-    A damaged checkpoint is reported where it is loaded. One of an older version does not say what its tasks are like.
+    There is none before training has saved one. A damaged one is reported where it is loaded.
     """
     name = next((name for name in ("last", "best") if name in run.checkpoints()), None)
-    if name is None:
-        return
     try:
-        saved = run.load(name)
+        return None if name is None else (_sizes(run.load(name).tensors), f"Checkpoint `{name}` of {run.path}")
     except RunError:
-        return
-    if "interface" in saved.state:
-        what = f"Checkpoint `{name}` of {run.path}"
-        config = parse_config(complete_run(run.config), overrides)
-        _build_within(plan_learner(config, read_interface(saved.state["interface"], what)), saved.tensors, what)
+        return None
 
 
 def _read_checkpoint(run: Run, name: str | None) -> tuple[str, Checkpoint]:

@@ -40,10 +40,6 @@ def _read_seconds(table: Path) -> tuple[float, float | None]:
     return about["seconds"], about.get("training")
 
 
-_trained: set[Path] = set()
-"""Trainings that have ended, which stay so: a queue asks often."""
-
-
 def digest(what: Any) -> str:
     """Sixteen hexadecimal digits that name plain data, whatever the order of its keys."""
     # Under the name that the package of the papers had when the first trainings were hashed, so that they are found.
@@ -117,14 +113,16 @@ class Store:
         return read_progress(run.load("last"), f"Checkpoint `last` of {run.path}").seconds
 
     def is_trained(self, one: Unit) -> bool:
-        """Whether its training has come to its end."""
-        path = self.path(one)
-        if path not in _trained and (path / "config.yaml").is_file() and one.config is not None:
-            run = Run.open(path)
-            with suppress(RunError):  # a damaged checkpoint is not the end
-                if self.why_stopped(one) is not None or run.has_reached(run.config["train"]["steps"]):
-                    _trained.add(path)
-        return path in _trained
+        """Whether its training has come to its end. A damaged checkpoint is none: going on reports it."""
+        if self.why_stopped(one) is not None:
+            return True
+        if not (self.path(one) / "config.yaml").is_file():
+            return False
+        run = Run.open(self.path(one))
+        try:
+            return run.has_reached(run.config["train"]["steps"])
+        except RunError:
+            return False
 
     def seconds(self, one: Unit) -> tuple[float, float] | None:
         """How long a unit took that is done: its readings, and its training. None where an older version made it."""

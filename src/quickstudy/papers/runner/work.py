@@ -162,7 +162,7 @@ def work_on(one: Unit, store: Store, watch: Watcher, tell: Tell) -> bool:
 
 def do(one: Unit, store: Store, watch: Watcher) -> None:
     """Train what is not trained, and read what is not read."""
-    if one.config is not None and store.why_stopped(one) is None:
+    if one.config is not None and not store.is_trained(one):
         _train(one.config, one, store, watch)
     trained, stopped, spent = store.training(one), store.why_stopped(one), store.training_seconds(one)
     nothing = stopped is not None and trained.run is not None and "last" not in trained.run.checkpoints()
@@ -183,8 +183,6 @@ def _train(raw: Mapping[str, Any], one: Unit, store: Store, watch: Watcher) -> N
     if (path / "config.yaml").is_file():
         run = Run.open(path)
         setup = rebuild(run)
-        if run.has_reached(setup.config.train.steps):
-            return
     else:
         setup = config.build(config.parse_config({**raw, "seed": one.seed}))
         run = Run.create(path, setup.config.model_dump(mode="json"))

@@ -228,8 +228,7 @@ def discard_if_damaged(found: StoredPictures) -> bool:
     if digest.hexdigest()[:12] == found.digest:
         return False
     assert isinstance(found.pixels, np.memmap)
-    with suppress(OSError):
-        remove(Path(str(found.pixels.filename)).parent)
+    _try_to_remove(Path(str(found.pixels.filename)).parent)
     return True
 
 
@@ -298,8 +297,7 @@ def _build_beside(entry: Path) -> Iterator[Path]:
     """A temporary folder to build an entry in. It replaces the entry if all goes well, and is deleted if not."""
     place = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
     for old in entry.parent.glob(f".{entry.name}.*"):  # left by killed processes: this one holds the lock
-        with suppress(OSError):
-            remove(old)
+        _try_to_remove(old)
     place.mkdir()
     try:
         yield place
@@ -307,5 +305,10 @@ def _build_beside(entry: Path) -> Iterator[Path]:
         place.rename(entry)
         sync_folder(entry.parent)
     finally:
-        with suppress(OSError):
-            remove(place)
+        _try_to_remove(place)
+
+
+def _try_to_remove(path: Path) -> None:
+    """Remove a folder or a file of the cache. What is in use may stay: the next process that builds tries again."""
+    with suppress(OSError):
+        remove(path)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, get_args
 
@@ -64,13 +65,16 @@ COMPATIBLE_LOSSES = {
 """For each loss that a method may use, the losses of the tasks whose targets it can read."""
 
 
-def build(config: Config, progress: Progress | None = None) -> Setup:
+def build(
+    config: Config, progress: Progress | None = None, within: AbstractContextManager[object] | None = None
+) -> Setup:
     """Build tasks, model and method. The model's first numbers depend on the seed alone.
 
     Args:
         config: The configuration.
         progress: Called with the number of decoded pictures and of all pictures, when a set of images is read for the
             first time.
+        within: In this context the model and the method are made: it may bound what they take.
     """
     family, tasks = build_tasks(config.tasks, progress=progress)
     eval_family = family
@@ -81,7 +85,8 @@ def build(config: Config, progress: Progress | None = None) -> Setup:
     torch.manual_seed(config.seed)
     interface = Interface.of(family)
     plan = plan_learner(config, interface)
-    parts = _build_parts(config.method, config.model, interface, plan.freeze)
+    with within or nullcontext():
+        parts = _build_parts(config.method, config.model, interface, plan.freeze)
     learner, method, net = parts.learner, parts.method, parts.model
     if net is None and config.init_from:
         raise InputError(
