@@ -27,7 +27,7 @@ pytest.importorskip("onnxscript", reason="needs the exporters: pip install 'quic
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 WAYS = 4
-LEARNERS = ["protonet", "matchingnet", "hypershot", "hypermaml", "switched"]
+LEARNERS = ["protonet", "nca", "matchingnet", "hypershot", "hypermaml", "switched"]
 
 
 def net() -> nn.Module:

@@ -18,6 +18,7 @@ from quickstudy.methods.baseline_pp import baseline_pp
 from quickstudy.methods.feature_transfer import feature_transfer
 from quickstudy.methods.hypershot import hypershot
 from quickstudy.methods.matchingnet import FullContext, matchingnet
+from quickstudy.methods.nca import nca, neighbour_loss
 from quickstudy.methods.nearest_neighbour import nearest_neighbour
 from quickstudy.methods.protonet import protonet
 from quickstudy.methods.relationnet import relationnet
@@ -50,6 +51,7 @@ class Baseline:
 
 BASELINES = [
     Baseline("protonet", lambda model, **more: protonet(model, WAYS, **more)),
+    Baseline("nca", lambda model, **more: nca(model, WAYS, **more)),
     Baseline("matchingnet", lambda model, **more: matchingnet(model, WAYS, **more)),
     Baseline(
         "matchingnet", lambda model, **more: matchingnet(model, WAYS, scale=100.0, **more), options=(("scale", 100.0),)
@@ -350,6 +352,42 @@ def test_matchingnet_adds_up_the_attention_of_a_class() -> None:
     torch.testing.assert_close(outcome.output[0].exp(), by_hand, **CLOSE)
     paper = -by_hand[torch.arange(len(query)), batch.query.y[0]].log().mean()
     torch.testing.assert_close(outcome.loss[0], paper, **CLOSE)
+
+
+def test_nca_of_one_shot_compares_by_cosines() -> None:
+    batch = tasks(NETS[0], shots=1)
+    support, _, query = rows(batch)
+    cosines = torch.stack([F.cosine_similarity(query, s[None]) for s in support], dim=1)
+    torch.testing.assert_close(nca(untouched(), WAYS, scale=7.0)(batch).output[0], 7.0 * cosines, **CLOSE)
+
+
+def test_nca_trains_on_every_pair_of_a_task() -> None:
+    batch = tasks(NETS[0], shots=2, queries=1)
+    support, y, query = rows(batch)
+    x, labels = torch.cat([support, query]), [*y.tolist(), *batch.query.y[0].tolist()]
+    terms = []
+    for i, label in enumerate(labels):
+        weights = {j: torch.exp(7.0 * F.cosine_similarity(x[i], x[j], dim=0)) for j in range(len(x)) if j != i}
+        terms.append(-torch.log(sum(w for j, w in weights.items() if labels[j] == label) / sum(weights.values())))
+    torch.testing.assert_close(nca(untouched(), WAYS, scale=7.0)(batch).loss[0], torch.stack(terms).mean(), **CLOSE)
+
+
+def test_nca_leaves_out_an_example_that_is_alone_in_its_class() -> None:
+    """Its loss would be infinite, and the gradient of everything NaN."""
+    torch.manual_seed(0)
+    e = torch.randn(5, 3, requires_grad=True)
+    y = torch.tensor([0, 0, 1, 2, 2])
+    similarity = F.normalize(e, dim=-1) @ F.normalize(e, dim=-1).T
+    rows_of = [
+        similarity[i][torch.arange(5) != i].logsumexp(0) - similarity[i, j] for i, j in ((0, 1), (1, 0), (3, 4), (4, 3))
+    ]
+    loss = neighbour_loss(similarity, y)
+    torch.testing.assert_close(loss, torch.stack(rows_of).mean(), **CLOSE)
+    loss.backward()
+    assert e.grad is not None and e.grad.isfinite().all() and e.grad.abs().max() > 0
+    alone = neighbour_loss(similarity.detach().requires_grad_(), torch.arange(5))
+    assert alone == 0
+    alone.backward()
 
 
 def test_full_context_is_that_of_the_released_code() -> None:

@@ -12,7 +12,7 @@ from quickstudy.models.nets import mlp
 from quickstudy.types import pick
 
 WAYS = 3
-FITS_ANY_WAYS = ("protonet", "matchingnet", "relationnet", "nearest_neighbour")
+FITS_ANY_WAYS = ("protonet", "nca", "matchingnet", "relationnet", "nearest_neighbour")
 
 
 def make(name):

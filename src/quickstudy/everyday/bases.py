@@ -37,7 +37,7 @@ from quickstudy.types import Examples
 CHUNK = 256
 """Inputs that a net is given at once, so that memory does not grow with the number of pictures."""
 NORMS = ("support", "trained")
-ANY_WAYS = "protonet, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
+ANY_WAYS = "protonet, nca, matchingnet, relationnet, nearest_neighbour, feature_transfer, baseline_pp and unicorn_maml"
 MANY_EXAMPLES = 100
 """So many examples that can be left out calibrate better than the tasks of other pictures that came with an encoder."""
 SHIPPED = ("drawings",)

@@ -22,6 +22,7 @@ from quickstudy.methods.mamlpp import mamlpp
 from quickstudy.methods.matchingnet import matchingnet
 from quickstudy.methods.meta_curvature import meta_curvature
 from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
+from quickstudy.methods.nca import nca
 from quickstudy.methods.nearest_neighbour import nearest_neighbour
 from quickstudy.methods.protonet import protonet
 from quickstudy.methods.r2d2 import r2d2
@@ -71,6 +72,7 @@ RECIPES: dict[str, MethodFactory] = {
 METHODS: dict[str, MethodFactory] = RECIPES | {
     "nearest_neighbour": nearest_neighbour,
     "protonet": protonet,
+    "nca": nca,
     "matchingnet": matchingnet,
     "relationnet": relationnet,
     "hypershot": hypershot,

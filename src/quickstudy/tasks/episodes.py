@@ -149,7 +149,8 @@ class Episodes(TaskFamily):
         if (groups := self.groups(draws.split)) is not None:
             large = np.flatnonzero(np.bincount(groups) >= self.ways)
             group = large[np.floor(len(large) * draws.uniform("group", size)).astype(np.int64)]
-            outside = groups[order] != group[:, None]
+            is_grouped = draws.uniform("grouped", size) < self.group_share(draws.split)
+            outside = is_grouped[:, None] & (groups[order] != group[:, None])
             order = np.take_along_axis(order, np.argsort(outside, axis=1, kind="stable"), 1)
         chosen = order[part, : self.ways]
         rank = draws.uniform("images", size, self.ways, table.shape[1])[part]
@@ -177,6 +178,11 @@ class Episodes(TaskFamily):
         """
         del split
         return None
+
+    def group_share(self, split: str) -> float:
+        """How many of the tasks have classes of one group, where there are groups; the others have any of the split."""
+        del split
+        return 1.0
 
     def take_images(self, numbers: NDArray[np.int64]) -> Tensor:
         """Images by index, `[*numbers, *input]` as stored, on the device that has them."""

@@ -89,10 +89,42 @@ def test_within_an_alphabet_all_classes_of_a_task_are_of_one():
     assert family.describe()["within"] == "alphabet" and "within" not in drawings("lake").describe()
 
 
+@pytest.mark.parametrize("rotations", ["none", "classes", "mirrored"])
+def test_mixed_training_tasks_are_within_an_alphabet_six_times_of_ten(rotations):
+    family = drawings("lake_no_val", ways=20, queries=1, within="mixed", rotations=rotations)
+    within = []
+    for classes in family.source("train", seed=1, size=1000)(0).about["classes"].tolist():
+        copies = [divmod(c, family.copies) for c in classes]
+        within.append(len({(family.names[original].partition("/")[0], copy) for original, copy in copies}) == 1)
+    assert abs(np.mean(within) - 0.6) < 4 * (0.24 / 1000) ** 0.5
+    # Twenty of all characters are hardly ever of one alphabet, and no other split is mixed.
+    plain = drawings("lake_no_val", ways=20, queries=1, rotations=rotations)
+    mixed, any_of_them = (of.source("test", seed=1, size=50)(0).about["classes"] for of in (family, plain))
+    assert torch.equal(mixed, any_of_them)
+    assert family.describe()["within"] == "mixed"
+
+
+def test_within_an_alphabet_all_drawings_are_turned_and_mirrored_alike():
+    family = drawings("lake", ways=20, queries=1, within="alphabet", rotations="mirrored")
+    classes = family.source("test", seed=1, size=50)(0).about["classes"] % 8
+    assert (classes == classes[:, :1]).all() and len(classes.unique()) == 8
+
+
+def test_distorted_drawings_are_the_same_ones_and_differ_in_training_only():
+    plain, distorted = drawings("lake", ways=20), drawings("lake", ways=20, recipe="distorted")
+    for split in ("train", "val", "test"):
+        one, other = (family.source(split, seed=1, size=2)(0) for family in (plain, distorted))
+        assert torch.equal(one.about["images_query"], other.about["images_query"])
+        differs = (one.query.x - other.query.x).abs().flatten(2).amax(-1)
+        assert (differs > 0.1).all() if split == "train" else (differs == 0).all()
+    with pytest.raises(InputError, match="recipe='none' cannot be used.*finn and distorted"):
+        drawings(recipe="none")
+
+
 def test_alphabets_that_are_too_small_or_missing_are_named():
     with pytest.raises(InputError, match=r"needs 56 classes of one group; the largest group of 'test' has 47"):
         drawings("lake", ways=56, queries=1, within="alphabet").source("test", size=1)
-    with pytest.raises(InputError, match="within='alphabets' cannot be used. Use one of: split, alphabet"):
+    with pytest.raises(InputError, match="within='alphabets' cannot be used. Use one of: split, alphabet, mixed"):
         drawings("lake", within="alphabets")
 
 

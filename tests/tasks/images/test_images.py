@@ -17,7 +17,7 @@ from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.tasks import FAMILIES, Batches, Cross
 from quickstudy.tasks.draws import SPLITS, Draws
 from quickstudy.tasks.images import augment, sets, store
-from quickstudy.tasks.images.family import ImageEpisodes, rotate_classes
+from quickstudy.tasks.images.family import ROTATIONS, ImageEpisodes, rotate_classes
 from quickstudy.tasks.images.inputs import picture_input
 from quickstudy.tasks.images.listing import FilePictures
 from quickstudy.tasks.images.preparations import PREPARATIONS, preparation_named
@@ -27,6 +27,7 @@ from quickstudy.tasks.splits import split_by_class, split_by_image
 from quickstudy.types import pick
 
 AREA, RATIO, LEFT, TOP, FLIP, BRIGHTNESS, CONTRAST, SATURATION = range(augment.NUMBERS_PER_PICTURE)
+TURN, SLANT, WIDTH, HEIGHT, RIGHT, DOWN = range(6)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def made(seed: int, *shape: int) -> torch.Tensor:
 
 
 def numbers(n: int = 1, **columns: float) -> torch.Tensor:
-    """Noise for which `flip`, `jitter` and `pad_and_crop` change nothing, except in these columns."""
+    """Noise for which `flip`, `jitter`, `pad_and_crop` and `distort` change nothing, except in these columns."""
     noise = torch.full((n, augment.NUMBERS_PER_PICTURE), 0.5, dtype=torch.float64)
     for name, value in columns.items():
         noise[:, globals()[name]] = value
@@ -58,9 +59,9 @@ def test_every_recipe_hands_out_the_size_asked_for():
         assert how.channels == (3 if recipe.colour else 1)
         pixels = torch.zeros(2, how.channels, how.side, how.side, dtype=torch.uint8)
         assert recipe.prepare(pixels, 12, None).shape == (2, how.channels, 12, 12)
-        if recipe.crop:
+        if recipe.crop or recipe.distort:
             x = recipe.prepare(pixels, 12, made(0, 2, augment.NUMBERS_PER_PICTURE).float())
-            assert x.shape == (2, 3, 12, 12) and x.dtype == torch.float32
+            assert x.shape == (2, how.channels, 12, 12) and x.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ FUNCTIONS = {
     "padded": lambda x, noise: augment.pad_and_crop(x, 9, 3, noise),
     "flipped": augment.flip,
     "jittered": lambda x, noise: augment.jitter(x, 0.4, noise),
+    "distorted": lambda x, noise: augment.distort(x, 1.0, noise),
 }
 
 
@@ -155,8 +157,8 @@ def test_values_stay_between_0_and_1():
 
 def test_there_is_noise_that_changes_nothing():
     x = made(9, 2, 3, 9, 9)
-    for name, noise in (("padded", numbers(2)), ("flipped", numbers(2)), ("jittered", numbers(2))):
-        torch.testing.assert_close(FUNCTIONS[name](x, noise), x, atol=1e-12, rtol=0)
+    for name in ("padded", "flipped", "jittered", "distorted"):
+        torch.testing.assert_close(FUNCTIONS[name](x, numbers(2)), x, atol=1e-12, rtol=0)
     torch.testing.assert_close(augment.crop_and_resize(x, 9, numbers(2, AREA=1.0)), x, atol=1e-12, rtol=0)
 
 
@@ -257,10 +259,43 @@ def pictures(task) -> torch.Tensor:
     return by_class(task, task.support.x, task.query.x)
 
 
+@pytest.mark.parametrize(
+    ("columns", "matrix"),
+    [
+        (
+            {"TURN": 1.0},
+            [[math.cos(math.pi / 18), -math.sin(math.pi / 18)], [math.sin(math.pi / 18), math.cos(math.pi / 18)]],
+        ),
+        ({"SLANT": 1.0}, [[1.0, 0.15], [0.0, 1.0]]),
+        ({"WIDTH": 1.0}, [[1.28**0.5, 0.0], [0.0, 1.0]]),
+        ({"HEIGHT": 0.0}, [[1.0, 0.0], [0.0, 1.28**-0.5]]),
+    ],
+    ids=["turned", "slanted", "scaled", "scaled down"],
+)
+def test_a_drawing_is_read_at_the_places_of_the_matrix(columns, matrix):
+    """A ramp stays a ramp: its value at a place, counted from the middle, is that of the place that is read there."""
+    side, half = 41, 20
+    inner = slice(half - 8, half + 9)
+    y, x = torch.meshgrid(*[torch.arange(side, dtype=torch.float64) - half] * 2, indexing="ij")
+    for ramp, row in ((x, 0), (y, 1)):
+        found = augment.distort(ramp[None, None] / 100 + 0.5, 0.5, numbers(**columns))[0, 0]
+        expected = (matrix[row][0] * x + matrix[row][1] * y) / 100 + 0.5
+        torch.testing.assert_close(found[inner, inner], expected[inner, inner], atol=1e-12, rtol=0)
+
+
+def test_a_drawing_is_shifted_by_a_part_of_its_side_and_paper_comes_in():
+    dot = torch.zeros(1, 1, 20, 20, dtype=torch.float64)
+    dot[0, 0, 10, 10] = 1.0
+    shifted = augment.distort(dot, 2 / 3, numbers(RIGHT=1.0, DOWN=0.0))  # a 20th of the side is one pixel
+    assert shifted[0, 0, 11, 9] == pytest.approx(1.0) and shifted.sum() == pytest.approx(1.0)
+    full = augment.distort(torch.ones(1, 1, 20, 20, dtype=torch.float64), 2 / 3, numbers(RIGHT=1.0))
+    assert full[..., -1].abs().max() < 1e-9 and full[..., :-1].min() == pytest.approx(1.0)
+
+
 EVERY = [
     {"recipe": recipe, "rotations": rotations, "channels": channels}
     for recipe in PREPARATIONS
-    for rotations in ("none", "classes", "augment")
+    for rotations in ROTATIONS
     for channels in (1, 3)
 ]
 IDS = [f"{e['recipe']}-{e['rotations']}-{e['channels']}" for e in EVERY]
@@ -287,15 +322,16 @@ def test_shapes_parts_and_repetition(given):
         assert not torch.equal(places(other), places(whole))
 
 
-@pytest.mark.parametrize("recipe", ["closerlook", "metaoptnet"])
+@pytest.mark.parametrize("recipe", ["closerlook", "metaoptnet", "distorted"])
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("drawing", [False, True])
-def test_photographs_are_augmented_in_training_only_and_drawings_never(recipe, split, drawing):
+def test_photographs_are_augmented_in_training_only_and_drawings_by_the_recipe_for_them(recipe, split, drawing):
     data = family(recipe, channels=3, drawing=drawing, queries=4)
     task = data.source(split, seed=0, size=3)(0)
     plain = data.recipe.prepare(torch.from_numpy(data.images[places(task)]).flatten(0, 2), 6, None)
     same = (pictures(task).flatten(0, 2) == plain).flatten(1).all(1)
-    assert same.all() if drawing or split != "train" else not same.any()
+    is_for_these = drawing == (recipe == "distorted")
+    assert not same.any() if is_for_these and split == "train" else same.all()
 
 
 def over(data, wrap):
@@ -349,6 +385,25 @@ def test_rotated_classes_are_four_times_as_many_and_hold_turned_pictures():
                 assert np.array_equal(shown.numpy(), expected)
     assert data.class_name(4 * 7 + 3) == "class 7 at 270 degrees"
     assert family().class_name(7) == "class 7"
+
+
+def test_mirrored_classes_are_eight_times_as_many_and_hold_each_picture_in_eight_ways():
+    data = family(rotations="mirrored", queries=4, ways=40)
+    assert data.describe()["classes"] == {"train": 48, "val": 40, "test": 32}
+    task = data.source("train", seed=0, size=6)(0)
+    labels = task.about["classes"]
+    assert all(len(set(row)) == 40 for row in labels.tolist())
+    assert set((labels % 8).flatten().tolist()) == set(range(8))
+    for t in range(6):
+        for way in range(40):
+            label = labels[t, way].item()
+            for number, shown in zip(places(task)[t, way].tolist(), pictures(task)[t, way], strict=True):
+                assert number // EACH == label // 8
+                picture = data.images[number] / np.float32(255)
+                picture = picture[:, :, ::-1] if label % 8 >= 4 else picture
+                assert np.array_equal(shown.numpy(), np.rot90(picture, label % 4, (1, 2)))
+    assert data.class_name(8 * 7 + 3) == "class 7 at 270 degrees"
+    assert data.class_name(8 * 7 + 5) == "class 7 mirrored at 90 degrees"
 
 
 def test_turning_leaves_what_it_is_given_as_it_was():
@@ -411,6 +466,8 @@ def test_the_fingerprint_tells_data_recipe_size_rotations_and_splits_apart():
         family(size=5, pixels=pixels),
         family(rotations="classes"),
         family(rotations="augment"),
+        family(rotations="mirrored"),
+        family("distorted", drawing=True),
         family(by="image"),
         family("metaoptnet", channels=3),
         family("metaoptnet", channels=3, drawing=True),
@@ -424,7 +481,7 @@ def test_the_fingerprint_tells_data_recipe_size_rotations_and_splits_apart():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"rotations": "all"}, "rotations='all' .* none, classes, augment"),
+        ({"rotations": "all"}, "rotations='all' .* none, classes, mirrored, augment"),
         ({"pixels": np.zeros((CLASSES * EACH, 1, 6, 6), np.float32)}, "type float32 .* give bytes"),
         ({"pixels": np.zeros((CLASSES * EACH, 6, 6), np.uint8)}, r"shape \[120, 6, 6\] .* give bytes"),
         ({"pixels": np.zeros((CLASSES * EACH, 1, 5, 5), np.uint8)}, "cannot be shown at size 6"),

@@ -1,10 +1,11 @@
 """Augmentation of a batch of pictures as tensor operations on uniform numbers that the caller has drawn.
 
-`noise` is `[n, NUMBERS_PER_PICTURE]` in (0, 1). Every function reads columns of its own, so the changes of a picture
-are independent of each other and of the other pictures in the batch.
+`noise` is `[n, NUMBERS_PER_PICTURE]` in (0, 1). Photographs are cropped, mirrored and jittered, drawings are distorted.
+Of these functions each reads columns of its own, so the changes of a picture are independent of each other and of the
+other pictures in the batch.
 """
 
-from math import log
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,10 @@ from torch import Tensor
 
 NUMBERS_PER_PICTURE = 8
 _AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(NUMBERS_PER_PICTURE)
+_TURN, _SLANT, _WIDTH, _HEIGHT, _RIGHT, _DOWN = range(6)
+"""The columns that `distort` reads. No drawing is changed by the other functions."""
+LARGEST_TURN, LARGEST_SLANT, LARGEST_SCALE, LARGEST_SHIFT = pi / 9, 0.3, 1.28, 0.075
+"""Of a drawing, at strength 1: 20 degrees, .3 pixels a row, 1.28 times as large or as small, a 13th of the side."""
 
 PictureBatch = Float[Tensor, "n channels height width"]
 SquareBatch = Float[Tensor, "n channels size size"]
@@ -65,6 +70,30 @@ def jitter(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBatc
     x = (mean + (x - mean) * contrast).clamp(0, 1)
     grey = _to_grey(x)
     return (grey + (x - grey) * saturation).clamp(0, 1)
+
+
+def distort(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBatch:
+    """Turn, slant, scale and shift each picture at random. What comes in from outside is 0, as the paper of light ink.
+
+    Every number is uniform between plus and minus `strength` times the largest; of scales it is the logarithm.
+    """
+    turn, slant, width, height, right, down = (
+        strength * (2 * noise[:, i] - 1) * largest
+        for i, largest in (
+            (_TURN, LARGEST_TURN),
+            (_SLANT, LARGEST_SLANT),
+            (_WIDTH, log(LARGEST_SCALE)),
+            (_HEIGHT, log(LARGEST_SCALE)),
+            (_RIGHT, 2 * LARGEST_SHIFT),  # the grid counts from -1 to 1
+            (_DOWN, 2 * LARGEST_SHIFT),
+        )
+    )
+    cos, sin, wide, high = turn.cos(), turn.sin(), width.exp(), height.exp()
+    # Where each new pixel is read: scaled, then slanted, then turned, then shifted.
+    across = torch.stack([cos * wide, cos * slant - sin * high, right], -1)
+    along = torch.stack([sin * wide, sin * slant + cos * high, down], -1)
+    grid = F.affine_grid(torch.stack([across, along], 1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _to_grey(x: PictureBatch) -> Float[Tensor, "n 1 height width"]:

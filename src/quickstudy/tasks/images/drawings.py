@@ -30,6 +30,8 @@ from quickstudy.types import Integer
 
 PACK = files("quickstudy.tasks.images") / "drawings.xz"
 PACKED_SIZE = 28
+PACKED_RECIPES = ("finn", "distorted")
+"""Those that want the drawings as they are packed."""
 DRAWINGS_PER_CLASS = 20
 SHADE = 85
 """The bytes 0, 85, 170 and 255 are the four shades; ink is 255."""
@@ -43,6 +45,7 @@ def drawings(
     shots: Integer = 1,
     queries: Integer = 15,
     size: Integer = PACKED_SIZE,
+    recipe: str = "finn",
     rotations: str = "none",
     within: str = "split",
     only: Sequence[str] = (),
@@ -57,11 +60,18 @@ def drawings(
         shots: Support images per class.
         queries: Query images per class.
         size: Height and width, at most 28. Smaller drawings are averages of those of 28 pixels.
-        rotations: "none", "classes" or "augment".
-        within: "split", or "alphabet": the classes of a task are of one alphabet.
+        recipe: "finn", or "distorted": in training, each drawing is turned, slanted, scaled and shifted a little.
+        rotations: "none", "classes", "mirrored" or "augment".
+        within: "split", "alphabet" (the classes of a task are of one alphabet) or "mixed" (six of ten in training).
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
     """
+    how = preparation_named(recipe)
+    if recipe not in PACKED_RECIPES:
+        raise InputError(
+            f"recipe={recipe!r} cannot be used: the drawings that come with the package are stored as the recipes "
+            f"{' and '.join(PACKED_RECIPES)} read them. Use one of these, or the originals: --tasks.name omniglot."
+        )
     found = read_drawings(as_integer("size", size, 1))
     splits, rule, _ = divide(found, "finn" if split == "complete" else split, "omniglot", seed, tuple(only))
     if split == "complete":
@@ -77,7 +87,7 @@ def drawings(
         "drawings",
         rule,
         names=found.classes,
-        recipe=preparation_named("finn"),
+        recipe=how,
         size=size,
         drawing=True,
         rotations=rotations,

@@ -1,4 +1,4 @@
-"""Few-shot tasks over stored pictures: a recipe prepares them, and classes may be rotated by quarter turns."""
+"""Few-shot tasks over stored pictures: a recipe prepares them, and classes may be rotated and mirrored."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,8 +19,12 @@ from quickstudy.tasks.images.preparations import Preparation
 from quickstudy.tasks.splits import Pool
 from quickstudy.types import Integer, Shape
 
-ROTATIONS = ("none", "classes", "augment")
-WITHIN = ("split", "alphabet")
+ROTATIONS = ("none", "classes", "mirrored", "augment")
+COPIES = {"classes": 4, "mirrored": 8}
+"""How many classes one class becomes: copy r is turned by r quarters; from the fifth on it is mirrored before."""
+WITHIN = ("split", "alphabet", "mixed")
+MIXED_SHARE = 0.6
+"""How many of the training tasks have classes of one alphabet under "mixed"."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,10 +37,13 @@ class ImageEpisodes(Episodes):
         size: Height and width of the inputs.
         drawing: Whether the pictures are drawings, which are not augmented.
         rotations: "none"; "classes": each class is four classes, rotated by 0, 90, 180 and 270 degrees, and a task may
-            have several of them (Vinyals et al.); "augment": a task rotates each of its classes by one of these angles
-            at random, in every split (Finn et al.).
+            have several of them (Vinyals et al.); "mirrored": each class is eight classes, these four and their mirror
+            images; "augment": a task rotates each of its classes by one of these angles at random, in every split (Finn
+            et al.).
         within: "split": a task has any classes of its split; "alphabet": those of one alphabet, which is what the names
-            of its classes have before the slash (Lake et al.'s trials, if there are 20 of them).
+            of its classes have before the slash (Lake et al.'s trials, if there are 20 of them); "mixed": six of ten
+            training tasks have classes of one alphabet, all other tasks have any of their split. An alphabet whose
+            classes are all turned or mirrored alike is an alphabet of its own.
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
         digest: The hash of the stored pictures and labels.
         fit: How pictures that are no squares were stored: see `Decoding`.
@@ -57,9 +64,9 @@ class ImageEpisodes(Episodes):
             raise InputError(f"rotations={self.rotations!r} cannot be used. Use one of: {', '.join(ROTATIONS)}.")
         if self.within not in WITHIN:
             raise InputError(f"within={self.within!r} cannot be used. Use one of: {', '.join(WITHIN)}.")
-        if self.within == "alphabet" and not all("/" in name for name in self.names):
+        if self.within != "split" and not all("/" in name for name in self.names):
             raise InputError(
-                f"within='alphabet' cannot be used with {self.name!r}: its classes have no alphabets, as "
+                f"within={self.within!r} cannot be used with {self.name!r}: its classes have no alphabets, as "
                 "Greek/character01 has one. Use within='split'."
             )
         store_integers(self, "size", least=1)
@@ -77,15 +84,26 @@ class ImageEpisodes(Episodes):
 
     def class_name(self, label: int) -> str:
         """The name of a class, with its rotation if rotations are classes."""
-        if self.rotations != "classes":
+        if self.copies == 1:
             return self.names[label]
-        return f"{self.names[label // 4]} at {label % 4 * 90} degrees"
+        original, copy = divmod(label, self.copies)
+        return f"{self.names[original]}{' mirrored' if copy >= 4 else ''} at {copy % 4 * 90} degrees"
+
+    @property
+    def copies(self) -> int:
+        """How many classes one class of the pictures is."""
+        return COPIES.get(self.rotations, 1)
 
     def groups(self, split: str) -> NDArray[np.int64] | None:
-        if self.within == "split":
+        if self.group_share(split) == 0:
             return None
-        alphabets = [self.class_name(label).partition("/")[0] for label in self.pools[split].classes.tolist()]
-        return np.unique(alphabets, return_inverse=True)[1]
+        original, copy = np.divmod(self.pools[split].classes, self.copies)
+        return self._alphabets[original] * self.copies + copy
+
+    def group_share(self, split: str) -> float:
+        if self.within == "mixed":
+            return MIXED_SHARE if split == "train" else 0.0
+        return float(self.within == "alphabet")
 
     def prepare_inputs(
         self, pixels: Tensor, labels: NDArray[np.int64], draws: Draws, size: Integer, part: slice
@@ -93,7 +111,8 @@ class ImageEpisodes(Episodes):
         if self.rotations == "augment":
             turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)
             pixels = rotate_classes(pixels, turns)
-        elif self.rotations == "classes":
+        elif self.copies > 1:
+            pixels = mirror_classes(pixels, labels % self.copies >= 4)
             pixels = rotate_classes(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and draws.augmented and numbers:
@@ -114,6 +133,11 @@ class ImageEpisodes(Episodes):
         )
 
     @cached_property
+    def _alphabets(self) -> NDArray[np.int64]:
+        """The number of each name's alphabet."""
+        return np.unique([name.partition("/")[0] for name in self.names], return_inverse=True)[1]
+
+    @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.digest} {self.recipe} {self.size} {self.rotations} {self.drawing}".encode())
         for name, images in self.pools.items():
@@ -124,15 +148,21 @@ class ImageEpisodes(Episodes):
     @cached_property
     def pools(self) -> dict[str, Pool]:
         pools = super().pools
-        if self.rotations != "classes":
+        if self.copies == 1:
             return pools
-        return {name: _with_rotations(images) for name, images in pools.items()}
+        return {name: _with_copies(images, self.copies) for name, images in pools.items()}
 
 
-def _with_rotations(pool: Pool) -> Pool:
-    """Make four classes of each: class c rotated by r quarter turns is class 4 c + r."""
-    classes = (4 * pool.classes[:, None] + np.arange(4)).reshape(-1)
-    return Pool(classes, pool.table.repeat(4, axis=0), pool.counts.repeat(4))
+def _with_copies(pool: Pool, copies: int) -> Pool:
+    """Make several classes of each: copy r of class c is class copies * c + r."""
+    classes = (copies * pool.classes[:, None] + np.arange(copies)).reshape(-1)
+    return Pool(classes, pool.table.repeat(copies, axis=0), pool.counts.repeat(copies))
+
+
+def mirror_classes(pixels: Tensor, mirrored: NDArray[np.bool_]) -> Tensor:
+    """Mirror pictures `[T, ways, n, channels, side, side]`, left to right, those of the classes that are to be."""
+    those = torch.from_numpy(mirrored).to(pixels.device)[:, :, None, None, None, None]
+    return torch.where(those, pixels.flip(-1), pixels)
 
 
 def rotate_classes(pixels: Tensor, quarters: NDArray[np.int64]) -> Tensor:

@@ -6,11 +6,13 @@ A recipe is recorded with a run, so that later pictures are prepared as they wer
 |---|---|---|---|
 | none | size, bilinear | - | 0 to 1 |
 | finn | size, Lanczos, ink made light | - | 0 to 1 (Finn et al., 2017; the thesis) |
+| distorted | as finn | drawings turned, slanted, scaled and shifted a little | 0 to 1 |
 | closerlook | 1.15 size, bilinear, colour, ink dark | resized crop, jitter .4, flip | standardised as ImageNet |
 | metaoptnet | size, bilinear, colour | crop after padding by 8, jitter .4, flip | standardised as mini-ImageNet |
 
 In evaluation `closerlook` takes the centre of the larger stored picture. In training its random crops are taken from
-that stored picture too, not from the original file. Drawings of characters are not jittered, mirrored or cropped.
+that stored picture too, not from the original file. Drawings of characters are not jittered, mirrored or cropped, and
+photographs are not distorted.
 
 Three things differ from the code that the recipes are named after. First, Finn's script resizes Omniglot's files with
 one bit per pixel; then Pillow takes the nearest pixel, whatever the filter. Here they become grey first, so that
@@ -19,7 +21,7 @@ Third, `metaoptnet` is its preprocessing of mini-ImageNet at 84 pixels: the padd
 for other sizes and pictures, where its code has others (for CIFAR-FS a padding of 4 and CIFAR's statistics).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, UInt8
@@ -46,6 +48,8 @@ class Preparation:
         crop: In training: "resized" (a random part, scaled), "padded" (shifted by up to 8 pixels), or None.
         jitter: In training: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter, and half of
             the pictures are mirrored.
+        distort: In training: how strongly drawings are turned, slanted, scaled and shifted: see `augment.distort`. A
+            fingerprint of data is made of the text of a recipe, which this is no part of: older data keep theirs.
         mean: Subtracted from each channel, whose values are 0 to 1.
         std: Each channel is divided by it.
     """
@@ -57,6 +61,7 @@ class Preparation:
     ink: str | None = None
     crop: str | None = None
     jitter: float = 0.0
+    distort: float = field(default=0.0, repr=False)
     mean: ColourValues = (0.0, 0.0, 0.0)
     std: ColourValues = (1.0, 1.0, 1.0)
 
@@ -67,20 +72,15 @@ class Preparation:
 
     def noise(self, drawing: bool) -> int:
         """How many uniform numbers the augmentation of one picture reads; 0 without augmentation."""
-        return 0 if drawing or self.crop is None else augment.NUMBERS_PER_PICTURE
+        is_augmented = self.distort > 0 if drawing else self.crop is not None
+        return augment.NUMBERS_PER_PICTURE if is_augmented else 0
 
     def prepare(
         self, pixels: UInt8[Tensor, "n channels side side"], size: Integer, noise: Float[Tensor, "n numbers"] | None
     ) -> Float[Tensor, "n channels size size"]:
         """Prepare stored bytes for a learner. With `noise` the pictures are augmented, as in training."""
         if noise is not None:
-            x = pixels.to(torch.float32).div_(255)
-            x = (
-                augment.crop_and_resize(x, size, noise)
-                if self.crop == "resized"
-                else augment.pad_and_crop(x, size, 8, noise)
-            )
-            x = augment.jitter(augment.flip(x, noise), self.jitter, noise)
+            x = self._augment(pixels.to(torch.float32).div_(255), size, noise)
         else:
             edge = (pixels.shape[-1] - size) // 2
             x = pixels[..., edge : edge + size, edge : edge + size].to(torch.float32).div_(255)
@@ -89,12 +89,25 @@ class Preparation:
         shape = (1, -1, 1, 1)
         return (x - x.new_tensor(self.mean).reshape(shape)) / x.new_tensor(self.std).reshape(shape)
 
+    def _augment(
+        self, x: Float[Tensor, "n channels side side"], size: Integer, noise: Float[Tensor, "n numbers"]
+    ) -> Float[Tensor, "n channels size size"]:
+        if self.crop is None:
+            return augment.distort(x, self.distort, noise)
+        x = (
+            augment.crop_and_resize(x, size, noise)
+            if self.crop == "resized"
+            else augment.pad_and_crop(x, size, 8, noise)
+        )
+        return augment.jitter(augment.flip(x, noise), self.jitter, noise)
+
 
 PREPARATIONS = {
     recipe.name: recipe
     for recipe in (
         Preparation("none"),
         Preparation("finn", resample="lanczos", ink="light"),
+        Preparation("distorted", resample="lanczos", ink="light", distort=0.7),
         Preparation(
             "closerlook",
             margin=1.15,

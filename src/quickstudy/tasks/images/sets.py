@@ -110,8 +110,8 @@ class ImageSet:
             queries: Query images per class.
             size: Height and width.
             recipe: The name of the preprocessing.
-            rotations: "none", "classes" or "augment".
-            within: "split", or "alphabet": the classes of a task are of one alphabet.
+            rotations: "none", "classes", "mirrored" or "augment".
+            within: "split", "alphabet" (the classes of a task are of one alphabet) or "mixed".
             only: Names of the classes to use; all by default.
             seed: The seed of the splits "class" and "image".
             path: The folder of the files; by default a folder under the data root.
@@ -273,7 +273,7 @@ def image_folder(
         channels: 3 for colour, 1 for grey.
         ink: "dark" or "light" if the pictures are drawings, which are not augmented.
         recipe: The name of the preprocessing.
-        rotations: "none", "classes" or "augment".
+        rotations: "none", "classes", "mirrored" or "augment".
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
         fit: "crop" takes the square in the middle of a picture; "stretch" changes its shape and cuts nothing off.
