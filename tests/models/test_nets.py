@@ -13,6 +13,7 @@ from cases import METHODS, ONE_OF_EACH_KIND, WAYS, Net
 from quickstudy import InputError, MetricConv2d, with_metric
 from quickstudy.models.nets import NETS, conv4, conv4_mini, conv4_omniglot, conv4_pool, conv_net, lenet, resnet12
 from quickstudy.models.split import split_head
+from quickstudy.training import config
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -62,6 +63,23 @@ def sizes(net: nn.Module, inputs: tuple[int, ...]) -> list[int]:
             block.register_forward_hook(lambda module, args, out: seen.append(out.shape[2]))
     net(torch.randn(2, *inputs))
     return seen
+
+
+@pytest.mark.parametrize("filters", [(4, 6), [4, 6]])
+def test_each_block_may_have_filters_of_its_own(filters) -> None:
+    net = conv_net((1, 8, 8), 3, filters=filters, blocks=2)
+    shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
+    assert shapes["block0.conv.weight"] == (4, 1, 3, 3) and shapes["block1.conv.weight"] == (6, 4, 3, 3)
+    assert shapes["block1.norm.weight"] == (6,) and shapes["head.weight"] == (3, 6 * 2 * 2)
+    assert net(torch.randn(5, 1, 8, 8)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(("text", "filters"), [("4,6", [4, 6]), ("[4, 6]", [4, 6]), ("5", 5)])
+def test_filters_are_given_on_the_command_line(text, filters) -> None:
+    given = config.load_config("digits-maml", ["--model", "conv_net", "--model.blocks", "2", "--model.filters", text])
+    learner = config.build(given).learner
+    kernels = [p.shape[0] for name, p in learner.named_parameters() if name.endswith("conv.weight")]
+    assert kernels == (filters if isinstance(filters, list) else [filters] * 2)
 
 
 def test_the_maps_of_the_papers_have_their_sizes() -> None:
@@ -125,6 +143,8 @@ def test_initial_values_are_those_of_the_released_code() -> None:
         (lambda: lenet((8,), 3), "Try `mlp`"),
         (lambda: conv_net((1, 8, 8), 3, blocks=10**19), "`blocks` was 10000000000000000000; give at most 64"),
         (lambda: conv_net((1, 8, 8), 3, blocks=65, down="stride"), "`blocks` was 65; give at most 64"),
+        (lambda: conv_net((1, 8, 8), 3, filters=(4, 5), blocks=3), "`filters` has 2 numbers, and there are 3 blocks"),
+        (lambda: conv_net((1, 8, 8), 3, filters=[], blocks=3), "`filters` has 0 numbers, and there are 3 blocks"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, down="strides"), "no down 'strides'.*pool, stride"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, readout="max"), "no readout 'max'.*flatten, mean"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, init="he"), "no init 'he'.*fan_out, xavier"),

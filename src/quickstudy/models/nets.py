@@ -102,7 +102,7 @@ def conv_net(
     inputs: Sequence[int],
     outputs: int,
     *,
-    filters: int = 64,
+    filters: int | Sequence[int] = 64,
     blocks: int = 4,
     norm: str = "batch",
     down: str = "pool",
@@ -115,7 +115,7 @@ def conv_net(
     Args:
         inputs: `(channels, height, width)` of one image.
         outputs: The ways.
-        filters: Channels of every block.
+        filters: Channels of every block, or of each: `[32, 64, 88, 64]`.
         blocks: Each halves the image; more than the image allows are an error.
         norm: "batch", "center" (batch norm with a bias and no scale), "layer", "group" or "none".
         down: How a block halves the image: "pool" (2x2 maximum; an odd edge is left out) or "stride" (of the
@@ -135,19 +135,25 @@ def conv_net(
             raise InputError(f"There is no {name} {value!r}. Choices of `{name}` are: {', '.join(known)}.")
     if blocks > MAX_BLOCKS:
         raise InputError(f"`blocks` was {blocks}; give at most {MAX_BLOCKS}.")
+    counts = list(filters) if isinstance(filters, Sequence) else [filters] * blocks
+    if len(counts) != blocks:
+        raise InputError(
+            f"`filters` has {len(counts)} numbers, and there are {blocks} blocks. Give one number for all blocks, or "
+            "one for each."
+        )
     fewer = f"with at most {max(0, min(inputs[-2:], default=0).bit_length() - 1)} blocks for images of this size"
     smallest = 2**blocks if down == "pool" else 1  # a stride rounds up, so one pixel always remains
     channels, height, width = _check_image(inputs, smallest, f"{blocks} blocks halve", fewer)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for i in range(blocks):
-        conv = _conv_layer(channels, filters, init, stride=2 if down == "stride" else 1)
-        parts = OrderedDict(conv=conv, norm=_norm_layer(norm, filters))
+    for i, count in enumerate(counts):
+        conv = _conv_layer(channels, count, init, stride=2 if down == "stride" else 1)
+        parts = OrderedDict(conv=conv, norm=_norm_layer(norm, count))
         if down == "pool":
             parts["pool"] = nn.MaxPool2d(2)
         parts["relu"] = nn.ReLU()  # after the maximum: the same values from a quarter of the positions
         layers[f"block{i}"] = nn.Sequential(parts)
         up = 0 if down == "pool" else 1
-        channels, height, width = filters, (height + up) // 2, (width + up) // 2
+        channels, height, width = count, (height + up) // 2, (width + up) // 2
     if readout == "mean":
         layers["mean"] = nn.AdaptiveAvgPool2d(1)
         height = width = 1
