@@ -62,7 +62,7 @@ def drawings(
         size: Height and width, at most 28. Smaller drawings are averages of those of 28 pixels.
         recipe: "finn", or "distorted": in training, each drawing is turned, slanted, scaled and shifted a little.
         rotations: "none", "classes", "mirrored" or "augment".
-        within: "split", "alphabet" (the classes of a task are of one alphabet) or "mixed" (six of ten in training).
+        within: "split", "alphabet" (the classes of a task are of one alphabet) or "mixed" (eight of ten in training).
         only: Names of the classes to use; all by default.
         seed: The seed of the splits "class" and "image".
     """

@@ -23,7 +23,7 @@ ROTATIONS = ("none", "classes", "mirrored", "augment")
 COPIES = {"classes": 4, "mirrored": 8}
 """How many classes one class becomes: copy r is turned by r quarters; from the fifth on it is mirrored before."""
 WITHIN = ("split", "alphabet", "mixed")
-MIXED_SHARE = 0.6
+MIXED_SHARE = 0.8
 """How many of the training tasks have classes of one alphabet under "mixed"."""
 
 
@@ -41,7 +41,7 @@ class ImageEpisodes(Episodes):
             images; "augment": a task rotates each of its classes by one of these angles at random, in every split (Finn
             et al.).
         within: "split": a task has any classes of its split; "alphabet": those of one alphabet, which is what the names
-            of its classes have before the slash (Lake et al.'s trials, if there are 20 of them); "mixed": six of ten
+            of its classes have before the slash (Lake et al.'s trials, if there are 20 of them); "mixed": eight of ten
             training tasks have classes of one alphabet, all other tasks have any of their split. An alphabet whose
             classes are all turned or mirrored alike is an alphabet of its own.
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
