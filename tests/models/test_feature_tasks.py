@@ -14,7 +14,7 @@ from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.models.encoders.photos import has_photos
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
 from quickstudy.storage.run import Run
-from quickstudy.tasks import Gaussians
+from quickstudy.tasks import Gaussians, drawings
 from quickstudy.tasks.images.decode import Decoding
 from quickstudy.tasks.images.sets import LeftOutWarning, image_folder
 from quickstudy.training import config
@@ -66,8 +66,9 @@ def test_the_features_of_a_set_have_its_splits(place):
     }
     assert (data.ways, data.shots, data.queries, data.name) == (2, 2, 1, "mine")
     turned = image_folder(str(place / "mine"), size=12, ways=2, queries=1, rotations="classes")
-    for other in (turned, Gaussians()):
-        with pytest.raises(InputError, match="`of` needs tasks over pictures, without rotations"):
+    within = drawings("lake", ways=2, queries=1, within="alphabet")
+    for other in (turned, within, Gaussians()):
+        with pytest.raises(InputError, match="`of` needs tasks over pictures, without rotations and within=split"):
             features(of=other, encoder=means())
 
 

@@ -136,9 +136,10 @@ def _features_of(
     progress: Progress | None,
 ) -> FeatureEpisodes:
     """The features of the pictures of a family, with its classes and splits."""
-    if not isinstance(family, ImageEpisodes) or family.rotations != "none":
+    if not isinstance(family, ImageEpisodes) or (family.rotations, family.within) != ("none", "split"):
         raise InputError(
-            "`of` needs tasks over pictures, without rotations: {name: cub} or {name: folder, path: DIRECTORY}."
+            "`of` needs tasks over pictures, without rotations and within=split: {name: cub} or {name: folder, path: "
+            "DIRECTORY}."
         )
     pixels, labels = as_array(family.images), as_integers("labels", family.labels)
     encoded = encoder.encode_usable(_StoredItems(pixels), progress, strict=True)
