@@ -20,6 +20,7 @@ from quickstudy.evaluation.thumbnails import (
     THUMBNAIL_BYTES,
     collect_thumbnails,
     count_confusions,
+    make_contact_sheet,
     make_thumbnails,
     merge_confusions,
     predict_classes,
@@ -29,7 +30,7 @@ from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.reports.report import write_report
 from quickstudy.storage.result import NO_ANSWER, QUERIES_SHOWN, EvaluationResult
 from quickstudy.storage.run import Run
-from quickstudy.tasks import Cross, Episodes, digits
+from quickstudy.tasks import Cross, Episodes, digits, drawings
 from quickstudy.training.evaluate_run import evaluate_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -113,6 +114,16 @@ def test_repeats_are_counted_together(run, monkeypatch):
     rows = run.results()["test"].arrays["confusion"]
     assert rows[:, 2].sum() == 3 * 10 * 5 * QUERIES
     assert rows[rows[:, 0] == rows[:, 1], 2].sum() / rows[:, 2].sum() == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rotations", "copies"), [("classes", 4), ("mirrored", 8)])
+def test_the_sheet_names_the_classes_that_it_shows_where_they_are_turned(rotations, copies):
+    plain, turned = drawings("lake"), drawings("lake", rotations=rotations)
+    base, sheet = (make_contact_sheet(family, ["train", "test"]) for family in (plain, turned))
+    assert np.array_equal(sheet["sheet_x"], base["sheet_x"])
+    names = [turned.class_name(label).partition(" at ")[0] for label in sheet["sheet_labels"].tolist()]
+    assert names == [plain.class_name(label) for label in base["sheet_labels"].tolist()]
+    assert sheet["sheet_classes"].tolist() == [766 * copies, 659 * copies]
 
 
 def test_the_sheet_has_an_image_of_every_class_from_its_own_split(run):

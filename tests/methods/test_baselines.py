@@ -385,9 +385,8 @@ def test_nca_leaves_out_an_example_that_is_alone_in_its_class() -> None:
     torch.testing.assert_close(loss, torch.stack(rows_of).mean(), **CLOSE)
     loss.backward()
     assert e.grad is not None and e.grad.isfinite().all() and e.grad.abs().max() > 0
-    alone = neighbour_loss(similarity.detach().requires_grad_(), torch.arange(5))
+    alone = neighbour_loss(similarity.detach(), torch.arange(5))
     assert alone == 0
-    alone.backward()
 
 
 def test_full_context_is_that_of_the_released_code() -> None:
@@ -495,7 +494,17 @@ def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Ba
         baseline.build(MAPS.build(), norms="per_step")
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_has_no_logarithm_is_refused(scale: float) -> None:
+    with pytest.raises(InputError, match="`scale` was .*above 0 and finite"):
+        nca(untouched(), WAYS, scale=scale)
+
+
 def test_options_without_a_meaning_are_refused() -> None:
+    with pytest.raises(InputError, match="loss='mse' cannot be used|compares classes"):
+        nca(untouched(), WAYS, loss="mse")
+    with pytest.raises(InputError, match="loss='one_hot_mse' cannot be used: leave it out"):
+        nca(untouched(), WAYS, loss="one_hot_mse")
     with pytest.raises(InputError, match="`scale` was 0"):
         matchingnet(untouched(), WAYS, scale=0.0)
     with pytest.raises(InputError, match="`maps` is 3x3, which does not divide the model's 4 features"):

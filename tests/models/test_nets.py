@@ -144,6 +144,12 @@ def test_initial_values_are_those_of_the_released_code() -> None:
         (lambda: conv_net((1, 8, 8), 3, blocks=10**19), "`blocks` was 10000000000000000000; give at most 64"),
         (lambda: conv_net((1, 8, 8), 3, blocks=65, down="stride"), "`blocks` was 65; give at most 64"),
         (lambda: conv_net((1, 8, 8), 3, filters=(4, 5), blocks=3), "`filters` has 2 numbers, and there are 3 blocks"),
+        (
+            lambda: conv_net((1, 8, 8), 3, filters=[4, 0], blocks=2),
+            r"`filters` was \[4, 0\]; a block has 1 filter or more",
+        ),
+        (lambda: conv_net((1, 8, 8), 3, filters=-3, blocks=2), "`filters` was -3; a block has 1 filter or more"),
+        (lambda: conv_net((1, 8, 8), 3, blocks=-1), "`blocks` was -1; give at most 64, and 0 or more"),
         (lambda: conv_net((1, 8, 8), 3, filters=[], blocks=3), "`filters` has 0 numbers, and there are 3 blocks"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, down="strides"), "no down 'strides'.*pool, stride"),
         (lambda: conv_net((1, 8, 8), 3, blocks=2, readout="max"), "no readout 'max'.*flatten, mean"),

@@ -5,16 +5,20 @@ r"""Neighbourhood components: in training, every example of a task is classified
           \qquad o_k(x) = s \cos(f(x), c_k)
 
 f is the embedding, and s is one learned number above 0. In training, support and query are one set of n examples and
-L compares all pairs in it; an example that is alone in its class is no i of the mean. ProtoNet compares queries with
+L compares all pairs in it; n counts those i that are not alone in their class. ProtoNet compares queries with
 prototypes only: from one support example and three queries of a class it learns three pairs, and here six.
 
 In a task :math:`c_k` `[features]` is the mean of the support embeddings of class k, each of length 1, and
-:math:`o_k` `[n, ways]` the output, as for ProtoNet. In training a batch norm sees all examples of a task at once.
+:math:`o_k` `[n, ways]` the output, as for ProtoNet. In training a batch norm sees all examples of a task at once, also
+under norms="support", which says whose statistics serve a query in a task.
+
+Batches are tasks; in the paper a batch has examples of all training classes. The paper compares by minus the squared
+distance; here it is the cosine.
 
 Reference: Laenen & Bertinetto, 2021 (https://arxiv.org/abs/2012.09831), who train a net by the loss of Goldberger et
-al., 2004, and find class means best to classify by. They compare by minus the squared distance; here it is the cosine.
+al., 2004, and find class means best to classify by.
 
-A `scale` that is not above 0, or a loss other than cross_entropy, is an `InputError`.
+A `scale` that is not above 0 and finite, or a loss other than cross_entropy, is an `InputError`.
 """
 
 import torch
@@ -63,10 +67,12 @@ class NCA(EmbeddingLearner):
             raise InputError(
                 f"`nca` trains by a loss of its own, over pairs, so loss={loss!r} cannot be used: leave it out."
             )
-        if not scale > 0:
-            raise InputError(f"`scale` was {scale}; it multiplies cosines before a softmax, so it is above 0.")
         like = next(self.body.parameters(), torch.zeros(()))
         self.log_scale = nn.Parameter(torch.tensor(float(scale), dtype=like.dtype, device=like.device).log())
+        if not self.log_scale.isfinite():
+            raise InputError(
+                f"`scale` was {scale}; it multiplies cosines before a softmax, so it is above 0 and finite."
+            )
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del noise

@@ -133,14 +133,16 @@ def conv_net(
     ):
         if value not in known:
             raise InputError(f"There is no {name} {value!r}. Choices of `{name}` are: {', '.join(known)}.")
-    if blocks > MAX_BLOCKS:
-        raise InputError(f"`blocks` was {blocks}; give at most {MAX_BLOCKS}.")
+    if not 0 <= blocks <= MAX_BLOCKS:
+        raise InputError(f"`blocks` was {blocks}; give at most {MAX_BLOCKS}, and 0 or more.")
     counts = list(filters) if isinstance(filters, Sequence) else [filters] * blocks
     if len(counts) != blocks:
         raise InputError(
             f"`filters` has {len(counts)} numbers, and there are {blocks} blocks. Give one number for all blocks, or "
             "one for each."
         )
+    if any(count < 1 for count in counts):
+        raise InputError(f"`filters` was {filters}; a block has 1 filter or more.")
     fewer = f"with at most {max(0, min(inputs[-2:], default=0).bit_length() - 1)} blocks for images of this size"
     smallest = 2**blocks if down == "pool" else 1  # a stride rounds up, so one pixel always remains
     channels, height, width = _check_image(inputs, smallest, f"{blocks} blocks halve", fewer)

@@ -27,7 +27,7 @@ from quickstudy.types import Examples, Integer, Shape
 class _SplitImages(NamedTuple):
     """The images of a split, `[M]`: the position of its class in the split, its index in the data, and its label.
 
-    With rotated classes an image is in four classes: four rows have its index.
+    With rotated classes an image is in four classes, and with mirrored ones in eight: so many rows have its index.
     """
 
     place: NDArray[np.int64]
@@ -53,7 +53,8 @@ class Batches(TaskFamily):
     (torch.Size([1, 16, 1, 8, 8]), [0, 1])
 
     Args:
-        of: The few-shot tasks whose images and training classes are used. Their ways, shots and queries are not.
+        of: The few-shot tasks whose images and training classes are used. Their ways, shots and queries are not,
+            nor whether a task is within one alphabet.
         size: Images in a batch.
         hold_out: The fraction of each class's training images that is used for "val", if the few-shot tasks have no
             "val" of these classes.
@@ -204,7 +205,7 @@ class Batches(TaskFamily):
 
 
 def _rows_by_image(number: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of each image, `[images, rotations]`: one row, or four with rotated classes.
+    """The rows of each image, `[images, rotations]`: one row, four with rotated classes, or eight.
 
     >>> _rows_by_image(np.array([7, 3, 3, 7])).tolist()
     [[1, 2], [0, 3]]

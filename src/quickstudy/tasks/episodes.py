@@ -61,6 +61,8 @@ class Episodes(TaskFamily):
     rule: str = "as given"
 
     loss: ClassVar[str] = "cross_entropy"
+    group: ClassVar[str] = "group"
+    """What a group of classes is called in messages."""
     _device_images: ClassVar[Tensor | None] = None
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ class Episodes(TaskFamily):
         groups = self.groups(split)
         if groups is not None and np.bincount(groups).max() < self.ways:
             raise InputError(
-                f"{wanted} {self.ways} classes of one group; the largest group of {split!r} has "
+                f"{wanted} {self.ways} classes of one {self.group}; the largest {self.group} of {split!r} has "
                 f"{np.bincount(groups).max()}. Lower ways, or draw the classes of a task from the whole split."
             )
         if counts.min() < need:
@@ -170,6 +172,11 @@ class Episodes(TaskFamily):
         )
         about = {"classes": torch.from_numpy(classes[chosen]), "images_support": support, "images_query": query}
         return Examples(*drawn), Examples(*asked), about
+
+    @property
+    def copies(self) -> int:
+        """How many classes one class of the images is: their numbers begin with this many times its own."""
+        return 1
 
     def groups(self, split: str) -> NDArray[np.int64] | None:
         """The group of each class of a split, where a task has classes of one group; None: of the whole split.

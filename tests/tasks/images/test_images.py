@@ -269,8 +269,21 @@ def pictures(task) -> torch.Tensor:
         ({"SLANT": 1.0}, [[1.0, 0.15], [0.0, 1.0]]),
         ({"WIDTH": 1.0}, [[1.28**0.5, 0.0], [0.0, 1.0]]),
         ({"HEIGHT": 0.0}, [[1.0, 0.0], [0.0, 1.28**-0.5]]),
+        # Scaled and slanted, then turned by half of the largest angle.
+        (
+            {"TURN": 0.75, "SLANT": 0.0, "WIDTH": 1.0, "HEIGHT": 0.0},
+            (
+                np.array(
+                    [
+                        [math.cos(math.pi / 36), -math.sin(math.pi / 36)],
+                        [math.sin(math.pi / 36), math.cos(math.pi / 36)],
+                    ]
+                )
+                @ [[1.28**0.5, -0.15], [0.0, 1.28**-0.5]]
+            ).tolist(),
+        ),
     ],
-    ids=["turned", "slanted", "scaled", "scaled down"],
+    ids=["turned", "slanted", "scaled", "scaled down", "all of it"],
 )
 def test_a_drawing_is_read_at_the_places_of_the_matrix(columns, matrix):
     """A ramp stays a ramp: its value at a place, counted from the middle, is that of the place that is read there."""
@@ -288,8 +301,19 @@ def test_a_drawing_is_shifted_by_a_part_of_its_side_and_paper_comes_in():
     dot[0, 0, 10, 10] = 1.0
     shifted = augment.distort(dot, 2 / 3, numbers(RIGHT=1.0, DOWN=0.0))  # a 20th of the side is one pixel
     assert shifted[0, 0, 11, 9] == pytest.approx(1.0) and shifted.sum() == pytest.approx(1.0)
-    full = augment.distort(torch.ones(1, 1, 20, 20, dtype=torch.float64), 2 / 3, numbers(RIGHT=1.0))
-    assert full[..., -1].abs().max() < 1e-9 and full[..., :-1].min() == pytest.approx(1.0)
+    grey = torch.full((1, 1, 20, 20), 0.25, dtype=torch.float64)
+    grey[0, 0, 5:8] = 1.0  # a line on grey paper, whose end comes in
+    moved = augment.distort(grey, 2 / 3, numbers(RIGHT=1.0))
+    assert (moved[0, 0, 5:8, :-1] - 1).abs().max() < 1e-9 and (moved[..., -1] - 0.25).abs().max() < 1e-9
+    assert (moved[0, 0, :5] - 0.25).abs().max() < 1e-9
+
+
+def test_a_drawing_that_is_stored_larger_is_distorted_at_the_size_of_the_inputs():
+    pixels = (made(20, 2, 1, 16, 16) * 255).byte()
+    middle = pixels[..., 2:14, 2:14]
+    noise = made(21, 2, augment.NUMBERS_PER_PICTURE).float()
+    recipe = preparation_named("distorted")
+    assert torch.equal(recipe.prepare(pixels, 12, noise), recipe.prepare(middle, 12, noise))
 
 
 EVERY = [

@@ -17,7 +17,7 @@ _AREA, _RATIO, _LEFT, _TOP, _FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION = range(N
 _TURN, _SLANT, _WIDTH, _HEIGHT, _RIGHT, _DOWN = range(6)
 """The columns that `distort` reads. No drawing is changed by the other functions."""
 LARGEST_TURN, LARGEST_SLANT, LARGEST_SCALE, LARGEST_SHIFT = pi / 9, 0.3, 1.28, 0.075
-"""Of a drawing, at strength 1: 20 degrees, .3 pixels a row, 1.28 times as large or as small, a 13th of the side."""
+"""Of where a drawing is read, at strength 1: 20 degrees, .3 pixels a row, 1.28 times as wide, a 13th of the side."""
 
 PictureBatch = Float[Tensor, "n channels height width"]
 SquareBatch = Float[Tensor, "n channels size size"]
@@ -73,7 +73,7 @@ def jitter(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBatc
 
 
 def distort(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBatch:
-    """Turn, slant, scale and shift each picture at random. What comes in from outside is 0, as the paper of light ink.
+    """Turn, slant, scale and shift each picture at random. What comes in from outside is its paper: the median.
 
     Every number is uniform between plus and minus `strength` times the largest; of scales it is the logarithm.
     """
@@ -89,11 +89,12 @@ def distort(x: PictureBatch, strength: float, noise: UniformNoise) -> PictureBat
         )
     )
     cos, sin, wide, high = turn.cos(), turn.sin(), width.exp(), height.exp()
-    # Where each new pixel is read: scaled, then slanted, then turned, then shifted.
+    # Where each new pixel is read: scaled and slanted, then turned, then shifted.
     across = torch.stack([cos * wide, cos * slant - sin * high, right], -1)
     along = torch.stack([sin * wide, sin * slant + cos * high, down], -1)
     grid = F.affine_grid(torch.stack([across, along], 1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    paper = x.flatten(2).median(-1).values[:, :, None, None]
+    return paper + F.grid_sample(x - paper, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _to_grey(x: PictureBatch) -> Float[Tensor, "n 1 height width"]:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,8 +42,9 @@ class ImageEpisodes(Episodes):
             et al.).
         within: "split": a task has any classes of its split; "alphabet": those of one alphabet, which is what the names
             of its classes have before the slash (Lake et al.'s trials, if there are 20 of them); "mixed": eight of ten
-            training tasks have classes of one alphabet, all other tasks have any of their split. An alphabet whose
-            classes are all turned or mirrored alike is an alphabet of its own.
+            tasks of the split "train" have classes of one alphabet, all other tasks have any of their split. Where
+            rotations are classes, an alphabet is turned and mirrored as a whole. Alphabets with fewer classes than
+            `ways` are in no task of one alphabet.
         notes: Remarks for the user: the layout, what was left out or changed, how the data differ from the published.
         digest: The hash of the stored pictures and labels.
         fit: How pictures that are no squares were stored: see `Decoding`.
@@ -58,6 +59,8 @@ class ImageEpisodes(Episodes):
     notes: Sequence[str] = ()
     digest: str
     fit: str = "stretch"
+
+    group: ClassVar[str] = "alphabet"
 
     def __post_init__(self) -> None:
         if self.rotations not in ROTATIONS:
@@ -91,7 +94,6 @@ class ImageEpisodes(Episodes):
 
     @property
     def copies(self) -> int:
-        """How many classes one class of the pictures is."""
         return COPIES.get(self.rotations, 1)
 
     def groups(self, split: str) -> NDArray[np.int64] | None:
@@ -112,7 +114,8 @@ class ImageEpisodes(Episodes):
             turns = np.floor(4 * draws.uniform("turn", size, labels.shape[1])[part]).astype(np.int64)
             pixels = rotate_classes(pixels, turns)
         elif self.copies > 1:
-            pixels = mirror_classes(pixels, labels % self.copies >= 4)
+            if self.copies > 4:
+                pixels = mirror_classes(pixels, labels % self.copies >= 4)
             pixels = rotate_classes(pixels, labels % 4)
         noise, numbers = None, self.recipe.noise(self.drawing)
         if draws.split == "train" and draws.augmented and numbers:
@@ -129,7 +132,11 @@ class ImageEpisodes(Episodes):
                 "size": self.size,
                 "rotations": self.rotations,
             }
-            | ({} if self.within == "split" else {"within": self.within})
+            | (
+                {}
+                if self.within == "split"
+                else {"within": self.within + (", turned alike" if self.copies > 1 else "")}
+            )
         )
 
     @cached_property

@@ -79,11 +79,12 @@ class Preparation:
         self, pixels: UInt8[Tensor, "n channels side side"], size: Integer, noise: Float[Tensor, "n numbers"] | None
     ) -> Float[Tensor, "n channels size size"]:
         """Prepare stored bytes for a learner. With `noise` the pictures are augmented, as in training."""
-        if noise is not None:
-            x = self._augment(pixels.to(torch.float32).div_(255), size, noise)
-        else:
+        if noise is None or self.crop is None:  # the middle; crops are taken from the whole
             edge = (pixels.shape[-1] - size) // 2
-            x = pixels[..., edge : edge + size, edge : edge + size].to(torch.float32).div_(255)
+            pixels = pixels[..., edge : edge + size, edge : edge + size]
+        x = pixels.to(torch.float32).div_(255)
+        if noise is not None:
+            x = self._augment(x, size, noise)
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return x
         shape = (1, -1, 1, 1)
