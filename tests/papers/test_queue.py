@@ -196,7 +196,7 @@ def test_entries_of_one_item_are_one_result(tmp_path):
     ("change", "said"),
     [
         ({"item": "table-61"}, "Entry 1 of .*Did you mean `table-6.1`"),
-        ({"rows": ["mamll"]}, "Entry 1 of .*no row like 'mamll'. Did you mean `maml`"),
+        ({"rows": ["mamll"]}, "Entry 1 of .*no row 'mamll' to run. Did you mean `maml`"),
         ({"scale": "cpu"}, "Entry 1 of .*mtnet table-6.1 has no scale 'cpu'. Known: full, quick, smoke"),
         ({"scale": "fulll"}, "There is no scale 'fulll'. Did you mean `full`"),
         ({"minutes": 0}, "is no queue: .*minutes"),

@@ -39,7 +39,7 @@ class Reproduce(ImageCommand):
     list: Flag = False
     """Show every item: its rows, what it costs at each scale, the image sets it needs."""
     rows: Names = None
-    """Only these rows, with commas (see `reproduce PAPER ITEM --list`)."""
+    """Only these rows, names or patterns with commas: `maml,"tanh-*"` (see `reproduce PAPER ITEM --list`)."""
     scale: str = "quick"
     """smoke (seconds: only that it works), quick (minutes: what is large), cpu (hours: which method is better) or full
     (the paper's budget)."""

@@ -9,7 +9,6 @@ the folder, and entries may be added, dropped and moved at any time.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 from time import time
@@ -17,9 +16,8 @@ from time import time
 from filelock import FileLock
 from pydantic import BaseModel, Field, ValidationError
 
-from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.errors import InputError, RunError
 from quickstudy.papers.catalog import item
-from quickstudy.papers.runner.items import Item
 from quickstudy.papers.runner.store import Store, Unit
 from quickstudy.papers.runner.work import Plan, Tell, choose_rows, scale_of, work_on
 from quickstudy.storage.records import first_fault
@@ -86,26 +84,12 @@ def read_queue(path: Path, folder: Path) -> list[Queued]:
     for number, entry in enumerate(entries, start=1):
         try:
             one = item(entry.paper, entry.item)
-            scale, rows = scale_of(one, entry.scale), _rows_like(one, entry.rows)
+            scale = scale_of(one, entry.scale)
+            rows = choose_rows(one, entry.rows, entry.scale)
         except InputError as error:
             raise InputError(f"Entry {number} of {path}: {error}") from None
-        made.append(
-            Queued(
-                entry, Plan(one, entry.scale, entry.seeds or scale.seeds, choose_rows(one, rows, entry.scale), folder)
-            )
-        )
+        made.append(Queued(entry, Plan(one, entry.scale, entry.seeds or scale.seeds, rows, folder)))
     return made
-
-
-def _rows_like(one: Item, patterns: Sequence[str] | None) -> list[str] | None:
-    """The names of rows that patterns stand for; all where there are no patterns."""
-    if patterns is None:
-        return None
-    known = [row.name for row in one.rows if not row.quoted]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise InputError(f"{one.paper} {one.name} has no row like {pattern!r}. {suggest_nearest(pattern, known)}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def stand(one: Queued, promised: frozenset[str] = frozenset()) -> Standing:

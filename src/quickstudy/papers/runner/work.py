@@ -122,16 +122,16 @@ def scale_of(item: Item, name: str) -> Scale:
     return item.scales[name]
 
 
-def choose_rows(item: Item, names: Sequence[str] | None, scale: str) -> tuple[Row, ...]:
-    """Rows by name; those of the scale when none are named. Quoted rows stay."""
-    if names is None:
-        patterns = item.scales[scale].rows
-        return tuple(row for row in item.rows if row.quoted or any(fnmatchcase(row.name, one) for one in patterns))
+def choose_rows(item: Item, patterns: Sequence[str] | None, scale: str) -> tuple[Row, ...]:
+    """Rows by name or pattern, such as `tanh-*`; those of the scale when none are named. Quoted rows stay."""
     known = [row.name for row in item.rows if not row.quoted]
-    for name in names:
-        if name not in known:
-            raise InputError(f"{item.paper} {item.name} has no row {name!r} to run. {suggest_nearest(name, known)}")
-    return tuple(row for row in item.rows if row.quoted or row.name in names)
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise InputError(
+                f"{item.paper} {item.name} has no row {pattern!r} to run. {suggest_nearest(pattern, known)}"
+            )
+    wanted = item.scales[scale].rows if patterns is None else patterns
+    return tuple(row for row in item.rows if row.quoted or any(fnmatchcase(row.name, one) for one in wanted))
 
 
 Tell = Callable[[Unit, float], None]
