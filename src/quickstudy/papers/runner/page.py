@@ -109,10 +109,22 @@ def _describe_origin(one: Result) -> str:
     """The unit of an item's numbers, and how they came to be."""
     machine = one["machine"]
     return (
-        f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}. {machine['cores']} cores, "
-        f"{machine['processor']}, torch {machine['torch']}; commit {', '.join(one['commits']) or 'unknown'}; "
+        f"{one['unit'][:1].upper()}{one['unit'][1:]}. Seeds: {one['seeds']}{_list_fewer(one)}. "
+        f"{machine['cores']} cores, {machine['processor']}, torch {machine['torch']}; "
+        f"commit {', '.join(one['commits']) or 'unknown'}; "
         f"{one['seconds']:.0f} seconds of one process, trainings and readings."
     )
+
+
+def _list_fewer(one: Result) -> str:
+    """The rows with fewer seeds than the rest, and the options that make these; nothing where all have as many."""
+    by_count: dict[int, list[str]] = {}
+    for line in one["rows"]:
+        count = len(line["ours"]["seeds"]) if line["ours"] else 0
+        if 0 < count < one["seeds"] and line["row"] not in by_count.get(count, []):
+            by_count.setdefault(count, []).append(line["row"])
+    told = [f"`--seeds {count} --rows {','.join(rows)}`" for count, rows in sorted(by_count.items())]
+    return f", and fewer by {' and '.join(told)}" if told else ""
 
 
 def _overview(one: Result, item: Item | None, shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
