@@ -60,7 +60,7 @@ def drawings(
         shots: Support images per class.
         queries: Query images per class.
         size: Height and width, at most 28. Smaller drawings are averages of those of 28 pixels.
-        recipe: "finn", or "distorted": in training, each drawing is turned, slanted, scaled, shifted and bent.
+        recipe: "finn", or "distorted": in training, each drawing is turned, slanted, scaled and shifted a little.
         rotations: "none", "classes", "mirrored" or "augment".
         within: "split", "alphabet" (the classes of a task are of one alphabet) or "mixed" (eight of ten in training).
         only: Names of the classes to use; all by default.

@@ -6,7 +6,7 @@ A recipe is recorded with a run, so that later pictures are prepared as they wer
 |---|---|---|---|
 | none | size, bilinear | - | 0 to 1 |
 | finn | size, Lanczos, ink made light | - | 0 to 1 (Finn et al., 2017; the thesis) |
-| distorted | as finn | drawings turned, slanted, scaled, shifted and bent a little | 0 to 1 |
+| distorted | as finn | drawings turned, slanted, scaled and shifted a little | 0 to 1 |
 | closerlook | 1.15 size, bilinear, colour, ink dark | resized crop, jitter .4, flip | standardised as ImageNet |
 | metaoptnet | size, bilinear, colour | crop after padding by 8, jitter .4, flip | standardised as mini-ImageNet |
 
@@ -48,7 +48,7 @@ class Preparation:
         crop: In training: "resized" (a random part, scaled), "padded" (shifted by up to 8 pixels), or None.
         jitter: In training: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter, and half of
             the pictures are mirrored.
-        distort: In training: how strongly drawings are turned, slanted, scaled, shifted and bent (`augment.distort`). A
+        distort: In training: how strongly drawings are turned, slanted, scaled and shifted: see `augment.distort`. A
             fingerprint of data is made of the text of a recipe, which this is no part of: older data keep theirs.
         mean: Subtracted from each channel, whose values are 0 to 1.
         std: Each channel is divided by it.
@@ -72,9 +72,8 @@ class Preparation:
 
     def noise(self, drawing: bool) -> int:
         """How many uniform numbers the augmentation of one picture reads; 0 without augmentation."""
-        if drawing:
-            return augment.NUMBERS_PER_DRAWING if self.distort else 0
-        return augment.NUMBERS_PER_PICTURE if self.crop else 0
+        is_augmented = self.distort > 0 if drawing else self.crop is not None
+        return augment.NUMBERS_PER_PICTURE if is_augmented else 0
 
     def prepare(
         self, pixels: UInt8[Tensor, "n channels side side"], size: Integer, noise: Float[Tensor, "n numbers"] | None
