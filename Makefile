@@ -37,7 +37,7 @@ calibrations: .venv/ready
 	QUICKSTUDY_DATA=$${QUICKSTUDY_DATA:-../shared/data} \
 		$(BIN)/python -c "from quickstudy.everyday.measure_encoders import measure_photos; print(measure_photos())"
 
-# The learner that comes with the package, trained anew: half an hour. What was stopped goes on where it was.
+# The learner that comes with the package, trained anew: forty minutes. What was stopped goes on where it was.
 models: .venv/ready
 	[ -e build/models/drawings/checkpoints ] || $(BIN)/quickstudy train drawings-model --no-tensorboard --out build/models/drawings
 	$(BIN)/quickstudy train --resume build/models/drawings
