@@ -239,7 +239,7 @@ def test_the_printed_configuration_says_everything_and_can_be_fed_back(cli, plac
     assert first.code == 0 and all(line.startswith(once) for line in first.err.splitlines())
     said = yaml.safe_load(first.out)
     assert said["method"].keys() >= {"name", "loss"} and said["evaluate"]["seed"] == 0
-    assert said["train"]["reduction"] == "mean", "which no configuration says"
+    assert said["train"]["momentum"] == 0, "which no configuration says"
     (place / "again.yaml").write_text(first.out)
     again = cli("train", "again.yaml", "--print-config")
     assert again.out == first.out and again.err == ""
