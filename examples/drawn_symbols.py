@@ -41,9 +41,9 @@ def main() -> None:
         return
     how = {"size": 28, "channels": 1, "ink": "dark", "recipe": "finn", "fit": "stretch"}
     found = image_folder(given.folder, "image", ways=2, queries=1, **how)
-    classes = min(given.classes or len(found.names), len(found.names))
-    chosen = np.flatnonzero(np.asarray(found.labels) < classes)
-    fewest = int(np.bincount(np.asarray(found.labels)[chosen]).min())
+    labels, classes = np.asarray(found.labels), min(given.classes or len(found.names), len(found.names))
+    chosen = np.flatnonzero(labels < classes)
+    fewest = int(np.bincount(labels[chosen]).min())
     for ways, shots in SIZES:
         if ways <= classes and shots < fewest:
             queries = min(15, fewest - shots)

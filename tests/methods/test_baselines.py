@@ -501,7 +501,7 @@ def test_a_scale_that_has_no_logarithm_is_refused(scale: float) -> None:
 
 
 def test_options_without_a_meaning_are_refused() -> None:
-    with pytest.raises(InputError, match="loss='mse' cannot be used|compares classes"):
+    with pytest.raises(InputError, match="compares classes.*'mse'"):
         nca(untouched(), WAYS, loss="mse")
     with pytest.raises(InputError, match="loss='one_hot_mse' cannot be used: leave it out"):
         nca(untouched(), WAYS, loss="one_hot_mse")

@@ -113,18 +113,18 @@ def make_contact_sheet(family: Episodes, wanted: Sequence[str]) -> ArraysByName:
 
     Of classes that are copies of each other, turned or mirrored, it is the first.
     """
-    labels, images = as_integers("labels", family.labels), as_array(family.images)
+    labels, images = family.copies * as_integers("labels", family.labels), as_array(family.images)
     numbers, splits, classes = [], [], {}
     for split in (name for name in wanted if name in family.splits):
         own = np.sort(as_array(family.splits[split]))
-        classes[split], first = np.unique(family.copies * labels[own], return_index=True)
+        classes[split], first = np.unique(labels[own], return_index=True)
         spaced = np.linspace(0, len(first) - 1, min(len(first), MAX_SHEET_CLASSES)).round().astype(np.int64)
         numbers.append(own[first[spaced]])
         splits += [split] * len(spaced)
     every, homes = np.unique(np.concatenate(list(classes.values())), return_counts=True)
     return {
         "sheet_x": make_thumbnails(images[np.concatenate(numbers)]),
-        "sheet_labels": family.copies * labels[np.concatenate(numbers)],
+        "sheet_labels": labels[np.concatenate(numbers)],
         "sheet_splits": np.array(splits),
         "sheet_classes": np.array([family.copies * len(classes[split]) for split in dict.fromkeys(splits)]),
         "sheet_shared": every[homes > 1],

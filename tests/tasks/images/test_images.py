@@ -393,41 +393,34 @@ def test_the_same_picture_is_augmented_otherwise_the_next_time():
     assert len(seen.unique(dim=0)) == len(seen) == 16
 
 
-def test_rotated_classes_are_four_times_as_many_and_hold_turned_pictures():
-    data = family(rotations="classes", queries=4, ways=20)
-    assert data.describe()["classes"] == {"train": 24, "val": 20, "test": 16}
-    task = data.source("train", seed=0, size=10)(0)
+@pytest.mark.parametrize(
+    ("rotations", "copies", "ways", "classes", "count"),
+    [
+        ("classes", 4, 20, {"train": 24, "val": 20, "test": 16}, 10),
+        ("mirrored", 8, 40, {"train": 48, "val": 40, "test": 32}, 6),
+    ],
+)
+def test_turned_classes_are_so_many_times_as_many_and_hold_turned_pictures(rotations, copies, ways, classes, count):
+    data = family(rotations=rotations, queries=4, ways=ways)
+    assert data.describe()["classes"] == classes
+    task = data.source("train", seed=0, size=count)(0)
     labels = task.about["classes"]
-    assert all(len(set(row)) == 20 for row in labels.tolist())
-    assert set((labels % 4).flatten().tolist()) == {0, 1, 2, 3}
-    for t in range(10):
-        for way in range(20):
+    assert all(len(set(row)) == ways for row in labels.tolist())
+    assert set((labels % copies).flatten().tolist()) == set(range(copies))
+    for t in range(count):
+        for way in range(ways):
             label = labels[t, way].item()
             for number, shown in zip(places(task)[t, way].tolist(), pictures(task)[t, way], strict=True):
-                assert number // EACH == label // 4
-                expected = np.rot90(data.images[number], label % 4, (1, 2)) / np.float32(255)
-                assert np.array_equal(shown.numpy(), expected)
-    assert data.class_name(4 * 7 + 3) == "class 7 at 270 degrees"
+                assert number // EACH == label // copies
+                picture = data.images[number] / np.float32(255)
+                picture = picture[:, :, ::-1] if label % copies >= 4 else picture
+                assert np.array_equal(shown.numpy(), np.rot90(picture, label % 4, (1, 2)))
+    assert data.class_name(copies * 7 + 3) == "class 7 at 270 degrees"
     assert family().class_name(7) == "class 7"
 
 
-def test_mirrored_classes_are_eight_times_as_many_and_hold_each_picture_in_eight_ways():
-    data = family(rotations="mirrored", queries=4, ways=40)
-    assert data.describe()["classes"] == {"train": 48, "val": 40, "test": 32}
-    task = data.source("train", seed=0, size=6)(0)
-    labels = task.about["classes"]
-    assert all(len(set(row)) == 40 for row in labels.tolist())
-    assert set((labels % 8).flatten().tolist()) == set(range(8))
-    for t in range(6):
-        for way in range(40):
-            label = labels[t, way].item()
-            for number, shown in zip(places(task)[t, way].tolist(), pictures(task)[t, way], strict=True):
-                assert number // EACH == label // 8
-                picture = data.images[number] / np.float32(255)
-                picture = picture[:, :, ::-1] if label % 8 >= 4 else picture
-                assert np.array_equal(shown.numpy(), np.rot90(picture, label % 4, (1, 2)))
-    assert data.class_name(8 * 7 + 3) == "class 7 at 270 degrees"
-    assert data.class_name(8 * 7 + 5) == "class 7 mirrored at 90 degrees"
+def test_a_mirrored_class_is_called_so():
+    assert family(rotations="mirrored").class_name(8 * 7 + 5) == "class 7 mirrored at 90 degrees"
 
 
 def test_turning_leaves_what_it_is_given_as_it_was():

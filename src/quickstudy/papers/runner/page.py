@@ -118,11 +118,11 @@ def _describe_origin(one: Result) -> str:
 
 def _list_fewer(one: Result) -> str:
     """The rows with fewer seeds than the rest, and the options that make these; nothing where all have as many."""
-    by_count: dict[int, list[str]] = {}
+    by_count: dict[int, dict[str, None]] = {}  # the rows in their order, each once: a row has several columns
     for line in one["rows"]:
         count = len(line["ours"]["seeds"]) if line["ours"] else 0
-        if 0 < count < one["seeds"] and line["row"] not in by_count.get(count, []):
-            by_count.setdefault(count, []).append(line["row"])
+        if 0 < count < one["seeds"]:
+            by_count.setdefault(count, {})[line["row"]] = None
     told = [f"`--seeds {count} --rows {','.join(rows)}`" for count, rows in sorted(by_count.items())]
     return f", and fewer by {' and '.join(told)}" if told else ""
 
