@@ -11,7 +11,7 @@ from quickstudy.papers.hypermaml.claims import time_is_linear
 from quickstudy.papers.runner.claims import WORDS, all_hold, decide, most_hold, some_hold
 from quickstudy.papers.runner.estimate import Bounds, Estimate, seeds_hold, student
 from quickstudy.papers.runner.found import Found, MissingError, lost_tasks
-from quickstudy.papers.runner.items import Claim
+from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row
 from quickstudy.papers.runner.measures import Reading
 
 LOW, HIGH = np.linspace(50, 60, 20), np.linspace(55, 65, 20)
@@ -98,6 +98,40 @@ def test_an_open_verdict_says_what_it_would_take():
     assert Estimate((-50.0, 50.0, 0.1)).lacks(wanted) == "100 seeds would not do"
     here = two((LOW,) * 3, (HIGH + 9, HIGH, LOW + 1))
     assert "about" in decide(claim(("above", {"row": "b", "than": "a"})), here).evidence
+
+
+def reporting(paper, stand_in="", scale="full"):
+    """Findings of two rows of which the paper prints numbers: a is 50 on every task and seed, b is 50 and a little."""
+    rows = tuple(
+        Row(name, name, {"x": Cell("judged", reported=(Reported(value),))}, stand_in=stand_in)
+        for name, value in paper.items()
+    )
+    alike = tuple(np.full(20, 50.0) + k for k in (-0.2, 0.1, 0.3))
+    here = made({("a", "x"): (np.full(20, 50.0),) * 3, ("b", "x"): alike}, Item("hypermaml", "", "", rows, {}, ""))
+    return replace(here, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("paper", "expected"),
+    [({"a": 50.0, "b": 70.0}, False), ({"a": 50.0, "b": 55.0}, None), ({"a": 70.0, "b": 50.0}, None)],
+)  # the interval is +.07 +- .63: surely below a tenth of 20, not of 5; a paper's -20 says nothing of what is above
+def test_a_tie_refuses_an_order_that_the_paper_shows_by_numbers(paper, expected):
+    assert holds(reporting(paper), "above") is expected
+    assert decide(claim(("in_order", {"rising": ["a", "b"]})), reporting(paper)).holds is expected
+    turned = {"a": paper["b"], "b": paper["a"]}
+    assert holds(reporting(turned), "below") is expected
+
+
+def test_a_tie_is_held_against_the_papers_own_numbers_only():
+    paper = {"a": 50.0, "b": 70.0}
+    assert (
+        "a tie, as the paper's difference is +20"
+        in decide(claim(("above", {"row": "b", "than": "a"})), reporting(paper)).evidence
+    )
+    assert holds(reporting(paper, stand_in="other data"), "above") is None
+    assert holds(reporting(paper, scale="cpu"), "above") is None
+    assert holds(two((LOW,) * 3, (LOW - 0.2, LOW + 0.1, LOW + 0.3)), "above") is None, "nothing is printed"
+    assert holds(reporting(paper), "above", by=1.0) is False, "what is asked by an amount is held against that"
 
 
 def test_what_each_seed_shows():

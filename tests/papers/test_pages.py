@@ -103,6 +103,29 @@ def test_an_item_at_two_scales_has_each_claim_once_at_the_scale_that_decides_it(
     assert sum("table-5-cpu-cells.svg" in section for section in sections) == 1
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "counts"),
+    [((True, None), (1, 0, 0)), ((False, None), (0, 1, 0)), ((None, None), (0, 0, 1)), ((True, False), (0, 0, 1)),
+     ((False, False), (0, 1, 0))],
+)  # fmt: skip
+def test_a_claim_of_the_paper_that_two_items_test_counts_once(verdicts, counts):
+    claim = {"text": "One is above the other.", "source": "table 1", "own": False}
+    results = [
+        {"item": f"table-{number}", "scale": "full", "claims": [{**claim, "holds": holds}]}
+        for number, holds in enumerate(verdicts)
+    ]
+    yes, no, still_open = counts
+    assert page._count_claims(results) == (
+        f"Of the paper's claims {yes} reproduce, {no} do not, {still_open} are not decided. "
+        "A claim that stands under several items counts once."
+    )
+    asked = [{**one, "claims": [{**one["claims"][0], "own": True}]} for one in results]
+    yes, no = verdicts.count(True), verdicts.count(False)
+    assert page._count_claims(asked) == (
+        f"Questions of this library: yes {yes}, no {no}, not decided {verdicts.count(None)}."
+    )
+
+
 def test_html_is_whole_and_escapes_what_was_stored():
     (one,) = [one for one in STORED["mtnet"] if one["item"] == "table-6.1"]
     evil = "<script>alert(1)</script> `a < b`"

@@ -11,6 +11,8 @@ The rule:
 - A row that diverged on a task has an infinite interval and the worst mean there is: an error of infinity, a score of
   minus infinity; what is neither is no number, which keeps within no bound. So every difference with that row is
   open (the tasks that are left favour it), and a bound on it is decided: an infinite error is below nothing.
+- An order that the paper shows by two numbers is refused by a tie: an interval that ends below a `TIE` of the paper's
+  own difference. Without this, no number of seeds would refuse an order between two rows that are equal.
 - A claim holds where all of its parts do, is refused where one is, and is open between. One that needs `most` holds
   where more than half of its parts do, and is refused where half of them or more are; one that needs `some` holds where
   one of them does, and is refused where all are.
@@ -32,6 +34,9 @@ from quickstudy.papers.runner.items import Claim
 ClaimPart = tuple[bool | None, str]
 Word = Callable[..., ClaimPart]
 WORDS: dict[str, Word] = {}
+
+TIE = 0.1
+"""A difference that is surely below this share of the paper's own is none of the paper's."""
 
 MANY = 6
 """With more parts than this, the evidence of a claim counts those that hold and shows the others only."""
@@ -134,7 +139,25 @@ def above(
         change = Estimate(relative, change.tasks / abs(_mean(base)), comparisons)
     amount = share or by
     wanted = Bounds(at_least=amount) if amount else Bounds(above=0.0)
-    return _judge(Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons), wanted, words)
+    claimed = Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons)
+    printed = side * _printed_difference(found, row, than, column)
+    is_open = not amount and printed > 0 and claimed.keeps(wanted) is None
+    if is_open and claimed.keeps(Bounds(at_least=TIE * printed)) is False:
+        return False, f"{words}: a tie, as the paper's difference is {side * printed:+.3g}"
+    return _judge(claimed, wanted, words)
+
+
+def _printed_difference(found: Found, row: str, than: str, column: str) -> float:
+    """One row minus another, as the paper prints them; 0 where it does not, or where the numbers are not its own kind.
+
+    With data that stand in for the paper's, or less than its budget, a difference has no size to be held against.
+    """
+    rows = {one.name: one for one in found.item.rows}
+    two = [rows[name] for name in (row, than) if name in rows]
+    if found.scale != "full" or any(found.stand_in(one) for one in two):
+        return 0.0
+    numbers = [one.cells[column].reported[0].value for one in two if column in one.cells and one.cells[column].reported]
+    return numbers[0] - numbers[1] if len(numbers) == 2 else 0.0
 
 
 def _judge(one: Estimate, wanted: Bounds, words: str) -> ClaimPart:

@@ -65,14 +65,30 @@ def mark_code(text: str) -> Markup:
 
 
 def _count_claims(results: Sequence[Result]) -> str:
-    """How many of the paper's claims hold, and how many of this library's questions are answered yes."""
-    of = Counter((claim["own"], claim["holds"]) for one in results for claim in _shown(one, results))
+    """How many of the paper's claims hold, and how many of this library's questions are answered yes.
+
+    A claim of the paper that several items test, such as a table and its longer version, counts once. A question of
+    this library is asked of each item anew.
+    """
+    shown = [(number, claim) for number, one in enumerate(results) for claim in _shown(one, results)]
+    found: dict[tuple[Any, ...], list[bool | None]] = {}
+    for number, claim in shown:
+        where = number if claim["own"] else None
+        found.setdefault((claim["own"], where, claim["source"], claim["text"]), []).append(claim["holds"])
+    of = Counter((own, _agree(holds)) for (own, *_), holds in found.items())
     paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
+    once = " A claim that stands under several items counts once." if len(found) < len(shown) else ""
     sentences = (
-        (paper, "Of the paper's claims {} reproduce, {} do not, {} are not decided."),
+        (paper, f"Of the paper's claims {{}} reproduce, {{}} do not, {{}} are not decided.{once}"),
         (own, "Questions of this library: yes {}, no {}, not decided {}."),
     )
     return " ".join(sentence.format(*counts) for counts, sentence in sentences if any(counts))
+
+
+def _agree(holds: Sequence[bool | None]) -> bool | None:
+    """The verdict of several items on one claim: of those that decide it, where they agree."""
+    decided = set(holds) - {None}
+    return decided.pop() if len(decided) == 1 else None
 
 
 def _shown(one: Result, results: Sequence[Result]) -> list[dict[str, Any]]:
