@@ -7,6 +7,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 
 
@@ -36,6 +37,17 @@ class UserErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception | SystemExit) and not isinstance(error, InputError | RunError):
             raise RunError(self.explain(describe_error(error))) from error
+
+
+def check_positive(name: str, value: float, why: str) -> None:
+    """Refuse a number that is not above 0 and finite; NaN is neither.
+
+    >>> check_positive("scale", 0.0, "it multiplies cosines")
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: `scale` was 0.0; it multiplies cosines, so it must be above 0 and finite.
+    """
+    if not 0 < value < inf:
+        raise InputError(f"`{name}` was {value}; {why}, so it must be above 0 and finite.")
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:

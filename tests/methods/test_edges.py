@@ -1,6 +1,7 @@
 """Unusual models and combinations: which are refused, which give a warning, and which work."""
 
 import copy
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
@@ -36,7 +37,13 @@ from quickstudy import (
     with_metric,
     wormhole,
 )
+from quickstudy.methods.emit_ridge import emit_ridge
+from quickstudy.methods.maml import meta_sgd
+from quickstudy.methods.matchingnet import matchingnet
 from quickstudy.methods.mtnet import SharedLayersWarning
+from quickstudy.methods.nca import nca
+from quickstudy.methods.r2d2 import r2d2
+from quickstudy.methods.sampled_sign import sampled_sign
 from quickstudy.models.nets import conv_net, mlp
 from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import cross_entropy
@@ -92,6 +99,29 @@ pytestmark = pytest.mark.usefixtures("double")
 def test_wrong_options_are_refused_when_built(build: object, said: str) -> None:
     with pytest.raises(InputError, match=said):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("temperature", lambda value: mtnet(mlp(4, 3), temperature=value)),
+        ("temperature", lambda value: sampled_sign(mlp(4, 3), temperature=value)),
+        ("ridge", lambda value: r2d2(mlp(4, 3), ridge=value)),
+        ("damping", lambda value: emit_ridge(mlp(4, 3), damping=value)),
+        ("scale", lambda value: nca(mlp(4, 3), 3, scale=value)),
+        ("scale", lambda value: matchingnet(mlp(4, 3), 3, scale=value)),
+    ],
+)
+def test_what_must_be_above_0_is_finite_too(name: str, build: object, value: float) -> None:
+    with pytest.raises(InputError, match=rf"`{name}` was {value}; .* above 0 and finite"):
+        build(value)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("init", [math.inf, math.nan, (0.0, math.inf), (math.nan, 1.0), (0.1, 0.01)])
+def test_a_learned_rate_starts_between_finite_bounds(init: float | tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="a finite number or between two, the lower first, not at"):
+        meta_sgd(mlp(4, 3), inner_lr=init)
 
 
 def test_a_rate_built_for_other_parameters_is_refused_when_built() -> None:

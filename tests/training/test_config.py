@@ -375,3 +375,19 @@ def test_a_users_module_that_fails_is_shown_with_the_place(module, code, words):
     name = module(code)
     with pytest.raises(InputError, match=words.replace("NAME", name)):
         config.build(parsed("--model", f"{{name: {name}:net}}"))
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("method.inner_lr", "method.inner_lr"),
+        ("train.meta_lr", "train.meta_lr"),
+        ("tasks.phase", "tasks.phase.1"),
+        ("compute.memory", "compute.memory"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_by_its_name(setting, path, value):
+    given = f"[0, {value}]" if path.endswith(".1") else value
+    with pytest.raises(InputError, match=rf"^`{path}` is -?(inf|nan); every number of a configuration must be finite"):
+        config.parse_config(SINE, [f"--{setting}={given}"])

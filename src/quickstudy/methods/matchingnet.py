@@ -12,7 +12,7 @@ s = 100.
 Reference: Vinyals et al., 2016, eq. 1, sections 2.1.1 and 2.1.2 and the appendix (https://arxiv.org/abs/1606.04080);
 Chen et al., 2019, methods/matchingnet.py (wyharveychen/CloserLookFewShot).
 
-A `scale` that is not above 0 is an `InputError`.
+A `scale` that is not above 0 and finite is an `InputError`.
 """
 
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.errors import InputError, check_positive, suggest_nearest
 from quickstudy.methods.embedding import EmbeddingLearner, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.split import split_head
@@ -106,8 +106,7 @@ class MatchingNet(EmbeddingLearner):
         norms: str = "batch",
     ) -> None:
         super().__init__(model, ways, loss, head=head, norms=norms)
-        if not scale > 0:
-            raise InputError(f"`scale` was {scale}; it multiplies cosines before a softmax, so it is above 0.")
+        check_positive("scale", scale, "it multiplies cosines before a softmax")
         self.scale = scale
         self.context = context
 

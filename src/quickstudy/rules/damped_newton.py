@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_positive
 from quickstudy.rules.base import Rule
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
@@ -39,8 +39,7 @@ class DampedNewton(Rule):
 
     def __init__(self, names: Sequence[str], *, damping: float = 1.0, rate: float = 0.5) -> None:
         super().__init__()
-        if damping <= 0:
-            raise InputError(f"`damping` was {damping}; it makes the system solvable, so it must be above 0.")
+        check_positive("damping", damping, "it makes the system solvable")
         self.names = tuple(names)
         self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
         self.rate = nn.Parameter(torch.tensor(float(rate)))

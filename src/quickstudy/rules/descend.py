@@ -6,6 +6,7 @@ layer and step, with `Masked(Constant(a), ...)` MT-net. The learner decides whic
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from typing import cast
 
 import torch
@@ -190,6 +191,10 @@ class Learned(Rate):
         else:
             shapes = {layer_of(name): (steps if per == "layer_step" else 1,) for name in params}
         low, high = (init, init) if isinstance(init, float | int) else init
+        if not -inf < low <= high < inf:
+            raise InputError(
+                f"A learned rate starts at a finite number or between two, the lower first, not at {init}."
+            )
         self.per = per
         self.values = parameter_dict({n: like.new_empty(s).uniform_(low, high) for n, s in shapes.items()})
 

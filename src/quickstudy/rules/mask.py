@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_positive
 from quickstudy.rules.base import Rate, check_built_for
 from quickstudy.rules.params import broadcast_rows, dotted_params, parameter_dict, row_groups
 from quickstudy.types import Params, Shape
@@ -14,8 +14,7 @@ def check_draw(draw: str, temperature: float) -> None:
     """Refuse a draw or a temperature that does not exist."""
     if draw not in ("hard", "soft", "expected"):
         raise InputError(f"`draw` is 'hard', 'soft' or 'expected', not {draw!r}.")
-    if temperature <= 0:
-        raise InputError(f"`temperature` was {temperature}; it divides the logits, so it must be above 0.")
+    check_positive("temperature", temperature, "it divides the logits")
 
 
 def draw_switch(zeta: Tensor, uniform: Tensor, temperature: float, draw: str) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_positive
 from quickstudy.rules.base import Rule
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
@@ -41,8 +41,7 @@ class Ridge(Rule):
         self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero", targets: str = "given"
     ) -> None:
         super().__init__()
-        if ridge <= 0:
-            raise InputError(f"`ridge` was {ridge}; it makes the system solvable, so it must be above 0.")
+        check_positive("ridge", ridge, "it makes the system solvable")
         if prior not in ("zero", "learned"):
             raise InputError(f"`prior` is 'zero' or 'learned', not {prior!r}.")
         if targets not in ("given", "signs"):

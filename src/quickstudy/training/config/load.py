@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), trust: bool =
     """
     chosen = "features" if source == "folder" and has_photos() and not is_about_pixels(overrides) else source
     return parse_config(read_config(chosen, trust), overrides)
+
+
+def check_finite(settings: Any, path: str = "") -> None:
+    """Refuse infinity and NaN at any depth: one such setting makes every number of a run so, and many pass a bound.
+
+    >>> check_finite({"method": {"inner_lr": [0.1, float("nan")]}})
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: `method.inner_lr.1` is nan; every number of a configuration must be finite.
+    """
+    if isinstance(settings, float) and not isfinite(settings):
+        raise InputError(f"`{path}` is {settings}; every number of a configuration must be finite.")
+    parts = dict(enumerate(settings)) if isinstance(settings, list | tuple) else settings
+    for key, value in parts.items() if isinstance(parts, Mapping) else ():
+        check_finite(value, f"{path}.{key}" if path else str(key))
 
 
 def is_about_pixels(overrides: Sequence[str]) -> bool:
@@ -86,6 +101,7 @@ def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Confi
             f"The configuration has format {data['format']}; this version reads up to {CONFIG_FORMAT}. "
             "Upgrade quickstudy."
         )
+    check_finite(data)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
