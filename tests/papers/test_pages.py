@@ -119,6 +119,8 @@ def test_a_claim_of_the_paper_that_two_items_test_counts_once(verdicts, counts):
         f"Of the paper's claims {yes} reproduce, {no} do not, {still_open} are not decided. "
         "A claim that stands under several items counts once."
     )
+    far = ", 1 of which take data or a machine that are not here." if still_open else "decided. "
+    assert far in page._count_claims(results, {claim["text"]})
     asked = [{**one, "claims": [{**one["claims"][0], "own": True}]} for one in results]
     yes, no = verdicts.count(True), verdicts.count(False)
     assert page._count_claims(asked) == (

@@ -243,11 +243,28 @@ def test_a_scale_below_the_one_that_decides_leaves_a_claim_open(plan):
 
 
 def test_a_claim_about_rows_that_were_not_run_is_not_decided(plan):
-    one = plan(sine("maml"))
+    both = plan(sine("maml"), sine("fast", inner_lr=0.1))
+    one = dataclasses.replace(both, rows=both.rows[:1])
     done(one)
     claim = result(one, *collect(one), MACHINE)["claims"][0]
     assert claim["holds"] is None and "no reading of fast" in claim["evidence"]
-    assert claim["evidence"].endswith("It takes `quickstudy reproduce mtnet item --scale quick`.")
+    assert claim["evidence"].endswith(
+        "It takes `quickstudy reproduce mtnet item --scale quick --seeds 3 --rows maml,fast`."
+    )
+
+
+def test_an_open_claim_says_which_rows_lack_seeds_or_what_is_not_here(plan):
+    alike = plan(sine("maml"), sine("fast"), seeds=3)
+    done(alike)
+    (claim,) = result(alike, *collect(alike), MACHINE)["claims"]
+    assert claim["holds"] is not None and "It takes" not in claim["evidence"]
+    few = dataclasses.replace(alike, seeds=2)
+    (claim,) = result(few, *collect(few), MACHINE)["claims"]
+    assert claim["holds"] is None and "--seeds 3 --rows maml,fast`." in claim["evidence"]
+    asked = [dataclasses.replace(one, takes="other data") for one in alike.item.claims]
+    gone = dataclasses.replace(few, item=dataclasses.replace(alike.item, claims=tuple(asked)))
+    (claim,) = result(gone, *collect(gone), MACHINE)["claims"]
+    assert claim["holds"] is None and claim["evidence"].endswith("It takes other data.")
 
 
 def test_numbers_of_the_paper_whose_row_was_left_out_are_shown_as_not_run(plan):

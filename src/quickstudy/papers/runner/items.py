@@ -95,6 +95,7 @@ class Claim:
     short: str = ""  # the claim in a few words, for the table that opens a page
     needs: str = "all"  # which of its parts must hold: "all", "most" or "some"
     decides: str = ""  # the smallest scale whose numbers decide it, where that is not the item's
+    takes: str = ""  # what it takes to decide it that two cores do not have: data, a GPU
 
     @property
     def own(self) -> bool:

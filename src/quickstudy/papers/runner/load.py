@@ -25,7 +25,7 @@ Scope = Mapping[str, Any]
 Reports = Mapping[tuple[str, str], tuple[Reported, ...]]
 
 NAME = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
-ABOUT_A_CLAIM = {"says", "source", "needs", "decides", "for"}
+ABOUT_A_CLAIM = {"says", "source", "needs", "decides", "takes", "for"}
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -93,7 +93,7 @@ def _claims(short: str, spec: Mapping[str, Any], shared: Scope) -> Iterator[Clai
         said = {word: one if isinstance(one, list) else [one or {}] for word, one in spec.items()}
         words = [(word, one) for word in said if word not in ABOUT_A_CLAIM for one in said[word]]
         parts = tuple((word, options) for word, one in words for options in _claim_parts(one, scope))
-        about = {key: fill(spec[key], scope) for key in ("source", "needs", "decides") if key in spec}
+        about = {key: fill(spec[key], scope) for key in ("source", "needs", "decides", "takes") if key in spec}
         yield Claim(fill(spec["says"], scope), parts=parts, short=fill(short, scope), **about)
 
 

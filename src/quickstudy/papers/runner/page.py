@@ -6,7 +6,7 @@ The same content as Markdown and as one HTML file that opens offline; `page.md.j
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def render(paper: str, results: Sequence[Result], folder: Path, kind: str) -> st
     return environment.get_template(f"page.{kind}.jinja").render(
         paper=paper,
         title=f"{PAPERS[paper]}: what was found",
-        counts=_count_claims(results),
+        counts=_count_claims(results, {one.text for item in known.values() for one in item.claims if one.takes}),
         heading=_heading,
         results=results,
         about=_describe_origin,
@@ -64,11 +64,12 @@ def mark_code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _count_claims(results: Sequence[Result]) -> str:
+def _count_claims(results: Sequence[Result], out_of_reach: Collection[str] = ()) -> str:
     """How many of the paper's claims hold, and how many of this library's questions are answered yes.
 
-    A claim of the paper that several items test, such as a table and its longer version, counts once. A question of
-    this library is asked of each item anew.
+    Of those that are not decided, the texts in `out_of_reach` take what two cores do not have. A claim of the paper that
+    several items test, such as a table and its longer version, counts once. A question of this library is asked of each
+    item anew.
     """
     shown = [(number, claim) for number, one in enumerate(results) for claim in _shown(one, results)]
     found: dict[tuple[Any, ...], list[bool | None]] = {}
@@ -78,8 +79,10 @@ def _count_claims(results: Sequence[Result]) -> str:
     of = Counter((own, _agree(holds)) for (own, *_), holds in found.items())
     paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
     once = " A claim that stands under several items counts once." if len(found) < len(shown) else ""
+    far = sum(not own and _agree(holds) is None and text in out_of_reach for (own, *_, text), holds in found.items())
+    more = f", {far} of which take data or a machine that are not here" if far else ""
     sentences = (
-        (paper, f"Of the paper's claims {{}} reproduce, {{}} do not, {{}} are not decided.{once}"),
+        (paper, f"Of the paper's claims {{}} reproduce, {{}} do not, {{}} are not decided{more}.{once}"),
         (own, "Questions of this library: yes {}, no {}, not decided {}."),
     )
     return " ".join(sentence.format(*counts) for counts, sentence in sentences if any(counts))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from quickstudy.papers.runner.claims import decide
-from quickstudy.papers.runner.estimate import Estimate
+from quickstudy.papers.runner.estimate import SEEDS, Estimate
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Claim, Row
 from quickstudy.papers.runner.measures import TIMES, known_options
@@ -228,12 +228,27 @@ def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     if holds is not None and found.scale == "cpu" and late:
         still = f"The validation of {', '.join(late)} had not stopped rising: longer training is needed."
         holds, evidence = None, f"{evidence} {still}"
-    if evidence.startswith("Not run: "):
-        missing = [row for row in _rows_of(claim, found) if not any(row == key[0] for key in found.readings)]
-        scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
-        evidence += f" It takes `quickstudy reproduce {found.item.paper} {found.item.name} --scale {scale}"
-        evidence += f" --rows {','.join(missing)}`." if missing else "`."
+    if holds is None:
+        evidence += what_it_takes(claim, found)
     return {"text": claim.text, "source": claim.source, "own": claim.own, "holds": holds, "evidence": evidence}
+
+
+def what_it_takes(claim: Claim, found: Found) -> str:
+    """What would decide a claim that was not run, or with too few seeds, or at too small a scale; else nothing.
+
+    Where the numbers are there and are not enough, the evidence says for each part what it lacks.
+    """
+    if claim.takes:
+        return f" It takes {claim.takes}."
+    order, rows = list(SCALES), _rows_of(claim, found)
+    scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
+    seeds = {row: len(every) for row, every in found.trained.items()}
+    short = [row for row in rows if scale != found.scale or seeds.get(row, 0) < SEEDS]
+    if not short:
+        return ""
+    least = "" if found.item.scales[scale].seeds >= SEEDS else f" --seeds {SEEDS}"
+    asked = f"{found.item.paper} {found.item.name} --scale {scale}{least} --rows {','.join(short)}"
+    return f" It takes `quickstudy reproduce {asked}`."
 
 
 def is_rising(found: Found, row: str) -> bool:
