@@ -67,9 +67,9 @@ def mark_code(text: str) -> Markup:
 def _count_claims(results: Sequence[Result], out_of_reach: Collection[str] = ()) -> str:
     """How many of the paper's claims hold, and how many of this library's questions are answered yes.
 
-    Of those that are not decided, the texts in `out_of_reach` take what two cores do not have. A claim of the paper that
-    several items test, such as a table and its longer version, counts once. A question of this library is asked of each
-    item anew.
+    Of those that are not decided, the texts in `out_of_reach` take what two cores do not have. A claim of the paper
+    that several items test, such as a table and its longer version, counts once. A question of this library is asked of
+    each item anew.
     """
     shown = [(number, claim) for number, one in enumerate(results) for claim in _shown(one, results)]
     found: dict[tuple[Any, ...], list[bool | None]] = {}
