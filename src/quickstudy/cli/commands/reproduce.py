@@ -17,7 +17,7 @@ from quickstudy.errors import InputError, RunError, UserErrors, describe_error
 if TYPE_CHECKING:
     from quickstudy.papers.runner.found import Found
     from quickstudy.papers.runner.items import Item
-    from quickstudy.papers.runner.queue import Queued
+    from quickstudy.papers.runner.queue import Queued, Standing
     from quickstudy.papers.runner.store import Unit
     from quickstudy.papers.runner.work import Plan
     from quickstudy.training.watcher import Watcher
@@ -97,7 +97,7 @@ class Reproduce(ImageCommand):
         """Work off a queue, or show how far it has come."""
         from time import time
 
-        from quickstudy.papers.runner.queue import check_failures, read_queue, stand
+        from quickstudy.papers.runner.queue import check_failures, read_queue, stand, stand_all
 
         for option, given in (("rows", self.rows), ("seeds", self.seeds), ("item", self.item)):
             if given is not None:
@@ -114,7 +114,7 @@ class Reproduce(ImageCommand):
             _list_queue(queue, self.workers, console)
             return
         until = None if self.hours is None else time() + 3600 * self.hours
-        console.note(f"{path}: {_count_left(queue, self.workers)}")
+        console.note(f"{path}: {_count_left(stand_all(queue), self.workers)}")
         for one in queue:
             if stand(one).complete:  # a process may have been killed before it wrote what it had done
                 try:
@@ -125,12 +125,11 @@ class Reproduce(ImageCommand):
             run_side_by_side(_work_on_queue, (queue, until), self.workers, console)
         except KeyboardInterrupt:
             raise RunError(
-                f"Stopped: {_count_left(queue, self.workers)}. Nothing is lost; the same command goes on."
+                f"Stopped: {_count_left(stand_all(queue), self.workers)}. Nothing is lost; the same command goes on."
             ) from None
         if until is not None and time() >= until:
-            console.note(
-                f"The time is over: {_count_left(queue, self.workers)}. The same command goes on.", always=True
-            )
+            left = _count_left(stand_all(queue), self.workers)
+            console.note(f"The time is over: {left}. The same command goes on.", always=True)
         else:
             check_failures(queue)
 
@@ -269,14 +268,11 @@ def _list_queue(queue: Sequence[Queued], workers: int, console: Console) -> None
         for one, state in standings
     ]
     columns = ("item", "decides", "seeds", "cases done", "trainings left", "hours left, one core")
-    console.table("", columns, lines, caption=f"{_count_left(queue, workers)}.")
+    console.table("", columns, lines, caption=f"{_count_left([state for _, state in standings], workers)}.")
 
 
-def _count_left(queue: Sequence[Queued], workers: int) -> str:
+def _count_left(standings: Sequence[Standing], workers: int) -> str:
     """How much of a queue is left, and for how long."""
-    from quickstudy.papers.runner.queue import stand_all
-
-    standings = stand_all(queue)
     left, cases = sum(one.cases - one.done for one in standings), sum(one.cases for one in standings)
     trainings, hours = sum(len(one.trainings) for one in standings), sum(one.hours for one in standings) / workers
     return (
@@ -289,12 +285,12 @@ def _work_on_queue(watcher: Watcher, console: Console, queue: Sequence[Queued], 
     """One of several processes, on one core."""
     import torch
 
-    from quickstudy.papers.runner.queue import Until, work_off
+    from quickstudy.papers.runner.queue import Until, stand_all, work_off
 
     torch.set_num_threads(1)
 
     def tell(unit: Unit, seconds: float) -> None:
-        console.note(f"{unit.row}, seed {unit.seed}: {seconds:.0f} s; {_count_left(queue, 1)}")
+        console.note(f"{unit.row}, seed {unit.seed}: {seconds:.0f} s; {_count_left(stand_all(queue), 1)}")
 
     def finish(one: Queued) -> None:
         console.note(f"{one.name} is done")
