@@ -38,14 +38,14 @@ def _label(axes: "Axes", title: str, x: str, y: str, **legend: Any) -> None:
 def conflicting_gradients(found: Found) -> "Figure":
     """Tasks' gradients, of length 1 before surgery, in the plane that holds most of them; cosines; what is left."""
     figure, axes = canvas.new_figure(11.0, 6.6, rows=2, columns=3)
-    read = {how: found.first("early", f"left, {how}").arrays for how in HOW}
+    read = {how: found.first("learning", f"left, {how}").arrays for how in HOW}
     before = {how: read["plain" if how == "surgery" else how]["gradients"] for how in HOW}
     turned = {how: read[how]["gradients"] / np.linalg.norm(before[how], axis=1, keepdims=True) for how in HOW}
     plane = np.linalg.svd(np.concatenate(list(turned.values())), full_matrices=False)[2][:2]
     rows = [row.name for row in found.item.rows if row.name != "trap"]
     for place, (how, (label, colour)) in zip(axes, HOW.items(), strict=False):
         _arrows(place, turned[how] @ plane.T, read[how]["sign"], colour)
-        _label(place, f"{label}: {found.value('early', f'left, {how}'):.2f} is left", "", "", loc="upper right")
+        _label(place, f"{label}: {found.value('learning', f'left, {how}'):.2f} is left", "", "", loc="upper right")
         cosines = read[how]["opposite"]
         bins = np.linspace(-1, 1, 41).tolist()
         axes[3].hist(cosines[np.isfinite(cosines)], bins=bins, color=colour, alpha=0.55, label=label)
