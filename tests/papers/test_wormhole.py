@@ -203,7 +203,7 @@ def test_errors_far_apart_are_drawn_on_an_axis_that_shows_them(worst, bottom):
     assert low <= 0.3 and worst <= high and (axes.get_yscale() == "log") == (bottom > 0)
 
 
-DRAWN = {"figure-1": ["learning", "start", "end"], "figure-5": ["default-vanilla", "default-tanh"]}
+DRAWN = {"figure-1": ["start", "early", "learning", "end"], "figure-5": ["default-vanilla", "default-tanh"]}
 
 
 @pytest.mark.parametrize("name", ["figure-1", "figure-2", "figure-3", "figure-4", "figure-5"])
