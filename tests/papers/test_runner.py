@@ -267,6 +267,17 @@ def test_an_open_claim_says_which_rows_lack_seeds_or_what_is_not_here(plan):
     assert claim["holds"] is None and claim["evidence"].endswith("It takes other data.")
 
 
+def test_an_open_claim_names_a_scale_that_the_item_has(plan):
+    one = plan(sine("maml"), sine("fast"), scale="smoke")
+    done(one)
+    for names, said in ((("smoke", "full"), "--scale full --seeds 3 --rows maml,fast`."), (("smoke",), "")):
+        scales = {name: one.item.scales[name] for name in names}
+        fewer = dataclasses.replace(one, item=dataclasses.replace(one.item, scales=scales))
+        (claim,) = result(fewer, *collect(fewer), MACHINE)["claims"]
+        assert fewer.item.decides == "quick" and claim["holds"] is None
+        assert said in claim["evidence"] and ("It takes" in claim["evidence"]) == bool(said)
+
+
 def test_numbers_of_the_paper_whose_row_was_left_out_are_shown_as_not_run(plan):
     one = plan(sine("maml"), sine("fast", inner_lr=0.1), QUOTED)
     part = dataclasses.replace(one, rows=one.rows[:1])

@@ -241,10 +241,11 @@ def what_it_takes(claim: Claim, found: Found) -> str:
     if claim.takes:
         return f" It takes {claim.takes}."
     order, rows = list(SCALES), _rows_of(claim, found)
-    scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
+    least_scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
+    scale = next((name for name in order[order.index(least_scale) :] if name in found.item.scales), None)
     seeds = {row: len(every) for row, every in found.trained.items()}
     short = [row for row in rows if scale != found.scale or seeds.get(row, 0) < SEEDS]
-    if not short:
+    if scale is None or not short:
         return ""
     least = "" if found.item.scales[scale].seeds >= SEEDS else f" --seeds {SEEDS}"
     asked = f"{found.item.paper} {found.item.name} --scale {scale}{least} --rows {','.join(short)}"
