@@ -494,12 +494,6 @@ def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Ba
         baseline.build(MAPS.build(), norms="per_step")
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_scale_that_has_no_logarithm_is_refused(scale: float) -> None:
-    with pytest.raises(InputError, match="`scale` was .*above 0 and finite"):
-        nca(untouched(), WAYS, scale=scale)
-
-
 def test_options_without_a_meaning_are_refused() -> None:
     with pytest.raises(InputError, match="compares classes.*'mse'"):
         nca(untouched(), WAYS, loss="mse")

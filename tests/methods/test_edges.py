@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
@@ -96,9 +97,9 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: Learned({"w": torch.zeros(2)}, 0.1, per="epoch"), "per 'parameter', 'layer' or 'layer_step'"),
     ],
 )
-def test_wrong_options_are_refused_when_built(build: object, said: str) -> None:
+def test_wrong_options_are_refused_when_built(build: Callable[[], object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        build()  # type: ignore[operator]
+        build()
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
@@ -113,9 +114,9 @@ def test_wrong_options_are_refused_when_built(build: object, said: str) -> None:
         ("scale", lambda value: matchingnet(mlp(4, 3), 3, scale=value)),
     ],
 )
-def test_what_must_be_above_0_is_finite_too(name: str, build: object, value: float) -> None:
+def test_what_must_be_above_0_is_finite_too(name: str, build: Callable[[float], object], value: float) -> None:
     with pytest.raises(InputError, match=rf"`{name}` was {value}; .* above 0 and finite"):
-        build(value)  # type: ignore[operator]
+        build(value)
 
 
 @pytest.mark.parametrize("init", [math.inf, math.nan, (0.0, math.inf), (math.nan, 1.0), (0.1, 0.01)])

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import call_on
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_positive
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.rules.torch_private import tree_map
@@ -68,11 +68,9 @@ class NCA(EmbeddingLearner):
                 f"`nca` trains by a loss of its own, over pairs, so loss={loss!r} cannot be used: leave it out."
             )
         like = next(self.body.parameters(), torch.zeros(()))
-        self.log_scale = nn.Parameter(torch.tensor(float(scale), dtype=like.dtype, device=like.device).log())
-        if not self.log_scale.isfinite():
-            raise InputError(
-                f"`scale` was {scale}; it multiplies cosines before a softmax, so it is above 0 and finite."
-            )
+        first = torch.tensor(float(scale), dtype=like.dtype, device=like.device)  # where a tiny one may be 0
+        check_positive("scale", first.item(), "it multiplies cosines before a softmax")
+        self.log_scale = nn.Parameter(first.log())
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del noise

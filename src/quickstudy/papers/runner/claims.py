@@ -140,11 +140,11 @@ def above(
     amount = share or by
     wanted = Bounds(at_least=amount) if amount else Bounds(above=0.0)
     claimed = Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons)
-    printed = side * _printed_difference(found, row, than, column)
-    is_open = not amount and printed > 0 and claimed.keeps(wanted) is None
-    if is_open and claimed.keeps(Bounds(at_least=TIE * printed)) is False:
+    holds, said = _judge(claimed, wanted, words)
+    printed = 0.0 if amount else side * _printed_difference(found, row, than, column)
+    if holds is None and printed > 0 and claimed.keeps(Bounds(at_least=TIE * printed)) is False:
         return False, f"{words}: a tie, as the paper's difference is {side * printed:+.3g}"
-    return _judge(claimed, wanted, words)
+    return holds, said
 
 
 def _printed_difference(found: Found, row: str, than: str, column: str) -> float:

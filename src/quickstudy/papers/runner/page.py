@@ -76,10 +76,11 @@ def _count_claims(results: Sequence[Result], out_of_reach: Collection[str] = ())
     for number, claim in shown:
         where = number if claim["own"] else None
         found.setdefault((claim["own"], where, claim["source"], claim["text"]), []).append(claim["holds"])
-    of = Counter((own, _agree(holds)) for (own, *_), holds in found.items())
+    verdicts = {key: _agree(holds) for key, holds in found.items()}
+    of = Counter((own, holds) for (own, *_), holds in verdicts.items())
     paper, own = ([of[asked, holds] for holds in (True, False, None)] for asked in (False, True))
     once = " A claim that stands under several items counts once." if len(found) < len(shown) else ""
-    far = sum(not own and _agree(holds) is None and text in out_of_reach for (own, *_, text), holds in found.items())
+    far = sum(not own and holds is None and text in out_of_reach for (own, *_, text), holds in verdicts.items())
     more = f", {far} of which take data or a machine that are not here" if far else ""
     sentences = (
         (paper, f"Of the paper's claims {{}} reproduce, {{}} do not, {{}} are not decided{more}.{once}"),

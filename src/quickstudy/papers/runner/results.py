@@ -219,10 +219,9 @@ def _differences(name: str, now: Any, at_full: Any) -> list[str]:
 
 def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     """A claim with its verdict; a scale below the one that decides leaves it open."""
-    verdict, order = decide(claim, found), list(SCALES)
+    verdict, order, needed = decide(claim, found), list(SCALES), claim.decides or found.item.decides
     holds, evidence = verdict.holds, verdict.evidence
-    if holds is not None and order.index(found.scale) < order.index(claim.decides or found.item.decides):
-        needed = claim.decides or found.item.decides
+    if holds is not None and order.index(found.scale) < order.index(needed):
         holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it; `{needed}` does."
     late = [found.item.label(row) for row in _rows_of(claim, found, but=TIMES) if is_rising(found, row)]
     if holds is not None and found.scale == "cpu" and late:
