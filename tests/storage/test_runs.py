@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,15 +154,64 @@ def one_run(tmp_path_factory):
 numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.sampled_from([math.inf, -math.inf]))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.text(max_size=5), st.one_of(numbers, st.lists(numbers, max_size=3), st.booleans())))
-def test_rows_are_read_as_logged(one_run, row):
+keys = st.one_of(
+    st.text(max_size=5), st.sampled_from(["step", "kind", "metric", "interval", "finite", "tasks", "loss"])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(keys, st.one_of(numbers, st.lists(numbers, max_size=3), st.booleans())))
+def test_rows_are_read_as_logged_or_refused_at_once(one_run, row):
     run = one_run
+    file = run.path / "metrics.jsonl"
     with run.writing():
-        (run.path / "metrics.jsonl").unlink(missing_ok=True)
-        run.log(row)
+        file.unlink(missing_ok=True)
+        try:
+            run.log(row)
+        except InputError:
+            assert not file.exists()
+            return
     assert run.metrics() == [row]
-    json.loads((run.path / "metrics.jsonl").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+DEEP: list[Any] = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+UNREADABLE = {
+    "a step that is no integer": ({"step": 1.0}, "step"),
+    "a step before the first": ({"step": -1}, "step"),
+    "a truth value for a step": ({"step": True}, "step"),
+    "an integer of a thousand digits": ({"n": 10**999}, "digits"),
+    "lists in lists without end": ({"n": DEEP}, "deep"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_could_not_be_read_again_is_not_logged_or_saved(saved, case):
+    values, place = UNREADABLE[case]
+    with saved.writing():
+        saved.log({"step": 1})
+        with pytest.raises(InputError, match=f"no row of metrics, so nothing was written .*{place}"):
+            saved.log(values)
+        with pytest.raises(InputError, match=f"no state of a checkpoint, so nothing was written .*{place}"):
+            saved.save("last", {}, values)
+    assert saved.metrics() == [{"step": 1}] and saved.load("last").state == {"step": 300, "best": math.inf}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"kind": "val", "step": 1, "interval": 0.1, "finite": 1, "tasks": 1},
+        {"kind": "train", "loss": "low"},
+        {"kind": "probe", "step": 1, "name": "w", "value": [[1.0], [1.0, 2.0]]},
+    ],
+)
+def test_a_row_that_lacks_what_its_kind_has_is_not_logged(run, row):
+    with run.writing(), pytest.raises(InputError, match="no row of metrics"):
+        run.log(row)
+    assert run.metrics() == []
 
 
 def test_nan_arrays_and_scalars_can_be_logged(run):
@@ -363,6 +413,15 @@ def test_objects_are_never_pickled(run):
     with pytest.raises(TypeError, match="'x'.*pickle"):
         run.write_result("test", {}, {"x": np.array([{}], dtype=object)})
     assert run.results() == {}
+
+
+@pytest.mark.parametrize("summary", [{"mean": "high"}, {"mean": [0.5]}, {"tasks": -1}, {"finite": 2.0}, {"x": 10**999}])
+def test_a_summary_that_could_not_be_read_again_leaves_the_old_result(run, summary):
+    run.write_result("test", {"mean": 0.5}, {"metric": np.ones(2)})
+    with pytest.raises(InputError, match="no summary of a result, so nothing was written"):
+        run.write_result("test", summary, {"metric": np.zeros(2)})
+    (result,) = run.results().values()
+    assert result.summary["mean"] == 0.5 and result.arrays["metric"].tolist() == [1, 1]
 
 
 def read_or_refuse(run):

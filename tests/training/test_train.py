@@ -11,6 +11,7 @@ import signal
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 import quickstudy
@@ -20,6 +21,8 @@ from quickstudy.engine.gradient_check import WrongGradient
 from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
 from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.storage.checkpoints import hash_tensors
+from quickstudy.storage.files import FILE_FORMAT, dumps
 from quickstudy.storage.run import Run
 from quickstudy.tasks import Sine
 from quickstudy.training import config
@@ -331,9 +334,10 @@ def test_a_checkpoint_whose_state_has_another_shape_is_damaged(cli, place, chang
     path.write_text(path.read_text().replace("steps: 2\n", "steps: 9\n"))
     run = Run.open("run")
     tensors, state = run.load("last")
-    with run.writing():
-        for name in ("last", "best"):
-            run.save(name, tensors, {**state, **changes})
+    text = dumps({**state, **changes})
+    header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(tensors, text)}
+    for name in ("last", "best"):  # by another program: a run itself refuses to save most of these
+        save_file(tensors, place / "run" / "checkpoints" / f"{name}.safetensors", header)
     for words in (["train", "--resume", "run"], ["evaluate", "run"], ["info", "run"]):
         done = cli(*words)
         assert done.code == (words[0] != "info"), (words, done)

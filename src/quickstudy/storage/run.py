@@ -11,7 +11,7 @@ import io
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from quickstudy.storage.files import (
     write_atomic,
     write_beside,
 )
-from quickstudy.storage.records import check_row
+from quickstudy.storage.records import check_row, check_state, check_summary
 from quickstudy.storage.result import EvaluationResult, read_result
 from quickstudy.storage.trust import remember
 from quickstudy.storage.versions import record_versions
@@ -150,6 +150,7 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to the metrics. The row survives a kill of the process; after `save`, also a power cut."""
         self._check_writing()
+        _check_readable(row, check_row, "row of metrics")
         line = (dumps(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
@@ -191,6 +192,7 @@ class Run:
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Replace checkpoint `name`, or fail and leave it unchanged. Tensors may be on any device and share memory."""
         self._check_writing()
+        _check_readable(state, check_state, "state of a checkpoint")
         # Copied, because safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         text = dumps(state)
@@ -236,6 +238,7 @@ class Run:
         for key, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
+        _check_readable(summary, check_summary, "summary of a result")
         folder = self.folder("results")
         table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
         named: dict[str, Any] = dict(arrays)
@@ -304,6 +307,14 @@ def free_path(path: Path) -> Path:
         taken += 1
         candidate = path.with_name(f"{path.name}-{taken}")
     return candidate
+
+
+def _check_readable(values: Mapping[str, Any], check: Callable[[Any], dict[str, Any]], what: str) -> None:
+    """Refuse to write what `check` would not read again: such a file would be taken for a damaged one."""
+    try:
+        check(loads(dumps(values)))
+    except ValueError as error:
+        raise InputError(f"This is no {what}, so nothing was written ({error}): {values!r:.60}") from None
 
 
 def _check_vacant(path: Path) -> None:
