@@ -733,7 +733,7 @@ def test_a_training_cut_short_keeps_its_shape():
 
 @pytest.mark.slow
 def test_the_demo_shows_its_methods_far_ahead_of_the_pixels(shell):
-    # With a number of steps of its own: how many fit into the demo's time depends on the machine, and so do the numbers.
+    # With its own number of steps: how many fit into the demo's time depends on the machine, and so do the numbers.
     done = shell("demo", "--steps", "400", "--json", "--out", "shown")
     assert done.code == 0
     *rows, page = map(json.loads, done.out.splitlines())
