@@ -72,6 +72,7 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: wormhole(mlp(4, 3), chart="tan"), "Did you mean `tanh`"),
         (lambda: wormhole(mlp(4, 3), reading="liberal"), "no reading 'liberal'. Did you mean `literal`"),
         (lambda: wormhole(mlp(4, 3), sharpen=0.0), "`sharpen` was 0.0. It is above 0"),
+        (lambda: wormhole(mlp(4, 3), sharpen=math.inf), "`sharpen` was inf. It is above 0 and finite"),
         (lambda: wormhole(mlp(4, 3), sharpen=2.0, chart="scalar"), "needs the chart 'tanh'"),
         (lambda: wormhole(mlp(4, 3), sharpen=2.0, gain_steps=1), "it needs 2 steps or more"),
         (lambda: wormhole(mlp(4, 3), sharpen=2.0, reading="coadapt"), "a reading in which C is found first"),
@@ -117,6 +118,14 @@ def test_wrong_options_are_refused_when_built(build: Callable[[], object], said:
 def test_what_must_be_above_0_is_finite_too(name: str, build: Callable[[float], object], value: float) -> None:
     with pytest.raises(InputError, match=rf"`{name}` was {value}; .* above 0 and finite"):
         build(value)
+
+
+def test_what_is_0_in_single_precision_is_refused() -> None:
+    torch.set_default_dtype(torch.float32)
+    with pytest.raises(InputError, match=r"`ridge` was 0.0; .* above 0 and finite"):
+        r2d2(mlp(4, 3), ridge=1e-60)
+    with pytest.raises(InputError, match=r"`damping` was 0.0; .* above 0 and finite"):
+        emit_ridge(mlp(4, 3), damping=1e-60)
 
 
 @pytest.mark.parametrize("init", [math.inf, math.nan, (0.0, math.inf), (math.nan, 1.0), (0.1, 0.01)])

@@ -13,6 +13,7 @@ An unknown `chart` or `reading`, or a `scope` of layers whose output goes straig
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Unpack
 
 from torch import nn
@@ -117,9 +118,9 @@ def wormhole(
     """
     if reading not in READINGS:
         raise InputError(f"There is no reading {reading!r}. {suggest_nearest(reading, READINGS)}")
-    if not sharpen > 0 or (sharpen != 1 and (chart != "tanh" or reading not in ("recommended", "literal"))):
+    if not 0 < sharpen < inf or (sharpen != 1 and (chart != "tanh" or reading not in ("recommended", "literal"))):
         raise InputError(
-            f"`sharpen` was {sharpen}. It is above 0, and needs the chart 'tanh' and a reading in which C is found "
+            f"`sharpen` was {sharpen}. It is above 0 and finite, and needs the chart 'tanh' and a reading in which C is found "
             "first: 'recommended' or 'literal'."
         )
     if sharpen != 1 and gain_steps < 2:

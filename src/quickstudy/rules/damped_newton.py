@@ -39,9 +39,10 @@ class DampedNewton(Rule):
 
     def __init__(self, names: Sequence[str], *, damping: float = 1.0, rate: float = 0.5) -> None:
         super().__init__()
-        check_positive("damping", damping, "it makes the system solvable")
+        first = torch.tensor(float(damping))  # where a tiny one may be 0
+        check_positive("damping", first.item(), "it makes the system solvable")
         self.names = tuple(names)
-        self.log_damping = nn.Parameter(torch.tensor(float(damping)).log())
+        self.log_damping = nn.Parameter(first.log())
         self.rate = nn.Parameter(torch.tensor(float(rate)))
 
     def forward(self, params: Params, objective: Objective) -> Params:

@@ -41,7 +41,8 @@ class Ridge(Rule):
         self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero", targets: str = "given"
     ) -> None:
         super().__init__()
-        check_positive("ridge", ridge, "it makes the system solvable")
+        first = torch.tensor(float(ridge))  # where a tiny one may be 0
+        check_positive("ridge", first.item(), "it makes the system solvable")
         if prior not in ("zero", "learned"):
             raise InputError(f"`prior` is 'zero' or 'learned', not {prior!r}.")
         if targets not in ("given", "signs"):
@@ -49,7 +50,7 @@ class Ridge(Rule):
         self.outputs = outputs
         self.prior = prior
         self.targets = targets
-        self.log_ridge = nn.Parameter(torch.tensor(float(ridge)).log())
+        self.log_ridge = nn.Parameter(first.log())
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
