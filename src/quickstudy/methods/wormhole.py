@@ -120,8 +120,8 @@ def wormhole(
         raise InputError(f"There is no reading {reading!r}. {suggest_nearest(reading, READINGS)}")
     if not 0 < sharpen < inf or (sharpen != 1 and (chart != "tanh" or reading not in ("recommended", "literal"))):
         raise InputError(
-            f"`sharpen` was {sharpen}. It is above 0 and finite, and needs the chart 'tanh' and a reading in which C is found "
-            "first: 'recommended' or 'literal'."
+            f"`sharpen` was {sharpen}. It is above 0 and finite, and needs the chart 'tanh' and a reading in which C "
+            "is found first: 'recommended' or 'literal'."
         )
     if sharpen != 1 and gain_steps < 2:
         raise InputError(
