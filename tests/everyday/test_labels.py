@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quickstudy.errors import InputError
-from quickstudy.everyday.labels import dump_labels, load_labels, number_labels, read_labels, sort_classes
+from quickstudy.everyday.labels import (
+    as_label_array,
+    dump_labels,
+    load_labels,
+    number_labels,
+    read_labels,
+    sort_classes,
+)
 
 PLAIN = st.recursive(
     st.text(max_size=3) | st.integers(-5, 5) | st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
@@ -33,6 +40,17 @@ def test_plain_labels_survive_a_file(labels):
     classes = sort_classes(labels)
     again = load_labels(dump_labels(classes))
     assert again == classes and list(map(type, again)) == list(map(type, classes))
+
+
+@given(st.lists(PLAIN, min_size=1, max_size=6) | st.lists(st.integers(), min_size=1) | st.lists(st.text(), min_size=1))
+def test_an_array_of_labels_holds_the_labels(labels):
+    found = as_label_array(labels).tolist()
+    assert found == labels and list(map(type, found)) == list(map(type, labels))
+
+
+@pytest.mark.parametrize("labels", [[2**63 + 1, -1], [2**70, 1], ["a\0", "a"]])
+def test_labels_that_numpy_would_change_are_kept(labels):
+    assert as_label_array(labels).tolist() == labels
 
 
 @pytest.mark.parametrize(

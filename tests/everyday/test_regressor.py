@@ -13,6 +13,10 @@ from sklearn.preprocessing import StandardScaler
 import quickstudy as qs
 from quickstudy.errors import InputError
 from quickstudy.everyday.heads import PENALTIES, Ridge
+from quickstudy.everyday.packing import pack_run
+from quickstudy.storage.run import Run
+from quickstudy.training import config
+from quickstudy.training.train import train
 
 
 def data(n=12, features=3, outputs=1, seed=0):
@@ -65,6 +69,37 @@ def test_a_run_on_sines(sine, tmp_path):
     regressor.save(tmp_path / "m")
     again, spread = qs.open(tmp_path / "m").predict(x, std=True)
     assert np.array_equal(again, values) and np.array_equal(spread, std)
+
+
+def test_an_error_that_is_not_finite_is_not_kept(sine, tmp_path):
+    huge = qs.FewShotRegressor().fit([[0.0], [1.0], [2.0], [3.0]], [1e200, -3e200, 2e200, 5e199])
+    assert np.isinf(huge.deviation_)
+    huge.save(tmp_path / "huge")
+    assert np.allclose(qs.open(tmp_path / "huge").predict([[1.5]]), huge.predict([[1.5]]))
+    wild = {
+        **Run.open(sine).config,
+        "method": {"name": "maml", "inner_lr": 1e3, "inner_steps": 10},
+        "train": {"steps": 0},
+    }
+    setup = config.build(config.parse_config(wild))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    train(setup, run)
+    packed = pack_run(run, tmp_path / "packed", episodes=50).blueprint
+    assert all(map(np.isfinite, packed.errors.values())) and len(packed.errors) < 4, "or this test shows nothing"
+    assert qs.load(tmp_path / "packed").blueprint["errors"].keys() == packed.errors.keys()
+    regressor = qs.FewShotRegressor(run, episodes=50).fit([[0.0], [1.0]], [0.0, 1.0])
+    regressor.save(tmp_path / "m")
+    assert qs.open(tmp_path / "m").predict([[0.5]]).tolist() == regressor.predict([[0.5]]).tolist()
+
+
+@pytest.mark.parametrize("estimator", [qs.FewShotRegressor, qs.FewShotClassifier])
+def test_norms_that_there_are_not_are_never_saved(tmp_path, estimator):
+    x, y = [[0.0], [1.0], [9.0], [8.0]], [0, 0, 1, 1]
+    taught = estimator().fit(x, y).set_params(norms="batch")
+    for attempt in (lambda: estimator(norms="batch").fit(x, y), lambda: taught.save(tmp_path / "m")):
+        with pytest.raises(InputError, match="`norms` is 'support' or 'trained', not 'batch'"):
+            attempt()
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_line_is_saved(tmp_path):

@@ -116,8 +116,11 @@ def test_per_step_norms_are_served_as_they_were_trained_or_not_at_all(tmp_path):
 
 
 OWN = """
+from torch import nn
+
 from quickstudy import METHODS
 from quickstudy.models.nets import conv_net
+from quickstudy.tasks import FAMILIES
 
 open("was-run", "a").close()
 
@@ -128,6 +131,18 @@ def learner():
 
 def net(inputs, outputs):
     return conv_net(inputs, outputs, filters=4, blocks=2)
+
+
+def pictures():
+    return FAMILIES["drawings"](split="lake", ways=5, shots=1, queries=3, size=14)
+
+
+def line(inputs, outputs):
+    return nn.Linear(inputs[0], outputs)
+
+
+def waves():
+    return FAMILIES["sine"]()
 
 
 def number():
@@ -169,6 +184,19 @@ def test_code_of_others_runs_only_if_it_is_trusted(own, monkeypatch):
             qs.load(own / path)
     assert not (own / "was-run").exists()
     assert torch.equal(outputs(qs.load(own / "l", trust=True)), expected)
+
+
+def test_what_was_taught_to_a_learner_of_ones_own_code_opens_again(own):
+    """Not only where the tasks are the library's: there the run has been remembered under the same name."""
+    run = train_run(own / "run", settings("protonet", tasks={"name": "my_own:pictures"}, model={"name": "my_own:net"}))
+    labels = SUPPORT.y.tolist()
+    classifier = qs.FewShotClassifier(run, norms="trained", episodes=0).fit(SUPPORT.x, labels)
+    classifier.save(own / "c")
+    assert qs.open(own / "c").predict(NEW).tolist() == classifier.predict(NEW).tolist()
+    given = settings("maml", tasks={"name": "my_own:waves"}, model={"name": "my_own:line"})
+    regressor = qs.FewShotRegressor(train_run(own / "line", given), episodes=0).fit([[0.0], [1.0]], [0.0, 1.0])
+    regressor.save(own / "r")
+    assert qs.open(own / "r").predict([[0.5]]).tolist() == regressor.predict([[0.5]]).tolist()
 
 
 def change(**changes):

@@ -37,6 +37,22 @@ def test_a_model_is_read_as_it_was_written(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new" / "m").glob("[!.]*")) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("a" * 2**24, r"takes 167\d+ bytes, and config.json holds 16777216. Give shorter names"),
+        ("\ud800", "cannot hold what it says"),
+        (10**30, "a number has 31 digits"),
+        ({1}, "cannot hold what it says"),
+    ],
+)
+def test_what_a_config_could_not_hold_leaves_the_old_model(model, value, said):
+    with pytest.raises(InputError, match=f"The model cannot be saved: .*{said}"):
+        write_model(model, {"kind": "new", "value": value}, NEW)
+    config, tensors = read_model(model)
+    assert config["kind"] == "old" and torch.equal(tensors["a"], OLD["a"])
+
+
 @pytest.mark.parametrize("call", range(12))
 def test_a_save_that_is_killed_at_any_call_leaves_the_old_model_or_the_new_one(model, call, monkeypatch):
     """The process is killed before the n-th call that changes the directory, and again in the save that follows."""

@@ -1,5 +1,6 @@
 """Run directories: they give back what was written, also after kills, on full disks and with damaged files."""
 
+import functools
 import itertools
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,15 @@ TENSORS = {
 
 # -- creating and opening --
 
+numbers_of_settings = st.integers() | st.floats(allow_nan=False)
+texts_of_settings = st.text(st.characters(), max_size=4) | st.sampled_from(
+    ["no", "1e3", "nan", "~", "2026-01-01", "=", "<<"]
+)
+
+
+def nested(part):
+    return st.lists(part, max_size=3) | st.dictionaries(texts_of_settings | st.integers(), part, max_size=3)
+
 
 def test_a_run_opens_with_the_config_it_was_made_with(run):
     again = Run.open(run.path)
@@ -53,6 +64,39 @@ def test_a_run_opens_with_the_config_it_was_made_with(run):
     assert again.versions["torch"] == torch.__version__
     assert {"quickstudy", "python", "numpy", "platform", "threads", "commit"} <= again.versions.keys()
     assert again.metrics() == [] and again.results() == {} and again.checkpoints() == []
+
+
+UNKEPT = {
+    "bytes": b"abc",
+    "a set": {1, 2},
+    "a date": date(2026, 1, 1),
+    "an object": object(),
+    "too many digits": 10**25,
+    "a tuple as a key": {(1, 2): 3},
+    "too many levels": functools.reduce(lambda inner, _: [inner], range(70), 1),
+    "too many values": list(range(60_000)),
+    "too many bytes": "a" * 2**20,
+    "a line end of another kind": "a\x85b",
+}
+
+
+@pytest.mark.parametrize("case", UNKEPT)
+def test_settings_that_would_not_be_read_as_they_are_make_no_run(tmp_path, case):
+    with pytest.raises(InputError, match=r"cannot be kept in a run's config.yaml: \S"):
+        Run.create(tmp_path / "run", {"method": "maml", "value": UNKEPT[case]})
+    assert not (tmp_path / "run").exists()
+
+
+@given(st.recursive(st.none() | st.booleans() | numbers_of_settings | texts_of_settings, nested, max_leaves=6))
+@settings(max_examples=40, deadline=None)
+def test_settings_are_read_as_they_were_given_or_refused(tmp_path_factory, value):
+    place = tmp_path_factory.mktemp("made") / "run"
+    try:
+        Run.create(place, {"value": value})
+    except InputError:
+        assert not place.exists()
+        return
+    assert Run.open(place).config == {"value": value}
 
 
 def test_a_run_is_not_made_over_another(run):
@@ -151,6 +195,7 @@ def one_run(tmp_path_factory):
     return Run.create(tmp_path_factory.mktemp("runs") / "run", {})
 
 
+texts = st.one_of(st.text(max_size=3), st.sampled_from(["nan", "inf", "-inf", r"\nan", r"\\inf", "\\"]))
 numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.sampled_from([math.inf, -math.inf]))
 
 
@@ -160,7 +205,7 @@ keys = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(keys, st.one_of(numbers, st.lists(numbers, max_size=3), st.booleans())))
+@given(st.dictionaries(keys, st.one_of(numbers, texts, st.lists(numbers | texts, max_size=3), st.booleans())))
 def test_rows_are_read_as_logged_or_refused_at_once(one_run, row):
     run = one_run
     file = run.path / "metrics.jsonl"
@@ -407,6 +452,26 @@ def test_results_are_read_as_written(run):
     assert results["test"].arrays.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(results["test"].arrays[name], array)
+
+
+def test_texts_that_look_like_numbers_stay_texts(run):
+    words = {"label": "nan", "many": ["inf", "-inf", r"\nan", "nano"], "array": np.array(["nan", "b"])}
+    read = words | {"array": ["nan", "b"]}
+    with run.writing():
+        run.log(words)
+        run.save("last", {}, words)
+    run.write_result("test", words, {})
+    assert run.metrics() == [read] and run.load("last").state == read
+    assert run.results()["test"].summary == {"format": 1, **read}
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle"])
+def test_a_name_that_an_archive_does_not_take_is_refused(run, name):
+    with pytest.raises(InputError, match=f"cannot be called '{name}'"):
+        run.write_result("test", {}, {name: np.zeros(1)})
+    with pytest.raises(InputError, match="has the format of its file as `format`"):
+        run.write_result("test", {"format": 7}, {})
+    assert run.results() == {}
 
 
 def test_objects_are_never_pickled(run):

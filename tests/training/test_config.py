@@ -1,7 +1,9 @@
 """Configurations: what is refused and how, and what a user's own parts may be."""
 
 import itertools
+import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from PIL import Image
 from conftest import SINE
 from quickstudy.errors import InputError
 from quickstudy.models.encoders.photos import has_photos
+from quickstudy.storage.run import Run
 from quickstudy.storage.yaml_text import parse_yaml
 from quickstudy.tasks.images.published import published_split
 from quickstudy.training import config
 from quickstudy.training.config.overrides import apply_overrides, parse_overrides
+from quickstudy.training.restore import rebuild
 
 fresh = itertools.count()
 
@@ -281,6 +285,42 @@ def test_a_users_model_may_have_annotations_for_type_checkers_only_and_options_o
     assert setup.config.model.options == {"width": 6, "extra": {"depth": 2}}
     again = config.build(config.parse_config(setup.config.model_dump(mode="json")))
     assert again.config == setup.config  # what a resumed run is built from
+
+
+KINDS = """
+    from enum import Enum
+    from pathlib import Path
+    from torch import nn
+
+    class Kind(Enum):
+        A = "a"
+        B = "b"
+
+    seen = []
+
+    def net(
+        inputs, outputs, where: Path | None = None, layers: set[int] = frozenset(), kind: Kind = Kind.A,
+        widths: dict[int, int] | None = None, free=None, width: int = 4,
+    ):
+        seen.append((where, layers, kind, widths, free, width))
+        return nn.Linear(inputs[0], outputs)
+"""
+
+
+def test_a_run_records_options_that_its_factory_gets_as_other_values(module, tmp_path):
+    name = module(KINDS)
+    options = "where: w.pt, layers: [1, 2], kind: b, widths: {'1': 16}, free: {a: [1]}, width: 6"
+    setup = config.build(parsed("--model", f"{{name: {name}:net, {options}}}"))
+    run = Run.create(tmp_path / "run", setup.config.model_dump(mode="json"))
+    rebuild(Run.open(run.path))
+    first, again = (sys.modules[name].seen[at] for at in (0, -1))
+    assert first == again == (Path("w.pt"), {1, 2}, first[2], {1: 16}, {"a": [1]}, 6) and first[2].name == "B"
+
+
+@pytest.mark.parametrize("option", ["widths: {1: 16}", "free: {1: 16}", "free: {a: [{2.5: x}]}"])
+def test_a_key_that_is_no_text_is_refused(module, option):
+    with pytest.raises(InputError, match=r"`model.\S+` has the key (1|2.5), and keys in a configuration are texts"):
+        config.build(parsed("--model", f"{{name: {module(KINDS)}:net, {option}}}"))
 
 
 def test_options_may_be_called_anything(module):

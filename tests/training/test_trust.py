@@ -258,6 +258,11 @@ def test_names_are_found_wherever_they_stand():
     )
 
 
+def test_names_are_found_in_a_long_text_and_not_in_the_middle_of_a_word():
+    long = "a" * 2**20
+    assert named_code({"a": f"{long} {long}. mod:f,{'a.' * 2**18}", "b": "9mod:f, x.9.mod:g"}) == ["a is mod:f"]
+
+
 def test_a_library_name_of_an_earlier_layout_is_known():
     raw = {**SINE, "model": {"name": "quickstudy.reproduce.wormhole.models:weights_only", "low": -1.0, "high": 1.0}}
     config.build(config.parse_config({**raw, "tasks": {"name": "threshold", "shots": 5, "queries": 5}}))

@@ -5,10 +5,11 @@ A base makes a user's X ready, and adapts to examples. It knows no class of the 
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
+from math import isfinite, nan
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,8 +28,9 @@ from quickstudy.methods.unicorn_maml import UnicornLearner
 from quickstudy.models.encoders.encoder import Encoder
 from quickstudy.models.encoders.open_encoder import ENCODERS, open_encoder
 from quickstudy.models.norms import serve_by_support
-from quickstudy.storage.model_files import is_model, read_model
+from quickstudy.storage.model_files import is_model, read_model, write_model
 from quickstudy.storage.run import Run
+from quickstudy.storage.trust import code_parts, remember
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.training.config import Blueprint, build_tasks, complete_run, parse_config
 from quickstudy.training.restore import load, load_learner
@@ -316,12 +318,15 @@ class LearnerBase(Base):
         if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss == "cross_entropy":
             raise InputError(f"{self.name} was trained to tell classes apart: give a run on tasks of regression.")
         shots, known = len(x), {} if self.blueprint is None else self.blueprint.errors
+        adapted = self.learner.adapt(Examples(x, y.to(torch.float32)))
         if self.family is not None and self.episodes and shots not in known:
-            known = {**known, shots: measure_error(self.learner, self.family, shots, episodes=self.episodes)}
+            error = measure_error(self.learner, self.family, shots, episodes=self.episodes)
+            if not isfinite(error):  # the learner diverges on one of its own tasks: nobody knows how far it is off
+                return adapted, nan
+            known = {**known, shots: error}
             self._remember(errors=known)
         near = min(known, key=lambda one: abs(np.log(one / shots)), default=None)
-        adapted = self.learner.adapt(Examples(x, y.to(torch.float32)))
-        return adapted, float("nan") if near is None else known[near]
+        return adapted, nan if near is None else known[near]
 
     def _remember(self, **found: Any) -> None:
         """Keep what was measured with the learner, so that it is there where the tasks are not."""
@@ -379,10 +384,15 @@ def run_outputs(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(outputs)
 
 
-def serve(learner: Learner, norms: str, name: str) -> tuple[Learner, tuple[str, ...]]:
-    """The learner as it serves, and a remark if this is not how it was trained."""
+def check_norms(norms: str) -> None:
+    """Refuse a norm policy that there is not."""
     if norms not in NORMS:
         raise InputError(f"`norms` is 'support' or 'trained', not {norms!r}.")
+
+
+def serve(learner: Learner, norms: str, name: str) -> tuple[Learner, tuple[str, ...]]:
+    """The learner as it serves, and a remark if this is not how it was trained."""
+    check_norms(norms)
     if norms == "trained":
         return learner, ()
     served = serve_by_support(learner)
@@ -415,6 +425,7 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         episodes: The validation tasks that calibrate a run, if its data are at hand.
         trust: Whether to run code of others that a run or a saved learner names.
     """
+    check_norms(norms)
     if isinstance(base, Base):
         return base
     if base is None:
@@ -483,6 +494,14 @@ def open_known_encoder(name: str, digest: str, whose: str, given: Any = None) ->
             "Install the version that was used, or teach the examples again."
         )
     return encoder
+
+
+def save_taught(path: Path, base: Base, config: Mapping[str, Any], examples: Mapping[str, Tensor]) -> None:
+    """Write a model that was taught, with its base. Code that the base names is the user's own from now on."""
+    check_norms(config["norms"])
+    write_model(path, {**config, "base": base.describe()}, {**examples, **base.tensors()})
+    if isinstance(base, LearnerBase) and base.learner.blueprint is not None:
+        remember(code_parts(base.learner.blueprint))
 
 
 def canonical_order(x: Tensor, y: Tensor) -> Tensor:

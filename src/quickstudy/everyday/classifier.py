@@ -12,11 +12,19 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import Calibration
-from quickstudy.everyday.bases import Base, Progress, canonical_order, distance, open_base, run_outputs, typical_shots
+from quickstudy.everyday.bases import (
+    Base,
+    Progress,
+    canonical_order,
+    distance,
+    open_base,
+    run_outputs,
+    save_taught,
+    typical_shots,
+)
 from quickstudy.everyday.estimator import Estimator
 from quickstudy.everyday.items import read_taught
 from quickstudy.everyday.labels import as_label_array, check_classes, dump_labels, number_labels, read_labels
-from quickstudy.storage.model_files import write_model
 
 NEAR = 0.7
 """How far, in factors, ways and shots may be from those that calibrated before a warning: `exp(.7)` is 2."""
@@ -248,13 +256,12 @@ class FewShotClassifier(Estimator):
         config = {
             "kind": "classifier",
             "classes": dump_labels(self.classes_.tolist()),
-            "base": self._base.describe(),
             "norms": self.norms,
             "calibration": None if self.calibration_ is None else self.calibration_.model_dump(mode="json"),
             "notes": self.notes_,
         }
         examples = {"examples.x": self._x, "examples.y": torch.from_numpy(numbers)}
-        write_model(Path(path), config, {**examples, **self._base.tensors()})
+        save_taught(Path(path), self._base, config, examples)
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
         """Write the model as one file, of ONNX (.onnx) or of `torch.export` (.pt2), and compare it with PyTorch.

@@ -132,13 +132,20 @@ def as_label_array(labels: Sequence[Hashable]) -> NDArray[Any]:
     """Labels as an array: of integers, floats, booleans or texts where they are of one kind, else of objects."""
     kinds = {type(label) for label in labels}
     if len(kinds) == 1 and kinds <= {int, float, bool, str}:
-        try:
-            return np.array(labels)
-        except OverflowError:
-            pass
+        array = _try_array(labels)
+        # NumPy makes a float of 2**63, and "a\0" loses its end.
+        if array is not None and array.tolist() == list(labels):
+            return array
     array = np.empty(len(labels), dtype=object)
     array[:] = labels
     return array
+
+
+def _try_array(labels: Sequence[Hashable]) -> NDArray[Any] | None:
+    try:
+        return np.array(labels)
+    except OverflowError:
+        return None
 
 
 def check_classes(labels: Sequence[Hashable]) -> list[Hashable]:

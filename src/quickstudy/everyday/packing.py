@@ -1,6 +1,7 @@
 """Packing a run: its learner alone, as it serves, calibrated, in a directory that needs nothing else."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,8 @@ def pack_run(
 def _measure(learner: Learner, family: TaskFamily, episodes: int, progress: Progress | None) -> dict[str, object]:
     """What a blueprint says of how far a learner can be trusted."""
     if family.loss != "cross_entropy":
-        return {"errors": {n: measure_error(learner, family, n, episodes=episodes) for n in PACK_SHOTS}}
+        errors = {n: measure_error(learner, family, n, episodes=episodes) for n in PACK_SHOTS}
+        return {"errors": {n: error for n, error in errors.items() if isfinite(error)}}  # one task may diverge
     outputs = learner.blueprint["tasks"]["outputs"] if learner.blueprint else 0
     sizes = [(w, k) for w in PACK_WAYS for k in PACK_SHOTS if learner.ways is not None or w <= outputs]
     found: dict[tuple[int, int], Calibration] = {}

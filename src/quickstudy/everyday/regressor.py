@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs
+from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs, save_taught
 from quickstudy.everyday.estimator import Estimator, as_values
-from quickstudy.storage.model_files import write_model
 
 
 class FewShotRegressor(Estimator):
@@ -99,11 +98,10 @@ class FewShotRegressor(Estimator):
     def save(self, path: str | Path) -> None:
         """Save the model as a directory that `quickstudy.open` reads; see `FewShotClassifier.save`."""
         self._check_fitted()
-        config = {"kind": "regressor", "base": self._base.describe(), "norms": self.norms, "flat": self._flat}
-        if not np.isnan(self.deviation_):
+        config = {"kind": "regressor", "norms": self.norms, "flat": self._flat}
+        if np.isfinite(self.deviation_):
             config["deviation"] = self.deviation_
-        examples = {"examples.x": self._x, "examples.y": self._y}
-        write_model(Path(path), config, {**examples, **self._base.tensors()})
+        save_taught(Path(path), self._base, config, {"examples.x": self._x, "examples.y": self._y})
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
         """Write the model as one file; see `FewShotClassifier.export`. A regressor cannot be one that learns."""

@@ -171,7 +171,10 @@ def check_format(value: Any, path: Path) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Convert a value to JSON's types: scalars and arrays of NumPy and torch become numbers and lists."""
+    """Convert a value to JSON's types: scalars and arrays of NumPy and torch become numbers and lists.
+
+    An infinity and NaN become texts.
+    """
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -183,20 +186,37 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def mark_texts(value: Any) -> Any:
+    r"""Put a backslash before the texts that `restore_floats` would take for numbers, and before those marked so.
+
+    >>> mark_texts(["nan", r"\nan", "nano"])
+    ['\\nan', '\\\\nan', 'nano']
+    """
+    if isinstance(value, Mapping):
+        return {key: mark_texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mark_texts(item) for item in value]
+    if hasattr(value, "tolist"):
+        return mark_texts(value.tolist())
+    return f"\\{value}" if isinstance(value, str) and value.lstrip("\\") in _NON_FINITE else value
+
+
 def to_plain_or_text(value: Any) -> Any:
     """Convert a value of a user's code to JSON's types: what JSON cannot hold becomes its text."""
     return json.loads(json.dumps(value, default=str))
 
 
 def restore_floats(value: Any, levels: int = MAX_LEVELS) -> Any:
-    """The inverse of `to_plain` for non-finite floats."""
+    """The inverse of `to_plain` for infinities and NaN, and of `mark_texts`."""
     if not levels:
         raise ValueError(f"values are nested more than {MAX_LEVELS} deep")
     if isinstance(value, dict):
         return {key: restore_floats(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
         return [restore_floats(item, levels - 1) for item in value]
-    return float(value) if isinstance(value, str) and value in _NON_FINITE else value
+    if isinstance(value, str) and value.lstrip("\\") in _NON_FINITE:
+        return value[1:] if value.startswith("\\") else float(value)
+    return value
 
 
 def dumps(value: Any) -> str:
@@ -208,13 +228,22 @@ def dumps(value: Any) -> str:
     return json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False)
 
 
+def dump_line(value: Any) -> str:
+    """JSON on one line, which `loads` reads as it was.
+
+    >>> loads(dump_line({"loss": float("inf"), "name": "inf"}))
+    {'loss': inf, 'name': 'inf'}
+    """
+    return dumps(mark_texts(value))
+
+
 def dump_pretty(value: Any) -> bytes:
-    """Indented JSON for people, as the bytes of a file."""
-    return (json.dumps(to_plain(value), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
+    """Indented JSON, as the bytes of a file that `read_json` reads as it was."""
+    return (json.dumps(to_plain(mark_texts(value)), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def loads(text: str | bytes) -> Any:
-    """Read what `dumps` wrote. Whatever is wrong with the text is a ValueError."""
+    """Read what `dump_line` wrote. Whatever is wrong with the text is a ValueError."""
     try:
         return restore_floats(json.loads(text, parse_int=_read_whole))
     except RecursionError:

@@ -72,16 +72,31 @@ def write_model(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     digest = hash_tensors(copies, "")
     about = {"format": MODEL_FORMAT, "quickstudy": metadata.version("quickstudy"), "sha256": digest, **config}
-    text = json.dumps(to_plain(about), allow_nan=False, ensure_ascii=False, indent=2) + "\n"
+    text = _to_json(about)
     with explain_disk_errors(path, "What was there before is intact. Free some space, or give another directory."):
         path.mkdir(parents=True, exist_ok=True)
         with model_lock(path):
             remove_stale(path)
             _settle(path)
             write_atomic(path / NEXT_FILE, to_safetensors(copies, {"format": "pt"}))
-            write_atomic(path / CONFIG_FILE, text.encode())  # from here on the directory holds the new model
+            write_atomic(path / CONFIG_FILE, text)  # from here on the directory holds the new model
             os.replace(path / NEXT_FILE, path / TENSORS_FILE)
             sync_folder(path)
+
+
+def _to_json(about: Mapping[str, Any]) -> bytes:
+    """The bytes of a config. One that could not be read again is refused, and the old model stays."""
+    try:
+        text = (json.dumps(to_plain(about), allow_nan=False, ensure_ascii=False, indent=2) + "\n").encode()
+        json.loads(text, parse_int=_read_whole)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"The model cannot be saved: {CONFIG_FILE} cannot hold what it says ({error}).") from None
+    if len(text) > MAX_CONFIG_BYTES:
+        raise InputError(
+            f"The model cannot be saved: what it says of itself, such as the names of its classes, takes {len(text)} "
+            f"bytes, and {CONFIG_FILE} holds {MAX_CONFIG_BYTES}. Give shorter names."
+        )
+    return text
 
 
 def _check_place(path: Path) -> None:

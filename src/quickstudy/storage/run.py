@@ -7,7 +7,6 @@ after the last newline that is no whole row is the trace of a crash. Nothing her
 through a link: reading a run executes no code from it and touches no other file.
 """
 
-import io
 import os
 import platform
 import re
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
@@ -24,13 +22,15 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from quickstudy.errors import InputError, RunError, suggest_nearest
+from quickstudy.storage.arrays import pack_arrays
 from quickstudy.storage.checkpoints import Checkpoint, describe_step, describe_survivor, hash_tensors, read_checkpoint
 from quickstudy.storage.files import (
     FILE_FORMAT,
+    MAX_DIGITS,
     check_format,
     check_lock,
+    dump_line,
     dump_pretty,
-    dumps,
     explain_disk_errors,
     loads,
     open_file,
@@ -69,16 +69,16 @@ class Run:
         """Make a run in a directory that is absent or empty. `Run.open(path).config` equals `config`."""
         path = Path(path)
         _check_vacant(path)
+        run = Run(path, {key: value for key, value in config.items() if key != "format"})
+        text = _to_yaml(run.config)
         with explain_disk_errors(path, "Give a directory that can be made and written."):
             path.mkdir(parents=True, exist_ok=True)
-        run = Run(path, {key: value for key, value in config.items() if key != "format"})
         with run.writing():
             _check_vacant(path)  # again, now that no other process can be creating it
             with explain_disk_errors(path, "Free some space, or give a directory on another disk."):
                 write_atomic(path / "versions.json", dump_pretty(record_versions()))
-                text = yaml.safe_dump({"format": FILE_FORMAT, **run.config}, sort_keys=False, allow_unicode=True)
                 # Written last: a directory is a run as soon as it has config.yaml.
-                write_atomic(path / "config.yaml", text.encode())
+                write_atomic(path / "config.yaml", text)
         remember(run.config)
         return run
 
@@ -151,7 +151,7 @@ class Run:
         """Append one row to the metrics. The row survives a kill of the process; after `save`, also a power cut."""
         self._check_writing()
         _check_readable(row, check_row, "row of metrics")
-        line = (dumps(row) + "\n").encode()
+        line = (dump_line(row) + "\n").encode()
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
             file = open_file(path, "ab")
@@ -187,7 +187,7 @@ class Run:
             return
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The metrics are unchanged. Free some space, then try again."):
-            write_atomic(path, "".join(dumps(row) + "\n" for row in kept).encode())
+            write_atomic(path, "".join(dump_line(row) + "\n" for row in kept).encode())
 
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Replace checkpoint `name`, or fail and leave it unchanged. Tensors may be on any device and share memory."""
@@ -195,7 +195,7 @@ class Run:
         _check_readable(state, check_state, "state of a checkpoint")
         # Copied, because safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-        text = dumps(state)
+        text = dump_line(state)
         header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}
         path = self._checkpoint(name)
         try:
@@ -235,21 +235,18 @@ class Run:
 
     def write_result(self, name: str, summary: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace result `name`. A kill meanwhile leaves the old result, the new one, or none, but never a mixture."""
-        for key, array in arrays.items():
-            if array.dtype.hasobject:
-                raise TypeError(f"Array {key!r} of result {name!r} holds Python objects, which only pickle can write.")
+        if "format" in summary:
+            raise InputError("The summary of a result has the format of its file as `format`. Take another name.")
         _check_readable(summary, check_summary, "summary of a result")
         folder = self.folder("results")
         table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
-        named: dict[str, Any] = dict(arrays)
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **named)
+        packed = pack_arrays(arrays)
         with explain_disk_errors(data, "Free some space and evaluate again; the checkpoint is not affected."):
             folder.mkdir(exist_ok=True)
             check_lock(folder / ".lock")
             with FileLock(folder / ".lock"):
                 remove_stale(folder)
-                new_data = write_beside(data, packed.getvalue())
+                new_data = write_beside(data, packed)
                 try:
                     new_table = write_beside(table, dump_pretty({"format": FILE_FORMAT, **summary}))
                 except BaseException:
@@ -309,11 +306,29 @@ def free_path(path: Path) -> Path:
     return candidate
 
 
+def _to_yaml(config: Mapping[str, Any]) -> bytes:
+    """Settings as the bytes of `config.yaml`. Those that `Run.open` would not read as they are, are refused."""
+    settings = {"format": FILE_FORMAT, **config}
+    try:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode()
+        if len(text) > MAX_YAML_BYTES:
+            raise ValueError(f"they take {len(text)} bytes, and {MAX_YAML_BYTES} are read at most")
+        if dump_line(parse_yaml(text.decode(), SavedYaml)) != dump_line(settings):
+            raise ValueError("they would be read as other values")
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"These settings cannot be kept in a run's config.yaml: {reason:.200}. It holds texts, numbers of at most "
+            f"{MAX_DIGITS} digits, truth values, and lists and mappings of them."
+        ) from None
+    return text
+
+
 def _check_readable(values: Mapping[str, Any], check: Callable[[Any], dict[str, Any]], what: str) -> None:
     """Refuse to write what `check` would not read again: such a file would be taken for a damaged one."""
     try:
-        check(loads(dumps(values)))
-    except ValueError as error:
+        check(loads(dump_line(values)))
+    except (ValueError, TypeError) as error:
         raise InputError(f"This is no {what}, so nothing was written ({error}): {values!r:.60}") from None
 
 

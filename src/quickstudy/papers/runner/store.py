@@ -6,7 +6,6 @@
 Two rows, or two items, that need the same training have one.
 """
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,12 +15,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from quickstudy.errors import RunError
 from quickstudy.papers.runner.measures import Reading, Trained
+from quickstudy.storage.arrays import pack_arrays
 from quickstudy.storage.files import FILE_FORMAT, dump_pretty, explain_disk_errors, read_json, write_atomic
 from quickstudy.storage.records import Number, check_shape
 from quickstudy.storage.result import read_result
@@ -150,14 +149,13 @@ class Store:
 
     def write(self, asked: Asked, reading: Reading, about: Mapping[str, Any]) -> None:
         """Keep a reading; `about` says how it came to be."""
-        table, packed = self._table(asked), io.BytesIO()
-        named: dict[str, Any] = {**reading.arrays, **({} if reading.each is None else {"each": reading.each})}
-        np.savez_compressed(packed, **named)
+        table = self._table(asked)
+        packed = pack_arrays({**reading.arrays, **({} if reading.each is None else {"each": reading.each})})
         plain = {"value": reading.value, "interval": reading.interval, "tasks": reading.tasks}
         asked_for = {"more": dict(reading.more), "measure": asked.measure, "options": dict(asked.options)}
         with explain_disk_errors(table, "Free some space; what is there is intact, and the same command goes on."):
             table.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(table.with_suffix(".npz"), packed.getvalue())
+            write_atomic(table.with_suffix(".npz"), packed)
             write_atomic(table, dump_pretty({"format": FILE_FORMAT, **plain, **asked_for, **about}))
 
     def read(self, asked: Asked) -> tuple[Reading, dict[str, Any]]:

@@ -236,9 +236,13 @@ def build_part(
         raise InputError(
             f"`method` {part.name!r} adapts a model, and no `model` is given. {suggest_nearest('', nets.NETS)}"
         )
+    for name, given in part.options.items():
+        _check_keys(given, f"{what}.{name}")
     known_defaults = {name: value for name, value in (defaults or {}).items() if name in signature}
     options = _check_options(Part.model_validate({**known_defaults, **part.model_dump()}), signature, what, context)
     plain = {name: value for name, value in options.items() if is_plain(value)}
+    # What became a path, a set or a member of an enumeration is recorded as it was given, and becomes the same again.
+    plain |= {name: given for name, given in part.options.items() if name not in plain and is_plain(given)}
     for name in [n for n in plain if n in signature and _takes_tasks(signature[n].annotation)]:
         if plain[name] is not None:
             options[name], plain[name] = _build_nested_tasks(plain[name], f"{what}.{name}", context.get("progress"))
@@ -250,6 +254,21 @@ def build_part(
     except (Exception, SystemExit) as error:  # the user's factory may fail in any way; torch, at a size of -1
         raise InputError(f"`{what}` {part.name!r} could not be built: {describe_error(error)}.") from error
     return result, Part.model_validate({"name": part.name, **plain})
+
+
+def _check_keys(value: Any, path: str) -> None:
+    """Refuse a key that is no text, at any depth: a run's settings would have it as a text."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(
+                    f"`{path}` has the key {key!r}, and keys in a configuration are texts. Write '{key}': a parameter "
+                    "with the annotation dict[int, ...] gets numbers."
+                )
+            _check_keys(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_keys(item, f"{path}.{number}")
 
 
 def _takes_tasks(annotation: Any) -> bool:

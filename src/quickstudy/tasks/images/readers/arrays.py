@@ -139,9 +139,9 @@ def join_pictures(
         if part.split:
             splits.setdefault(part.split, []).append(np.arange(start, end))
     return Listing(
-        layout=layout,
+        layout=nfc(layout),
         pictures=parts[0].pictures if len(parts) == 1 else ChainedPictures([part.pictures for part in parts]),
-        names=[f"{part.source}[{at}]" for part in parts for at in range(len(part.labels))],
+        names=[f"{nfc(part.source)}[{at}]" for part in parts for at in range(len(part.labels))],
         labels=np.array(labels, dtype=np.int64),
         classes=[nfc(str(value)) for value in classes],
         splits={split: np.concatenate(numbers) for split, numbers in splits.items()},

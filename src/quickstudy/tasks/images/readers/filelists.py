@@ -72,7 +72,7 @@ def read_class_lists(path: Path) -> Listing | None:
     left = own.count(None)
     layout = f"{found.layout}, divided by {', '.join(file.relative_to(path).as_posix() for file in files)}"
     layout += f"; {left} classes are in none of the lists" if left else ""
-    return Listing(layout, found.pictures, found.names, found.labels, found.classes, splits, skipped)
+    return Listing(nfc(layout), found.pictures, found.names, found.labels, found.classes, splits, skipped)
 
 
 def _read_lists(folder: Path, key: str) -> dict[Path, Mapping[str, Any]]:

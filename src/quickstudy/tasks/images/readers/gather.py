@@ -80,7 +80,10 @@ def split_of(word: str) -> str | None:
 
 def listing_of(layout: str, rows: Iterable[PictureRow], skipped: Sequence[tuple[str, str]] = ()) -> Listing:
     """Make a listing from rows. Classes are in code-point order, pictures in the order of class and then name."""
-    rows = [row if row.name.isascii() else row._replace(label=nfc(row.label), name=nfc(row.name)) for row in rows]
+    rows = [
+        row if row.name.isascii() and row.label.isascii() else row._replace(label=nfc(row.label), name=nfc(row.name))
+        for row in rows
+    ]
     # Sorted twice by text: pairs as keys would make tens of thousands of objects, which takes longer than the sorting.
     rows.sort(key=lambda row: row.name)
     rows.sort(key=lambda row: row.label)
@@ -90,7 +93,7 @@ def listing_of(layout: str, rows: Iterable[PictureRow], skipped: Sequence[tuple[
     paths = [row.place for row in rows if isinstance(row.place, Path)]
     members = [row.place for row in rows if not isinstance(row.place, Path)]
     return Listing(
-        layout=layout,
+        layout=nfc(layout),
         pictures=ZipPictures(members) if members else FilePictures(paths),
         names=[row.name for row in rows],
         labels=np.array([number[row.label] for row in rows], dtype=np.int64),
