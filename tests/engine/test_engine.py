@@ -38,6 +38,44 @@ def test_recompute_changes_no_result(method: Method, net: Net) -> None:
     assert model.engine.backend == "loop"
 
 
+class Attended(nn.Module):
+    """Attention, whose fused kernels have no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, WAYS)
+
+    def forward(self, x):
+        x = x[:, None] * torch.linspace(1, 2, 3)[:, None]
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, WAYS)),
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, WAYS)),
+        Attended,
+    ],
+    ids=["weight norm", "layer norm", "attention"],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_replayed_step_calls_kernels_by_their_plain_formulas_too(build, own):
+    """torch calls a backward without the modes that the forward had: the fused kernel would be wrong there."""
+    model, batch = maml(build(), inner_lr=0.5, inner_steps=2), tasks(NETS[0])
+
+    def found(engine):
+        model.engine = engine
+        if not own:
+            return model.meta_gradient(batch)[1]
+        model.zero_grad()
+        model(batch).loss.mean().backward()
+        return [p.grad.clone() for p in model.meta_params().values()]
+
+    torch.testing.assert_close(found(Engine(recompute=True)), found(Engine("loop")), **CLOSE)
+
+
 def test_the_gradient_of_a_replayed_step_stops_at_what_it_reads():
     """phi is computed from the features and from frozen parameters; the steps of the gain read all three."""
     head = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, WAYS))

@@ -46,6 +46,15 @@ def test_the_penalty_has_the_smallest_error_on_examples_left_out():
     assert line.deviation == pytest.approx(min(errors.values()), rel=0.1)
 
 
+@pytest.mark.parametrize(("in_x", "in_y"), [(1e6, 0.0), (1.7e9, 0.0), (0.0, 1.7e9), (-1.7e9, 1.7e9)])
+def test_large_offsets_such_as_unix_times_change_no_value(in_x, in_y):
+    v = np.array([0.0, 1.0, 2.0, 10.0, 11.0, 12.0])
+    plain = qs.FewShotRegressor().fit(v[:, None], v)
+    moved = qs.FewShotRegressor().fit((in_x + v)[:, None], in_y + v)
+    assert moved.predict([[in_x + 5.0]])[0] - in_y == pytest.approx(plain.predict([[5.0]])[0], abs=1e-5)
+    assert moved.deviation_ == pytest.approx(plain.deviation_, rel=1e-3)
+
+
 @given(st.integers(0, 5), st.integers(2, 15), st.integers(1, 3))
 def test_order_and_doubling_change_nothing_and_an_update_is_a_fit_on_the_union(seed, n, features):
     x, y = data(n, features, seed=seed)

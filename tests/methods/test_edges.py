@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from zlib import crc32
 
 import numpy as np
@@ -50,7 +51,7 @@ from quickstudy.models.split import split_head
 from quickstudy.rules.criteria import cross_entropy
 from quickstudy.rules.params import adaptable, dotted_params, parameter_dict, select
 from quickstudy.tasks.draws import Draws
-from quickstudy.types import pick
+from quickstudy.types import Examples, pick
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -371,6 +372,131 @@ def test_per_task_noise_is_the_same_in_any_batch_and_differs_between_tasks_and_s
         assert torch.equal(value[1:], learner.draw(pick(batch, slice(1, 3)))[name])
         assert not torch.equal(value[0], value[1])
         assert not torch.equal(value, learner.draw(batch, seed=1)[name])
+
+
+# What a forward writes to, and what a loss reads behind the learner's back
+
+
+class Shrinking(nn.Module):
+    """A forward that changes its own weight, as some hand-made normalisations do."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.write = nn.Linear(4, WAYS), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write(self.layer.weight)
+        return self.layer(x)
+
+
+def shrink(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(0.9)
+
+
+def clamp(weight: Tensor) -> None:
+    weight.data.clamp_(-0.1, 0.1)
+
+
+def embedded(x: Tensor) -> Examples:
+    return Examples((x > 0).long() + 2 * torch.arange(x.shape[1]), torch.arange(len(x)) % WAYS)
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (lambda: maml(Shrinking(shrink)), "layer.weight"),
+        (lambda: maml(Shrinking(clamp)), "layer.weight"),
+        (lambda: maml(Shrinking(shrink), adapts="*.bias"), "head.layer.weight"),
+        (lambda: maml(nn.Sequential(nn.Embedding(8, 4, max_norm=0.1), nn.Flatten(), nn.Linear(16, WAYS))), "0.weight"),
+        (
+            lambda: anil(nn.Sequential(nn.Embedding(8, 4, max_norm=0.1), nn.Flatten(), nn.Linear(16, WAYS))),
+            "body.0.weight",
+        ),
+    ],
+)
+def test_a_forward_that_writes_to_a_parameter_is_refused(build: Callable[[], RuleLearner], names: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2 * WAYS, 4)
+    learner = build()
+    embeds = any(isinstance(part, nn.Embedding) for part in learner.modules())
+    support = embedded(x) if embeds else Examples(x, torch.arange(len(x)) % WAYS)
+    before = {name: p.clone() for name, p in learner.params().items()}
+    with pytest.raises(InputError, match=rf"The forward writes to {names} in place"):
+        learner.adapt(support)
+    assert all(torch.equal(p, before[name]) for name, p in learner.params().items())
+
+
+class Decayed(nn.Module):
+    """A loss with weight decay on a model that it holds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(output, y) + sum(p.square().sum() for p in self.model.parameters())
+
+
+@pytest.mark.parametrize("method", [maml, mtnet, anil, hypermaml])
+@pytest.mark.parametrize("held", [False, True])
+def test_a_loss_that_reads_the_model_it_was_built_beside_is_refused(
+    method: Callable[..., RuleLearner], held: bool
+) -> None:
+    torch.manual_seed(0)
+    net, batch = mlp(4, WAYS, hidden=(5,)), tasks(NETS[0])
+    loss = Decayed(net) if held else Decayed(net).forward
+    learner = method(net, loss=loss)
+    for call in (lambda: learner.adapt(pick(batch.support, 0)), lambda: learner.meta_gradient(batch)):
+        with pytest.raises(InputError, match=r"The loss reads .*weight.* of the module that this learner was"):
+            call()
+
+
+def test_a_loss_may_have_parameters_of_its_own_and_take_what_the_forward_returns_beside() -> None:
+    torch.manual_seed(0)
+    net, batch = mlp(4, WAYS, hidden=(5,)), tasks(NETS[0])
+    nn.init.zeros_(net[-1].bias)
+    own = nn.Parameter(torch.zeros(WAYS))  # equal to the bias, and not the bias
+    learner = maml(net, loss=lambda output, y: cross_entropy(output + own, y))
+    learner(batch).loss.mean().backward()
+    assert own.grad is not None and own.grad.abs().sum() > 0
+
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(4, WAYS, hidden=(5,))
+
+        def forward(self, x: Tensor) -> Tensor:
+            decay = torch.stack([p.square().sum() for p in self.net.parameters()]).sum()
+            return torch.cat([self.net(x), decay.expand(len(x), 1)], 1)
+
+    def decayed(output: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(output[:, :-1], y) + output[0, -1]
+
+    told = Told()
+    learner = maml(told, inner_lr=0.1, inner_steps=1, loss=decayed)
+    support = pick(batch.support, 0)
+    expected = copy.deepcopy(told)
+    grads = torch.autograd.grad(decayed(expected(support.x), support.y), [*expected.parameters()])
+    for p, g, mine in zip(expected.parameters(), grads, learner.adapt(support).parameters(), strict=True):
+        torch.testing.assert_close(mine, (p - 0.1 * g).detach(), **CLOSE)
+
+
+def test_truth_values_stay_what_they_are_for_a_loss_of_ones_own() -> None:
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(4, 1), torch.randn(6, 4), torch.arange(6) % 2 == 0
+
+    def margin(output: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.softplus(output[~y].mean() - output[y].mean())
+
+    grads = torch.autograd.grad(margin(net(x), y), [*net.parameters()])
+    adapted = maml(net, inner_lr=0.1, loss=margin).adapt(Examples(x, y))
+    for p, g, mine in zip(net.parameters(), grads, adapted.parameters(), strict=True):
+        torch.testing.assert_close(mine, (p - 0.1 * g).detach(), **CLOSE)
+    for loss in ("cross_entropy", nn.CrossEntropyLoss(), partial(nn.functional.cross_entropy, label_smoothing=0.1)):
+        learner = maml(nn.Linear(4, 2), loss=loss)
+        one, other = (learner.adapt(Examples(x, labels)).weight for labels in (y, y.long()))
+        assert torch.equal(one, other)
 
 
 # Names

@@ -1,6 +1,7 @@
 """Norms under vmap: right second-order gradients, unchanged names, and separate statistics of support and query."""
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -178,6 +179,31 @@ def test_running_statistics_are_frozen_when_asked_for() -> None:
         maml(NETS[1].build(), norms="running")
     with pytest.raises(InputError, match="'batch', 'support', 'per_step', 'running', not 'moving'"):
         with_safe_norms(native, "moving")
+
+
+@pytest.mark.parametrize("example", [(4, 6), (4, 5, 3), (4, 3, 3, 3)])
+@pytest.mark.parametrize("affine", [False, True])
+def test_instance_norms_that_keep_statistics_are_frozen_too(example: tuple[int, ...], affine: bool) -> None:
+    torch.manual_seed(0)
+    kind = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[len(example) - 2]
+    size = math.prod(example)
+    native = nn.Sequential(kind(4, affine=affine, track_running_stats=True), nn.Flatten(), nn.Linear(size, WAYS))
+    for _ in range(5):
+        native(2 + 3 * torch.randn(20, *example))
+    x, y = torch.randn(6, *example), torch.arange(6) % WAYS
+    for steps in (0, 2):
+        learner = maml(native, inner_steps=steps, inner_lr=0.1, norms="running")
+        assert "frozen" in learner.norms
+        reference = copy.deepcopy(native).eval()
+        for _ in range(steps):
+            loss = nn.functional.cross_entropy(reference(x), y)
+            grads = torch.autograd.grad(loss, [*reference.parameters()])
+            with torch.no_grad():
+                for p, g in zip(reference.parameters(), grads, strict=True):
+                    p.sub_(0.1 * g)
+        torch.testing.assert_close(learner.adapt(Examples(x, y))(x), reference(x).detach(), **CLOSE)
+    plain = maml(nn.Sequential(kind(4, affine=affine), nn.Flatten(), nn.Linear(size, WAYS)), norms="running")
+    assert plain.norms == "no batch statistics"  # it keeps none: those of each example are its own in every mode
 
 
 def on_support(build: Callable[..., Learner], **options: object) -> Learner:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.overrides import TorchFunctionMode
 
+from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.errors import InputError
 from quickstudy.rules.params import parameter_paths
 from quickstudy.rules.torch_private import compiler_errors, recompile_limit, tree_leaves, tree_map
@@ -107,13 +108,28 @@ class _ReplayedStep(torch.autograd.Function):
         # gradient must not flow on into that.
         points = [t.detach().requires_grad_() for t in inputs[: ctx.points]]
         reads = inputs[ctx.starts :]
-        with torch.enable_grad():
+        # torch calls a backward without the modes of Python code, so what the first pass had is set again.
+        with torch.enable_grad(), twice_differentiable():
             outputs = ctx.step(points)
             found = torch.autograd.grad(outputs, [*points, *reads], grads, allow_unused=True)
         # The gradients for `reads` are those of leaves, and of what a user's own autograd function reads: no mode sees
         # that, so the function has read the tensor itself and not its substitute.
         pairs = zip_longest(found[: ctx.points], [*[None] * ctx.starts, *found[ctx.points :]])
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
+
+
+def tape_leaves(output: Tensor) -> list[Tensor]:
+    """The tensors that a gradient of the output would be added up in."""
+    seen, found, waiting = set(), [], [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [before for before, _ in node.next_functions]
+    return found
 
 
 def replay_step(step: Function) -> Function:

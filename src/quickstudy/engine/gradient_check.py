@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.overrides import TorchFunctionMode
 
+from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine, LoopFallbackWarning
 from quickstudy.engine.second_derivatives import twice_differentiable
 from quickstudy.engine.twin import PLAIN, Twins
@@ -300,7 +301,7 @@ class _Trial:
         given = {id(p) for p in phi.values()}
         with twice_differentiable():
             # What a forward makes is not the same tensor in a second call.
-            first, again = (_tape_leaves(model.predict(phi, pick(self.tasks.query.x, 0))) for _ in range(2))
+            first, again = (tape_leaves(model.predict(phi, pick(self.tasks.query.x, 0))) for _ in range(2))
         adapted = {id(p) for p in model.params().values()}
         names = {id(p): name for name, p in model.named_parameters()}
         reads = [
@@ -426,20 +427,6 @@ def _same(one: Any, other: Any) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return type(one) is type(other) and (one == other or one != one)
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
-
-
-def _tape_leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that a gradient of the output would be added up in."""
-    seen, found, waiting = set(), [], [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [before for before, _ in node.next_functions]
-    return found
 
 
 class _Precision(TorchFunctionMode):

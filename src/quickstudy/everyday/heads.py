@@ -88,7 +88,7 @@ class Ridge(nn.Module):
         super().__init__()
         rows, counts = torch.unique(torch.cat([x, y], 1), dim=0, return_counts=True)
         distinct, values = rows[:, : x.shape[1]], rows[:, x.shape[1] :]
-        share = (counts / counts.sum()).to(x.dtype)
+        share = counts.to(x.dtype) / counts.sum()  # in this order: integers would be divided in single precision
         shift = share @ distinct
         variance = share @ (distinct - shift).square()
         scale = torch.where(variance.sqrt() <= 1e-9 * distinct.abs().amax(0), 1.0, variance.sqrt())

@@ -58,6 +58,11 @@ class Learner(nn.Module, ABC):
         self.trusted = self.checked = self.differentiated = self.copies_features = False
 
     @property
+    def criteria(self) -> Sequence[Criterion]:
+        """The losses that it computes."""
+        return (self.criterion,)
+
+    @property
     def device(self) -> torch.device:
         """The device of its parameters, on which tasks run."""
         return next(self.parameters(), torch.zeros(())).device
@@ -125,7 +130,8 @@ class Learner(nn.Module, ABC):
     def begin(self, tasks: Task) -> Task:
         """Tasks on the learner's device, once the engine has settled and the first of them has been looked at."""
         tasks = self.move_tasks(tasks)
-        tasks = tasks._replace(support=as_class_numbers(tasks.support, 2), query=as_class_numbers(tasks.query, 2))
+        support, query = (as_class_numbers(half, 2, self.criteria) for half in (tasks.support, tasks.query))
+        tasks = tasks._replace(support=support, query=query)
         self.engine.settle(self, tasks.support.x)
         if self.engine.may_change_inputs:
             support, query = tree_map(torch.clone, (tasks.support, tasks.query))
@@ -296,7 +302,7 @@ class Learner(nn.Module, ABC):
             autocast_products(self.engine.settings.autocast),
         ):
             # Copies: a forward may change its input, and no gradient is computed through what inference mode made.
-            support = as_class_numbers(move(tree_map(torch.clone, support), self.device), 1)
+            support = as_class_numbers(move(tree_map(torch.clone, support), self.device), 1, self.criteria)
             learner = self.for_labels(support.y, evaluating=True)
             learner.check_support(support)
             twin = learner.evaluation_twin()
@@ -405,7 +411,7 @@ class Learner(nn.Module, ABC):
 def _refuse_divergence(params: Params) -> None:
     """Refuse adapted parameters that are NaN or infinite."""
     for name, value in params.items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if not value.isfinite().all():
             raise InputError(
                 f"The adaptation diverged: {name} holds NaN or infinity after it. Use a smaller `inner_lr` or fewer "
                 "inner steps, or scale the inputs."

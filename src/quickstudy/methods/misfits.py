@@ -6,15 +6,17 @@ error: examples without numbers, negative class numbers (which cross-entropy ign
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from quickstudy.engine.memory import is_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.rules.torch_private import is_tracing, named_leaves, outside_transforms, tree_leaves
-from quickstudy.types import Examples, Task
+from quickstudy.types import Criterion, Examples, Task
 
 EXAMPLES_FORMAT = (
     "Give x [n, *input] with the input shape of training, and y [n]: class numbers from 0 to one less than the number "
@@ -34,11 +36,23 @@ def list_tasks(tasks: object) -> list[Task]:
     return listed
 
 
-def as_class_numbers(examples: Examples, axes: int) -> Examples:
-    """Examples with class numbers of any integer type as int64, the only type that every loss of torch takes."""
+def as_class_numbers(examples: Examples, axes: int, criteria: Sequence[Criterion]) -> Examples:
+    """Examples with class numbers of any integer type as int64, the only type that every loss of torch takes.
+
+    Truth values stay as they are if one of the criteria is the user's own: it may index by them, or invert them.
+    """
     y = examples.y
     integers = y.ndim == axes and not y.is_floating_point() and not y.is_complex()
-    return examples._replace(y=y.long()) if integers else examples
+    stay = y.dtype == torch.bool and not all(map(_takes_class_numbers, criteria))
+    return examples._replace(y=y.long()) if integers and not stay else examples
+
+
+def _takes_class_numbers(criterion: Criterion) -> bool:
+    """Whether a criterion is torch's or this library's, and so takes truth values as class numbers."""
+    while isinstance(criterion, partial):
+        criterion = criterion.func
+    owner = type(criterion) if isinstance(criterion, nn.Module) else criterion
+    return owner.__module__.startswith(("torch.", "quickstudy."))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A learner made of a head that a rule adapts, behind a body that all tasks share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine
 from quickstudy.engine.twin import call_on, copy_module
 from quickstudy.errors import InputError
@@ -27,7 +28,7 @@ from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
-from quickstudy.rules.torch_private import tree_leaves, tree_map
+from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task
 
 PROBE_RATE = 0.1
@@ -92,6 +93,10 @@ class RuleLearner(Learner):
         self.body_twins = None if self.body is None else norm_twins(self.body)
         self.noise()  # raises an error if the rule was built for other parameters
 
+    @property
+    def criteria(self) -> Sequence[Criterion]:
+        return self.criterion, self.inner_criterion
+
     def params(self) -> Params:
         """theta: the parameters that adapt, as they are before a task."""
         every = dict(self.head.named_parameters())
@@ -144,12 +149,15 @@ class RuleLearner(Learner):
         )
 
     def check_first_task(self, support: Examples) -> None:
-        """Refuse parameters that should adapt and that the loss of a first task does not depend on.
+        """Refuse what would seem to succeed, by the loss of a first task.
 
-        A forward may read a parameter in a way that nobody can follow, such as through a C extension. It would then
-        never move, and training would seem to succeed.
+        - A parameter that should adapt and that the loss does not depend on. A forward may read it in a way that nobody
+          can follow, such as through a C extension. It would never move.
+        - A forward that writes to a parameter: every call would begin from other numbers.
+        - A loss that reads the module that the learner was made from, and of which it has a copy.
         """
-        theta = {name: p.detach().requires_grad_() for name, p in self.params().items()}
+        theta = {name: p.detach().clone().requires_grad_() for name, p in self.params().items()}
+        versions = {name: _version(p) for name, p in self.named_parameters()}
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
             x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
             before = [value._version for value in tree_leaves(x)]
@@ -157,12 +165,46 @@ class RuleLearner(Learner):
             # Every step must find its input as it was given.
             self.copies_features = [value._version for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
+        if not is_tracing() and outside_transforms():  # values are not known there
+            self._refuse_writes(theta, versions)
+            self._refuse_other_reads(loss, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         if unused and not self.allow_unused:
             raise InputError(
                 f"These parameters should adapt, but the support loss does not depend on them: {', '.join(unused)}. "
                 "Leave them out of `adapts`, freeze them by requires_grad_(False), or read them from the module in its "
                 "forward. allow_unused=True lets them stay as they are."
+            )
+
+    def _refuse_writes(self, theta: Params, versions: Mapping[str, int]) -> None:
+        """Refuse a forward that has changed the copies of theta, or a parameter, of which it counts the versions."""
+        names = [name for name, p in self.params().items() if not ((p == theta[name]) | (p != p)).all()]
+        names += [name for name, p in self.named_parameters() if _version(p) != versions[name]]
+        if names:
+            raise InputError(
+                f"The forward writes to {', '.join(names)} in place, so every call would begin from other numbers. (An "
+                "embedding with max_norm does.) Compute a new tensor from the parameter in the forward instead."
+            )
+
+    def _refuse_other_reads(self, loss: Tensor, theta: Params) -> None:
+        """Refuse a loss that depends on tensors which are not the learner's, but equal one of its parameters.
+
+        A parameter whose numbers are all equal is no evidence: a user's own may start from zeros too.
+        """
+        own = {name: p for name, p in self.named_parameters() if not name.startswith("criterion.")}
+        known = {id(p) for p in (*own.values(), *theta.values())}
+        read = [
+            name
+            for leaf in tape_leaves(loss)
+            if id(leaf) not in known
+            for name, p in own.items()
+            if p.shape == leaf.shape and torch.equal(p, leaf) and (p != p.flatten()[0]).any()
+        ]
+        if read:
+            raise InputError(
+                f"The loss reads {', '.join(read)} of the module that this learner was made from, and the learner has "
+                "a copy of it, whose numbers adapt and train. Let the forward compute what the loss needs of them, and "
+                "return it with the output, as one more column for example."
             )
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -238,6 +280,11 @@ class AdaptedBody(nn.Sequential):
         body, head = self
         output: Tensor = head(call_on(partial(body, *args), kwargs))
         return output
+
+
+def _version(p: Tensor) -> int:
+    """How often a tensor was changed in place; what was made in inference mode does not count it."""
+    return 0 if p.is_inference() else p._version
 
 
 def _of_head(params: Params) -> Params:

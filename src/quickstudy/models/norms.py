@@ -57,8 +57,8 @@ class SafeBatchNorm(AnyBatchNorm):
         return not has_hooks(self)
 
 
-def _normalise_by(module: AnyBatchNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """Batch norm by given statistics."""
+def _normalise_by(module: AnyBatchNorm | AnyInstanceNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """A norm of channels by given statistics."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
     scale = (var + module.eps).rsqrt().reshape(shape)
     return scale_and_shift((x - mean.reshape(shape)) * scale, module.weight, module.bias, 1)
@@ -167,6 +167,16 @@ class SafeInstanceNorm(AnyInstanceNorm):
         batched = input.ndim - axes_of_one_example(self)
         x = input if batched else input.unsqueeze(0)
         x = scale_and_shift(F.instance_norm(x, None, None, None, None, True, 0.0, self.eps), self.weight, self.bias, 1)
+        return x if batched else x.squeeze(0)
+
+
+class FrozenInstanceNorm(AnyInstanceNorm):
+    """Instance norm by its running statistics, which do not change."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        batched = input.ndim - axes_of_one_example(self)
+        x = _normalise_by(self, input if batched else input.unsqueeze(0), self.running_mean, self.running_var)
         return x if batched else x.squeeze(0)
 
 
@@ -283,7 +293,9 @@ def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
     if forward is nn.LayerNorm.forward:
         return SafeLayerNorm
     if forward is nn.InstanceNorm2d.forward:
-        return next(safe for kind, safe in _SAFE_INSTANCE_NORMS.items() if isinstance(module, kind))
+        keeps = statistics == "running" and getattr(module, "running_mean", None) is not None
+        classes = _FROZEN_INSTANCE_NORMS if keeps else _SAFE_INSTANCE_NORMS
+        return next(safe for kind, safe in classes.items() if isinstance(module, kind))
     return None
 
 
@@ -299,6 +311,23 @@ class _SafeInstanceNorm3d(SafeInstanceNorm, nn.InstanceNorm3d):
     pass
 
 
+class _FrozenInstanceNorm1d(FrozenInstanceNorm, nn.InstanceNorm1d):
+    pass
+
+
+class _FrozenInstanceNorm2d(FrozenInstanceNorm, nn.InstanceNorm2d):
+    pass
+
+
+class _FrozenInstanceNorm3d(FrozenInstanceNorm, nn.InstanceNorm3d):
+    pass
+
+
+_FROZEN_INSTANCE_NORMS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.InstanceNorm1d: _FrozenInstanceNorm1d,
+    nn.InstanceNorm2d: _FrozenInstanceNorm2d,
+    nn.InstanceNorm3d: _FrozenInstanceNorm3d,
+}
 _SAFE_INSTANCE_NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.InstanceNorm1d: _SafeInstanceNorm1d,
     nn.InstanceNorm2d: _SafeInstanceNorm2d,
@@ -313,7 +342,8 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
         model: Any module. A norm of a class of the user's own stays; `learner.check` tests whether it is right.
         statistics: The statistics of batch norms: "batch" (support and query each by their own), "support" (both by the
             support set's), "per_step" (as "batch", with another scale and bias at every inner step) or "running" (the
-            running statistics, which do not change).
+            running statistics, which do not change). An instance norm takes those of each example, and under "running"
+            its running statistics if it keeps them.
     """
     if statistics not in NORM_POLICIES:
         raise InputError(f"Norm statistics are {', '.join(map(repr, NORM_POLICIES))}, not {statistics!r}.")
@@ -376,7 +406,7 @@ def describe_norms(modules: Iterable[nn.Module]) -> str:
         return "batch statistics per task and half (transductive), a scale and bias for every inner step"
     if SafeBatchNorm in kinds:
         return "batch statistics per task and half (transductive)"
-    if FrozenBatchNorm in kinds:
+    if any(issubclass(kind, FrozenBatchNorm | FrozenInstanceNorm) for kind in kinds):
         return "running statistics, frozen"
     return "no batch statistics"
 
