@@ -161,13 +161,14 @@ class RuleLearner(Learner):
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
             x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
             before = [value._version for value in tree_leaves(x)]
-            loss = self.inner_criterion(self.run_head(theta, x), support.y)
+            output = self.run_head(theta, x)
+            loss = self.inner_criterion(output, support.y)
             # Every step must find its input as it was given.
             self.copies_features = [value._version for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
-        if not is_tracing() and outside_transforms():  # values are not known there
+        if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes(theta, versions)
-            self._refuse_other_reads(loss, theta)
+            self._refuse_other_reads(loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         if unused and not self.allow_unused:
             raise InputError(
@@ -186,13 +187,16 @@ class RuleLearner(Learner):
                 "embedding with max_norm does.) Compute a new tensor from the parameter in the forward instead."
             )
 
-    def _refuse_other_reads(self, loss: Tensor, theta: Params) -> None:
-        """Refuse a loss that depends on tensors which are not the learner's, but equal one of its parameters.
+    def _refuse_other_reads(self, loss: Tensor, output: Any, theta: Params) -> None:
+        """Refuse a loss that depends, not by the output, on tensors that equal one of the learner's parameters.
 
         A parameter whose numbers are all equal is no evidence: a user's own may start from zeros too.
         """
         own = {name: p for name, p in self.named_parameters() if not name.startswith("criterion.")}
-        known = {id(p) for p in (*own.values(), *theta.values())}
+        outputs = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
+        known = {id(leaf) for part in outputs for leaf in tape_leaves(part)} | {
+            id(p) for p in (*own.values(), *theta.values())
+        }
         read = [
             name
             for leaf in tape_leaves(loss)

@@ -235,7 +235,7 @@ class Run:
 
     def write_result(self, name: str, summary: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace result `name`. A kill meanwhile leaves the old result, the new one, or none, but never a mixture."""
-        if "format" in summary:
+        if summary.get("format", FILE_FORMAT) != FILE_FORMAT:
             raise InputError("The summary of a result has the format of its file as `format`. Take another name.")
         _check_readable(summary, check_summary, "summary of a result")
         folder = self.folder("results")
