@@ -197,12 +197,11 @@ class RuleLearner(Learner):
         known = {id(leaf) for part in outputs for leaf in tape_leaves(part)} | {
             id(p) for p in (*own.values(), *theta.values())
         }
+        others = [leaf for leaf in tape_leaves(loss) if id(leaf) not in known]
         read = [
             name
-            for leaf in tape_leaves(loss)
-            if id(leaf) not in known
             for name, p in own.items()
-            if p.shape == leaf.shape and torch.equal(p, leaf) and (p != p.flatten()[0]).any()
+            if any(p.shape == leaf.shape and torch.equal(p, leaf) for leaf in others) and (p != p.flatten()[:1]).any()
         ]
         if read:
             raise InputError(
