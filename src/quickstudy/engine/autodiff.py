@@ -43,6 +43,20 @@ def tape_gradient(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params
     return gradient
 
 
+def tape_leaves(output: Tensor) -> list[Tensor]:
+    """The tensors that a gradient of the output would be added up in."""
+    seen, found, waiting = set(), [], [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [before for before, _ in node.next_functions]
+    return found
+
+
 StepFunction = Callable[[Sequence[Tensor]], list[Tensor]]
 """A step as a function of a list of tensors: the parameters it starts from, then what else it reads."""
 
@@ -116,20 +130,6 @@ class _ReplayedStep(torch.autograd.Function):
         # that, so the function has read the tensor itself and not its substitute.
         pairs = zip_longest(found[: ctx.points], [*[None] * ctx.starts, *found[ctx.points :]])
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
-
-
-def tape_leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that a gradient of the output would be added up in."""
-    seen, found, waiting = set(), [], [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [before for before, _ in node.next_functions]
-    return found
 
 
 def replay_step(step: Function) -> Function:

@@ -7,6 +7,7 @@ and labels of several kinds are sorted within each kind.
 import json
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -132,20 +133,13 @@ def as_label_array(labels: Sequence[Hashable]) -> NDArray[Any]:
     """Labels as an array: of integers, floats, booleans or texts where they are of one kind, else of objects."""
     kinds = {type(label) for label in labels}
     if len(kinds) == 1 and kinds <= {int, float, bool, str}:
-        array = _try_array(labels)
-        # NumPy makes a float of 2**63, and "a\0" loses its end.
-        if array is not None and array.tolist() == list(labels):
-            return array
+        with suppress(OverflowError):
+            found = np.array(labels)
+            if found.tolist() == list(labels):  # NumPy may make a float of 2**63, and "a\0" loses its end
+                return found
     array = np.empty(len(labels), dtype=object)
     array[:] = labels
     return array
-
-
-def _try_array(labels: Sequence[Hashable]) -> NDArray[Any] | None:
-    try:
-        return np.array(labels)
-    except OverflowError:
-        return None
 
 
 def check_classes(labels: Sequence[Hashable]) -> list[Hashable]:

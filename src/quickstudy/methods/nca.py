@@ -27,9 +27,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import call_on
-from quickstudy.errors import InputError, check_positive
+from quickstudy.errors import InputError
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner, Noise
+from quickstudy.rules.params import log_parameter
 from quickstudy.rules.torch_private import tree_map
 from quickstudy.types import Examples, Outcome, Params
 
@@ -68,9 +69,7 @@ class NCA(EmbeddingLearner):
                 f"`nca` trains by a loss of its own, over pairs, so loss={loss!r} cannot be used: leave it out."
             )
         like = next(self.body.parameters(), torch.zeros(()))
-        first = torch.tensor(float(scale), dtype=like.dtype, device=like.device)  # where a tiny one may be 0
-        check_positive("scale", first.item(), "it multiplies cosines before a softmax")
-        self.log_scale = nn.Parameter(first.log())
+        self.log_scale = log_parameter("scale", scale, "it multiplies cosines before a softmax", like)
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del noise

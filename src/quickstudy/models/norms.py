@@ -165,19 +165,22 @@ class SafeInstanceNorm(AnyInstanceNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         batched = input.ndim - axes_of_one_example(self)
-        x = input if batched else input.unsqueeze(0)
-        x = scale_and_shift(F.instance_norm(x, None, None, None, None, True, 0.0, self.eps), self.weight, self.bias, 1)
+        x = self.normalise(input if batched else input.unsqueeze(0))
         return x if batched else x.squeeze(0)
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise a batch, each example by its own statistics."""
+        normal = F.instance_norm(x, None, None, None, None, True, 0.0, self.eps)
+        return scale_and_shift(normal, self.weight, self.bias, 1)
 
-class FrozenInstanceNorm(AnyInstanceNorm):
+
+class FrozenInstanceNorm(SafeInstanceNorm):
     """Instance norm by its running statistics, which do not change."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise a batch by the running statistics."""
         assert self.running_mean is not None and self.running_var is not None
-        batched = input.ndim - axes_of_one_example(self)
-        x = _normalise_by(self, input if batched else input.unsqueeze(0), self.running_mean, self.running_var)
-        return x if batched else x.squeeze(0)
+        return _normalise_by(self, x, self.running_mean, self.running_var)
 
 
 class PerStepBatchNorm(SafeBatchNorm):

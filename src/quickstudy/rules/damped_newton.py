@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError, check_positive
+from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import log_parameter
 from quickstudy.types import Params, Shape
 
 
@@ -39,10 +40,8 @@ class DampedNewton(Rule):
 
     def __init__(self, names: Sequence[str], *, damping: float = 1.0, rate: float = 0.5) -> None:
         super().__init__()
-        first = torch.tensor(float(damping))  # where a tiny one may be 0
-        check_positive("damping", first.item(), "it makes the system solvable")
         self.names = tuple(names)
-        self.log_damping = nn.Parameter(first.log())
+        self.log_damping = log_parameter("damping", damping, "it makes the system solvable")
         self.rate = nn.Parameter(torch.tensor(float(rate)))
 
     def forward(self, params: Params, objective: Objective) -> Params:

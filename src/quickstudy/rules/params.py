@@ -7,9 +7,10 @@ Names are dotted, as `named_parameters()` gives them. `nn.ParameterDict` forbids
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_positive
 from quickstudy.types import Params, Shape
 
 Selection = str | Sequence[str] | Callable[[str], bool]
@@ -20,6 +21,17 @@ def trainable(name: str) -> bool:
     """Accepts every name: by default, all parameters that require a gradient adapt."""
     del name
     return True
+
+
+def log_parameter(name: str, value: float, why: str, like: Tensor | None = None) -> nn.Parameter:
+    """The logarithm of a number that trains and stays above 0, in the type and on the device of `like`.
+
+    What is not above 0 and finite in that type, where a tiny number may be 0, is refused as `check_positive` says it.
+    """
+    like = torch.zeros(()) if like is None else like
+    first = torch.tensor(float(value), dtype=like.dtype, device=like.device)
+    check_positive(name, first.item(), why)
+    return nn.Parameter(first.log())
 
 
 def matches(name: str, pattern: str) -> bool:

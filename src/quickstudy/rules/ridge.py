@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError, check_positive
+from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import log_parameter
 from quickstudy.types import Params
 
 
@@ -41,8 +42,6 @@ class Ridge(Rule):
         self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero", targets: str = "given"
     ) -> None:
         super().__init__()
-        first = torch.tensor(float(ridge))  # where a tiny one may be 0
-        check_positive("ridge", first.item(), "it makes the system solvable")
         if prior not in ("zero", "learned"):
             raise InputError(f"`prior` is 'zero' or 'learned', not {prior!r}.")
         if targets not in ("given", "signs"):
@@ -50,7 +49,7 @@ class Ridge(Rule):
         self.outputs = outputs
         self.prior = prior
         self.targets = targets
-        self.log_ridge = nn.Parameter(first.log())
+        self.log_ridge = log_parameter("ridge", ridge, "it makes the system solvable")
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.offset = nn.Parameter(torch.tensor(0.0))
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from filelock import FileLock, Timeout
@@ -47,6 +47,8 @@ from quickstudy.storage.result import EvaluationResult, read_result
 from quickstudy.storage.trust import remember
 from quickstudy.storage.versions import record_versions
 from quickstudy.storage.yaml_text import MAX_YAML_BYTES, SavedYaml, parse_yaml
+
+Text = TypeVar("Text", str, bytes)
 
 _CREATION_LEFTOVERS = {".lock", ".writer", "versions.json"}
 
@@ -150,8 +152,7 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row to the metrics. The row survives a kill of the process; after `save`, also a power cut."""
         self._check_writing()
-        _check_readable(row, check_row, "row of metrics")
-        line = (dump_line(row) + "\n").encode()
+        line = (_dump_readable(row, dump_line, check_row, "row of metrics") + "\n").encode()
         path = self.path / "metrics.jsonl"
         with explain_disk_errors(path, "The rows before it are intact. Free some space and continue with `--resume`."):
             file = open_file(path, "ab")
@@ -192,10 +193,9 @@ class Run:
     def save(self, name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Replace checkpoint `name`, or fail and leave it unchanged. Tensors may be on any device and share memory."""
         self._check_writing()
-        _check_readable(state, check_state, "state of a checkpoint")
+        text = _dump_readable(state, dump_line, check_state, "state of a checkpoint")
         # Copied, because safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-        text = dump_line(state)
         header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}
         path = self._checkpoint(name)
         try:
@@ -237,7 +237,7 @@ class Run:
         """Replace result `name`. A kill meanwhile leaves the old result, the new one, or none, but never a mixture."""
         if summary.get("format", FILE_FORMAT) != FILE_FORMAT:
             raise InputError("The summary of a result has the format of its file as `format`. Take another name.")
-        _check_readable(summary, check_summary, "summary of a result")
+        text = _dump_readable({"format": FILE_FORMAT, **summary}, dump_pretty, check_summary, "summary of a result")
         folder = self.folder("results")
         table, data = folder / f"{check_name(name)}.json", folder / f"{name}.npz"
         packed = pack_arrays(arrays)
@@ -248,7 +248,7 @@ class Run:
                 remove_stale(folder)
                 new_data = write_beside(data, packed)
                 try:
-                    new_table = write_beside(table, dump_pretty({"format": FILE_FORMAT, **summary}))
+                    new_table = write_beside(table, text)
                 except BaseException:
                     new_data.unlink()
                     raise
@@ -324,12 +324,16 @@ def _to_yaml(config: Mapping[str, Any]) -> bytes:
     return text
 
 
-def _check_readable(values: Mapping[str, Any], check: Callable[[Any], dict[str, Any]], what: str) -> None:
-    """Refuse to write what `check` would not read again: such a file would be taken for a damaged one."""
+def _dump_readable(
+    values: Mapping[str, Any], dump: Callable[[Any], Text], check: Callable[[Any], dict[str, Any]], what: str
+) -> Text:
+    """Values as JSON. What `check` would not read again is refused: such a file would be taken for a damaged one."""
     try:
-        check(loads(dump_line(values)))
+        text = dump(values)
+        check(loads(text))
     except (ValueError, TypeError) as error:
         raise InputError(f"This is no {what}, so nothing was written ({error}): {values!r:.60}") from None
+    return text
 
 
 def _check_vacant(path: Path) -> None:

@@ -23,7 +23,7 @@ from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.images.store import Progress
 from quickstudy.training.config.blueprint import Blueprint, Interface
-from quickstudy.training.config.factories import fit_value, import_factory, is_plain, options_of
+from quickstudy.training.config.factories import fit_value, import_factory, is_plain, options_of, walk
 from quickstudy.training.config.messages import explain_validation
 from quickstudy.training.config.schema import Config, Part
 from quickstudy.training.init_from import freeze
@@ -236,8 +236,7 @@ def build_part(
         raise InputError(
             f"`method` {part.name!r} adapts a model, and no `model` is given. {suggest_nearest('', nets.NETS)}"
         )
-    for name, given in part.options.items():
-        _check_keys(given, f"{what}.{name}")
+    _check_keys(part.options, what)
     known_defaults = {name: value for name, value in (defaults or {}).items() if name in signature}
     options = _check_options(Part.model_validate({**known_defaults, **part.model_dump()}), signature, what, context)
     plain = {name: value for name, value in options.items() if is_plain(value)}
@@ -256,19 +255,15 @@ def build_part(
     return result, Part.model_validate({"name": part.name, **plain})
 
 
-def _check_keys(value: Any, path: str) -> None:
+def _check_keys(options: Mapping[str, Any], what: str) -> None:
     """Refuse a key that is no text, at any depth: a run's settings would have it as a text."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
+    for path, value in walk(options, what):
+        for key in value if isinstance(value, Mapping) else ():
             if not isinstance(key, str):
                 raise InputError(
                     f"`{path}` has the key {key!r}, and keys in a configuration are texts. Write '{key}': a parameter "
                     "with the annotation dict[int, ...] gets numbers."
                 )
-            _check_keys(item, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _check_keys(item, f"{path}.{number}")
 
 
 def _takes_tasks(annotation: Any) -> bool:

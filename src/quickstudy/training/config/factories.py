@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -125,6 +125,18 @@ def _split_text(value: Any, validate: Callable[[Any], Any]) -> Any:
     except ValidationError:
         return None
     return items if isinstance(items, list | tuple) else None
+
+
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A value and all its parts at any depth, each with its path.
+
+    >>> [path for path, _ in walk({"method": {"inner_lr": [0.1, 0.2]}})]
+    ['', 'method', 'method.inner_lr', 'method.inner_lr.0', 'method.inner_lr.1']
+    """
+    yield path, value
+    parts = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+    for key, part in parts.items() if isinstance(parts, Mapping) else ():
+        yield from walk(part, f"{path}.{key}" if path else str(key))
 
 
 def is_plain(value: Any) -> bool:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.encoders.photos import has_photos
 from quickstudy.training.config.build import FACTORIES
-from quickstudy.training.config.factories import drop_foreign_options
+from quickstudy.training.config.factories import drop_foreign_options, walk
 from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
 from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_file
 from quickstudy.training.config.schema import CONFIG_FORMAT, Config
@@ -40,18 +40,16 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), trust: bool =
     return parse_config(read_config(chosen, trust), overrides)
 
 
-def check_finite(settings: Any, path: str = "") -> None:
+def check_finite(settings: Any) -> None:
     """Refuse infinity and NaN at any depth: one such setting makes every number of a run so, and many pass a bound.
 
     >>> check_finite({"method": {"inner_lr": [0.1, float("nan")]}})
     Traceback (most recent call last):
     quickstudy.errors.InputError: `method.inner_lr.1` is nan; every number of a configuration must be finite.
     """
-    if isinstance(settings, float) and not isfinite(settings):
-        raise InputError(f"`{path}` is {settings}; every number of a configuration must be finite.")
-    parts = dict(enumerate(settings)) if isinstance(settings, list | tuple) else settings
-    for key, value in parts.items() if isinstance(parts, Mapping) else ():
-        check_finite(value, f"{path}.{key}" if path else str(key))
+    for path, value in walk(settings):
+        if isinstance(value, float) and not isfinite(value):
+            raise InputError(f"`{path}` is {value}; every number of a configuration must be finite.")
 
 
 def is_about_pixels(overrides: Sequence[str]) -> bool:
