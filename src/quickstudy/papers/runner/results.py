@@ -197,9 +197,10 @@ def _reductions(plan: Plan, row: Row) -> list[str]:
         for part in key.split("."):
             held = held.get(part) if isinstance(held, Mapping) else None
         said += _differences(key, value, held)
-    tried = [f"`{key}` {value} was chosen of {row.tried[plan.scale].values}" for key, value in chosen.items()]
     said = [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
-    return said + [f"By the first seed's validation {one}." for one in tried]
+    if plan.scale not in row.tried or len(values := row.tried[plan.scale].values) == 1:
+        return said
+    return said + [f"By the first seed's validation `{key}` {one} was chosen of {values}." for key, one in chosen.items()]
 
 
 def _differences(name: str, now: Any, at_full: Any) -> list[str]:
