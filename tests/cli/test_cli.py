@@ -331,6 +331,20 @@ def test_a_reader_that_leaves_early_is_no_error(place, reader):
     assert done.stdout == ("charts\n" if reader == "head -1" else "") and done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["evaluate run --quiet", "reproduce --list", "list --json"])
+def test_a_reader_that_leaves_before_a_table_is_no_error(place, run, words):
+    done = finish(["bash", "-c", f"{COMMAND} {words} | true"], cwd=place)
+    assert done.stdout == done.stderr == ""
+
+
+def test_a_reader_of_remarks_that_leaves_early_ends_no_training_and_loses_no_result(place):
+    finish(["bash", "-c", f"{COMMAND} train sine.yaml --out unread --train.steps 30 2>&1 | true"], cwd=place)
+    assert Run.open(place / "unread").metrics()[-1]["step"] == 30
+    assert (place / "unread" / "checkpoints" / "last.safetensors").exists()
+    finish(["bash", "-c", f"{COMMAND} evaluate unread 2>&1 >kept.txt | true"], cwd=place)
+    assert "maml" in (place / "kept.txt").read_text()
+
+
 def test_characters_that_steer_a_terminal_are_escaped(cli, place, run):
     """Names of files, checkpoints, settings and probes may hold any."""
     evil = "a\x1b]0;owned\x07\x9b2Jb\r\u202e"

@@ -1,5 +1,6 @@
 """The vocabulary of claims, and its one rule for intervals, seeds, rows that are missing and rows that diverged."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -145,13 +146,43 @@ def test_what_each_seed_shows():
     assert seeds_hold([True] + [False] * 12) is False
 
 
-def test_a_row_that_was_not_run_leaves_the_whole_claim_open():
-    refused = ("above", {"row": "a", "than": "b"})
-    gone = ("above", {"row": "b", "than": "c"})
-    assert decide(claim(refused), two(LOW, HIGH)).holds is False
-    for parts in ([refused, gone], [gone, refused], [gone]):
-        verdict = decide(claim(*parts), two(LOW, HIGH))
-        assert verdict.holds is None and verdict.evidence == "Not run: made-up has no reading of c, x."
+def test_a_row_that_was_not_run_leaves_a_claim_open_that_the_others_do_not_settle():
+    here, gone = two(LOW, HIGH), ("above", {"row": "b", "than": "c"})
+    holds_, refused = ("above", {"row": "b", "than": "a"}), ("above", {"row": "a", "than": "b"})
+    said = "Not run: made-up has no reading of c, x."
+    assert decide(claim(gone), here).holds is None and decide(claim(gone), here).evidence == said
+    for parts in itertools.permutations([holds_, gone]):
+        assert decide(claim(*parts), here).holds is None and decide(claim(*parts), here).evidence.endswith(f". {said}")
+    for parts in itertools.permutations([refused, gone, gone]):
+        verdict = decide(claim(*parts), here)
+        assert verdict.holds is False and verdict.evidence.startswith("a - b = -5") and verdict.evidence.endswith(said)
+    assert decide(claim(holds_, holds_, gone, needs="most"), here).holds is True
+    assert decide(claim(holds_, gone, needs="most"), here).holds is None
+    assert decide(claim(holds_, gone, needs="some"), here).holds is True
+    assert decide(claim(refused, gone, needs="some"), here).holds is None
+    many = decide(claim(*[holds_] * 7, gone), here)
+    assert many.holds is None and many.evidence == f"7 of 8 hold, 0 are refused. {said}"
+
+
+@pytest.mark.parametrize("better", [True, False])
+@pytest.mark.parametrize("late", ["a", "b"])
+def test_only_the_row_that_is_behind_can_still_catch_up(better, late, monkeypatch):
+    """b has the larger numbers: it leads where larger is better, and is behind where it is worse."""
+    monkeypatch.setattr(Found, "rise", lambda self, row: (0.2, 0.1) if row == late else (0.1, 0.2))
+    ahead = "b" if better else "a"
+    for measure, settled in (("judged", late == ahead), ("update_norm", False)):
+        rows = tuple(Row(name, name, {"x": Cell(measure)}) for name in "ab")
+        here = made({("a", "x"): (LOW,) * 3, ("b", "x"): (HIGH,) * 3}, Item("hypermaml", "", "", rows, {}, "", better))
+        here = replace(here, scale="cpu")
+        for word, row, than in itertools.product(("above", "below"), "ab", "ab"):
+            if row == than:
+                continue
+            verdict = (row == "b") == (word == "above")
+            said = decide(claim((word, {"row": row, "than": than})), here)
+            assert said.holds is (verdict if settled else None), (word, row, measure)
+            assert (f"the validation of {late} had not stopped rising" in said.evidence) is not settled
+            assert holds(replace(here, scale="full"), word, row, than) is verdict
+        assert decide(claim(("ratio", {"row": "b", "over": "a", "above": 1})), here).holds is None
 
 
 def test_a_row_that_diverged_leaves_differences_open_and_others_decide():

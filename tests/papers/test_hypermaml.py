@@ -53,8 +53,9 @@ def test_tables_that_need_the_same_training_ask_for_the_same_one(scale):
         return at(table, row_of(table, name), scale)
 
     own = one(TABLE_2, "hypermaml-characters-1")
-    assert own == one(TABLE_3, "hypermaml") == one(TABLE_4, "hypermaml") == one(TABLE_5, "both")
-    assert own == one(TABLE_4, "finetuned-10") == one(TABLE_5, "finetuned-10")
+    assert own == one(TABLE_3, "hypermaml") == one(TABLE_4, "hypermaml")
+    assert (own == one(TABLE_5, "both")) is (scale != "cpu"), "there table 5's twelve trainings are half as long"
+    assert own == one(TABLE_4, "finetuned-10") and one(TABLE_5, "both") == one(TABLE_5, "finetuned-10")
     maml = one(TABLE_2, "maml-characters-1")
     assert maml == one(TABLE_3, "maml") == one(TABLE_4, "maml-0") == one(TABLE_4, "maml-100")
     assert own != maml

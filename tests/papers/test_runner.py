@@ -16,7 +16,7 @@ from quickstudy.papers.runner import tables
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row, Scale
 from quickstudy.papers.runner.measures import Trained
-from quickstudy.papers.runner.results import is_rising, result, result_name
+from quickstudy.papers.runner.results import result, result_name
 from quickstudy.papers.runner.store import Store
 from quickstudy.papers.runner.work import Plan, collect, stand_ins, work
 from quickstudy.training.train import StoppedError
@@ -304,7 +304,7 @@ def test_the_cpu_scale_decides_orders_once_validation_has_stopped_rising(plan, m
     shown = result(one, *collect(one), MACHINE)
     (claim,) = shown["claims"]
     assert claim["holds"] is None and claim["evidence"].endswith(
-        "The validation of MAML had not stopped rising: longer training is needed."
+        ": the validation of MAML had not stopped rising, so longer training is needed."
     )
     assert "MAML (maml): +0.2000 ± 0.1000, not enough" in shown["notes"][-1]
 
@@ -336,7 +336,7 @@ def test_whether_validation_still_rises_is_judged_against_its_scatter():
 
     noise = np.random.default_rng(0).normal(size=(3, 20)) * 0.01
     level, rising = noise + 0.8, noise + np.linspace(0, 1, 20)
-    assert not is_rising(dataclasses.replace(found(*-level)), "maml") and is_rising(found(*-rising), "maml")
+    assert not found(*-level).is_rising("maml") and found(*-rising).is_rising("maml")
     rise, half = found(*-rising).rise("maml")
     assert rise == pytest.approx(4 / 19, abs=0.01) and 0 < half < 0.1
     assert found([0.5] * 9).rise("maml") is None, "fewer than two validations in a fifth"

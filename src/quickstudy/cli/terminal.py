@@ -103,9 +103,10 @@ class Console:
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> None:
         """A table on standard output, or a list where the terminal is too narrow. `--quiet` drops the caption."""
-        from rich.console import Console as RichConsole
         from rich.table import Table
         from rich.text import Text
+
+        from quickstudy.cli.rich_console import RichConsole
 
         grid = Table()
         for i, column in enumerate(columns):
@@ -137,7 +138,6 @@ class Console:
             title: What stands before the bar.
             in_bytes: Whether the amounts are bytes, not pieces.
         """
-        from rich.console import Console as RichConsole
         from rich.markup import escape
         from rich.progress import (
             BarColumn,
@@ -147,6 +147,8 @@ class Console:
             TextColumn,
             TimeRemainingColumn,
         )
+
+        from quickstudy.cli.rich_console import RichConsole
 
         console = RichConsole(stderr=True)
         with Progress(
@@ -191,7 +193,6 @@ class TrainingBars:
     """
 
     def __init__(self, console: Console, *, notes: bool = True) -> None:
-        from rich.console import Console as RichConsole
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -200,6 +201,8 @@ class TrainingBars:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+
+        from quickstudy.cli.rich_console import RichConsole
 
         self.console = console
         self.notes = console.talks and notes and not sys.stderr.isatty()
@@ -367,6 +370,6 @@ def _format_value(value: Any) -> str:
 
 
 def _stderr() -> rich.console.Console:
-    from rich.console import Console as RichConsole
+    from quickstudy.cli.rich_console import RichConsole
 
     return RichConsole(stderr=True, highlight=False, soft_wrap=True)

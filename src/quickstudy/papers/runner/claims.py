@@ -7,7 +7,10 @@ The rule:
 
 - Numbers, differences and ratios have an interval over tasks and seeds, which `estimate` holds against what is claimed:
   a verdict takes three seeds, five where they differ, and an interval that is on one side.
-- A claim of which a row or a column was not run is not decided, whatever the others say: it is about all of them.
+- A part of which a row or a column was not run is open. It is decided with the others only where they leave no doubt:
+  one counterexample refuses what is said of all.
+- At `cpu` scale, a training whose validation still rose may yet change a part to the other side: then the part is open.
+  Of two accuracies, this can be said of the lower one alone; more training would lift the upper one further.
 - A row that diverged on a task has an infinite interval and the worst mean there is: an error of infinity, a score of
   minus infinity; what is neither is no number, which keeps within no bound. So every difference with that row is
   open (the tasks that are left favour it), and a bound on it is decided: an infinite error is below nothing.
@@ -19,7 +22,7 @@ The rule:
 """
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -30,6 +33,7 @@ import numpy as np
 from quickstudy.papers.runner.estimate import SEEDS, Bounds, Estimate, Real, seeds_hold
 from quickstudy.papers.runner.found import Difference, Found, MissingError
 from quickstudy.papers.runner.items import Claim
+from quickstudy.papers.runner.measures import TIMES
 
 ClaimPart = tuple[bool | None, str]
 Word = Callable[..., ClaimPart]
@@ -63,25 +67,61 @@ def word(function: Word) -> Word:
 def decide(claim: Claim, found: Found) -> Verdict:
     """Whether a claim holds by what was found; a word that is not of this vocabulary is of the paper's `claims`."""
     parts: list[ClaimPart] = []
-    beside = []
+    beside, missing = [], []
     for name, options in claim.parts:
         own = WORDS.get(name) or getattr(import_module(f"quickstudy.papers.{found.item.paper}.claims"), name)
         try:
-            parts.append(own(found, **options))
+            holds, words = own(found, **options)
+            late = [] if holds is None else _late_rows(name, options, holds, found)
+            parts.append((None, f"{words}: {_describe_late(late, found)}") if late else (holds, words))
         except LeftOutError as other:
             beside.append(str(other))
         except MissingError as gone:
-            return Verdict(None, f"Not run: {gone}")
-    holds, words = [one for one, _ in parts], [words for _, words in parts]
+            missing.append(str(gone))
+    held, said = [one for one, _ in parts] + [None for _ in missing], [words for _, words in parts]
     if len(parts) > MANY:
         # What decides: of a claim that needs some, the parts that hold, and of all others those that do not.
         told = [(one, words) for one, words in parts if bool(one) == (claim.needs == "some")]
         signs = {True: "holds", False: "refused", None: "open"}
         shown = [f"{signs[one]}: {words}" for one, words in told]
-        words = [f"{holds.count(True)} of {len(parts)} hold, {holds.count(False)} are refused", *shown]
-    sentences = ["; ".join(words)] if words else []
+        said = [f"{held.count(True)} of {len(held)} hold, {held.count(False)} are refused", *shown]
+    sentences = ["; ".join(said)] if said else []
     sentences += [f"It does not apply: {'; '.join(beside)}"] if beside else []
-    return Verdict(ENOUGH[claim.needs](holds), f"{'. '.join(sentences)}.")
+    sentences += [f"Not run: {missing[0].removesuffix('.')}"] if missing else []
+    return Verdict(ENOUGH[claim.needs](held), f"{'. '.join(sentences)}.")
+
+
+def rows_of(claim: Claim, found: Found) -> list[str]:
+    """The rows that a claim names, in the order of the item."""
+    named = {row for _, options in claim.parts for row in _rows_of_part(options, found)}
+    return [row.name for row in found.item.rows if row.name in named]
+
+
+def _rows_of_part(options: Mapping[str, Any], found: Found, but: Collection[str] = ()) -> Iterator[str]:
+    """The rows that a part names; without those that it names for numbers by measures in `but` only."""
+    names = [options[key] for key in ("row", "than", "over", "rows") if key in options]
+    for row in found.item.rows:
+        cell = row.cells.get(options.get("column", ""))
+        if any(fnmatchcase(row.name, name) for name in names) and (cell is None or cell.measure not in but):
+            yield row.name
+
+
+def _late_rows(name: str, options: Mapping[str, Any], holds: bool, found: Found) -> list[str]:
+    """At `cpu` scale, the rows of a part whose validation still rose and which might yet change what it says."""
+    if found.scale != "cpu":
+        return []
+    late = [row for row in _rows_of_part(options, found, but=TIMES) if found.is_rising(row)]
+    better, cells = found.item.larger_is_better, {row.name: row.cells for row in found.item.rows}
+    if name in ("above", "below") and better is not None:
+        leads = options["row" if (holds == (name == "above")) == better else "than"]
+        # What is validated is what the part is about: the one that leads would be further ahead.
+        late = [row for row in late if row != leads or cells[row][options["column"]].measure != "judged"]
+    return late
+
+
+def _describe_late(rows: Sequence[str], found: Found) -> str:
+    labels = ", ".join(map(found.item.label, rows))
+    return f"the validation of {labels} had not stopped rising, so longer training is needed"
 
 
 def all_hold(held: Collection[bool | None]) -> bool | None:

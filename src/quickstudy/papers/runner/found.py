@@ -157,6 +157,11 @@ class Found:
         rise = float((levels[:, 1] - levels[:, 0]).mean())
         return rise, float(Z95 * scatter * np.sqrt(2 / (fifth * len(parts))))
 
+    def is_rising(self, row: str) -> bool:
+        """Whether a row's validation still rose, by more than its interval, in the last fifth of training."""
+        rise = self.rise(row)
+        return rise is not None and rise[0] > rise[1]
+
     def _each(self, row: str, column: str, seeds: int | None = None) -> Array | None:
         readings = self.all(row, column)[:seeds]
         every = [one.each for one in readings if one.each is not None]

@@ -5,19 +5,18 @@ tasks, or the measure's own where it has no tasks. `low` and `high` are the extr
 the paper's.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from quickstudy.papers.runner.claims import decide
+from quickstudy.papers.runner.claims import decide, rows_of
 from quickstudy.papers.runner.estimate import SEEDS, Estimate
 from quickstudy.papers.runner.found import Found
 from quickstudy.papers.runner.items import SCALES, Claim, Row
-from quickstudy.papers.runner.measures import TIMES, known_options
+from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
 from quickstudy.storage.files import FILE_FORMAT
 from quickstudy.storage.records import Number
@@ -198,9 +197,9 @@ def _reductions(plan: Plan, row: Row) -> list[str]:
             held = held.get(part) if isinstance(held, Mapping) else None
         said += _differences(key, value, held)
     said = [f"Scale `{plan.scale}`: {', '.join(said)}."] if said else []
-    if plan.scale not in row.tried or len(values := row.tried[plan.scale].values) == 1:
-        return said
-    return said + [f"By the first seed's validation `{key}` {one} was chosen of {values}." for key, one in chosen.items()]
+    values = row.tried[plan.scale].values if chosen else ()
+    tried = [f"`{key}` {value} was chosen of {values}" for key, value in chosen.items() if len(values) > 1]
+    return said + [f"By the first seed's validation {one}." for one in tried]
 
 
 def _differences(name: str, now: Any, at_full: Any) -> list[str]:
@@ -224,10 +223,6 @@ def _verdict(claim: Claim, found: Found) -> dict[str, Any]:
     holds, evidence = verdict.holds, verdict.evidence
     if holds is not None and order.index(found.scale) < order.index(needed):
         holds, evidence = None, f"{evidence} The `{found.scale}` scale does not decide it; `{needed}` does."
-    late = [found.item.label(row) for row in _rows_of(claim, found, but=TIMES) if is_rising(found, row)]
-    if holds is not None and found.scale == "cpu" and late:
-        still = f"The validation of {', '.join(late)} had not stopped rising: longer training is needed."
-        holds, evidence = None, f"{evidence} {still}"
     if holds is None:
         evidence += what_it_takes(claim, found)
     return {"text": claim.text, "source": claim.source, "own": claim.own, "holds": holds, "evidence": evidence}
@@ -240,7 +235,7 @@ def what_it_takes(claim: Claim, found: Found) -> str:
     """
     if claim.takes:
         return f" It takes {claim.takes}."
-    order, rows = list(SCALES), _rows_of(claim, found)
+    order, rows = list(SCALES), rows_of(claim, found)
     least_scale = max(found.scale, claim.decides or found.item.decides, key=order.index)
     scale = next((name for name in order[order.index(least_scale) :] if name in found.item.scales), None)
     seeds = {row: len(every) for row, every in found.trained.items()}
@@ -252,32 +247,14 @@ def what_it_takes(claim: Claim, found: Found) -> str:
     return f" It takes `quickstudy reproduce {asked}`."
 
 
-def is_rising(found: Found, row: str) -> bool:
-    """Whether a row's validation still rose, by more than its interval, in the last fifth of training."""
-    rise = found.rise(row)
-    return rise is not None and rise[0] > rise[1]
-
-
 def _enough(found: Found) -> list[str]:
     """Of every row that was validated: whether its training was long enough, and by what that is judged."""
     said = []
     for row in found.item.rows if found.scale == "cpu" else ():
         if (rise := found.rise(row.name)) is not None:
-            word = "not enough: it still rose" if is_rising(found, row.name) else "enough"
+            word = "not enough: it still rose" if found.is_rising(row.name) else "enough"
             said.append(f"{row.label} ({row.name}): {rise[0]:+.4f} ± {rise[1]:.4f}, {word}")
     if not said:
         return []
     rule = "Was training long enough? The change of the mean validation from its fourth fifth to the last: "
     return [f"{rule}{'; '.join(said)}."]
-
-
-def _rows_of(claim: Claim, found: Found, but: Collection[str] = ()) -> list[str]:
-    """The rows that a claim names; without those that it names for numbers by measures in `but` only."""
-    named: set[str] = set()
-    for _, options in claim.parts:
-        names = [options[key] for key in ("row", "than", "over", "rows") if key in options]
-        for row in found.item.rows:
-            cell = row.cells.get(options.get("column", ""))
-            if any(fnmatchcase(row.name, name) for name in names) and (cell is None or cell.measure not in but):
-                named.add(row.name)
-    return [row.name for row in found.item.rows if row.name in named]
