@@ -63,6 +63,47 @@ def test_the_error_of_calibrated_outputs_is_small_and_of_others_large():
     assert calibration_error(found.probabilities(outputs), y) < 0.03
 
 
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e9])
+def test_a_few_examples_that_are_all_right_or_all_wrong_make_no_temperature_of_zero_or_infinity(right, scale):
+    outputs = scale * torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+    y = outputs.argmax(-1) if right else outputs.argmin(-1)
+    found = calibrate(outputs, y, shots=1, episodes=0, source="x")
+    assert 0.1 * scale < found.temperature < 10 * scale
+    assert found.temperature > scale or right
+    # The slope of what is minimised, by hand: the sum over examples, and the pull of one more to the usual spread.
+    b, spread = 1 / found.temperature, float(outputs.std(-1, correction=0).mean())
+    p = (b * outputs).softmax(-1)
+    of_entropy = float(((p * outputs).sum(-1) - outputs[torch.arange(4), y]).sum())
+    assert of_entropy + spread - 1 / b == pytest.approx(0, abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize(("n", "coverage"), [(4, 0.9), (4, 0.6), (9, 0.9), (39, 0.95), (99, 0.5)])
+def test_sets_of_a_few_examples_hold_the_true_class_as_often_as_asked_for(n, coverage):
+    """Of n + 1 examples that are alike, each is as likely the new one: so at least `coverage` of them are held."""
+    held = []
+    for seed in range(200):
+        outputs, y = drawn(n + 1, seed=seed)
+        found = calibrate(outputs[:n], y[:n], shots=1, episodes=0, source="x")
+        new = found.probabilities(outputs[n:])
+        held.append(bool(new[0, y[n]] >= found.threshold(coverage)))
+    assert np.mean(held) > coverage - 3 * (coverage * (1 - coverage) / 200) ** 0.5
+    if round((n + 1) * (1 - coverage), 9) < 1:
+        assert found.threshold(coverage) == 0, "so few examples cannot tell, so every class is held"
+
+
+def test_the_halves_that_judge_a_temperature_can_be_given():
+    outputs, y = drawn(n=40)
+    order = y.argsort(stable=True)
+    first = torch.arange(40) % 2 == 0
+    mixed = calibrate(outputs[order], y[order], shots=1, episodes=0, source="x", first=first)
+    same = calibrate(
+        torch.cat([outputs[order][first], outputs[order][~first]]), torch.cat([y[order][first], y[order][~first]]),
+        shots=1, episodes=0, source="x",
+    )  # fmt: skip
+    assert mixed.error_after == pytest.approx(same.error_after)
+
+
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])
 def test_sets_hold_the_true_class_as_often_as_asked_for(coverage):
     found = calibrate(*drawn(temperature=2.0), shots=1, episodes=10, source="x")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -369,3 +370,62 @@ def test_examples_that_were_changed_with_their_hash_are_refused_in_one_line(taug
     with pytest.raises((InputError, RunError), match=message) as caught:
         qs.open(tmp_path / "m")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("estimator", [qs.FewShotClassifier, qs.FewShotRegressor])
+def test_a_fit_that_fails_changes_nothing(estimator):
+    x = np.array([[0.0, 5.0], [1.0, 5.5], [9.0, 0.0], [8.0, 0.5]])
+    y = [0, 0, 1, 1]
+    taught = estimator().fit(x, y)
+    before = taught.predict(x).tolist()
+    for bad_x, bad_y in ((x[:, :1], [0, np.nan, 1, 1]), (np.hstack([x, x]), [1])):
+        with pytest.raises(InputError):
+            taught.fit(bad_x, bad_y)
+        assert taught.n_features_in_ == 2 and taught.predict(x).tolist() == before
+
+
+def test_rows_with_more_axes_are_rows():
+    x = np.arange(24.0).reshape(6, 2, 2)
+    taught = qs.FewShotClassifier().fit(x, list("aaabbb"))
+    assert taught.n_features_in_ == 4
+    for other in (x, x.reshape(6, 4), x.tolist(), torch.from_numpy(x).requires_grad_(), [*torch.from_numpy(x)]):
+        assert taught.predict(other).tolist() == list("aaabbb")
+    taught.update(x[:1], ["a"])
+    half = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.bfloat16, requires_grad=True)
+    assert qs.FewShotClassifier().fit(half, ["a", "b"]).predict(half).tolist() == ["a", "b"]
+
+
+def test_large_numbers_are_numbers_and_read_only_arrays_are_read():
+    x = np.array([[1e200], [2e200], [9e200], [8e200]])
+    x.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert qs.FewShotClassifier().fit(x, list("aabb")).predict(x).tolist() == list("aabb")
+
+
+def test_dates_stay_dates():
+    days = np.array(["2020-01-01", "2021-06-01", "2020-01-01", "2021-06-01"], dtype="datetime64[ns]")
+    taught = qs.FewShotClassifier().fit([[0.0], [9.0], [1.0], [8.0]], days)
+    assert (taught.predict([[0.5], [8.5]]) == days[:2]).all()
+    with pytest.raises(InputError, match="names no class"):
+        qs.FewShotClassifier().fit([[0.0], [9.0]], np.array(["2020-01-01", "NaT"], dtype="datetime64[ns]"))
+
+
+def test_integers_of_any_kind_are_pictures(taught):
+    base, x, y, new = taught("protonet")
+    pictures = [np.asarray(Image.open(path)) if isinstance(path, str | Path) else np.asarray(path) for path in new]
+    pictures = [np.asarray(Image.fromarray(one).convert("L").resize((20, 20))) for one in pictures]
+    taught_ = taught_by(base).fit(x, y)
+    expected = taught_.predict_proba(np.stack(pictures))
+    for kind in (np.int64, np.int32, np.uint16, np.int16):
+        assert np.array_equal(taught_.predict_proba(np.stack(pictures).astype(kind)), expected), kind
+    with pytest.raises(InputError, match="0 to 255"):
+        taught_.predict(np.stack(pictures).astype(int) + 300)
+
+
+def test_what_is_asked_of_answers_is_checked():
+    taught = qs.FewShotClassifier().fit([[0.0], [1.0], [9.0], [8.0]], list("aabb"))
+    with pytest.raises(InputError, match="`sure` is NaN"):
+        taught.predict([[0.0]], unsure="?", sure=float("nan"))
+    with pytest.raises(InputError, match="X has 2 examples, y has 1"):
+        taught.score([[0.0], [1.0]], ["a"])

@@ -93,6 +93,86 @@ def test_the_users_own_examples_calibrate_if_there_are_two_of_a_class(arrays):
         alone.predict(new, unsure="?")
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 5), lambda: None])
+def test_doubling_every_example_changes_no_probability(arrays, make):
+    x, y, new = arrays
+    module = make()
+    once = qs.FewShotClassifier(module).fit(x, y)
+    twice = qs.FewShotClassifier(module).fit(np.concatenate([x, x]), np.concatenate([y, y]))
+    assert np.allclose(once.predict_proba(new), twice.predict_proba(new), atol=1e-9)
+    assert once.predict_set(new) == twice.predict_set(new)
+    alone, copies = x[[0, 2, 5]], y[[0, 2, 5]]
+    doubled = qs.FewShotClassifier(module).fit(np.concatenate([alone] * 2), np.concatenate([copies] * 2))
+    assert doubled.calibration_ is None, "a copy of an example cannot judge it"
+    with pytest.raises(InputError, match="no class has two examples that differ"):
+        doubled.predict_set(new)
+
+
+def test_the_name_of_a_class_changes_no_number(arrays):
+    x, y, new = arrays
+    plain = qs.FewShotClassifier().fit(x, y)
+    renamed = qs.FewShotClassifier().fit(x, np.array([{"a": "z", "b": "y", "c": "x"}[name] for name in y]))
+    assert np.allclose(plain.predict_proba(new), renamed.predict_proba(new)[:, ::-1])
+    assert plain.calibration_.error_after == pytest.approx(renamed.calibration_.error_after)
+
+
+def test_a_large_offset_or_a_constant_feature_changes_no_answer(arrays):
+    x, y, new = (one.astype(np.float64) if one.dtype.kind == "f" else one for one in arrays)
+    plain = qs.FewShotClassifier().fit(x, y)
+    far = np.array([0, 0, 0, 0, 1.7e12, -1e9])
+    moved = qs.FewShotClassifier().fit(x + far, y)
+    assert np.allclose(plain.outputs(new), moved.outputs(new + far), atol=1e-2)
+    flat, wild = np.full((len(x), 1), 1.7e12), np.linspace(-1e15, 1e15, len(new))[:, None]
+    beside = qs.FewShotClassifier().fit(np.hstack([x, flat]), y)
+    assert np.allclose(plain.outputs(new), beside.outputs(np.hstack([new, wild])))
+
+
+def test_integers_reach_a_module_that_looks_them_up_and_doubles_keep_their_digits():
+    words = np.array([[1, 2, 3], [1, 2, 2], [7, 8, 9], [9, 8, 8]])
+    torch.manual_seed(0)
+    bag = nn.EmbeddingBag(10, 4)
+    classifier = qs.FewShotClassifier(bag).fit(words, list("aabb"))
+    assert classifier.predict([[2, 1, 3], [8, 7, 9]]).tolist() == ["a", "b"]
+    with torch.no_grad():
+        assert torch.allclose(classifier._x.sum(0), bag(torch.from_numpy(words)).sum(0), atol=1e-6)
+    net = nn.Linear(3, 2)
+    assert qs.FewShotClassifier(net).fit(words, list("aabb")).predict(words).tolist() == list("aabb"), "as numbers"
+    exact = nn.Linear(1, 1).double()
+    with torch.no_grad():
+        exact.weight.fill_(1.0)
+        exact.bias.fill_(-1e8)
+    near = qs.FewShotClassifier(exact).fit([[1e8 + 1.0], [1e8 + 2.0], [1e8 - 1.0]], list("aab"))
+    assert sorted(near._x[:, 0].tolist()) == [-1.0, 1.0, 2.0]
+
+
+def test_the_first_item_that_cannot_be_used_is_named():
+    items = [np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 2, 2)), np.zeros((3, 3, 3, 3))]
+    with pytest.raises(InputError, match="Item 1 cannot be used"):
+        qs.FewShotClassifier(patches()).fit(items, list("aab"))
+
+
+def test_a_picture_of_sixteen_bits_keeps_its_contrast():
+    rng = np.random.default_rng(0)
+    encoder = patches()
+    for low in (20, 120, 200):  # little contrast, dark to light
+        small = rng.integers(low, low + 40, (9, 9)).astype(np.uint8)
+        deep = Image.fromarray(small.astype(np.uint16) * 257)
+        features = encoder.encode([Image.fromarray(small), deep])
+        assert low < 64 or torch.allclose(features[0], features[1], atol=1e-5)
+
+
+def test_palettes_with_transparency_are_told_apart():
+    numbers = np.arange(64, dtype=np.uint8).reshape(8, 8) % 4
+    made = []
+    for shift in (0, 100):
+        image = Image.fromarray(numbers, "P")
+        image.putpalette([(value + shift) % 256 for value in range(768)])
+        made.append(image.convert("PA"))
+    encoder = patches()
+    assert encoder.key(made[0]) != encoder.key(made[1])
+    assert not torch.allclose(*encoder.encode(made))
+
+
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(arrays):
     from quickstudy.everyday.heads import NearestMean, leave_one_out
 

@@ -145,3 +145,45 @@ def test_without_tasks_there_is_no_usual_error(sine, tmp_path):
     regressor = qs.FewShotRegressor(tmp_path / "l").fit([[0.0], [1.0]], [0.0, 1.0])
     with pytest.raises(InputError, match="`std` needs the usual error of the base"):
         regressor.predict([[0.5]], std=True)
+
+
+def test_every_output_has_the_values_and_the_error_that_it_would_have_alone():
+    x, y = data(30, 3, outputs=1)
+    noise = np.random.default_rng(1).normal(size=(30, 2)) * [1, 1e4]
+    values = np.hstack([y, noise])
+    new = data(5, 3, seed=9)[0]
+    together, spread = qs.FewShotRegressor().fit(x, values).predict(new, std=True)
+    for column in range(3):
+        alone, own = qs.FewShotRegressor().fit(x, values[:, column]).predict(new, std=True)
+        assert np.allclose(together[:, column], alone) and np.allclose(spread[:, column], own)
+    copies = qs.FewShotRegressor().fit(x, np.hstack([y] * 4))
+    assert np.allclose(copies.deviation_, qs.FewShotRegressor().fit(x, y).deviation_)
+
+
+def test_several_outputs_are_saved_with_their_errors(tmp_path):
+    x, y = data(outputs=2)
+    taught = qs.FewShotRegressor().fit(x, y)
+    taught.save(tmp_path / "m")
+    values, spread = qs.open(tmp_path / "m").predict(x, std=True)
+    assert np.array_equal(values, taught.predict(x)) and np.array_equal(spread[0], taught.deviation_)
+
+
+@pytest.mark.parametrize("x", [[[1.0]], [[1.0], [1.0]]])
+def test_an_error_that_nothing_shows_is_not_said_to_be_zero(x):
+    taught = qs.FewShotRegressor().fit(x, [2.0] * len(x))
+    assert np.isnan(taught.deviation_) and taught.predict([[50.0]]).tolist() == [2.0]
+    with pytest.raises(InputError, match="all examples are the same. Give two or more that differ"):
+        taught.predict([[50.0]], std=True)
+
+
+def test_r_squared_of_values_that_do_not_vary_is_scikit_learns():
+    from sklearn.metrics import r2_score
+
+    x = [[0.0], [1.0], [2.0], [3.0]]
+    flat = qs.FewShotRegressor().fit(x, [5.0] * 4)
+    for true in ([5.0] * 4, [6.0] * 4, [5.0, 6.0, 7.0, 5.0]):
+        assert flat.score(x, true) == pytest.approx(r2_score(true, flat.predict(x)))
+    both = qs.FewShotRegressor().fit(x, [[5.0, 0.0], [5.0, 1.0], [5.0, 2.0], [5.0, 2.0]])
+    assert both.score(x, [[5.0, 0.0]] * 4) == pytest.approx(r2_score([[5.0, 0.0]] * 4, both.predict(x)))
+    with pytest.warns(UserWarning, match="R squared of one example"):
+        assert np.isnan(flat.score([[0.0]], [5.0]))

@@ -3,9 +3,12 @@ r"""Calibration from episodes: how far a learner's outputs can be trusted, measu
 The learner adapts to validation tasks of its training classes, with the ways and shots of the user's task. The outputs
 for their queries, whose classes are known, give
 
-- one temperature: :math:`p = \mathrm{softmax}(o / T)` with the T of the smallest cross-entropy,
-- thresholds of sets: a set holds the classes with p of at least q, where q is the quantile of the true classes' p, so
-  that a set has the true class as often as asked for; the most probable class is always in it,
+- one temperature: :math:`p = \mathrm{softmax}(o / T)` with the T of the smallest cross-entropy. One example more is
+  added, which pulls T to the usual spread of the outputs: a few examples that are all right, or all wrong, would
+  otherwise make T zero or infinite,
+- thresholds of sets: a set holds the classes with p of at least q. Of n true classes' p, q for the coverage c is the
+  one of rank (n + 1) (1 - c), rounded down, so that a set has the true class as often as asked for with few examples
+  too. With rank 0 it holds every class. The most probable class is always in it,
 - the usual size of the largest output; far below it, an input is unlike those that calibrated.
 
 Guo et al., 2017 (https://arxiv.org/abs/1706.04599); Sadinle, Lei & Wasserman, 2019 (https://arxiv.org/abs/1609.00451).
@@ -16,7 +19,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
 from torch import Tensor
 
@@ -33,7 +37,10 @@ LEVELS = 201
 BINS = 15
 """Of the expected calibration error, as in Guo et al."""
 HALVINGS = 60
-TEMPERATURES = (1e-4, 1e6)
+TEMPERATURES = (1e-6, 1e6)
+"""Where the temperature is looked for, as shares of the usual spread of the outputs."""
+PRIOR = 1.0
+"""How many examples the pull of a temperature to that spread counts as."""
 FARTHEST = 0.005
 """An input whose largest output is below this quantile of those of the episodes is unlike them."""
 
@@ -73,21 +80,40 @@ class Calibration(BaseModel, frozen=True, extra="forbid"):
         )
 
 
-def fit_temperature(outputs: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> float:
-    """The temperature of the smallest cross-entropy, which is convex in 1 / T: its slope is halved in."""
+def fit_temperature(outputs: Float[Tensor, "n ways"], y: Int[Tensor, "n"], prior: float = 0.0) -> float:
+    r"""The temperature of the smallest cross-entropy, which is convex in 1 / T: its slope is halved in.
+
+    With b = 1 / T and s, the usual spread of the outputs of an example, what is minimised is
+
+    .. math:: \sum_i -\log \mathrm{softmax}(b\, o_i)_{y_i} + a\, (b s - \log b s)
+
+    Args:
+        outputs: Of examples.
+        y: Their classes.
+        prior: a, the number of examples that the pull to T = s counts as.
+    """
     outputs = outputs.double()
-    true = outputs[torch.arange(len(y)), y]
+    true, spread = outputs[torch.arange(len(y)), y], _usual_spread(outputs)
 
     def slope(inverse: float) -> float:
         # A class that cannot be has the output minus infinity, and no part in the mean.
         p = (inverse * outputs).softmax(-1)
-        return float(((p * outputs.nan_to_num(neginf=0.0)).sum(-1) - true).mean())
+        of_entropy = float(((p * outputs.nan_to_num(neginf=0.0)).sum(-1) - true).sum())
+        return of_entropy + prior * (spread - 1 / inverse)
 
-    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    low, high = (1 / (spread * share) for share in reversed(TEMPERATURES))
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return 1 / math.sqrt(low * high)
+
+
+def _usual_spread(outputs: Float[Tensor, "n ways"]) -> float:
+    """The mean over examples of the standard deviation of their finite outputs; 1 where nothing differs."""
+    known = outputs.isfinite()
+    count = known.sum(-1).clamp(min=1)
+    centred = torch.where(known, outputs - (outputs.nan_to_num(neginf=0.0).sum(-1) / count)[:, None], 0.0)
+    return float((centred.square().sum(-1) / count).sqrt().mean()) or 1.0
 
 
 def calibration_error(p: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> float:
@@ -109,15 +135,24 @@ def calibrate(
     shots: int,
     episodes: int,
     source: str,
+    first: Bool[Tensor, "n"] | None = None,
 ) -> Calibration:
     """Calibrate outputs whose true classes are known. Half of them choose the temperature that is judged on the rest.
 
     The temperature that is kept is chosen by all.
+
+    Args:
+        outputs: Of examples that taught nothing.
+        y: Their classes.
+        shots: See `Calibration`.
+        episodes: See `Calibration`.
+        source: See `Calibration`.
+        first: Which of them are in the first half; by default those that come first.
     """
-    temperature = fit_temperature(outputs, y)
-    half = len(y) // 2
-    halves = [(slice(half), slice(half, None)), (slice(half, None), slice(half))] if half else [(slice(None),) * 2]
-    judged = torch.cat([(outputs[to].double() / fit_temperature(outputs[of], y[of])).softmax(-1) for of, to in halves])
+    temperature = fit_temperature(outputs, y, PRIOR)
+    first = torch.arange(len(y)) < len(y) // 2 if first is None else first
+    halves = [(first, ~first), (~first, first)] if 0 < int(first.sum()) < len(y) else [(first | True,) * 2]
+    judged = [(outputs[to].double() / fit_temperature(outputs[of], y[of], PRIOR)).softmax(-1) for of, to in halves]
     order = torch.cat([y[to] for _, to in halves])
     p = (outputs.double() / temperature).softmax(-1)
     true = p[torch.arange(len(y)), y].numpy()
@@ -128,12 +163,18 @@ def calibrate(
         episodes=episodes,
         source=source,
         temperature=temperature,
-        levels=tuple(np.quantile(true, np.linspace(0, 1, LEVELS), method="lower").tolist()),
+        levels=_find_levels(true),
         least_output=float(np.quantile(largest, FARTHEST)),
         accuracy=float((outputs.argmax(-1) == y).double().mean()),
         error_before=calibration_error(outputs.double().softmax(-1), y),
-        error_after=calibration_error(judged, order),
+        error_after=calibration_error(torch.cat(judged), order),
     )
+
+
+def _find_levels(true: NDArray[np.float64]) -> tuple[float, ...]:
+    """The thresholds of sets by the probabilities of true classes: 0 where so few examples cannot tell."""
+    ranks = np.floor((len(true) + 1) * np.linspace(0, 1, LEVELS) + 1e-9).astype(int)
+    return tuple(np.concatenate([[0.0], np.sort(true)])[ranks.clip(max=len(true))].tolist())
 
 
 def with_sizes(family: TaskFamily, split: str, ways: Integer, shots: Integer) -> tuple[Episodes, int, int]:

@@ -4,6 +4,7 @@ A base makes a user's X ready, and adapts to examples. It knows no class of the 
 """
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
-from quickstudy.everyday.heads import NearestMean, Ridge, leave_one_out
+from quickstudy.everyday.heads import NearestMean, PerOutput, Ridge, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
@@ -88,7 +90,7 @@ class Base(ABC):
         del module, x, y, ways, shots
         return None
 
-    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
         """A plain module from inputs to values `[n, outputs]`, and the usual error of its values."""
         raise InputError(f"{self.name} tells classes apart and predicts no quantities: give another base.")
 
@@ -109,9 +111,8 @@ class TableBase(Base):
 
     def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
         del progress
-        x = as_inputs(items, None, "base=None")
         # Differences of large numbers lose digits, and rows of numbers are few.
-        return (items if isinstance(items, Tensor) else x).to(torch.float64).flatten(1)
+        return as_inputs(items, None, "base=None", torch.float64).flatten(1)
 
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
         return NearestMean(x, y, ways, standardise=True)
@@ -119,7 +120,7 @@ class TableBase(Base):
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         return calibrate_by_leaving_out(module, x, y, shots)
 
-    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
         line = Ridge(x, y.to(x.dtype))
         return line, line.deviation
 
@@ -157,12 +158,12 @@ class EncoderBase(Base):
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = shipped_calibrations(self.encoder)
-        can_be_left_out = int((torch.bincount(y)[y] > 1).sum())
-        if known and can_be_left_out < MANY_EXAMPLES:
+        assert isinstance(module, NearestMean)
+        if known and len(leave_one_out(module, x, y)[1]) < MANY_EXAMPLES:
             return min(known, key=lambda one: distance(one, ways, shots))
         return calibrate_by_leaving_out(module, x, y, shots)
 
-    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
         line = Ridge(x.double(), y.double())
         return nn.Sequential(_Double(), line), line.deviation
 
@@ -173,7 +174,7 @@ class EncoderBase(Base):
 def encode(encoder: Encoder, items: Items, progress: Progress | None = None) -> Tensor:
     """The features of items. An item that cannot be used is an error that names it."""
     if encoder.takes == "arrays":
-        items = as_inputs(items, None, f"The encoder {encoder.name!r}")
+        items = as_inputs(items, None, f"The encoder {encoder.name!r}", None)
     elif isinstance(items, Tensor) and (encoder.takes == "texts" or items.ndim < 3):
         raise InputError(
             f"The encoder {encoder.name!r} takes {encoder.takes}, and X has numbers of the shape {list(items.shape)}."
@@ -220,7 +221,10 @@ def calibrate_by_leaving_out(module: nn.Module, x: Tensor, y: Tensor, shots: int
     outputs, true = leave_one_out(module, x, y)
     if not len(true):
         return None
-    return calibrate(outputs, true, shots=max(shots - 1, 1), episodes=0, source=LEAVE_ONE_OUT)
+    among_its_own = F.one_hot(true).cumsum(0)[torch.arange(len(true)), true]
+    return calibrate(
+        outputs, true, shots=max(shots - 1, 1), episodes=0, source=LEAVE_ONE_OUT, first=among_its_own % 2 == 0
+    )
 
 
 @dataclass
@@ -276,7 +280,15 @@ class LearnerBase(Base):
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures, progress)
-        return as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
+        x = as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
+        if tasks is not None and tasks.picture is not None and tasks.picture.has_other_paper(x):
+            warnings.warn(
+                f"X holds floating-point numbers, which {self.name} takes as prepared inputs. These are "
+                "light where its inputs are dark: give pictures as bytes, for example (255 * X).astype('uint8').",
+                UserWarning,
+                stacklevel=4,
+            )
+        return x
 
     def _are_features(self, items: Items) -> bool:
         return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
@@ -314,7 +326,7 @@ class LearnerBase(Base):
             return found
         return min(known, key=lambda one: distance(one, ways, shots), default=None)
 
-    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
         if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss == "cross_entropy":
             raise InputError(f"{self.name} was trained to tell classes apart: give a run on tasks of regression.")
         shots, known = len(x), {} if self.blueprint is None else self.blueprint.errors

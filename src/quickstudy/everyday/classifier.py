@@ -14,6 +14,7 @@ from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import Calibration
 from quickstudy.everyday.bases import (
     Base,
+    LearnerBase,
     Progress,
     canonical_order,
     distance,
@@ -24,7 +25,14 @@ from quickstudy.everyday.bases import (
 )
 from quickstudy.everyday.estimator import Estimator
 from quickstudy.everyday.items import read_taught
-from quickstudy.everyday.labels import as_label_array, check_classes, dump_labels, number_labels, read_labels
+from quickstudy.everyday.labels import (
+    as_label_array,
+    check_classes,
+    dump_labels,
+    list_labels,
+    number_labels,
+    read_labels,
+)
 
 NEAR = 0.7
 """How far, in factors, ways and shots may be from those that calibrated before a warning: `exp(.7)` is 2."""
@@ -94,14 +102,16 @@ class FewShotClassifier(Estimator):
             progress: Called with how many examples have been made ready, and of how many.
         """
         X, y, notes = read_taught(X, y)  # noqa: N806
-        items = self._read(X, first=True)
+        items, names = self._read_columns(X, first=True)
         labels = read_labels(y)
         _check_lengths(len(items), len(labels))
         check_classes(labels)
         base = open_base(self.base, norms=self.norms, episodes=self.episodes, trust=self.trust)
         for note in base.notes:
             warnings.warn(note, ServedNormsWarning, stacklevel=2)
-        return self._teach(base, base.prepare(items, progress), labels, [*base.notes, *notes])
+        self._teach(base, base.prepare(items, progress), labels, [*base.notes, *notes])
+        self._keep_columns(self._x[0].numel(), names)
+        return self
 
     def update(
         self,
@@ -141,7 +151,7 @@ class FewShotClassifier(Estimator):
     def shots_(self) -> dict[Hashable, int]:
         """The number of examples of each class."""
         self._check_fitted()
-        return {label: self._labels.count(label) for label in self.classes_.tolist()}
+        return {label: self._labels.count(label) for label in list_labels(self.classes_)}
 
     def _prepare(self, items: Any, progress: Progress | None = None) -> Tensor:
         x = self._base.prepare(items, progress)
@@ -178,9 +188,11 @@ class FewShotClassifier(Estimator):
         if unsure is None:
             chosen: NDArray[Any] = self.classes_[best]
             return chosen
+        if np.isnan(sure):
+            raise InputError("`sure` is NaN: give the least probability of an answer, such as 0.5.")
         self.known_calibration("unsure")
         p = self.probabilities_of(outputs).amax(-1).tolist()
-        names = self.classes_.tolist()
+        names = list_labels(self.classes_)
         return as_label_array([names[k] if q >= sure else unsure for k, q in zip(best, p, strict=True)])
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
@@ -198,7 +210,7 @@ class FewShotClassifier(Estimator):
         p = self.probabilities_of(outputs)
         inside = p >= threshold
         inside[torch.arange(len(p)), p.argmax(-1)] = True
-        names = self.classes_.tolist()
+        names = list_labels(self.classes_)
         order = p.argsort(-1, descending=True).tolist()
         return [[names[k] for k in of if own[k]] for of, own in zip(order, inside.tolist(), strict=True)]
 
@@ -212,9 +224,13 @@ class FewShotClassifier(Estimator):
         """The calibration; an error if there is none."""
         if self.calibration_ is None:
             raise InputError(
-                f"`{needed_by}` needs calibrated probabilities, and nothing calibrates these: with one example of "
-                "each class none can be left out, and the base has no tasks. Give two examples of a class, or a "
-                "base with calibrations (quickstudy pack)."
+                f"`{needed_by}` needs calibrated probabilities, and nothing calibrates these: "
+                + (
+                    "the tasks of the base are not at hand. Give a run whose tasks are, or what `quickstudy pack` made."
+                    if isinstance(self._base, LearnerBase)
+                    else "no class has two examples that differ, of which one could be left out. Give more examples, "
+                    "or a base with calibrations (quickstudy pack)."
+                )
             )
         return self.calibration_
 
@@ -243,7 +259,9 @@ class FewShotClassifier(Estimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """The share of right answers."""
-        right = [one == other for one, other in zip(self.predict(X).tolist(), read_labels(y), strict=True)]
+        guesses, labels = list_labels(self.predict(X)), read_labels(y)
+        _check_lengths(len(guesses), len(labels))
+        right = [one == other for one, other in zip(guesses, labels, strict=True)]
         return float(np.average(right, weights=sample_weight))
 
     def save(self, path: str | Path) -> None:
@@ -252,10 +270,11 @@ class FewShotClassifier(Estimator):
         A base that is an encoder is not in it, only its name and the hash of its weights; a learner is in it.
         """
         self._check_fitted()
-        numbers = number_labels(self._labels, self.classes_.tolist())
+        numbers = number_labels(self._labels, list_labels(self.classes_))
         config = {
             "kind": "classifier",
-            "classes": dump_labels(self.classes_.tolist()),
+            "classes": dump_labels(list_labels(self.classes_)),
+            **self._dump_columns(),
             "norms": self.norms,
             "calibration": None if self.calibration_ is None else self.calibration_.model_dump(mode="json"),
             "notes": self.notes_,
@@ -279,7 +298,7 @@ class FewShotClassifier(Estimator):
         from quickstudy.everyday.export import export_learning, export_taught  # it imports torch's exporters
 
         self._check_fitted()
-        classes = self.classes_.tolist()
+        classes = list_labels(self.classes_)
         if learns:
             return export_learning(self._base, path, inputs, ways=ways, classes=len(classes))
         known = None if self.calibration_ is None else self.calibration_.model_dump(mode="json")

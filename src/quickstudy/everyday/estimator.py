@@ -5,6 +5,8 @@ tags, a score), and its code is imported when it is there and needed: for the ch
 """
 
 import inspect
+from contextlib import suppress
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES
 from quickstudy.everyday.items import Items, read_items
 from quickstudy.everyday.labels import NO_Y
+from quickstudy.tasks.arrays import as_array
 
 E = TypeVar("E", bound="Estimator")
 
@@ -25,6 +29,7 @@ class Estimator:
     """What is taught by examples: it reads a user's X as its base wants it."""
 
     n_features_in_: int
+    feature_names_in_: NDArray[Any]
     estimator_type: str
     """What scikit-learn calls it: "classifier" or "regressor"."""
 
@@ -95,18 +100,49 @@ class Estimator:
             values: The X.
             first: Whether it is the X of `fit`, whose columns later ones must have.
         """
+        return self._read_columns(values, first=first)[0]
+
+    def _read_columns(self, values: Any, *, first: bool) -> tuple[Items, NDArray[Any] | None]:
+        """A user's X, and the names of its columns if it is a table that has them. A fit that fails changes nothing."""
         if self.base is None and _are_no_numbers(values):
             raise InputError(
                 "base=None takes rows of numbers. For pictures or texts give a base that reads them: base='photos', "
                 "base='text', a run, or a saved learner."
             )
-        if self.base is None and has_sklearn():
-            from sklearn.utils.validation import validate_data
+        names = column_names(values)
+        if self.base is None:
+            values = as_rows(values)
+            if has_sklearn():
+                from sklearn.utils.validation import validate_data
 
-            values = validate_data(
-                self, values, reset=first, dtype="numeric", accept_sparse=False, allow_nd=True, ensure_all_finite=True
+                reader = copy(self)  # it is the copy that learns the columns of a fit
+                values = validate_data(
+                    reader, values, reset=first, dtype="numeric", accept_sparse=False, ensure_all_finite=True
+                )
+        elif not first:
+            self._check_names(names)
+        return read_items(values), names
+
+    def _check_names(self, names: NDArray[Any] | None) -> None:
+        """Refuse a table with other columns, or with the same in another order, than the one of `fit`."""
+        known = getattr(self, "feature_names_in_", None)
+        if known is not None and names is not None and known.tolist() != names.tolist():
+            raise InputError(
+                f"X has the columns {', '.join(names)}, and `fit` had {', '.join(known)}: give these, in this order."
             )
-        return read_items(values)
+
+    def _dump_columns(self) -> dict[str, list[str]]:
+        """The names of the columns, for a file."""
+        names = getattr(self, "feature_names_in_", None)
+        return {} if names is None else {"columns": names.tolist()}
+
+    def _keep_columns(self, width: int, names: NDArray[Any] | None) -> None:
+        """What later inputs are held against."""
+        self.n_features_in_ = width
+        if names is not None:
+            self.feature_names_in_ = names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
 
     def _check_columns(self, found: int) -> None:
         if found != self.n_features_in_:
@@ -119,6 +155,27 @@ class Estimator:
 def has_sklearn() -> bool:
     """Whether scikit-learn is installed."""
     return find_spec("sklearn") is not None
+
+
+def column_names(values: Any) -> NDArray[Any] | None:
+    """The names of a table's columns, if all of them are texts."""
+    columns = getattr(values, "columns", None)
+    if columns is None or not all(isinstance(name, str) for name in columns):
+        return None
+    return np.array(list(columns), dtype=object)
+
+
+def as_rows(values: Any) -> Any:
+    """An array, a tensor or nested lists of numbers with more axes than two, as rows; anything else as it is."""
+    if isinstance(values, Tensor):
+        values = as_array(values)
+    if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple | np.ndarray | Tensor):
+        with suppress(ValueError, TypeError, RuntimeError):  # of unequal lengths: what reads them says so
+            nested = np.stack([as_array(one) if isinstance(one, Tensor) else np.asarray(one) for one in values])
+            values = nested if nested.ndim > 2 else values
+    if isinstance(values, np.ndarray) and values.ndim > 2 and len(values):
+        return values.reshape(len(values), -1)
+    return values
 
 
 def _are_no_numbers(values: Any) -> bool:

@@ -170,20 +170,27 @@ def _numbers(values: Any) -> Items:
         raise InputError(f"X holds values of type {array.dtype}: give numbers, pictures or texts.")
     if array.ndim < 1 or len(array) == 0:
         raise InputError(f"X has the shape {list(array.shape)}: give one or more examples, [n, ...].")
-    if array.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(array))
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32 if array.itemsize < 8 else np.float64))
+    return torch.from_numpy(np.array(array, dtype=_KEPT.get(array.dtype.name), order="C"))
+
+
+_KEPT = {"bool": np.float32, "float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64}
+"""What numbers become that torch cannot compute with; the others are kept as they are."""
 
 
 def as_pictures(items: Items) -> Sequence[Any] | None:
-    """The pictures among items; None for numbers that are no bytes, which are inputs as they are."""
+    """The pictures among items; None for floating-point numbers, which are inputs as they are.
+
+    Bytes and other integers are pictures, with values from 0 to 255.
+    """
     if isinstance(items, Tensor):
-        return list(items) if items.dtype == torch.uint8 else None
+        return None if items.is_floating_point() else list(items)
     return items
 
 
-def as_inputs(items: Items, shape: Sequence[int] | None, what: str) -> Tensor:
-    """Numbers as the inputs of a net, `[n, *shape]` of float32. `what` says whose inputs they are."""
+def as_inputs(
+    items: Items, shape: Sequence[int] | None, what: str, dtype: torch.dtype | None = torch.float32
+) -> Tensor:
+    """Numbers as the inputs of a net, `[n, *shape]`. `what` says whose they are; a dtype of None keeps their own."""
     if not isinstance(items, Tensor):
         kind = type(items[0]).__name__
         raise InputError(
@@ -200,7 +207,7 @@ def as_inputs(items: Items, shape: Sequence[int] | None, what: str) -> Tensor:
             f"X has the shape {list(items.shape)}, and {what} takes inputs of the shape {list(shape)}: give "
             f"[n, {', '.join(map(str, shape))}]."
         )
-    x = items.to(torch.float32)
+    x = items if dtype is None else items.to(dtype)
     finite = x.isfinite().reshape(len(x), -1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()

@@ -40,7 +40,7 @@ def read_labels(y: Any) -> list[Hashable]:
                 "Unknown label type: continuous. y has fractions, and a class is not a quantity: use "
                 "FewShotRegressor, or give names of classes."
             )
-        y = y.tolist()  # values of Python, also of an array of objects
+        y = list_labels(y)
     try:
         labels = [_as_python(label) for label in y]
     except TypeError:
@@ -60,10 +60,18 @@ def read_labels(y: Any) -> list[Hashable]:
     return labels
 
 
+def list_labels(labels: NDArray[Any]) -> list[Any]:
+    """An array of labels as values of Python; dates of nanoseconds, which Python lacks, stay NumPy's."""
+    first = labels[:1].tolist()
+    dates = labels.dtype.kind in "mM" and bool(first) and isinstance(first[0], int)
+    return list(labels) if dates else labels.tolist()
+
+
 def _as_python(label: Any) -> Any:
     """A label without NumPy's types, also inside of a tuple."""
     if isinstance(label, np.generic):
-        return label.item()
+        plain = label.item()
+        return label if isinstance(label, np.datetime64 | np.timedelta64) and isinstance(plain, int) else plain
     return tuple(map(_as_python, label)) if type(label) is tuple else label
 
 
@@ -95,6 +103,8 @@ def _warn_column() -> None:
 
 def _is_missing(label: Any) -> bool:
     """Whether a label is a missing value of pandas, which equals nothing, not even itself."""
+    if isinstance(label, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(label))
     return type(label).__name__ in ("NAType", "NaTType")
 
 
@@ -132,6 +142,8 @@ def number_labels(labels: Sequence[Hashable], classes: Sequence[Hashable]) -> ND
 def as_label_array(labels: Sequence[Hashable]) -> NDArray[Any]:
     """Labels as an array: of integers, floats, booleans or texts where they are of one kind, else of objects."""
     kinds = {type(label) for label in labels}
+    if len(kinds) == 1 and kinds <= {np.datetime64, np.timedelta64}:
+        return np.array(labels)
     if len(kinds) == 1 and kinds <= {int, float, bool, str}:
         with suppress(OverflowError):
             found = np.array(labels)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from torch import Tensor
@@ -44,8 +45,9 @@ class _SavedModel(BaseModel, frozen=True, extra="forbid"):
     classes: str = Field("[]", description="JSON")
     calibration: Calibration | None = None
     notes: list[str] = []
+    columns: list[str] | None = Field(None, description="their names, of a table")
     flat: bool = True
-    deviation: FiniteFloat | None = None
+    deviation: FiniteFloat | list[FiniteFloat] | None = None
 
 
 def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened:  # noqa: A001  # quickstudy.open
@@ -77,12 +79,20 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
         raise InputError(f"{path / CONFIG_FILE} was changed or damaged: {error}.") from error
     made = _open_base(path, saved.base, tensors, base, trust)
     x, y = _examples(path, saved, made, classes, tensors)
+    names = None if saved.columns is None else np.array(saved.columns, dtype=object)
     if saved.kind == "regressor":
         regressor = FewShotRegressor(None if isinstance(made, TableBase) else made, norms=saved.norms)
-        return regressor._teach(made, x, y, saved.flat, saved.deviation)
+        known = np.array(saved.deviation) if isinstance(saved.deviation, list) else saved.deviation
+        if isinstance(known, np.ndarray) and len(known) != y.shape[1]:
+            raise InputError(f"{path / CONFIG_FILE} was changed: it has {len(known)} errors for {y.shape[1]} outputs.")
+        regressor._teach(made, x, y, saved.flat, known)
+        regressor._keep_columns(x[0].numel(), names)
+        return regressor
     classifier = FewShotClassifier(None if isinstance(made, TableBase) else made, norms=saved.norms)
     labels = [classes[number] for number in y.tolist()]
-    return classifier._teach(made, x, labels, saved.notes, saved.calibration)
+    classifier._teach(made, x, labels, saved.notes, saved.calibration)
+    classifier._keep_columns(x[0].numel(), names)
+    return classifier
 
 
 def _examples(

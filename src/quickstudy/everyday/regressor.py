@@ -1,5 +1,6 @@
 """`FewShotRegressor`: a few examples of a function, then its values elsewhere."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import Base, canonical_order, open_base, run_outputs, save_taught
+from quickstudy.everyday.bases import Base, LearnerBase, canonical_order, open_base, run_outputs, save_taught
 from quickstudy.everyday.estimator import Estimator, as_values
+from quickstudy.everyday.heads import PerOutput
 
 
 class FewShotRegressor(Estimator):
@@ -29,12 +31,13 @@ class FewShotRegressor(Estimator):
 
     Attributes:
         adapted_: A plain module from inputs, as the base prepares them, to values `[n, outputs]`.
-        deviation_: The usual error of a value: of examples that were left out, or on validation tasks of the base.
+        deviation_: The usual error of a value: of examples that were left out, for each of several outputs, or on
+            validation tasks of the base.
     """
 
     estimator_type = "regressor"
     adapted_: nn.Module
-    deviation_: float
+    deviation_: PerOutput
     n_features_in_: int
     _base: Base
     _x: Tensor
@@ -43,10 +46,12 @@ class FewShotRegressor(Estimator):
 
     def fit(self, X: Any, y: Any = None) -> "FewShotRegressor":  # noqa: N803  # scikit-learn's name
         """Learn from examples: X `[n, ...]` and y `[n]` or `[n, outputs]`."""
-        items = self._read(X, first=True)
+        items, names = self._read_columns(X, first=True)
         values, flat = as_values(y, len(items))
         base = open_base(self.base, norms=self.norms, episodes=self.episodes, trust=self.trust)
-        return self._teach(base, base.prepare(items), torch.from_numpy(values), flat)
+        self._teach(base, base.prepare(items), torch.from_numpy(values), flat)
+        self._keep_columns(self._x[0].numel(), names)
+        return self
 
     def update(self, X: Any, y: Any) -> "FewShotRegressor":  # noqa: N803
         """Learn from more examples: the same as `fit` on all of them together."""
@@ -58,7 +63,7 @@ class FewShotRegressor(Estimator):
         return self._teach(self._base, torch.cat([self._x, x]), torch.cat([self._y, values]), self._flat)
 
     def _teach(
-        self, base: Base, x: Tensor, y: Tensor, flat: bool, known_deviation: float | None = None
+        self, base: Base, x: Tensor, y: Tensor, flat: bool, known_deviation: PerOutput | None = None
     ) -> "FewShotRegressor":
         order = canonical_order(x, y)
         x, y = x[order], y[order]
@@ -79,12 +84,15 @@ class FewShotRegressor(Estimator):
         self._check_fitted()
         values: NDArray[np.float64] = run_outputs(self.adapted_, self._prepare(X)).double().numpy()
         shown = values[:, 0] if self._flat else values
-        if std and np.isnan(self.deviation_):
+        if std and np.isnan(self.deviation_).any():
             raise InputError(
                 "`std` needs the usual error of the base, and its tasks are not at hand. Give a run whose tasks are, "
                 "or a learner that `quickstudy pack` has measured."
+                if isinstance(self._base, LearnerBase)
+                else "`std` needs the error on an example that is left out, and all examples are the same. Give two or "
+                "more that differ."
             )
-        return (shown, np.full(shown.shape, self.deviation_)) if std else shown
+        return (shown, np.broadcast_to(self.deviation_, shown.shape).copy()) if std else shown
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """R squared: 1 for exact values, 0 for the mean of y."""
@@ -93,14 +101,19 @@ class FewShotRegressor(Estimator):
         weight = np.ones(len(true)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         mean = np.average(true, axis=0, weights=weight)
         left, whole = (weight @ np.square(true - guess) for guess in (values, mean))
-        return float(np.mean(1 - left / whole))
+        if len(true) < 2:
+            warnings.warn("R squared of one example is not defined: it is NaN.", UserWarning, stacklevel=2)
+            return float("nan")
+        # As scikit-learn has it: values that do not vary are met exactly, or not at all.
+        shares = np.where(whole > 0, left / np.where(whole > 0, whole, 1), left > 0)
+        return float(np.mean(1 - shares))
 
     def save(self, path: str | Path) -> None:
         """Save the model as a directory that `quickstudy.open` reads; see `FewShotClassifier.save`."""
         self._check_fitted()
-        config = {"kind": "regressor", "norms": self.norms, "flat": self._flat}
-        if np.isfinite(self.deviation_):
-            config["deviation"] = self.deviation_
+        config = {"kind": "regressor", "norms": self.norms, "flat": self._flat, **self._dump_columns()}
+        if np.isfinite(self.deviation_).all():
+            config["deviation"] = self.deviation_ if isinstance(self.deviation_, float) else self.deviation_.tolist()
         save_taught(Path(path), self._base, config, {"examples.x": self._x, "examples.y": self._y})
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:

@@ -142,7 +142,9 @@ class Encoder(ABC):
                 keys[number] = key
         found = cache.find(keys.values()) if self.caches else {}
         # Of equal items one is encoded.
-        first = {key: number for number, key in reversed(keys.items())}
+        first: dict[bytes, int] = {}
+        for number, key in keys.items():
+            first.setdefault(key, number)
         missing = [(key, number) for key, number in first.items() if key not in found]
         done = numbers.stop - len(missing)
         if progress is not None:

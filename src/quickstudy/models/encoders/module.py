@@ -42,7 +42,7 @@ class ModuleEncoder(Encoder):
         x = torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
         like = next(self.module.parameters(), torch.zeros(()))
         try:
-            output = self.module((x.to(like) if x.is_floating_point() else x)[None])
+            output = self._run(x, like)
         except Exception as error:  # the user's module may fail in any way
             raise ValueError(
                 f"{self.name} fails on an input of shape {list(x.shape)}: {describe_error(error)}"
@@ -52,3 +52,12 @@ class ModuleEncoder(Encoder):
             raise ValueError(f"{self.name} gives {shape} for one input; an encoder gives [1, features]")
         self._size = output[0].numel()
         return output[0].flatten()
+
+    def _run(self, x: Tensor, like: Tensor) -> Any:
+        """The module's output. Integers are given as such, as numbers of words are, to a module that takes them."""
+        if not x.is_floating_point():
+            try:
+                return self.module(x[None])
+            except RuntimeError:  # of the types that torch's layers do not take
+                return self.module(x[None].to(like))
+        return self.module(x[None].to(like))

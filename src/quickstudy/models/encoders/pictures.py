@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from quickstudy.models.encoders.cache import hash_content
 from quickstudy.models.encoders.encoder import Encoder, digest_module
 from quickstudy.storage.files import max_bytes
-from quickstudy.tasks.images.decode import Decoding, decode
+from quickstudy.tasks.images.decode import Decoding, RangedPictures, decode, standard_range
 from quickstudy.tasks.images.inputs import OnePicture, as_pixels
 from quickstudy.tasks.images.limits import check_pixels
 
@@ -45,7 +45,7 @@ class PicturePreparation:
 
     def __call__(self, item: Any) -> Float[Tensor, "1 channels side side"]:
         """The input for one picture: a path, a PIL image, an array or a tensor."""
-        pixels, _ = decode(OnePicture(item), 0, self.decoding)
+        pixels, _ = decode(RangedPictures(OnePicture(item), standard_range), 0, self.decoding)
         x = torch.from_numpy(pixels[None].astype(np.float32)) / 255
         shape = (1, -1, 1, 1)
         return (x - x.new_tensor(self.mean).reshape(shape)) / x.new_tensor(self.std).reshape(shape)
@@ -87,7 +87,7 @@ class PictureEncoder(Encoder):
             check_pixels(*item.size)
             turned = item.info.get("exif", b"")
             through = repr(item.info.get("transparency")).encode()
-            palette = item.palette.tobytes() if item.mode == "P" and item.palette else b""
+            palette = item.palette.tobytes() if item.mode in ("P", "PA") and item.palette else b""
             about = f"{item.mode} {item.size}".encode()
             return hash_content(b"image", about, item.tobytes(), turned, through, palette)
         pixels = as_pixels(item)

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,9 @@ FILTERS = {
     "area": Image.Resampling.BOX,
 }
 FITS = ("stretch", "crop")
+STANDARD_RANGES = (1.0, *(2.0**bits - 1 for bits in (8, 10, 12, 14, 16)))
 LARGEST_SIDE = 1024
+Range = tuple[float, float]
 
 
 class UnreadablePictureError(ValueError):
@@ -86,15 +88,41 @@ class Decoding:
         return picture.resize((self.side, self.side), FILTERS[self.resample], box)
 
 
+def usual_range(low: float, high: float) -> tuple[float, float]:
+    """The range 0 to 1, or of 8, 10, 12, 14 or 16 bits, if the values fill half of it. Else the values' own range.
+
+    >>> usual_range(3.0, 4e3), usual_range(4.0e4, 4.05e4), usual_range(0.0, 0.9)
+    ((0.0, 4095.0), (40000.0, 40500.0), (0.0, 1.0))
+    """
+    for top in STANDARD_RANGES:
+        if low >= 0 and top / 2 <= high <= top and (high - low >= top / 2 or low == high):
+            return 0.0, top
+    return low, high
+
+
+def standard_range(low: float, high: float) -> tuple[float, float]:
+    """The smallest of those ranges that holds the values of a picture which is alone: its contrast stays as it is.
+
+    >>> standard_range(4.0e4, 4.05e4), standard_range(-3.0, 2.0)
+    ((0.0, 65535.0), (-3.0, 2.0))
+    """
+    return next(((0.0, top) for top in STANDARD_RANGES if low >= 0 and high <= top), (low, high))
+
+
 @dataclass(frozen=True)
 class RangedPictures:
     """Pictures of one set, with the ranges by which those of more than 8 bits become bytes.
 
     A file says how many bits a value has, not how many are used: 12 bits of a camera, or the 8 of a converted picture,
     are often stored in 16. One range for the set keeps light pictures lighter than dark ones.
+
+    Args:
+        pictures: The set.
+        find_range: From their least and their largest value to those that become 0 and 255.
     """
 
     pictures: Pictures
+    find_range: Callable[[float, float], Range] = usual_range
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -113,25 +141,18 @@ class RangedPictures:
             except Exception:  # damage may raise anything; decoding reports such a picture, with the reason
                 continue
             if values is not None:
-                colours = values[..., :3] if values.ndim == 3 else values
-                found.setdefault(_kind(values), []).extend((float(colours.min()), float(colours.max())))
-        return {kind: _usual_range(min(ends), max(ends)) for kind, ends in found.items()}
+                found.setdefault(_kind(values), []).extend(_ends(values))
+        return {kind: self.find_range(min(ends), max(ends)) for kind, ends in found.items()}
+
+
+def _ends(values: NDArray[Any]) -> tuple[float, float]:
+    """The smallest and the largest of the values of a picture, without its transparency."""
+    colours = values[..., :3] if values.ndim == 3 else values
+    return float(colours.min()), float(colours.max())
 
 
 def _kind(values: NDArray[Any]) -> str:
     return "f" if values.dtype.kind == "f" else "i"
-
-
-def _usual_range(low: float, high: float) -> tuple[float, float]:
-    """The range 0 to 1, or of 8, 10, 12, 14 or 16 bits, if the values fill half of it. Else the values' own range.
-
-    >>> _usual_range(3.0, 4e3), _usual_range(4.0e4, 4.05e4), _usual_range(0.0, 0.9)
-    ((0.0, 4095.0), (40000.0, 40500.0), (0.0, 1.0))
-    """
-    for top in (1.0, *(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))):
-        if low >= 0 and top / 2 <= high <= top and (high - low >= top / 2 or low == high):
-            return 0.0, top
-    return low, high
 
 
 def _read_deep_values(picture: Image.Image, pictures: Pictures, number: int) -> NDArray[Any] | None:

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from quickstudy.errors import InputError
+from quickstudy.tasks.arrays import as_array
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.batches import Batches
-from quickstudy.tasks.images.decode import UnreadablePictureError, decode
+from quickstudy.tasks.images.decode import RangedPictures, UnreadablePictureError, decode, standard_range
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.limits import check_pixels
 from quickstudy.tasks.images.listing import open_picture
@@ -65,7 +66,7 @@ class PictureInput:
         made = []
         for number, picture in enumerate(pictures):
             try:
-                pixels, _ = decode(OnePicture(picture), 0, how)
+                pixels, _ = decode(RangedPictures(OnePicture(picture), standard_range), 0, how)
             except UnreadablePictureError as error:
                 raise InputError(
                     f"{name_picture(picture, number)} cannot be read: {error}. Repair it, or leave it out."
@@ -74,6 +75,11 @@ class PictureInput:
             if progress is not None:
                 progress(number + 1, len(pictures))
         return recipe.prepare(torch.from_numpy(np.stack(made)), self.size, None)
+
+    def has_other_paper(self, x: Float[Tensor, "n channels size size"]) -> bool:
+        """Whether most of x cannot have been prepared: drawings with light ink, which are light nearly everywhere."""
+        wants_dark_paper = self.drawing and preparation_named(self.recipe).ink == "light"
+        return wants_dark_paper and bool(x.flatten(1).median(1).values.median() > 0.9)
 
     def _with_ink(self, pixels: UInt8[np.ndarray, "c h w"], wanted: str | None) -> UInt8[np.ndarray, "c h w"]:
         """A drawing with light or dark ink, as wanted; any other picture as it is."""
@@ -113,7 +119,7 @@ def as_pixels(values: Any) -> NDArray[np.uint8]:
     """
     if not isinstance(values, Tensor | np.ndarray):
         raise ValueError(f"a {type(values).__name__} is no picture: give a path, a PIL image, an array or a tensor")
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    array = as_array(values)
     sides = [axis for axis in (0, -1) if array.ndim == 3 and array.shape[axis] in CHANNELS]
     if (array.ndim != 2 and not sides) or 0 in array.shape:
         raise ValueError(
