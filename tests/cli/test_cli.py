@@ -345,6 +345,36 @@ def test_a_reader_of_remarks_that_leaves_early_ends_no_training_and_loses_no_res
     assert "maml" in (place / "kept.txt").read_text()
 
 
+def test_a_reader_of_rows_that_leaves_early_stops_the_training_which_says_so(place):
+    line = f"{COMMAND} train sine.yaml --out 'a b' --train.steps 300 --json 2>said.txt | head -1"
+    finish(["bash", "-c", line], cwd=place)
+    said = (place / "said.txt").read_text()
+    assert "Output cannot be written: Broken pipe. Stopped at step" in said
+    assert "Continue with: quickstudy train --resume 'a b'" in said, "as a shell takes it"
+
+
+def test_a_directory_without_a_name_is_refused(cli, place):
+    done = cli("train", "sine.yaml", "--out", "")
+    assert done.code == 2 and "--out is empty: give a path, or leave it out" in done.err
+    assert not (place / "runs").exists()
+
+
+def test_a_tilde_is_the_home_of_the_user(cli, place, monkeypatch):
+    monkeypatch.setenv("HOME", str(place / "home"))
+    (place / "home").mkdir()
+    assert cli("train", "sine.yaml", "--train.steps", 1, "--out=~/x").code == 0
+    assert (place / "home" / "x" / "config.yaml").is_file() and not (place / "~").exists()
+
+
+def test_a_page_of_the_users_own_is_not_replaced(cli, place, run):
+    (place / "web").mkdir()
+    (place / "web" / "index.html").write_text("<title>mine</title>")
+    done = cli("report", "run", "--out", "web")
+    assert done.code == 2 and "is a page of your own" in done.err
+    assert (place / "web" / "index.html").read_text() == "<title>mine</title>"
+    assert cli("report", "run", "--out", "own").code == cli("report", "run", "--out", "own").code == 0
+
+
 def test_characters_that_steer_a_terminal_are_escaped(cli, place, run):
     """Names of files, checkpoints, settings and probes may hold any."""
     evil = "a\x1b]0;owned\x07\x9b2Jb\r\u202e"

@@ -99,7 +99,7 @@ def wait_until_gone(processes: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_demo_is_one_line_and_its_trainings_go_on(number, place, cli):
     process = start_demo(place)
     children = children_of(process.pid)

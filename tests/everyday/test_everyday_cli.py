@@ -166,3 +166,62 @@ def test_bases_are_compared_on_the_pictures(cli, trained, folder):
     found = json.loads(done.out)
     assert found["judged"] and {row["name"] for row in found["candidates"]} == set(bases.split(","))
     assert cli("choose", folder, "--from", bases, "--splits", "4").code == 0
+
+
+def test_no_command_replaces_another_model(cli, model, trained, folder, tmp_path):
+    shutil.copytree(model, tmp_path / "other")
+    before = (tmp_path / "other" / "config.json").read_bytes()
+    done = cli("pack", trained("protonet"), tmp_path / "other", "--episodes", "1")
+    assert done.code == 2 and "holds a model that was taught" in done.err
+    done = cli("update", model, folder, "--out", tmp_path / "other")
+    assert done.code == 2 and "holds another model, which would be lost" in done.err
+    done = cli("adapt", folder, "--from", trained("protonet"), "--out", tmp_path / "other")
+    assert done.code == 2 and "already holds a model" in done.err
+    assert (tmp_path / "other" / "config.json").read_bytes() == before
+    assert cli("update", model, folder, "--out", model).code == 0
+    assert cli("update", model, folder, "--out", tmp_path / "new").code == 0
+
+
+def test_a_model_that_another_command_saves_meanwhile_is_kept(cli, model, trained, folder, tmp_path, monkeypatch):
+    place, fit = tmp_path / "race", qs.FewShotClassifier.fit
+
+    def slow(self, *args, **options):
+        shutil.copytree(model, place)
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(qs.FewShotClassifier, "fit", slow)
+    done = cli("adapt", folder, "--from", trained("protonet"), "--out", place, "--episodes", "1")
+    assert done.code == 2 and "already holds a model" in done.err
+    assert (place / "config.json").read_bytes() == (model / "config.json").read_bytes()
+
+
+def test_hidden_pictures_are_not_asked_about(cli, model, fresh):
+    shown = Path(fresh[0])
+    asked = Path("asked")
+    for name in ("a.png", "._a.png", ".thumbnails/b.png", "sub/.c.png"):
+        (asked / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shown, asked / name)
+    done = cli("predict", model, "asked")
+    assert done.code == 0 and [line.split("\t")[0] for line in done.out.splitlines()] == ["asked/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to", "torch", "--out", "f.onnx"], "writes a file that ends in .pt2"),
+        (["--to", "onnx", "--out", "f.pt2"], "writes a file that ends in .onnx"),
+        (["--to", "onnx-learner", "--ways", "0"], "give from 2 to 1000 classes"),
+        (["--to", "onnx-learner", "--ways", "99999999"], "give from 2 to 1000 classes"),
+    ],
+)
+def test_what_an_export_cannot_be_is_said_first(cli, model, words, said):
+    done = cli("export", model, *words)
+    assert done.code == 2 and said in done.err and not Path("f.onnx").exists() and not Path("f.pt2").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_is_exported_from_within(cli, model, monkeypatch):
+    monkeypatch.chdir(model)
+    done = cli("export", ".")
+    assert done.code == 0 and (model.parent / "m.onnx").is_file(), done.err
+    assert cli("export", "/").code == 2

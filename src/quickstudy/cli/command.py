@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # An empty `help_behavior_hint` leaves out "(default: None)": the text says what the default is.
-Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]
+Folder = Annotated[str | None, arg(metavar="DIRECTORY", help_behavior_hint="")]  # `words` reads a ~ in it
 RunFolder = Annotated[str | None, arg(metavar="RUN", help_behavior_hint="")]
 RunFolders = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN ...", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
-from quickstudy.cli.terminal import Console
+from quickstudy.cli.terminal import HANGUPS, Console
 from quickstudy.errors import InputError, RunError
 from quickstudy.training.watcher import Watcher
 
@@ -141,7 +141,7 @@ def _answer_jobs(pipe: Connection, console: Console) -> None:
 
     keep_freed_memory()
     watcher = PipeWatcher(pipe)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, *HANGUPS):
         signal.signal(number, watcher.stop)
     with warnings.catch_warnings(), suppress(StoppedError, EOFError, BrokenPipeError, ConnectionResetError):
         console.show_warnings()

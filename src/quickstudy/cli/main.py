@@ -17,13 +17,15 @@ Every setting of a configuration can be overridden as --key.sub value.
 
 import errno
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Literal
 
-from quickstudy.cli.terminal import Console
+from quickstudy.cli.terminal import HANGUPS, Console
 from quickstudy.cli.words import read_words
 from quickstudy.errors import InputError, RunError
 
@@ -32,6 +34,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
     words = list(sys.argv[1:] if args is None else args)
     _open_closed_streams()
+    _end_on_hangup()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show a ± gets a ?, not an error
             stream.reconfigure(errors="replace")
@@ -70,6 +73,16 @@ def _run(words: Sequence[str]) -> int:
             except SystemExit as leaving:
                 raise RunError(f"Code that the run uses has ended the program: sys.exit({leaving.code}).") from leaving
     return 0
+
+
+def _end_on_hangup() -> None:
+    """Let a terminal that is closed end this process as SIGTERM does, which saves what is under way.
+
+    Under nohup it goes on.
+    """
+    for number in HANGUPS:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, frame: signal.raise_signal(signal.SIGTERM))
 
 
 def _open_closed_streams() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from quickstudy.cli.terminal import Console
+from quickstudy.cli.terminal import HANGUPS, Console
 from quickstudy.errors import InputError, RunError
 from quickstudy.training.watcher import Watcher
 
@@ -81,7 +81,7 @@ def run_side_by_side(job: Job, args: tuple[Any, ...], workers: int, console: Con
 
 def _run_job(job: Job, console: Console, args: tuple[Any, ...]) -> None:
     watcher = SignalWatcher()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, *HANGUPS):
         signal.signal(number, watcher.stop)
     from quickstudy.training.train import StoppedError
 

@@ -66,7 +66,7 @@ def find_inputs(given: Sequence[str], takes: str) -> list[Any]:
 
     words: list[str] = []
     for word in given:
-        words += [line.rstrip("\n") for line in sys.stdin if line.strip()] if word == "-" else [word]
+        words += [line.rstrip("\r\n") for line in sys.stdin if line.strip()] if word == "-" else [word]
     if takes == "texts":
         return words
     if takes != "pictures":

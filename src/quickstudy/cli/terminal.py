@@ -21,6 +21,9 @@ from quickstudy.training.watcher import Watcher
 if TYPE_CHECKING:
     import rich.console
 
+HANGUPS = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+"""What a terminal sends when it is closed, where there is such a signal."""
+
 WAYS = {"vmap": "all tasks in one pass", "loop": "one by one", "threads": "several at once on threads"}
 """What the ways of an engine are called here."""
 
@@ -297,7 +300,7 @@ class TerminalWatcher(Watcher):
         with self._end_logs_on_error():
             for log in self.logs:
                 log.close()
-        if isinstance(self.unprinted, BrokenPipeError) or (self.unprinted and error is None):
+        if self.unprinted and error is None:
             raise self.unprinted
         if self.unprinted and isinstance(error, RunError):
             raise RunError(f"Output cannot be written: {self.unprinted.strerror}. {error}") from error

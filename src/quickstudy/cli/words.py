@@ -10,11 +10,12 @@ import re
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import reduce
 from importlib import import_module
 from itertools import dropwhile, takewhile
 from operator import not_, or_
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 from quickstudy.cli import sources
@@ -71,6 +72,7 @@ def _read_verb(words: list[str], prog: str, about: str | None, verbs: Mapping[st
     valued = [f"--{f.name.replace('_', '-')}" for f in fields(kind) if f.default is not False]
     own, overrides = _split_overrides(rest, settings, valued)
     verb, unknown = _parse_options(kind, prog, own)
+    verb = _with_paths(verb)
     if unknown:
         _refuse_unknown(unknown, verb, prog, settings)
     return verb, overrides
@@ -135,6 +137,22 @@ def _parse_options(kind: type[Command], prog: str, words: Sequence[str]) -> tupl
         if not leaving.code:
             raise
         raise InputError(_read_box(box.getvalue(), prog)) from None
+
+
+def _with_paths(verb: Command) -> Command:
+    """The verb, with the home of the user in place of a ~ in its directories; one without a name is refused."""
+    from quickstudy.cli.command import Folder, RunFolder
+
+    hints: dict[str, Any] = get_type_hints(type(verb), include_extras=True)
+    read: dict[str, Any] = {}
+    for name in (f.name for f in fields(verb) if hints[f.name] in (Folder, RunFolder)):
+        value = getattr(verb, name)
+        if value is not None and not value.strip():
+            option = f"--{_spelling(hints[name], name)}"
+            raise InputError(f"{option} is empty: give a path, or leave it out. Is a variable of your shell unset?")
+        if value is not None and value.startswith("~"):
+            read[name] = str(Path(value).expanduser())
+    return replace(verb, **read)
 
 
 def _read_box(box: str, prog: str) -> str:

@@ -3,12 +3,14 @@
 Everything here takes a pure function and returns one with the same results up to rounding. The engine chooses.
 """
 
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
@@ -94,6 +96,10 @@ class _SubstituteReads(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+REPLAY_TOLERANCE = 1e-4
+"""How far a step that is computed again may be from the first time, relative to its size and absolutely."""
+
+
 class _ReplayedStep(torch.autograd.Function):
     """A step as one node of the tape. Until the backward pass, only its inputs stay in memory."""
 
@@ -107,8 +113,10 @@ class _ReplayedStep(torch.autograd.Function):
         and what was computed from something else. The others are leaves of the tape.
         """
         ctx.step, ctx.starts, ctx.points = step, starts, points
-        ctx.save_for_backward(*inputs)
-        return tuple(t.detach() for t in result)
+        outputs = tuple(t.detach() for t in result)
+        ctx.save_for_backward(*inputs, *outputs)
+        ctx.inputs = len(inputs)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -117,7 +125,7 @@ class _ReplayedStep(torch.autograd.Function):
                 "With `recompute`, the meta-gradient itself has no derivative (create_graph=True). Use an engine "
                 "without `recompute`."
             )
-        inputs = ctx.saved_tensors
+        inputs, before = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
         # Nodes of their own on the tape: one may have been computed from another (a phi from the features), and its
         # gradient must not flow on into that.
         points = [t.detach().requires_grad_() for t in inputs[: ctx.points]]
@@ -125,11 +133,35 @@ class _ReplayedStep(torch.autograd.Function):
         # torch calls a backward without the modes of Python code, so what the first pass had is set again.
         with torch.enable_grad(), twice_differentiable():
             outputs = ctx.step(points)
+            if not all(map(_nearly_equal, outputs, before)):
+                raise InputError(
+                    "With `recompute`, a step that was computed again came to other parameters: the forward draws from "
+                    "a generator of its own, or keeps something where the next call finds it. Use an engine without "
+                    "`recompute`."
+                )
             found = torch.autograd.grad(outputs, [*points, *reads], grads, allow_unused=True)
         # The gradients for `reads` are those of leaves, and of what a user's own autograd function reads: no mode sees
         # that, so the function has read the tensor itself and not its substitute.
         pairs = zip_longest(found[: ctx.points], [*[None] * ctx.starts, *found[ctx.points :]])
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
+
+
+def _nearly_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors differ by no more than the order in which a device adds up."""
+    return torch.allclose(one.detach(), other, rtol=REPLAY_TOLERANCE, atol=REPLAY_TOLERANCE, equal_nan=True)
+
+
+@contextmanager
+def _generators_at(numpys: Any, pythons: Any) -> Iterator[None]:
+    """NumPy's and Python's generators in these states, and afterwards where they were."""
+    before = np.random.get_state(), random.getstate()
+    np.random.set_state(numpys)
+    random.setstate(pythons)
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
 
 
 def replay_step(step: Function) -> Function:
@@ -147,6 +179,7 @@ def replay_step(step: Function) -> Function:
             return result
         devices = sorted({p.device.index for p in params.values() if p.device.type == "cuda"})
         cpu_state, cuda_states = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+        others_states = np.random.get_state(), random.getstate()
 
         def run_from(starts: Sequence[Tensor]) -> list[Tensor]:
             return list(step(dict(zip(params, starts, strict=True)), *rest).values())
@@ -154,7 +187,8 @@ def replay_step(step: Function) -> Function:
         def run_again(points: Sequence[Tensor]) -> list[Tensor]:
             starts, others = points[: len(params)], points[len(params) :]
             substitutes = {id(t): other for t, other in zip(computed, others, strict=True)}
-            with torch.random.fork_rng(devices), _SubstituteReads(substitutes) if substitutes else nullcontext():
+            seen = _SubstituteReads(substitutes) if substitutes else nullcontext()
+            with torch.random.fork_rng(devices), _generators_at(*others_states), seen:
                 torch.set_rng_state(cpu_state)  # dropout drops the same units as the first time
                 for device, state in zip(devices, cuda_states, strict=True):
                     torch.cuda.set_rng_state(state, device)

@@ -110,6 +110,7 @@ class Engine:
         self._may_draw = self.may_change_inputs = self.has_strangers = True
         self._draws: dict[Any, bool] = {}
         self._needs_plain = True
+        self._modules: list[nn.Module] = []
         self._compiler = Compiler()
 
     def replace(self, **changes: Any) -> "Engine":
@@ -163,10 +164,10 @@ class Engine:
             self.backend, self.compile = ("loop", False) if one_by_one else ("vmap", self.compile)
         self._convolves = convolves
         # Small nets spend their time in Python, which runs one thread at a time.
-        self._side_by_side = convolves and self.way != "loop"
+        self._side_by_side = convolves and self.way != "loop" and not any(map(_has_generator, model.modules()))
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
-        modules = list(model.modules())
+        modules = self._modules = list(model.modules())
         self.has_strangers = any(map(is_strange, (*modules, *losses)))
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
@@ -393,7 +394,8 @@ class Engine:
         threads = min(torch.get_num_threads(), _count_tasks(args))
         if threads < 2 or not self._side_by_side:
             return 1
-        kind = ("one of several", torch.is_grad_enabled(), *(leaf.shape[1:] for leaf in tree_leaves(args)))
+        mode = tuple(module.training for module in self._modules)
+        kind = ("one of several", torch.is_grad_enabled(), mode, *(leaf.shape[1:] for leaf in tree_leaves(args)))
         if self._may_draw and kind not in self._draws:
             self._draws[kind] = draws_random_numbers(lambda: run(0))
         if self._draws.get(kind):
@@ -413,6 +415,11 @@ def _count_tasks(args: tuple[Any, ...]) -> int:
 def _factor(params: Mapping[str, Tensor], weight: float) -> Tensor:
     """A weight as a tensor: as a number it would be a constant of what is compiled."""
     return next(iter(params.values())).new_tensor(weight)
+
+
+def _has_generator(module: nn.Module) -> bool:
+    """Whether a module draws from a generator of its own, in the order in which its tasks run."""
+    return any(isinstance(value, torch.Generator) for value in vars(module).values())
 
 
 def _takes_any_layout(module: nn.Module) -> bool:

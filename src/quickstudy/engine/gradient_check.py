@@ -334,15 +334,17 @@ class _Trial:
         if not loss.requires_grad or not loss.isfinite():
             return ""
         leaves = [p for p in self.learner.parameters() if p.requires_grad]
-        self.learner.zero_grad()
         try:
-            # Not `grad`: it skips a part that leads to none of the leaves, and a function that can be differentiated
-            # only once is such a part. `backward` raises its error.
-            loss.backward()  # type: ignore[no-untyped-call]
+            grads = _gradients(loss, leaves)
         except (RuntimeError, NotImplementedError) as refusal:
             return f"The loss after a gradient step has no gradient: {str(refusal).strip().splitlines()[0]}"
-        grads, draw = [p.grad for p in leaves], torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(0)
         way = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in leaves]
+        for table in self.learner.modules():
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None:  # it has no gradient, by intention
+                for p, direction in zip(leaves, way, strict=True):
+                    if p is table.weight:
+                        direction[table.padding_idx] = 0
         if not _differs_from_slope(self.probe, leaves, grads, way, eps):
             return ""
         return (
@@ -511,12 +513,9 @@ def _check_alone(call: Callable[[Params, Tensor], Any], own: Params, x: Tensor) 
     if not total.requires_grad:
         return ""
     try:
-        # Not `grad`: it skips a part that leads to none of the leaves, and a function that can be differentiated only
-        # once is such a part. `backward` raises its error.
-        torch.autograd.backward(total)
+        plain = _gradients(total, leaves)
     except (RuntimeError, NotImplementedError):
         return "everywhere"
-    plain = [leaf.grad for leaf in leaves]
     if _differs_from_slope(looped, leaves, plain, [noise(leaf.shape) for leaf in leaves]):
         return "everywhere"
     try:
@@ -526,6 +525,18 @@ def _check_alone(call: Callable[[Params, Tensor], Any], own: Params, x: Tensor) 
         return ""  # what vmap refuses runs on the loop
     errors = relative_errors([str(i) for i in range(len(leaves))], given, plain)
     return "under vmap" if any(error >= TOLERANCE for error in errors.values()) else ""
+
+
+def _gradients(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of a value, where every part of it is differentiated.
+
+    A gradient for these leaves alone would skip a part that leads to none of them, and a function that can be
+    differentiated only once is such a part: its error must be raised. A backward pass would add to the `grad` of the
+    user's tensors.
+    """
+    every = list({id(leaf): leaf for leaf in (*leaves, *tape_leaves(value))}.values())
+    found = torch.autograd.grad(value, every, allow_unused=True)
+    return list(found[: len(leaves)])
 
 
 def _differs_from_slope(

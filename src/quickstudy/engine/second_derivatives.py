@@ -7,6 +7,8 @@ A meta-gradient is a derivative of a gradient. In torch 2.13 some fused kernels 
 - The kernel of weight norm is wrong, without an error.
 - The chunked `linear_cross_entropy` has a second derivative of zero, without an error.
 - The fused kernels of attention have no second derivative.
+- An embedding whose table is adapted forgets under `vmap` that its padding has no gradient, and its scale by frequency.
+  On the loop its sparse gradient has no second derivative.
 
 `twice_differentiable` calls these functions by their plain formulas, wherever Python code of a model calls them.
 Scripted code calls its kernels itself: the engine runs it task by task, where the norms are right.
@@ -124,6 +126,35 @@ def _functional_group_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return F.group_norm(input.contiguous(), *args, **kwargs)
 
 
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    if max_norm is not None:  # it writes to the table, which is refused where it matters
+        return F.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    rows = F.embedding(input, weight)
+    share = torch.ones(input.shape, dtype=rows.dtype, device=rows.device)
+    if padding_idx is not None:
+        share = share * (input != padding_idx % len(weight))
+    if scale_grad_by_freq:
+        share = share / (input.flatten()[:, None] == input.flatten()).sum(1).reshape(input.shape)
+    fixed = rows.detach()
+    return rows if padding_idx is None and not scale_grad_by_freq else fixed + (rows - fixed) * share[..., None]
+
+
+def _embedding_by_table(
+    weight: Tensor, input: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Tensor:
+    return _embedding(
+        input, weight, None if padding_idx == -1 else padding_idx, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse
+    )
+
+
 def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tensor:
     del options  # how it is cut into chunks
     return F.linear_cross_entropy(*args, **kwargs)
@@ -135,6 +166,8 @@ _ALWAYS: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: _multi_head_attention,
     F.scaled_dot_product_attention: math_attention,
     fused_weight_norm: _weight_norm,
+    F.embedding: _embedding,
+    torch.embedding: _embedding_by_table,
 } | ({F.linear_cross_entropy: _linear_cross_entropy} if hasattr(F, "linear_cross_entropy") else {})
 
 _UNDER_VMAP: dict[Any, Callable[..., Any]] = {
@@ -159,6 +192,8 @@ def calls_tabled_kernels(module: nn.Module) -> bool:
 
     Looking at every call of a function makes a step of a small net an eighth slower, so known nets go without it.
     """
+    if isinstance(module, nn.Embedding):
+        return module.padding_idx is not None or module.scale_grad_by_freq or module.sparse
     return isinstance(module, _TABLED) and not _is_ours(type(module))
 
 

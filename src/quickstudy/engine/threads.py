@@ -36,10 +36,12 @@ def map_on_threads(function: Callable[[int], R], count: int, threads: int) -> It
     if min(threads, count) < 2:
         yield from map(function, range(count))
         return
-    differentiating = torch.is_grad_enabled()  # holds for one thread
+    # These hold for one thread.
+    differentiating, casting = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    precision = torch.get_autocast_dtype("cpu")
 
     def run(number: int) -> R:
-        with torch.set_grad_enabled(differentiating):
+        with torch.set_grad_enabled(differentiating), torch.autocast("cpu", precision, enabled=casting):
             return function(number)
 
     # A new thread begins with the number of torch's threads that the one has which starts it.

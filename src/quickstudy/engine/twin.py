@@ -216,18 +216,33 @@ class _Plan:
 
     def _shares_memory(self, value: Tensor) -> bool:
         """Whether a tensor is a part of a parameter's memory, or all of it: a view that was made once."""
-        return _has_memory(value) and value.untyped_storage().data_ptr() in self.memory
+        if not _has_memory(value):
+            return False
+        address = value.untyped_storage().data_ptr()
+        name = self.memory.get(address)
+        # A parameter may have moved since, and another tensor may lie where it was.
+        return name is not None and self.params[name].untyped_storage().data_ptr() == address
 
     def _alias(self, value: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """The same part of the value that the parameter has in the twin."""
         name = self.memory[value.untyped_storage().data_ptr()]
-        old = self.params[name]
+        old: Tensor = self.params[name]
         given = params.get(name, old)
         given = given if value.requires_grad else given.detach()
         if given.stride() != old.stride():
             given = torch.empty_strided(old.shape, old.stride(), dtype=given.dtype, device=given.device).copy_(given)
-        offset = given.storage_offset() + value.storage_offset() - old.storage_offset()
-        return given.as_strided(value.shape, value.stride(), offset)
+        if value.dtype != old.dtype:  # the real and imaginary parts, and what they are parts of
+            given, old = (_as_reals(tensor) for tensor in (given, old))
+            complex_view = value.is_complex()
+            part = _as_reals(value) if complex_view else value
+            offset = given.storage_offset() + part.storage_offset() - old.storage_offset()
+            reals = given.as_strided(part.shape, part.stride(), offset)
+            alias = torch.view_as_complex(reals) if complex_view else reals
+        else:
+            offset = given.storage_offset() + value.storage_offset() - old.storage_offset()
+            alias = given.as_strided(value.shape, value.stride(), offset)
+        alias = alias.conj() if value.is_conj() != old.is_conj() else alias
+        return torch._neg_view(alias) if value.is_neg() else alias
 
     def _link(self, value: Any, new: list[nn.Module], params: Mapping[str, Tensor], memo: dict[int, Any]) -> Any:
         """The value with the twin's modules and tensors in the places of the tree's own; containers are copies."""
@@ -285,6 +300,11 @@ class _Plan:
             return made
         memo[id(value)] = made
         return made
+
+
+def _as_reals(value: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers in the same memory; any other as it is."""
+    return torch.view_as_real(value.conj() if value.is_conj() else value) if value.is_complex() else value
 
 
 def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

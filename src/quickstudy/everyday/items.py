@@ -106,12 +106,21 @@ def read_taught(values: Any, y: Any) -> tuple[Any, Any, list[str]]:
 
 
 def pictures_in(folder: str | Path) -> list[Path]:
-    """All pictures in a folder and the folders below it, in the order of their names."""
+    """All pictures in a folder and the folders below it, in the order of their names; hidden ones are left out."""
     place = Path(folder).expanduser()
-    found = sorted(path for path in place.rglob("*") if is_picture(path.name) and path.is_file())
+    found = sorted(
+        path
+        for path in place.rglob("*")
+        if is_picture(path.name) and path.is_file() and not _is_hidden(path.relative_to(place))
+    )
     if not found:
         raise InputError(f"There is no picture in {place}.")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a path leads through a name that begins with a point: thumbnails, and what a Mac puts beside pictures."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def open_item(item: Any) -> Image.Image:

@@ -24,6 +24,7 @@ from quickstudy.everyday.bases import find_tasks, serve
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.protonet import protonet
 from quickstudy.models.encoders.encoder import Encoder
+from quickstudy.storage.model_files import read_kind
 from quickstudy.storage.run import Run
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.episodes import Episodes
@@ -70,6 +71,11 @@ def pack_run(
         progress: Called with how many calibrations are done, and of how many.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if read_kind(Path(path)) in ("classifier", "regressor"):
+        raise InputError(
+            f"{path} holds a model that was taught, with its examples, and a learner would replace it. Give another "
+            "directory."
+        )
     trained = load(run.path, checkpoint, trust=trust)
     served, remarks = serve(trained, norms, run.path.name)
     notes, family = list(remarks), find_tasks(run)

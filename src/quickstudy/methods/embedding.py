@@ -68,7 +68,7 @@ class EmbeddingLearner(Learner):
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise
         twin: EmbeddingLearner = self.twins.twin({})
-        summary = twin.summarize(call_on(twin.body, support.x), support.y, evaluating)
+        summary = twin.summarize(call_on(twin.body, self.unshared(support.x)), support.y, evaluating)
         if not support_norms(self):
             return summary
         statistics: Params = {}

@@ -29,6 +29,7 @@ from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task, move, pick
 
 L = TypeVar("L", bound="Learner")
+I = TypeVar("I")  # noqa: E741  # inputs of any kind
 
 Noise = Mapping[str, Tensor]
 
@@ -55,7 +56,8 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
-        self.trusted = self.checked = self.differentiated = self.copies_features = False
+        self.trusted = self.differentiated = self.copies_features = False
+        self.checked: frozenset[bool] = frozenset()  # the modes, `training` or not, in which a first task was looked at
 
     @property
     def criteria(self) -> Sequence[Criterion]:
@@ -79,11 +81,11 @@ class Learner(nn.Module, ABC):
         """Look at the support set of a first task, and refuse a model that could not learn it; nothing by default."""
 
     def check_once(self, support: Examples) -> None:
-        """Call `check_first_task` on the first task that this learner is given."""
-        if not self.checked:
+        """Call `check_first_task` on the first task that this learner is given, in each mode: a forward may differ."""
+        if self.training not in self.checked:
             with twice_differentiable():
                 self.check_first_task(tree_map(torch.clone, support))
-            self.checked = True
+            self.checked |= {self.training}
 
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -133,12 +135,16 @@ class Learner(nn.Module, ABC):
         support, query = (as_class_numbers(half, 2, self.criteria) for half in (tasks.support, tasks.query))
         tasks = tasks._replace(support=support, query=query)
         self.engine.settle(self, tasks.support.x)
-        if self.engine.may_change_inputs:
-            support, query = tree_map(torch.clone, (tasks.support, tasks.query))
-            tasks = tasks._replace(support=support, query=query)
+        support, query = self.unshared((tasks.support, tasks.query))
+        tasks = tasks._replace(support=support, query=query)
         self._check_strangers(tasks)
         self.check_once(pick(tasks.support, 0))
         return tasks
+
+    def unshared(self, inputs: I) -> I:
+        """Copies of inputs where a forward may change them in place: whoever has them finds them as they were."""
+        copies: I = tree_map(torch.clone, inputs) if self.engine.may_change_inputs else inputs
+        return copies
 
     def draw(self, tasks: Task, seed: int = 0) -> dict[str, Tensor]:
         """The noise of a batch of tasks, a function of (seed, task key)."""

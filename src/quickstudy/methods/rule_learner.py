@@ -110,7 +110,7 @@ class RuleLearner(Learner):
         if self.body_twins is None:
             return x
         body = partial(self.body_twins.call, with_prefix(params or {}, "body:"))
-        return call_on(body, self.engine.autodiff.images(x))
+        return call_on(body, self.engine.autodiff.images(self.unshared(x)))
 
     def run_head(self, params: Params, features: Inputs) -> Tensor:
         """The output of the head with these parameters."""
@@ -126,7 +126,7 @@ class RuleLearner(Learner):
         if not any(support_norms(part) for part in (self.head, self.body) if part is not None):
             return params
         statistics: Params = {}
-        x = self.engine.autodiff.images(support.x)
+        x = self.engine.autodiff.images(self.unshared(support.x))
         if self.body_twins is not None:
             body = self.body_twins.twin({})
             record_statistics(body, "body:", statistics)
@@ -164,13 +164,14 @@ class RuleLearner(Learner):
             output = self.run_head(theta, x)
             loss = self.inner_criterion(output, support.y)
             # Every step must find its input as it was given.
-            self.copies_features = [value._version for value in tree_leaves(x)] != before
+            self.copies_features |= [value._version for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes(theta, versions)
             self._refuse_other_reads(loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
-        if unused and not self.allow_unused:
+        # What was right in the other mode may leave out a part in this one, but not all.
+        if unused and not self.allow_unused and (not self.checked or len(unused) == len(theta)):
             raise InputError(
                 f"These parameters should adapt, but the support loss does not depend on them: {', '.join(unused)}. "
                 "Leave them out of `adapts`, freeze them by requires_grad_(False), or read them from the module in its "
@@ -245,7 +246,8 @@ class RuleLearner(Learner):
         tasks = self.move_tasks(tasks)
         self.engine.settle(self, tasks.support.x)
         with torch.no_grad():
-            observed: dict[str, Tensor] = self.engine.each(one, tasks.support, self.draw(tasks, seed))
+            support = self.unshared(tasks.support)
+            observed: dict[str, Tensor] = self.engine.each(one, support, self.draw(tasks, seed))
         return observed
 
     def probe(self, support: Examples, query: Examples, noise: Noise) -> Tensor:

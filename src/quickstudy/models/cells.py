@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.errors import InputError
-from quickstudy.models.surgery import replace_modules, with_class
+from quickstudy.models.surgery import refuse_parameter_hooks, replace_modules, with_class
 from quickstudy.rules.torch_private import convolve, leave_fast_path
 
 
@@ -48,6 +48,10 @@ class MetricConv2d(nn.Conv2d):
         return convolve(self, input, weight, bias)
 
 
+own_conv = nn.Conv2d._conv_forward
+"""What the forward of a Conv2d calls, and a subclass may replace."""
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether a module is a Linear or Conv2d whose forward is that of its class, with a weight of its own.
 
@@ -55,6 +59,8 @@ def is_plain(module: nn.Module) -> bool:
     is no weight of its own.
     """
     plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward, MetricLinear.forward, MetricConv2d.forward)
+    if "forward" in module.__dict__ or getattr(type(module), "_conv_forward", own_conv) is not own_conv:
+        return False
     return plain and isinstance(getattr(module, "weight", None), nn.Parameter) and not is_parametrized(module)
 
 
@@ -83,6 +89,7 @@ def with_metric(model: nn.Module) -> nn.Module:
 
     T has no effect where other code than the layer's forward reads the weight (`F.linear(x, self.fc.weight)`).
     """
+    refuse_parameter_hooks(model)
     model = deepcopy(model)
     replace: dict[nn.Module, nn.Module] = {}
     for module in find_cells(model):

@@ -24,7 +24,7 @@ from quickstudy.engine.second_derivatives import scale_and_shift
 from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
-from quickstudy.models.surgery import replace_modules, with_class
+from quickstudy.models.surgery import refuse_parameter_hooks, replace_modules, with_class
 from quickstudy.models.tail import LARGEST_WINDOW, tail, takes_loops
 from quickstudy.rules.torch_private import (
     AnyBatchNorm,
@@ -350,6 +350,7 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
     """
     if statistics not in NORM_POLICIES:
         raise InputError(f"Norm statistics are {', '.join(map(repr, NORM_POLICIES))}, not {statistics!r}.")
+    refuse_parameter_hooks(model)
     model = copy_module(model)
     replace = {}
     for name, module in model.named_modules():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.engine.twin import logits_of
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.models.surgery import refuse_parameter_hooks
 from quickstudy.models.trace import trace_calls
 
 
@@ -80,6 +81,7 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
         model: Any module whose output is its head's output.
         head: The name of the head, such as "fc"; by default the last Linear of the model.
     """
+    refuse_parameter_hooks(model)
     name = head if head is not None else last_linear(model).removesuffix("*").removesuffix(".")
     modules = dict(model.named_modules())
     if name not in modules:

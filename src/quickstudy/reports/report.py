@@ -47,6 +47,21 @@ def read_templates(*folders: str) -> Environment:
     )
 
 
+HEAD_BYTES = 2000
+"""So far from the beginning of a page is its title, which tells whose it is."""
+
+
+def refuse_foreign_page(folder: Path) -> None:
+    """Refuse a folder with a page that is not a report's: it would be replaced."""
+    page = folder / "index.html"
+    if not page.is_file():
+        return
+    with page.open("rb") as file:
+        begins = file.read(HEAD_BYTES)
+    if begins and b"<title>quickstudy" not in begins:
+        raise InputError(f"{page} is a page of your own, and a report would replace it. Give another directory.")
+
+
 def write_report(runs: Sequence[Run], out: str | Path) -> Path:
     """Write `out/index.html` and its PNGs from what is in the runs, and return the path of the page."""
     out = Path(out)
@@ -54,6 +69,7 @@ def write_report(runs: Sequence[Run], out: str | Path) -> Path:
         raise InputError("A report needs at least one run, and none was given. Give run directories.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, and a report is a directory. Give another path.")
+    refuse_foreign_page(out)
     labelled = _label_runs(runs)
     results = {label: run.results() for label, run in labelled.items()}
     try:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
-from quickstudy.reports.report import read_templates
+from quickstudy.reports.report import read_templates, refuse_foreign_page
 from quickstudy.storage.files import explain_disk_errors, write_atomic
 
 THUMBNAIL = 160
@@ -35,6 +35,7 @@ def write_taught_page(
         taught: Pictures that it was taught.
         predicted: Pictures that it was asked about.
     """
+    refuse_foreign_page(folder)
     parts = {"Taught": taught, "Predicted": predicted}
     sections = [{"title": title, "groups": _groups(own)} for title, own in parts.items() if own]
     template = read_templates("reports").get_template("taught.html.jinja")

@@ -110,7 +110,7 @@ def stand_in_for(module: nn.Module, original: nn.Module) -> None:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module does more than its forward: torch has no public test."""
     own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
+    return bool(own or "forward" in module.__dict__ or torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -65,6 +65,24 @@ def model_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def claim_place(path: Path) -> Iterator[None]:
+    """Keep other processes from saving at a path, where there need be nothing yet."""
+    _check_place(path)
+    with explain_disk_errors(path, "Give a directory that can be written."):
+        path.mkdir(parents=True, exist_ok=True)
+    with model_lock(path):
+        yield
+
+
+def read_kind(path: Path) -> str:
+    """The kind of the model at a path: "classifier", "regressor" or "learner"; empty if nothing can be read there."""
+    try:
+        return str(_parse(path / CONFIG_FILE, read_file(path / CONFIG_FILE, MAX_CONFIG_BYTES)).get("kind", ""))
+    except (InputError, OSError):
+        return ""
+
+
 def write_model(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a model, in place of an older one at the same path. It has the old contents or the new ones at any time."""
     _check_place(path)

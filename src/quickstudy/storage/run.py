@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 import yaml
@@ -51,6 +52,11 @@ from quickstudy.storage.yaml_text import MAX_YAML_BYTES, SavedYaml, parse_yaml
 Text = TypeVar("Text", str, bytes)
 
 _CREATION_LEFTOVERS = {".lock", ".writer", "versions.json"}
+
+
+def resume_command(path: Path) -> str:
+    """The command by which a run goes on, as a shell takes it."""
+    return f"quickstudy train --resume {quote(str(path))}"
 
 
 class Run:
@@ -222,9 +228,7 @@ class Run:
         if not path.is_file():
             known = self.checkpoints()
             if not known:
-                raise InputError(
-                    f"{self.path} has no checkpoint yet. Train it first: quickstudy train --resume {self.path}"
-                )
+                raise InputError(f"{self.path} has no checkpoint yet. Train it first: {resume_command(self.path)}")
             raise InputError(f"{self.path} has no checkpoint `{name}`. {suggest_nearest(name, known)}")
         try:
             return read_checkpoint(path)
@@ -341,8 +345,7 @@ def _check_vacant(path: Path) -> None:
         raise InputError(f"{path} is a file, and a run is a directory. Give another path.")
     if (path / "config.yaml").is_file():
         raise InputError(
-            f"{path} already holds a run. Continue it with `quickstudy train --resume {path}`, or give another "
-            "directory."
+            f"{path} already holds a run. Continue it with `{resume_command(path)}`, or give another directory."
         )
     others = [name for name in _list_names(path) if name not in _CREATION_LEFTOVERS and not name.endswith(".tmp")]
     if others:

@@ -32,7 +32,7 @@ from quickstudy.rules.params import matches
 from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.storage.checkpoints import check_matches
 from quickstudy.storage.files import to_plain_or_text
-from quickstudy.storage.run import Run
+from quickstudy.storage.run import Run, resume_command
 from quickstudy.training.compile_ahead import CompileAhead
 from quickstudy.training.config import Interface, Setup, schedule
 from quickstudy.training.fastest_way import find_fastest_way
@@ -211,7 +211,7 @@ class _Trainer:
             if stopping:
                 raise StoppedError(
                     f"Stopped at step {step} of {self.config.steps}; nothing is lost. "
-                    f"Continue with: quickstudy train --resume {self.run.path}"
+                    f"Continue with: {resume_command(self.run.path)}"
                 )
         if not self.config.steps and self.world.first and "last" not in self.run.checkpoints():
             self._save()  # a run of 0 steps has its start as a checkpoint, so that it can be evaluated
@@ -343,7 +343,7 @@ class _Trainer:
                 yield
         except WorkerLostError as lost:
             raise WorkerLostError(
-                f"{lost} {self._describe_checkpoint()} Continue with: quickstudy train --resume {self.run.path}"
+                f"{lost} {self._describe_checkpoint()} Continue with: {resume_command(self.run.path)}"
             ) from lost
         except RemoteError as error:
             raise RunError(f"Step {self.progress.step + 1} failed on {error}. {self._describe_checkpoint()}") from error

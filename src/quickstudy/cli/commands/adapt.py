@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -36,16 +37,12 @@ class Adapt(TrustingCommand):
         """Learn and save."""
         from quickstudy.everyday.classifier import FewShotClassifier
         from quickstudy.everyday.items import read_folder
-        from quickstudy.storage.model_files import is_model
+        from quickstudy.storage.model_files import claim_place
 
         if self.folder is None or self.base is None:
             raise InputError("Give a folder and what is taught by it: quickstudy adapt FOLDER --from BASE.")
         out = Path(self.out or f"{Path(self.folder).expanduser().resolve().name}.model")
-        if is_model(out):
-            raise InputError(
-                f"{out} already holds a model. Give another directory: --out DIRECTORY. Or teach that model more: "
-                f"quickstudy update {out} {self.folder}"
-            )
+        self._refuse_model(out)
         taught = read_folder(self.folder)
 
         def learn(trust: bool) -> FewShotClassifier:
@@ -55,10 +52,21 @@ class Adapt(TrustingCommand):
 
         classifier = self.with_trust(console, learn)
         classifier.notes_ += taught.notes
-        classifier.save(out)
+        with claim_place(out):  # another command may have saved a model there meanwhile
+            self._refuse_model(out)
+            classifier.save(out)
         tell_taught(console, classifier, taught, self.report)
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})
         else:
             counts = ", ".join(f"{name} {count}" for name, count in classifier.shots_.items())
             print(printable(f"{out}: {len(classifier.classes_)} classes ({counts})"))
+
+    def _refuse_model(self, out: Path) -> None:
+        from quickstudy.storage.model_files import is_model
+
+        if is_model(out):
+            raise InputError(
+                f"{out} already holds a model. Give another directory: --out DIRECTORY. Or teach that model more: "
+                f"quickstudy update {quote(str(out))} {quote(str(self.folder))}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from quickstudy.errors import InputError, printable, suggest_nearest
 
 KINDS = {"onnx": ".onnx", "onnx-learner": "-learner.onnx", "torch": ".pt2"}
 """What a file is, and how its name ends by default."""
+MOST_WAYS = 1000
+"""The classes of a file that learns, at most: it holds room for all of them."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,18 @@ class Export(TrustingCommand):
             raise InputError(f"There is no kind {self.to!r} of file. {suggest_nearest(self.to, KINDS)}")
         if self.ways is not None and self.to != "onnx-learner":
             raise InputError("`--ways` goes with --to onnx-learner: a taught model has its classes.")
-        place = Path(self.model)
-        path = Path(self.out) if self.out else place.with_name(place.stem + KINDS[self.to])
+        place = Path(self.model).resolve()
+        if not place.name:
+            raise InputError(f"{place} is no directory of a model.")
+        path = Path(self.out) if self.out else Path(os.path.relpath(place.with_name(place.stem + KINDS[self.to])))
+        ending = Path(f"model{KINDS[self.to]}").suffix
+        if path.suffix != ending:
+            raise InputError(
+                f"`--to {self.to}` writes a file that ends in {ending}, and --out is {path}. Give another name, or "
+                "another --to."
+            )
+        if self.ways is not None and not 2 <= self.ways <= MOST_WAYS:
+            raise InputError(f"`--ways` was {self.ways}; give from 2 to {MOST_WAYS} classes.")
         opened = self.with_trust(console, partial(open_model, self.model))
         inputs = find_inputs(self.inputs, "pictures") if self.inputs else None
         learns = self.to == "onnx-learner"

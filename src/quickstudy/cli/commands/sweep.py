@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
@@ -42,7 +43,7 @@ class Sweep(ConfigCommand):
     out: Folder = None
     """Directory of the study and its runs (default: runs/NAME-sweep)."""
     storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
-    """Database of the study, which several machines can share (default: sqlite:///OUT/study.db)."""
+    """Database of the study, which several machines can share (default: a journal in OUT)."""
     name: Name = None
     """Name of the study (default: that of the configuration)."""
     no_prune: Flag = False
@@ -199,7 +200,7 @@ def _show_study(plan: SweepPlan, trials: Sequence[Trial], console: Console, *, s
     elif reason:
         console.note(f"no plot: {reason}")
     if ranked:
-        console.note(f"next: quickstudy evaluate {ranked[0].run}")
+        console.note(f"next: quickstudy evaluate {quote(str(ranked[0].run))}")
 
 
 def _draw_study(plan: SweepPlan, trials: Sequence[Trial]) -> tuple[Path | None, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from quickstudy.cli.command import ConfigName, Flag, Folder, RunFolder, SharedCommand, share_run
@@ -161,7 +162,7 @@ class Train(SharedCommand):
         if self.test:
             Evaluate(runs=(str(run.path),), trust_code=self.trust_code).run_worker(console, (), world)
         else:
-            console.note(f"next: quickstudy evaluate {run.path}")
+            console.note(f"next: quickstudy evaluate {quote(str(run.path))}")
 
 
 def _print_config(setup: Setup) -> None:

@@ -36,7 +36,12 @@ class Update(TrustingCommand):
 
         if self.model is None or self.folder is None:
             raise InputError("Give a model and a folder with more examples: quickstudy update MODEL FOLDER.")
-        path, taught = Path(self.model), read_folder(self.folder)
+        path, out = Path(self.model), Path(self.out or self.model)
+        if is_model(out) and out.resolve() != path.resolve():
+            raise InputError(
+                f"{out} holds another model, which would be lost. Give another directory: --out DIRECTORY."
+            )
+        taught = read_folder(self.folder)
         if not is_model(path):
             open_classifier(self.model, self.trust_code)  # says what is wrong
         with model_lock(path):  # else two updates at once would lose one of them
@@ -44,14 +49,14 @@ class Update(TrustingCommand):
             before = classifier.shots_
             with console.progress("reading") as progress:
                 classifier.update(taught.items, taught.labels, progress=progress)
-            classifier.save(self.out or path)
+            classifier.save(out)
         tell_taught(console, classifier, taught, self.report)
         if console.json:
-            console.print_json({"model": str(self.out or path), **describe_model(classifier)})
+            console.print_json({"model": str(out), **describe_model(classifier)})
             return
         more = [
             f"{name} {before.get(name, 0)} + {count - before.get(name, 0)}"
             for name, count in classifier.shots_.items()
             if count > before.get(name, 0)
         ]
-        print(printable(f"{self.out or path}: {len(classifier.classes_)} classes ({', '.join(more)})"))
+        print(printable(f"{out}: {len(classifier.classes_)} classes ({', '.join(more)})"))
