@@ -394,3 +394,41 @@ def test_views_of_a_complex_parameter_follow_it(view: Callable[[Tensor], Tensor]
 def _viewing(module: Waves, view: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     module.q = view(module.p)
     return Waves.forward(module, x)
+
+
+# -- what is chosen --
+
+
+class TiedEnds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.mid, self.dec = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.dec.weight = self.emb.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dec(self.mid(self.emb(x)).tanh())
+
+
+def test_a_tied_parameter_is_picked_by_any_of_its_names() -> None:
+    assert list(maml(TiedEnds(), adapts="dec.*").params()) == ["emb.weight", "dec.bias"]
+    assert list(maml(TiedEnds(), adapts=["emb.weight"]).params()) == ["emb.weight"]
+    assert list(maml(TiedEnds(), adapts=lambda name: name.startswith("dec")).params()) == ["dec.bias"]
+
+
+def test_a_head_may_be_made_of_several_layers() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, WAYS))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).tanh())
+
+    torch.manual_seed(0)
+    net, tasks = Parts(), some_tasks(4)
+    learner = anil(net, head="head", inner_lr=RATE, inner_steps=1)
+    assert list(learner.params()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    same = maml(net, adapts="head.*", inner_lr=RATE, inner_steps=1)
+    assert torch.allclose(learner(tasks).loss, same(tasks).loss)
+    with pytest.raises(InputError, match="`head` is 'body', but the model computes more after it"):
+        anil(net, head="body")

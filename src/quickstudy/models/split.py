@@ -88,7 +88,7 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
         raise InputError(f"The model has no module {name!r} to use as `head`. {suggest_nearest(name, modules)}")
     if name == "":
         return nn.Identity(), deepcopy(model)
-    graph = trace_calls(model)
+    graph = trace_calls(model, name)
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:

@@ -10,17 +10,27 @@ from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm
 
 
 class _LeafTracer(fx.Tracer):
-    """Traces the calls between modules; a module without children is not traced itself."""
+    """Traces the calls between modules; a module without children is not traced itself, nor is that of a given name."""
+
+    def __init__(self, whole: str | None) -> None:
+        super().__init__()
+        self.whole = whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
+        is_whole = module_qualified_name == self.whole or not list(m.children())
+        return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_calls(model: nn.Module) -> fx.Graph | None:
-    """The model's graph of module calls; None if its forward cannot be traced without an input."""
+def trace_calls(model: nn.Module, whole: str | None = None) -> fx.Graph | None:
+    """The model's graph of module calls; None if its forward cannot be traced without an input.
+
+    Args:
+        model: The model.
+        whole: The name of a module that is one call, whatever it is made of.
+    """
     try:
         with torch.random.fork_rng(devices=[]):  # and on a copy: the user's model stays as it is
-            return _LeafTracer().trace(deepcopy(model))
+            return _LeafTracer(whole).trace(deepcopy(model))
     except Exception:  # tracing runs the user's forward on proxies, which may fail in any way
         return None
 

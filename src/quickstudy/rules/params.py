@@ -69,10 +69,14 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
 def adaptable(module: nn.Module, selection: Selection, what: str = "adapts") -> Params:
     """The parameters of `module` that require a gradient and that a selection picks.
 
-    Tied parameters are listed once, under their first name.
+    Tied parameters are listed once, under their first name; a pattern may pick them by any of their names.
     """
     params = {name: param for name, param in module.named_parameters() if param.requires_grad}
-    return {name: params[name] for name in select(params, selection, what)}
+    if callable(selection):
+        return {name: params[name] for name in select(params, selection, what)}
+    places = {name: id(p) for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    picked = {places[name] for name in select(places, selection, what)}
+    return {name: p for name, p in params.items() if id(p) in picked}
 
 
 def layer_of(name: str) -> str:
