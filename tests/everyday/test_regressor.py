@@ -187,3 +187,13 @@ def test_r_squared_of_values_that_do_not_vary_is_scikit_learns():
     assert both.score(x, [[5.0, 0.0]] * 4) == pytest.approx(r2_score([[5.0, 0.0]] * 4, both.predict(x)))
     with pytest.warns(UserWarning, match="R squared of one example"):
         assert np.isnan(flat.score([[0.0]], [5.0]))
+
+
+def test_a_saved_line_says_that_it_is_one(cli, tmp_path):
+    x, y = data()
+    qs.FewShotRegressor().fit(x, y).save(tmp_path / "m")
+    done = cli("info", tmp_path / "m")
+    assert done.code == 0 and "ridge regression on standardised features" in done.out
+    x, y = data(outputs=2)
+    qs.FewShotRegressor().fit(x, y).save(tmp_path / "two")
+    assert cli("info", tmp_path / "two").code == 0

@@ -60,6 +60,11 @@ class Base(ABC):
     """Remarks for the user."""
 
     @property
+    def regression(self) -> str:
+        """What it is called where it predicts quantities."""
+        return self.name
+
+    @property
     @abstractmethod
     def takes(self) -> str:
         """What an X holds: "pictures", "texts" or "arrays"."""
@@ -107,6 +112,7 @@ class TableBase(Base):
     """Nothing learnt before: rows of numbers, each feature standardised, and the nearest class mean or a line."""
 
     name = "nearest class mean on standardised features"
+    regression = "ridge regression on standardised features"
     takes = "arrays"
 
     def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:

@@ -124,4 +124,5 @@ class FewShotRegressor(Estimator):
         self._check_fitted()
         if learns:
             raise InputError("A regressor is exported as it was taught, without its learning.")
-        return export_taught(self._base, self.adapted_, self._x, path, inputs, {"kind": "regressor"})
+        about = {"kind": "regressor", "base": self._base.regression}
+        return export_taught(self._base, self.adapted_, self._x, path, inputs, about)

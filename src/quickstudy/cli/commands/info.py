@@ -149,7 +149,7 @@ def describe_saved(path: Path, trust: bool = False) -> Rows:
         return rows | about | {f"note {number + 1}": note for number, note in enumerate(notes)}
     if not isinstance(opened, Learner):
         usual = opened.deviation_ if isinstance(opened.deviation_, float) else opened.deviation_.tolist()
-        return rows | {"base": opened._base.name, "examples": len(opened._x), "usual error": usual}
+        return rows | {"base": opened._base.regression, "examples": len(opened._x), "usual error": usual}
     blueprint = Blueprint.model_validate(opened.blueprint)
     rows["norms"] = opened.norms
     if blueprint.method is not None:
