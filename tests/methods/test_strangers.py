@@ -432,3 +432,33 @@ def test_a_head_may_be_made_of_several_layers() -> None:
     assert torch.allclose(learner(tasks).loss, same(tasks).loss)
     with pytest.raises(InputError, match="`head` is 'body', but the model computes more after it"):
         anil(net, head="body")
+
+
+class Closing(nn.Module):
+    """An activation that reads a parameter of its module, and is random in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scale, self.head = nn.Linear(4, 6), nn.Parameter(torch.ones(6)), nn.Linear(6, WAYS)
+        self.act = lambda h: F.dropout((h * self.scale).tanh(), 0.5, self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.body(x)))
+
+
+@pytest.mark.parametrize("build", [maml, anil, tnet, lambda net: protonet(net, WAYS), r2d2])
+def test_a_function_of_a_module_follows_the_copies_of_it(build: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    net, tasks = Closing(), some_tasks(4)
+    learner = build(net)
+    support, new = Examples(tasks.support.x[0], tasks.support.y[0]), tasks.query.x[0]
+    learner.train()
+    adapted = learner.adapt(support)
+    assert torch.equal(adapted(new), adapted(new)), "dropout is off"
+    before = adapted(new)
+    with torch.no_grad():
+        net.scale.fill_(-9.0)
+    assert torch.equal(adapted(new), before) and torch.allclose(learner.adapt(support)(new), before)
+    with torch.no_grad():
+        next(p for name, p in learner.named_parameters() if name.endswith("scale")).fill_(-9.0)
+    assert not torch.allclose(learner.adapt(support)(new), before), "it is the learner's own that is read"

@@ -17,7 +17,6 @@ A head that is not last, or that does not adapt, is an `InputError`.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Unpack
 
 import torch
@@ -113,7 +112,7 @@ def unicorn_maml(
     row.
     """
     split_head(model, head)  # an error if it is not last: hidden units that start equal would stay equal
-    model = deepcopy(model)
+    model = copy_module(model)
     rows = adaptable(model, last_linear(model) if head is None else f"{head}.*", "head")
     with torch.no_grad():
         for p in rows.values():

@@ -10,13 +10,12 @@ Reference: Lee, 2018 (thesis), eq. 3.1-3.5; ICML version: Lee & Choi, https://ar
 no bias; in the released code, T multiplies it, as here.
 """
 
-from copy import deepcopy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.surgery import refuse_parameter_hooks, replace_modules, with_class
 from quickstudy.rules.torch_private import convolve, leave_fast_path
@@ -90,7 +89,7 @@ def with_metric(model: nn.Module) -> nn.Module:
     T has no effect where other code than the layer's forward reads the weight (`F.linear(x, self.fc.weight)`).
     """
     refuse_parameter_hooks(model)
-    model = deepcopy(model)
+    model = copy_module(model)
     replace: dict[nn.Module, nn.Module] = {}
     for module in find_cells(model):
         cell = with_class(module, MetricLinear if isinstance(module, nn.Linear) else MetricConv2d)

@@ -8,12 +8,12 @@ Reference: Hu et al., 2021 (https://arxiv.org/abs/2106.09685).
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.split import last_linear
 from quickstudy.rules.params import Selection, matches, select
@@ -76,7 +76,7 @@ class LoRA(nn.Module):
         super().__init__()
         if r < 1:
             raise InputError(f"`r` was {r}; a rank is at least 1.")
-        self.model = deepcopy(model).requires_grad_(False)
+        self.model = copy_module(model).requires_grad_(False)
         # This one's weight is read by attention itself, past its forward.
         passed_by = nn.modules.linear.NonDynamicallyQuantizableLinear
         linears = {

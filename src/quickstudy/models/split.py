@@ -1,12 +1,11 @@
 """A model in two parts: the body, which all tasks share, and the head, which adapts."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from quickstudy.engine.twin import logits_of
+from quickstudy.engine.twin import copy_module, logits_of
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.surgery import refuse_parameter_hooks
 from quickstudy.models.trace import trace_calls
@@ -87,13 +86,13 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
     if name not in modules:
         raise InputError(f"The model has no module {name!r} to use as `head`. {suggest_nearest(name, modules)}")
     if name == "":
-        return nn.Identity(), deepcopy(model)
+        return nn.Identity(), copy_module(model)
     graph = trace_calls(model, name)
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:
             raise InputError(_HEAD_NOT_LAST.format(name))
-    body = deepcopy(model)
+    body = copy_module(model)
     last = body.get_submodule(name)
     body.set_submodule(name, HeadPlaceholder())
     body.register_forward_pre_hook(_ClearRecord(name))

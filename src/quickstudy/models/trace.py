@@ -1,11 +1,11 @@
 """Which modules of a model call which, as far as this can be traced without an input."""
 
 from collections.abc import Iterable
-from copy import deepcopy
 
 import torch
 from torch import fx, nn
 
+from quickstudy.engine.twin import copy_module
 from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm
 
 
@@ -30,7 +30,7 @@ def trace_calls(model: nn.Module, whole: str | None = None) -> fx.Graph | None:
     """
     try:
         with torch.random.fork_rng(devices=[]):  # and on a copy: the user's model stays as it is
-            return _LeafTracer(whole).trace(deepcopy(model))
+            return _LeafTracer(whole).trace(copy_module(model))
     except Exception:  # tracing runs the user's forward on proxies, which may fail in any way
         return None
 
