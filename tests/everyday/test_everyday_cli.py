@@ -225,3 +225,13 @@ def test_a_model_is_exported_from_within(cli, model, monkeypatch):
     done = cli("export", ".")
     assert done.code == 0 and (model.parent / "m.onnx").is_file(), done.err
     assert cli("export", "/").code == 2
+
+
+def test_everything_that_could_not_be_read_is_named(cli, model, fresh):
+    for name in ("one.png", "two.png"):
+        Path(name).write_bytes(b"no picture")
+    done = cli("predict", model, "one.png", fresh[0], "two.png")
+    assert done.code == 1 and len(done.out.splitlines()) == 1
+    assert done.err.count("one.png") >= 1 and done.err.count("two.png") == 1 and "2 of 3 could not be read" in done.err
+    last = json.loads(cli("predict", model, "one.png", fresh[0], "two.png", "--json").out.splitlines()[-1])
+    assert "one.png" in last["error"] and "two.png" in last["error"]

@@ -73,7 +73,11 @@ class Predict(TrustingCommand):
         if len(read) >= THROUGHPUT_FROM:
             console.note(f"{len(read)} in {took:.1f} s, {len(read) / took:.0f} a second")
         if faults:
-            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            if console.json:
+                raise RunError(f"{len(faults)} of {len(items)} could not be read: {' '.join(faults)}")
+            for fault in faults[1:]:
+                console.note(fault, always=True)
+            more = f" (and {len(faults) - 1} more, above)" if len(faults) > 1 else ""
             raise RunError(f"{len(faults)} of {len(items)} could not be read: {faults[0]}{more}")
 
     def _answer(self, classifier: FewShotClassifier, read: list[Any], outputs: Tensor) -> list[dict[str, Any]]:

@@ -374,7 +374,11 @@ def _largest_task(found: Found, splits: Mapping[str, NDArray[Any]], split: str, 
         small = {int(c) for own, counted in counts.values() for c in own[counted <= shots]}
         others = [name for c, name in enumerate(found.classes) if c not in small]
         advice = (
-            f"leave out the small classes: --tasks.only '[{', '.join(others)}]'" if len(others) > 1 else "lower shots"
+            f"leave out the small classes: --tasks.only '[{', '.join(others)}]'"
+            if len(others) > 1
+            else "lower shots"
+            if shots > 1
+            else "divide the pictures in another way: --tasks.split"
         )
         raise InputError(
             f"Class {found.classes[label]!r} has {int((found.labels == label).sum())} pictures, {least} of them in "

@@ -148,7 +148,7 @@ class Study:
             raise InputError(
                 f"The study {self.plan.name!r} at {self.place} was begun with "
                 f"{_describe_differences(before or {}, asked)}. Go on with the same command, or begin another study by "
-                "--out or --name."
+                "another --out."
             )
 
     def trials(self) -> list[Trial]:
