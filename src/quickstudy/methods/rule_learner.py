@@ -46,7 +46,7 @@ class RuleLearner(Learner):
         criterion: The query loss.
         inner_criterion: The support loss, if it differs (the papers sum over classes there).
         body: Runs once for each set of examples; meta-training changes it, adaptation does not.
-        adapts: A pattern, names or a predicate. A parameter that requires no gradient when the learner is made never adapts.
+        adapts: A pattern, names or a predicate. What requires no gradient when the learner is made never adapts.
         norms: "batch", "support", "per_step" (norms of the head; the rule is then a `Descend`) or "running": see
             `with_safe_norms`.
         allow_unused: Whether parameters may adapt that the support loss does not depend on. They would never move, so
