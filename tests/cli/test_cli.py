@@ -359,6 +359,13 @@ def test_a_directory_without_a_name_is_refused(cli, place):
     assert not (place / "runs").exists()
 
 
+def test_a_result_of_other_tasks_that_is_replaced_is_named(cli, place, run):
+    assert "was replaced" not in cli("evaluate", "run").err + cli("evaluate", "run").err
+    done = cli("evaluate", "run", "--tasks.shots", 3)
+    assert done.code == 0 and "run: the result 'test' of other tasks (list " in done.err and "--name" in done.err
+    assert "was replaced" not in cli("evaluate", "run", "--tasks.shots", 4, "--name", "four").err
+
+
 def test_a_tilde_is_the_home_of_the_user(cli, place, monkeypatch):
     monkeypatch.setenv("HOME", str(place / "home"))
     (place / "home").mkdir()
