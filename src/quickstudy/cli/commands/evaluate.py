@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quickstudy.cli.command import Name, RunFolders, SharedCommand, name_run_in_errors, share_run
 from quickstudy.cli.terminal import Console, describe_values
@@ -48,14 +48,14 @@ class Evaluate(SharedCommand):
         runs = [(path, share_run(world, partial(Run.open, path))) for path in self.runs]
         for path, run in runs:
             with name_run_in_errors(path):
-                before = _find_result(run, self.name)
+                before = _find_list(run, self.name)
                 work = partial(evaluate_run, run, self.checkpoint, self.protocol, overrides, self.name, world)
                 summary = self.with_trust(console, work)
             summaries.append((path, summary))
-            if before is not None and before["hash"] != summary["hash"]:
+            if before not in (None, summary["hash"]):
                 console.note(
-                    f"{path}: the result {self.name!r} of other tasks (list {before['hash']}) was replaced. To keep "
-                    "both, give one a --name."
+                    f"{path}: the result {self.name!r} of other tasks (list {before}) was replaced. To keep both, give "
+                    "one a --name."
                 )
             if console.json:
                 console.print_json({"run": path, **summary})
@@ -80,9 +80,9 @@ class Evaluate(SharedCommand):
         console.table("", columns, rows, caption=f"±: {summaries[0][1]['spread']}")
 
 
-def _find_result(run: Run, name: str) -> Mapping[str, Any] | None:
-    """The summary of a result that is there; None if there is none, or none that can be read."""
+def _find_list(run: Run, name: str) -> str | None:
+    """The list of tasks of a result that is there; None if there is none, or none that can be read."""
     with suppress(RunError, InputError):
         found = run.results().get(name)
-        return None if found is None else found.summary
+        return None if found is None else found.summary.get("hash")
     return None
