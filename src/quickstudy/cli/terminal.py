@@ -21,7 +21,7 @@ from quickstudy.training.watcher import Watcher
 if TYPE_CHECKING:
     import rich.console
 
-HANGUPS = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+HANGUPS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What a terminal sends when it is closed, where there is such a signal."""
 
 WAYS = {"vmap": "all tasks in one pass", "loop": "one by one", "threads": "several at once on threads"}

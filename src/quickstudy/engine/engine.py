@@ -110,7 +110,7 @@ class Engine:
         self._may_draw = self.may_change_inputs = self.has_strangers = True
         self._draws: dict[Any, bool] = {}
         self._needs_plain = True
-        self._modules: list[nn.Module] = []
+        self._mode: tuple[bool, ...] = ()
         self._compiler = Compiler()
 
     def replace(self, **changes: Any) -> "Engine":
@@ -167,7 +167,8 @@ class Engine:
         self._side_by_side = convolves and self.way != "loop" and not any(map(_has_generator, model.modules()))
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
-        modules = self._modules = list(model.modules())
+        modules = list(model.modules())
+        self._mode = tuple(module.training for module in modules) if self._side_by_side else ()
         self.has_strangers = any(map(is_strange, (*modules, *losses)))
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
@@ -394,8 +395,8 @@ class Engine:
         threads = min(torch.get_num_threads(), _count_tasks(args))
         if threads < 2 or not self._side_by_side:
             return 1
-        mode = tuple(module.training for module in self._modules)
-        kind = ("one of several", torch.is_grad_enabled(), mode, *(leaf.shape[1:] for leaf in tree_leaves(args)))
+        shapes = (leaf.shape[1:] for leaf in tree_leaves(args))
+        kind = ("one of several", torch.is_grad_enabled(), self._mode, *shapes)
         if self._may_draw and kind not in self._draws:
             self._draws[kind] = draws_random_numbers(lambda: run(0))
         if self._draws.get(kind):

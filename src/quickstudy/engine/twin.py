@@ -242,7 +242,7 @@ class _Plan:
             offset = given.storage_offset() + value.storage_offset() - old.storage_offset()
             alias = given.as_strided(value.shape, value.stride(), offset)
         alias = alias.conj() if value.is_conj() != old.is_conj() else alias
-        return torch._neg_view(alias) if value.is_neg() else alias
+        return -alias if value.is_neg() else alias
 
     def _link(self, value: Any, new: list[nn.Module], params: Mapping[str, Tensor], memo: dict[int, Any]) -> Any:
         """The value with the twin's modules and tensors in the places of the tree's own; containers are copies."""

@@ -179,7 +179,7 @@ def _numbers(values: Any) -> Items:
         raise InputError(f"X holds values of type {array.dtype}: give numbers, pictures or texts.")
     if array.ndim < 1 or len(array) == 0:
         raise InputError(f"X has the shape {list(array.shape)}: give one or more examples, [n, ...].")
-    return torch.from_numpy(np.array(array, dtype=_KEPT.get(array.dtype.name), order="C"))
+    return torch.from_numpy(np.require(array, _KEPT.get(array.dtype.name), ["C", "W"]))  # copied only where it must be
 
 
 _KEPT = {"bool": np.float32, "float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64}
