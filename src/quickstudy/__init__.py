@@ -6,7 +6,7 @@ An adaptation rule is a map from parameters to parameters, given one task; rules
 Names are imported when they are first used (PEP 562): `import quickstudy` alone does not import torch.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -190,9 +190,13 @@ _NAMES = {
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
+__version__: str  # read at its first use, from what was installed
+
 
 def _import_name(name: str) -> Any:
     """A public name, or a room of the package (`quickstudy.tasks`), imported at its first use."""
+    if name == "__version__":
+        return _installed_version()
     try:
         if name in _MODULES:
             value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
@@ -204,6 +208,14 @@ def _import_name(name: str) -> Any:
         if error.name != f"{__name__}.{name}":  # the room is there, and a library that it needs is missing
             raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    """The version of the package; without one where it runs from a folder that was never installed."""
+    try:
+        return metadata.version("quickstudy")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and so find a misspelled name

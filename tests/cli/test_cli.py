@@ -13,10 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import quickstudy
 from conftest import COMMAND, SINE
 from quickstudy.bench.suites import SUITES, get_suite
 from quickstudy.cli import sources
@@ -158,6 +164,7 @@ TORCH_FREE = [
     ["evaluate", "run", "--workers", "x"],
     ["list"],
     ["list", "methods", "--json"],
+    ["--version"],
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "sklearn", "optuna", "pydantic")
 
@@ -176,7 +183,8 @@ def test_help_lists_and_typing_errors_import_no_torch(place):
     lines = [ast.literal_eval(line) for line in done.stderr.splitlines() if line.startswith("[")]
     assert [words for _, words, _ in lines] == TORCH_FREE
     for code, words, imported in lines:
-        wanted = 0 if "--help" in words or "-h" in words or words in (["list"], ["list", "methods", "--json"]) else 2
+        done = {"--help", "-h", "--version"} & set(words) or words in (["list"], ["list", "methods", "--json"])
+        wanted = 0 if done else 2
         assert (code, imported) == (wanted, []), words
 
 
@@ -489,6 +497,23 @@ def test_info_tells_what_is_in_a_run(cli, run):
         assert part in done.out
     done = cli("evaluate", "run")
     assert done.code == 1 and "best.safetensors is cut short" in done.err and "Use `last` (step 20) instead" in done.err
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version_is_that_of_the_package(cli, word):
+    done = cli(word)
+    assert (done.code, done.err) == (0, "") and done.out == f"quickstudy {metadata.version('quickstudy')}\n"
+    assert quickstudy.__version__ == metadata.version("quickstudy")
+
+
+def test_info_alone_tells_the_versions_and_the_extras(cli):
+    told = json.loads(cli("info", "--json").out)
+    assert told["quickstudy"] == metadata.version("quickstudy") and told["torch"] == torch.__version__
+    extras = dict(part.split() for part in told["extras"].split(", "))
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        assert set(extras) == set(tomllib.load(file)["project"]["optional-dependencies"])
+    assert extras["plot"] == ("yes" if find_spec("matplotlib") else "no")
+    assert extras["hf"] == ("yes" if find_spec("transformers") else "no")
 
 
 def test_a_run_without_a_checkpoint_says_what_to_do(cli):

@@ -346,7 +346,7 @@ def source(*files):
 
 
 def needs_pooch():
-    pytest.importorskip("pooch", reason="needs pooch, which downloads: pip install quickstudy[data]")
+    pytest.importorskip("pooch", reason="needs pooch, which downloads: pip install 'quickstudy[data]'")
 
 
 def test_a_set_comes_whole_and_once(server, tmp_path):
@@ -559,7 +559,7 @@ def test_the_root_is_made_and_a_set_that_stands_in_is_no_hindrance(cli, place, r
 def test_without_pooch_the_way_to_it_is_named(cli, root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     done = cli("data", "prepare", "mnist", "--yes", "--quiet")
-    assert done.code == 2 and "pip install quickstudy[data]" in done.err
+    assert done.code == 2 and "pip install 'quickstudy[data]'" in done.err
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal(cli, place, root):

@@ -18,6 +18,7 @@ from operator import not_, or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
+import quickstudy
 from quickstudy.cli import sources
 from quickstudy.cli.commands import VERBS
 from quickstudy.errors import InputError, suggest_nearest, suggest_setting
@@ -33,12 +34,15 @@ Where two parts have a setting of one name, that of the later part is suggested.
 
 
 def read_words(words: Sequence[str], about: str | None) -> tuple[Command, list[str]] | None:
-    """The verb with its options, and the overrides; None when help was asked for, which is printed.
+    """The verb with its options, and the overrides; None when help or the version was asked for, which is printed.
 
     Args:
         words: The command line after `quickstudy`.
         about: What `quickstudy --help` says first.
     """
+    if words and words[0] in ("-V", "--version"):
+        print(f"quickstudy {quickstudy.__version__}")
+        return None
     try:
         return _read_verb(list(words), "quickstudy", about, VERBS)
     except SystemExit:  # how tyro ends when it has printed the help

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -10,18 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+import quickstudy
+
 
 def record_versions() -> dict[str, Any]:
     """Versions, platform, threads and commit, as a run records them when it starts."""
-
-    def installed(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "not installed"
-
     return {
-        "quickstudy": installed("quickstudy"),
+        "quickstudy": quickstudy.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
@@ -29,6 +25,23 @@ def record_versions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": current_commit(),
     }
+
+
+def list_extras() -> dict[str, bool]:
+    """The optional parts of the package by name, and whether all that they need is installed."""
+    found: dict[str, bool] = {}
+    for line in (metadata.requires("quickstudy") or []) if _is_installed("quickstudy") else []:
+        if needed := re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", line):
+            found[needed[2]] = found.get(needed[2], True) and _is_installed(needed[1])
+    return found
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def current_commit(folder: Path | None = None) -> str | None:
@@ -59,7 +72,7 @@ def identify_machine() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch": str(torch.__version__),
-        "quickstudy": metadata.version("quickstudy"),
+        "quickstudy": quickstudy.__version__,
     }
 
 

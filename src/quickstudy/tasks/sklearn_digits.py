@@ -42,7 +42,7 @@ def digits(
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise InputError(
-            "The digits come with scikit-learn, which is not installed: pip install quickstudy[data]."
+            "The digits come with scikit-learn, which is not installed: pip install 'quickstudy[data]'."
         ) from error
     data = load_digits()
     images = (data.images[:, None] / 16).astype(np.float32)  # stored as ink counts from 0 to 16

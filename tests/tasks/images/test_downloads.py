@@ -10,7 +10,7 @@ REGISTRY = files("quickstudy.tasks.images") / "registry.txt"
 
 
 def test_pooch_reads_the_same_hashes_and_addresses_from_the_registry():
-    pooch = pytest.importorskip("pooch", reason="pooch downloads: pip install quickstudy[data]")
+    pooch = pytest.importorskip("pooch", reason="pooch downloads: pip install 'quickstudy[data]'")
     known = pooch.create("unused", base_url="")
     with REGISTRY.open("rb") as lines:
         known.load_registry(lines)

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+import quickstudy
 from quickstudy.cli.command import ConfigCommand
 from quickstudy.cli.terminal import Console, describe_values
 from quickstudy.errors import InputError, RunError, suggest_nearest
@@ -86,21 +86,15 @@ def describe_environment() -> Rows:
     import torch
 
     from quickstudy.engine import devices
+    from quickstudy.storage.versions import list_extras
 
     return {
+        "quickstudy": quickstudy.__version__,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "numpy": np.__version__,
         **devices.list_devices(),
-        "extras": ", ".join(
-            f"{extra} {'yes' if find_spec(module) else 'no'}"
-            for extra, module in (
-                ("plot", "matplotlib"),
-                ("data", "sklearn"),
-                ("track", "tensorboard"),
-                ("sweep", "optuna"),
-            )
-        ),
+        "extras": ", ".join(f"{extra} {'yes' if there else 'no'}" for extra, there in list_extras().items()),
     }
 
 

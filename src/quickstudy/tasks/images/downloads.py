@@ -145,7 +145,7 @@ def _download_file(file: Remote, folder: Path, progress: Progress | None) -> Non
         import pooch
         import requests
     except ImportError as error:
-        raise InputError("Downloads need pooch, which is not installed: pip install quickstudy[data].") from error
+        raise InputError("Downloads need pooch, which is not installed: pip install 'quickstudy[data]'.") from error
     pooch.get_logger().setLevel("WARNING")
     bar: Any = _ProgressBar(progress, file.size) if progress else False
     # Without this header some servers compress .gz files once more, and requests would then unpack both layers.
