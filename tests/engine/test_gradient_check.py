@@ -272,6 +272,19 @@ def test_what_is_right_is_not_blamed(kind):
     assert found(kind()).ok
 
 
+@pytest.mark.parametrize("dead", [1.0, 3.0, 30.0])
+def test_a_model_that_stands_on_a_kink_as_it_is_built_is_not_blamed(dead):
+    """For some examples, or for all, the units of the first layer are 0; so is what the second one makes of them."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    nn.init.constant_(net[0].bias, -dead)
+    nn.init.zeros_(net[2].bias)
+    with torch.no_grad():
+        assert (net[:3](batch().support.x) == 0).all(-1).any()
+    assert found(net).ok
+    net[1] = Applies(Forgets.apply)
+    assert not found(net).ok  # what is wrong is so nearby too
+
+
 def test_tensors_that_are_no_buffers_are_no_obstacle_in_float64():
     class Shifts(Net):
         def __init__(self):

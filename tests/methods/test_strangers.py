@@ -1,9 +1,11 @@
 """What a user's own modules and losses may do, held against the same adaptation by plain torch in double precision."""
 
+import pickle
 import random
 import threading
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import register_parametrization
 
 from quickstudy import Engine, Examples, Task, anil, fomaml, maml, tnet
 from quickstudy.engine.threads import map_on_threads
@@ -462,3 +465,114 @@ def test_a_function_of_a_module_follows_the_copies_of_it(build: Callable[[nn.Mod
     with torch.no_grad():
         next(p for name, p in learner.named_parameters() if name.endswith("scale")).fill_(-9.0)
     assert not torch.allclose(learner.adapt(support)(new), before), "it is the learner's own that is read"
+
+
+# -- layers of a class of their own --
+
+
+class Gauged(nn.BatchNorm2d):
+    """A subclass with torch's forward that adds what other code of its module asks for."""
+
+    def gauge(self) -> Tensor:
+        return 1 + self.weight.square().mean()
+
+
+class Counting(nn.BatchNorm2d):
+    """A subclass that changes a buffer in what it adds."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("asked", torch.zeros(()))
+
+    def gauge(self) -> Tensor:
+        self.asked += 1
+        return 1 + self.weight.square().mean()
+
+
+class GaugedLinear(nn.Linear):
+    def gauge(self) -> Tensor:
+        return 1 + self.weight.square().mean()
+
+
+class Doubled(nn.Module):
+    def forward(self, w: Tensor) -> Tensor:
+        return 2 * w
+
+
+class Particular(nn.Module):
+    """Reads its layers as their own classes let it, by one of several ways."""
+
+    def __init__(self, way: str, norm: nn.Module) -> None:
+        super().__init__()
+        self.way, self.conv, self.norm, self.last = way, nn.Conv2d(1, 3, 2), norm, GaugedLinear(27, WAYS)
+        self.listed = [self.conv, self.norm]
+        self.keyed = {"last": self.last}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "listed":
+            for layer in self.listed:
+                x = layer(x)
+            return self.keyed["last"](x.tanh().flatten(1))
+        h = self.norm(self.conv(x))
+        if self.way == "asked":
+            h = h * self.norm.gauge() * self.last.gauge()
+        if self.way == "found":
+            kinds = (nn.BatchNorm2d, nn.LayerNorm, nn.InstanceNorm2d)
+            h = h * (1 + sum(m.weight.square().mean() for m in self.modules() if isinstance(m, kinds)))
+        return self.last(h.tanh().flatten(1))
+
+
+OWN_NORMS = {
+    "batch norm": lambda: nn.BatchNorm2d(3),
+    "own batch norm": lambda: Gauged(3),
+    "counting": lambda: Counting(3),
+    "layer norm": lambda: nn.LayerNorm([3, 3, 3]),
+    "instance norm": lambda: nn.InstanceNorm2d(3, affine=True),
+    "computed batch scale": lambda: register_parametrization(nn.BatchNorm2d(3), "weight", Doubled()),
+    "computed layer scale": lambda: register_parametrization(nn.LayerNorm([3, 3, 3]), "weight", Doubled()),
+    "computed instance scale": lambda: register_parametrization(nn.InstanceNorm2d(3, affine=True), "weight", Doubled()),
+}
+READ = [(way, name) for way in ("listed", "found", "called") for name in OWN_NORMS]
+READ += [("asked", "own batch norm"), ("asked", "counting")]
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+@pytest.mark.parametrize(("way", "name"), READ)
+def test_a_layer_is_still_one_of_its_class_wherever_it_is_held(way: str, name: str, backend: str) -> None:
+    torch.manual_seed(0)
+    net = Particular(way, OWN_NORMS[name]())
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    learner = own_maml(net, backend)
+    tasks = some_tasks(1, 4, 4)
+    if (way, name, backend) == ("asked", "counting", "vmap"):
+        learner.engine = Engine("auto")  # which leaves vmap: it refuses a buffer that is changed in place
+    for _ in range(2):
+        assert_by_hand(learner, net, tasks)
+    kept = {key: value for key, value in learner.head.state_dict().items() if key in before}
+    assert kept.keys() == before.keys() and all(torch.equal(kept[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("way", ["listed", "asked", "found", "called"])
+def test_a_cell_is_still_one_of_its_class_wherever_it_is_held(way: str) -> None:
+    torch.manual_seed(0)
+    net = Particular(way, Gauged(3))
+    learner = tnet(net, inner_lr=RATE, inner_steps=STEPS)
+    last = learner.head.last
+    assert isinstance(last, GaugedLinear) and last is learner.head.keyed["last"] and last is not net.last
+    assert isinstance(net.last, GaugedLinear) and type(net.last) is GaugedLinear
+    x = torch.randn(5, 1, 4, 4)
+    assert torch.allclose(learner.head(x), net(x))
+    _, grads = learner.meta_gradient(some_tasks(1, 4, 4))
+    of_metrics = [g for name, g in zip(learner.meta_params(), grads, strict=True) if name.endswith("metric")]
+    assert len(of_metrics) == 2 and all(g.abs().sum() > 0 for g in of_metrics)
+
+
+@pytest.mark.parametrize("build", [maml, tnet, lambda net: warpgrad(net, units=2), lambda net: protonet(net, WAYS)])
+def test_layers_of_their_own_class_survive_a_pickle_and_a_copy(build: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    learner, tasks = build(Particular("found", Gauged(3))), some_tasks(1, 4, 4)
+    wanted = learner.meta_gradient(tasks)[0].loss
+    for again in (deepcopy(learner), pickle.loads(pickle.dumps(learner))):
+        assert torch.equal(again.meta_gradient(tasks)[0].loss, wanted)

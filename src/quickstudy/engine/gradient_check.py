@@ -47,6 +47,8 @@ TOLERANCE = 1e-8
 
 SLOPE_TOLERANCE = 1e-5
 """Relative, between a gradient and a central difference in float64: truncation and rounding stay below 1e-6."""
+NEARBY = 1e-3
+"""How far the second point lies at which they are compared: further than rounding, and the model is still the same."""
 
 SIDES = (16, 32)
 """Pixels of a side that pictures are cut to, if the model takes them so: a gradient is as right on small pictures."""
@@ -546,10 +548,10 @@ def _differs_from_slope(
     way: Sequence[Tensor],
     eps: float = torch.finfo(torch.float64).eps,
 ) -> bool:
-    """Whether the gradient along a direction differs from the central difference at every step size.
+    """Whether the gradient along a direction differs from the central difference, here and also at a point nearby.
 
-    There are several step sizes because a large step may cross a kink of a ReLU or a pooling, where the inner gradient
-    jumps; the more units a module has, the smaller the step must be.
+    As it is built, a model may stand on a kink: where all units of a layer are 0, a next layer whose bias is 0 gives 0,
+    and a ReLU behind it has no derivative there.
 
     Args:
         function: The value.
@@ -557,6 +559,26 @@ def _differs_from_slope(
         grads: Its gradients for `leaves`.
         way: The direction, one tensor for each of `leaves`.
         eps: The relative rounding of what the function computes in, where that is coarser than float64.
+    """
+    if not _differs_here(function, leaves, grads, way, eps):
+        return False
+    _move(leaves, way, NEARBY)
+    try:
+        with torch.enable_grad():
+            nearby = _gradients(function(), leaves)
+        return _differs_here(function, leaves, nearby, way, eps)
+    finally:
+        _move(leaves, way, -NEARBY)
+
+
+def _differs_here(
+    function: Callable[[], Tensor], leaves: Sequence[Tensor], grads: Sequence[Tensor | None], way: Sequence[Tensor],
+    eps: float,
+) -> bool:  # fmt: skip
+    """Whether gradient and central difference differ at every step size.
+
+    There are several because a large step may cross a kink of a ReLU or a pooling, where the inner gradient jumps; the
+    more units a module has, the smaller the step must be.
     """
     along = [torch.real(g.conj() * w) for g, w in zip(grads, way, strict=True) if g is not None]
     slope, scale = sum(float(part.sum()) for part in along), sum(float(part.abs().sum()) for part in along) + 1e-6

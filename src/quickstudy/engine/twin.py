@@ -49,16 +49,16 @@ class Twins(Generic[M]):
 
     Args:
         module: The root of the tree. It may go on being trained, moved and loaded: twins read its tensors as they are.
-        constant: Classes of modules whose forward changes no buffer; theirs are shared, all others' are copied.
+            The buffers of a class that has a `keeps_buffers = True` in its own body are shared with the twins, as no
+            call changes them; all others are copied.
     """
 
-    def __init__(self, module: M, constant: tuple[type[nn.Module], ...] = ()) -> None:
+    def __init__(self, module: M) -> None:
         self.root = module
-        self.constant = constant
         self._plan: _Plan | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Twins[M]":
-        return Twins(memo.get(id(self.root), self.root), self.constant)
+        return Twins(memo.get(id(self.root), self.root))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}
@@ -80,7 +80,7 @@ class Twins(Generic[M]):
     def plan(self) -> "_Plan":
         """What is to be copied and linked, as it was when first needed."""
         if self._plan is None:
-            self._plan = _Plan(self.root, self.constant)
+            self._plan = _Plan(self.root)
         return self._plan
 
     def twin(self, given: Mapping[str, Tensor]) -> M:
@@ -89,7 +89,7 @@ class Twins(Generic[M]):
         try:
             twin = self.plan().twin(given)
         except _OutdatedError:
-            self._plan = _Plan(self.root, self.constant)
+            self._plan = _Plan(self.root)
             twin = self._plan.twin(given)
         made: M = twin
         return made
@@ -119,7 +119,7 @@ class _OutdatedError(Exception):
 class _Plan:
     """How twins of a tree are made: modules by number, and for each what it takes from where."""
 
-    def __init__(self, root: nn.Module, constant: tuple[type[nn.Module], ...]) -> None:
+    def __init__(self, root: nn.Module) -> None:
         named = list(_walk(root, ""))
         self.modules = list({id(module): module for _, module in named}.values())
         self.number = {id(module): i for i, module in enumerate(self.modules)}
@@ -136,7 +136,7 @@ class _Plan:
             for leaf in module._buffers:
                 self.buffers[f"{path}{leaf}"] = (self.number[id(module)], leaf)
         self.sources = [
-            (type(module), module.__dict__, len(module.__dict__), not isinstance(module, constant), self._links(module))
+            (type(module), module.__dict__, len(module.__dict__), not _keeps_buffers(module), self._links(module))
             for module in self.modules
         ]
 
@@ -263,7 +263,7 @@ class _Plan:
 
         made: Any
         if isinstance(value, Twins):
-            made = Twins(link(value.root), value.constant)
+            made = Twins(link(value.root))
         elif isinstance(value, dict):
             made = memo[id(value)] = value.copy()
             for key in value:
@@ -300,6 +300,11 @@ class _Plan:
             return made
         memo[id(value)] = made
         return made
+
+
+def _keeps_buffers(module: nn.Module) -> bool:
+    """Whether the class itself says that no call changes a buffer: a subclass may add what does."""
+    return bool(vars(type(module)).get("keeps_buffers", False))
 
 
 def _as_reals(value: Tensor) -> Tensor:
@@ -391,7 +396,7 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     that it was made in. It also refuses tensors with a history, such as features that a forward kept; here they are
     copied as numbers.
     """
-    plan = _Plan(module, ())
+    plan = _Plan(module)
     memo = {} if memo is None else memo
     for part in plan.modules:
         for key, value in part.__dict__.items():

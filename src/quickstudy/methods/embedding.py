@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.engine.twin import call_on
+from quickstudy.engine.twin import Twins, call_on
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
-    norm_twins,
     record_statistics,
     refuse_per_step,
     store_statistics,
@@ -63,7 +62,7 @@ class EmbeddingLearner(Learner):
         body, _ = split_head(model, head)
         self.body = with_safe_norms(body, refuse_per_step(norms, "this method takes no step through them"))
         self.ways = ways
-        self.twins = norm_twins(self)
+        self.twins = Twins(self)
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise

@@ -26,7 +26,6 @@ from quickstudy.methods.options import Loss
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
-    norm_twins,
     record_statistics,
     refuse_per_step,
     store_statistics,
@@ -73,7 +72,7 @@ class FeatureTransfer(Learner):
             body, refuse_per_step(norms, "the steps of this method move a head that comes after the norms")
         )
         self.classifier = classifier
-        self.body_twins, self.classifier_twins = norm_twins(self.body), Twins(classifier)
+        self.body_twins, self.classifier_twins = Twins(self.body), Twins(classifier)
         self.ways = ways
         self.rule = rule
 

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine
-from quickstudy.engine.twin import call_on, copy_module
+from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
-    norm_twins,
     per_step_params,
     record_statistics,
     store_statistics,
@@ -89,8 +88,8 @@ class RuleLearner(Learner):
             except InputError as refusal:
                 raise InputError(f"`norms` is 'per_step'. {refusal} Else use norms='support'.") from None
             self.adapts = tuple(name for name in dict(self.head.named_parameters()) if name in {*self.adapts, *own})
-        self.head_twins = norm_twins(self.head)
-        self.body_twins = None if self.body is None else norm_twins(self.body)
+        self.head_twins = Twins(self.head)
+        self.body_twins = None if self.body is None else Twins(self.body)
         self.noise()  # raises an error if the rule was built for other parameters
 
     @property

@@ -22,12 +22,11 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from quickstudy.engine.twin import copy_module
+from quickstudy.engine.twin import Twins, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.models.norms import norm_twins
 from quickstudy.models.split import last_linear, split_head
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain
@@ -87,7 +86,7 @@ class UnicornLearner(RuleLearner):
                 more = p[:1].expand(ways, *p.shape[1:]).clone()
                 setattr(layer, last, nn.Parameter(more, requires_grad=p.requires_grad))
                 layer.out_features = ways  # type: ignore[assignment]  # of a Linear
-        learner.head_twins = norm_twins(learner.head)
+        learner.head_twins = Twins(learner.head)
         learner.engine = self.engine
         return learner
 

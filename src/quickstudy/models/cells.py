@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
-from quickstudy.models.surgery import refuse_parameter_hooks, replace_modules, with_class
+from quickstudy.models.surgery import change_class, refuse_parameter_hooks
 from quickstudy.rules.torch_private import convolve, leave_fast_path
 
 
@@ -90,20 +90,19 @@ def with_metric(model: nn.Module) -> nn.Module:
     """
     refuse_parameter_hooks(model)
     model = copy_module(model)
-    replace: dict[nn.Module, nn.Module] = {}
-    for module in find_cells(model):
-        cell = with_class(module, MetricLinear if isinstance(module, nn.Linear) else MetricConv2d)
-        rows = module.weight
+    cells = find_cells(model)
+    for cell in cells:
+        change_class(cell, MetricLinear if isinstance(cell, nn.Linear) else MetricConv2d)
+        rows = cell.weight
         assert isinstance(rows, Tensor)
         cell.register_parameter("metric", nn.Parameter(torch.eye(len(rows), dtype=rows.dtype, device=rows.device)))
-        replace[module] = cell
-    if not replace:
+    if not cells:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise InputError(f"A T-net needs Linear or Conv2d layers that train; this model has none, only: {kinds}.")
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             leave_fast_path(module)  # which reads W without T
-    return replace_modules(model, replace)
+    return model
 
 
 def cell_param_names(model: nn.Module) -> list[str]:

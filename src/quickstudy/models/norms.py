@@ -13,7 +13,7 @@ support set are taken once, after adaptation, and serve every prediction, which 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.engine.second_derivatives import scale_and_shift
-from quickstudy.engine.twin import Twins, copy_module
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.batchnorm_gradient import batch_norm
-from quickstudy.models.surgery import refuse_parameter_hooks, replace_modules, with_class
+from quickstudy.models.surgery import change_class, refuse_parameter_hooks
 from quickstudy.models.tail import LARGEST_WINDOW, tail, takes_loops
 from quickstudy.rules.torch_private import (
     AnyBatchNorm,
@@ -45,6 +45,7 @@ class SafeBatchNorm(AnyBatchNorm):
     """Batch norm by the statistics of its batch; running statistics are neither read nor written."""
 
     any_layout = True
+    keeps_buffers = True
 
     def forward(self, input: Tensor) -> Tensor:
         if outside_transforms():  # the affine kernel is right then, and faster
@@ -68,6 +69,7 @@ class FrozenBatchNorm(AnyBatchNorm):
     """Batch norm by its running statistics, which do not change."""
 
     any_layout = True
+    keeps_buffers = True
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
@@ -81,6 +83,7 @@ class SupportBatchNorm(SafeBatchNorm):
     """
 
     any_layout = True
+    keeps_buffers = True
     support_mean: Tensor | None
     support_var: Tensor | None
     recorder: Callable[[Tensor], None] | None = None
@@ -106,11 +109,6 @@ def statistics_names(norm: str) -> list[str]:
     (['body:block0.norm.support_mean', 'body:block0.norm.support_var'], ['head:support_mean', 'head:support_var'])
     """
     return [f"{norm}.{buffer}".replace(":.", ":") for buffer in STATISTICS_BUFFERS]
-
-
-def norm_twins(model: M) -> Twins[M]:
-    """Twins of a model whose norms were made safe: these change no buffer, so theirs are not copied for each call."""
-    return Twins(model, (SafeBatchNorm, FrozenBatchNorm))
 
 
 def support_norms(model: nn.Module) -> dict[str, SupportBatchNorm]:
@@ -187,6 +185,7 @@ class PerStepBatchNorm(SafeBatchNorm):
     """Batch norm by the statistics of its batch, with another scale and bias at every inner step: see `PerStep`."""
 
     any_layout = True
+    keeps_buffers = True
 
 
 class TailSequential(nn.Sequential):
@@ -214,26 +213,6 @@ class TailSequential(nn.Sequential):
                 input = layer(input)
                 i += 1
         return input
-
-
-@cache
-def _with_tails(row: type[nn.Sequential]) -> type[nn.Sequential]:
-    """The class of a row whose tails run as one, with whatever else a class of the user's own has."""
-    if row is nn.Sequential:
-        return TailSequential
-
-    def reduce(self: nn.Module, protocol: object) -> Any:  # this class has no name by which it could be found
-        return _new_row, (row,), self.__dict__
-
-    return type(
-        row.__name__, (TailSequential, row), {"any_layout": True, "__module__": __name__, "__reduce_ex__": reduce}
-    )
-
-
-def _new_row(row: type[nn.Sequential]) -> nn.Sequential:
-    """An empty row of the class above: what a pickle or a copy of one begins with."""
-    kind = _with_tails(row)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
-    return kind.__new__(kind)
 
 
 def _tail_of(layers: Sequence[nn.Module], start: int) -> tuple[int, float, int]:
@@ -289,7 +268,7 @@ def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         layers = list(module)
         has_tail = any(_tail_of(layers, i)[0] > i + 1 for i in range(len(layers)))
-        return _with_tails(type(module)) if has_tail else None  # type: ignore[arg-type]  # as in `_new_row`
+        return TailSequential if has_tail else None
     forward = type(module).forward  # a subclass with the same forward is the same norm
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return _BATCH_NORM_BY_POLICY[statistics]
@@ -297,45 +276,8 @@ def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
         return SafeLayerNorm
     if forward is nn.InstanceNorm2d.forward:
         keeps = statistics == "running" and getattr(module, "running_mean", None) is not None
-        classes = _FROZEN_INSTANCE_NORMS if keeps else _SAFE_INSTANCE_NORMS
-        return next(safe for kind, safe in classes.items() if isinstance(module, kind))
+        return FrozenInstanceNorm if keeps else SafeInstanceNorm
     return None
-
-
-class _SafeInstanceNorm1d(SafeInstanceNorm, nn.InstanceNorm1d):
-    pass
-
-
-class _SafeInstanceNorm2d(SafeInstanceNorm, nn.InstanceNorm2d):
-    pass
-
-
-class _SafeInstanceNorm3d(SafeInstanceNorm, nn.InstanceNorm3d):
-    pass
-
-
-class _FrozenInstanceNorm1d(FrozenInstanceNorm, nn.InstanceNorm1d):
-    pass
-
-
-class _FrozenInstanceNorm2d(FrozenInstanceNorm, nn.InstanceNorm2d):
-    pass
-
-
-class _FrozenInstanceNorm3d(FrozenInstanceNorm, nn.InstanceNorm3d):
-    pass
-
-
-_FROZEN_INSTANCE_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.InstanceNorm1d: _FrozenInstanceNorm1d,
-    nn.InstanceNorm2d: _FrozenInstanceNorm2d,
-    nn.InstanceNorm3d: _FrozenInstanceNorm3d,
-}
-_SAFE_INSTANCE_NORMS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.InstanceNorm1d: _SafeInstanceNorm1d,
-    nn.InstanceNorm2d: _SafeInstanceNorm2d,
-    nn.InstanceNorm3d: _SafeInstanceNorm3d,
-}
 
 
 def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
@@ -352,7 +294,6 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
         raise InputError(f"Norm statistics are {', '.join(map(repr, NORM_POLICIES))}, not {statistics!r}.")
     refuse_parameter_hooks(model)
     model = copy_module(model)
-    replace = {}
     for name, module in model.named_modules():
         kind = _safe_class(module, statistics)
         if kind is FrozenBatchNorm and getattr(module, "running_mean", None) is None:
@@ -361,12 +302,16 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
                 "(track_running_stats=False). Use 'batch' or 'support', or a model trained with running statistics."
             )
         if kind is not None:
-            replace[module] = with_class(module, kind)
-    model = replace_modules(model, replace)
+            change_class(module, kind)
+    _add_statistics(model)
+    return model
+
+
+def _add_statistics(model: nn.Module) -> None:
+    """Give the norms by the support set their two buffers, empty until a task's statistics are known."""
     for norm in support_norms(model).values():
         for buffer in STATISTICS_BUFFERS:
             norm.register_buffer(buffer, None)
-    return model
 
 
 def serve_by_support(model: M) -> M:
@@ -374,17 +319,15 @@ def serve_by_support(model: M) -> M:
 
     Norms by running statistics, and models without batch norms, stay as they are.
     """
-    if any(type(module) is PerStepBatchNorm for module in model.modules()):
+    if any(isinstance(module, PerStepBatchNorm) for module in model.modules()):
         raise InputError(
             "This learner was trained with norms='per_step', which normalises queries by each other, and it has no "
             "other statistics. Serve it as it was trained (norms='trained'), or train it with norms='support'."
         )
     model = copy_module(model)
-    for module in list(model.modules()):
-        if type(module) is SafeBatchNorm:
-            module.__class__ = SupportBatchNorm
-            for buffer in STATISTICS_BUFFERS:
-                module.register_buffer(buffer, None)
+    for module in filter(_is_transductive, model.modules()):
+        change_class(module, SupportBatchNorm)
+    _add_statistics(model)
     return model
 
 
@@ -404,12 +347,13 @@ def describe_norms(modules: Iterable[nn.Module]) -> str:
     foreign = [k for k in kinds if issubclass(k, AnyBatchNorm) and not issubclass(k, SafeBatchNorm | FrozenBatchNorm)]
     if foreign:
         return f"the model's own ({', '.join(sorted(kind.__name__ for kind in foreign))})"
-    if SupportBatchNorm in kinds:
-        return "statistics of the support set, for queries too (not transductive)"
-    if PerStepBatchNorm in kinds:
-        return "batch statistics per task and half (transductive), a scale and bias for every inner step"
-    if SafeBatchNorm in kinds:
-        return "batch statistics per task and half (transductive)"
+    for kind, words in {
+        SupportBatchNorm: "statistics of the support set, for queries too (not transductive)",
+        PerStepBatchNorm: "batch statistics per task and half (transductive), a scale and bias for every inner step",
+        SafeBatchNorm: "batch statistics per task and half (transductive)",
+    }.items():
+        if any(issubclass(own, kind) for own in kinds):
+            return words
     if any(issubclass(kind, FrozenBatchNorm | FrozenInstanceNorm) for kind in kinds):
         return "running statistics, frozen"
     return "no batch statistics"
@@ -417,7 +361,11 @@ def describe_norms(modules: Iterable[nn.Module]) -> str:
 
 def is_transductive(model: nn.Module) -> bool:
     """Whether a prediction depends on the other examples of its batch."""
-    return any(type(module) in (SafeBatchNorm, PerStepBatchNorm) for module in model.modules())
+    return any(map(_is_transductive, model.modules()))
+
+
+def _is_transductive(module: nn.Module) -> bool:
+    return isinstance(module, SafeBatchNorm) and not isinstance(module, SupportBatchNorm)
 
 
 class SingleExampleWarning(UserWarning):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
-from quickstudy.models.surgery import replace_modules, with_class
+from quickstudy.models.surgery import change_class
 from quickstudy.rules.torch_private import convolve
 
 
@@ -48,13 +48,12 @@ def with_warp(model: nn.Module, units: int) -> nn.Module:
     if units < 0:
         raise InputError(f"`units` was {units}; it counts the hidden units of a warp layer, so 0 or more.")
     cells = with_metric(model)
-    replace: dict[nn.Module, nn.Module] = {}
     for module in cells.modules() if units else ():
         if isinstance(module, MetricLinear | MetricConv2d):
             metric = module.metric.detach()
-            warp = with_class(module, WarpLinear if isinstance(module, MetricLinear) else WarpConv2d)
+            change_class(module, WarpLinear if isinstance(module, MetricLinear) else WarpConv2d)
             outputs = len(metric)
-            warp.register_parameter("warp_in", nn.Parameter(metric.new_empty(units, outputs).normal_() / outputs**0.5))
-            warp.register_parameter("warp_out", nn.Parameter(metric.new_zeros(outputs, units)))
-            replace[module] = warp
-    return replace_modules(cells, replace)
+            first = metric.new_empty(units, outputs).normal_() / outputs**0.5
+            module.register_parameter("warp_in", nn.Parameter(first))
+            module.register_parameter("warp_out", nn.Parameter(metric.new_zeros(outputs, units)))
+    return cells

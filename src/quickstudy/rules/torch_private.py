@@ -44,7 +44,6 @@ __all__ = [
     "leave_fast_path",
     "math_attention",
     "named_leaves",
-    "named_places",
     "outside_transforms",
     "recompile_limit",
     "rendezvous",
@@ -90,11 +89,6 @@ def named_leaves(name: str, tree: object) -> list[tuple[str, Any]]:
     """
     leaves, _ = tree_flatten_with_path(tree)
     return [(f"{name}{keystr(path)}", leaf) for path, leaf in leaves]
-
-
-def named_places(module: nn.Module) -> list[tuple[str, nn.Module | None]]:
-    """The children of a module under every name: the public `named_children` gives a child's first name only."""
-    return list(module._modules.items())
 
 
 def stand_in_for(module: nn.Module, original: nn.Module) -> None:
