@@ -374,6 +374,29 @@ def test_a_result_of_other_tasks_that_is_replaced_is_named(cli, place, run):
     assert "was replaced" not in cli("evaluate", "run", "--tasks.shots", 4, "--name", "four").err
 
 
+@pytest.mark.parametrize(
+    ("method", "override", "held"),
+    [
+        ("meta_sgd", "--method.inner_lr=0.3", "rule.rate"),
+        ("mamlpp", "--method.inner_lr=0.3", "rule.rate"),
+        ("maml", "--method.inner_lr=0.3", ""),  # a constant: it is what the override says
+        ("meta_sgd", "--method.eval_inner_steps=3", ""),
+        ("mtnet", "--method.eval_inner_steps=3", ""),
+    ],
+)
+def test_an_override_of_a_value_that_was_learned_is_refused(cli, place, method, override, held):
+    words = ("--method", method, "--train.steps", 2, "--out", "one", "--quiet", "--no-tensorboard")
+    assert cli("train", "sine.yaml", *words).code == 0
+    plain = json.loads(cli("evaluate", "one", "--json", "--evaluate.tasks", 20).out)
+    done = cli("evaluate", "one", "--json", "--evaluate.tasks", 20, override)
+    told = json.loads(done.out)
+    if held:
+        assert done.code == 2 and told["error"].startswith(f"{override.partition('=')[0]}: {held}")
+        assert "only begins there in training" in told["error"]
+    else:
+        assert done.code == 0 and told["mean"] != plain["mean"]
+
+
 def test_a_tilde_is_the_home_of_the_user(cli, place, monkeypatch):
     monkeypatch.setenv("HOME", str(place / "home"))
     (place / "home").mkdir()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from quickstudy.engine.devices import choose_device
@@ -21,6 +22,7 @@ from quickstudy.tasks import TaskFamily
 from quickstudy.training.allowance import Allowance
 from quickstudy.training.config import (
     Config,
+    Interface,
     Setup,
     build,
     build_learner,
@@ -147,6 +149,8 @@ def restore(
             )
     setup = rebuild(run, overrides, world, trust=trust)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
+    with _allow(run.config, _sizes(saved.tensors), f"Checkpoint `{name}` of {run.path}"):
+        _check_effect(run, setup, changed)
     other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys in changed)
     check_leakage(
         str(run.path),
@@ -157,6 +161,33 @@ def restore(
         other_tasks=other_tasks,
     )
     return setup, _finish(setup.learner, run, setup.config, name, saved)
+
+
+def _check_effect(run: Run, setup: Setup, changed: Sequence[Sequence[str]]) -> None:
+    """Refuse overrides that set where learned numbers begin: those of the checkpoint take their places."""
+    given = [f"--{'.'.join(keys)}" for keys in changed if keys[0] in ("method", "model")]
+    if not given:
+        return
+    config = parse_config(complete_run(run.config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # as the other was built: what is drawn is the same
+        plain = build_learner(plan_learner(config, Interface.of(setup.family)))
+    first, other = plain.state_dict(), setup.learner.state_dict()
+    if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in other.items()}:
+        return  # loading the checkpoint will say so
+    if learned := [name for name, value in first.items() if _filled_otherwise(value, other[name])]:
+        raise InputError(
+            f"{' and '.join(given)}: {learned[0]} only begins there in training, and {run.path} holds what it has "
+            "learned since. Leave that override out, or train with it."
+        )
+
+
+def _filled_otherwise(value: Tensor, other: Tensor) -> bool:
+    """Whether each of two tensors holds one number everywhere, and not the same: what a setting does, and no draw."""
+    if not value.numel():
+        return False
+    one, two = value.flatten()[0], other.flatten()[0]
+    return bool((value == one).all()) and bool((other == two).all()) and one.item() != two.item()
 
 
 def rebuild(run: Run, overrides: Sequence[str] = (), world: World = SINGLE_WORKER, *, trust: bool = False) -> Setup:
