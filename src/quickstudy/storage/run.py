@@ -235,6 +235,8 @@ class Run:
         except RunError as damage:
             others = [f"`{other}` ({step})" for other in self.checkpoints() if (step := self._step_if_readable(other))]
             advice = f"Use {' or '.join(others)} instead." if others else "No other checkpoint can be read."
+            if name == "last":
+                advice += " Training goes on from `last` only: to train it anew, give another --out."
             raise RunError(f"{damage} {advice}") from damage
 
     def write_result(self, name: str, summary: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
