@@ -4,9 +4,12 @@ import pickle
 import random
 import threading
 import warnings
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import register_parametrization
+from torch.utils.checkpoint import checkpoint
 
-from quickstudy import Engine, Examples, Task, anil, fomaml, maml, tnet
-from quickstudy.engine.threads import map_on_threads
+from quickstudy import Engine, Examples, LoRA, Task, anil, fomaml, maml, tnet
+from quickstudy.engine.threads import map_on_threads, use_threads
 from quickstudy.errors import InputError
 from quickstudy.methods.mtnet import SharedLayersWarning
 from quickstudy.methods.protonet import protonet
@@ -576,3 +581,537 @@ def test_layers_of_their_own_class_survive_a_pickle_and_a_copy(build: Callable[[
     wanted = learner.meta_gradient(tasks)[0].loss
     for again in (deepcopy(learner), pickle.loads(pickle.dumps(learner))):
         assert torch.equal(again.meta_gradient(tasks)[0].loss, wanted)
+
+
+class Announced(nn.Module):
+    """A class that is told of its subclasses, and asks them for something."""
+
+    kinds: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, tag: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Announced.kinds.append(tag)
+
+
+class AnnouncedNorm(nn.LayerNorm, Announced, tag="norm"):
+    pass
+
+
+class Strict(type):
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> Any:
+        if any(isinstance(base, Strict) for base in bases):
+            raise TypeError("it is final")
+        return super().__new__(cls, name, bases, body)
+
+
+class FinalNorm(nn.LayerNorm, metaclass=Strict):
+    pass
+
+
+def test_no_class_is_announced_and_one_that_is_final_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), AnnouncedNorm(5), nn.Tanh(), nn.Linear(5, WAYS))
+    assert_by_hand(own_maml(net, "vmap"), net, some_tasks(4))
+    assert Announced.kinds == ["norm"]
+    with pytest.raises(InputError, match="FinalNorm cannot have the forward of a SafeLayerNorm, as it allows no sub"):
+        maml(nn.Sequential(nn.Linear(4, 5), FinalNorm(5), nn.Linear(5, WAYS)))
+
+
+class Metered(nn.Linear):
+    metric = "cosine"
+
+
+def test_an_attribute_of_the_name_of_t_or_of_lora_is_refused() -> None:
+    net = nn.Sequential(Metered(4, 5), nn.Tanh(), nn.Linear(5, WAYS))
+    with pytest.raises(InputError, match="Metered has an attribute `metric` of its own"):
+        tnet(net)
+    net[0].up = 1
+    with pytest.raises(InputError, match="Metered has an attribute `up` of its own"):
+        LoRA(net, targets=["0"])
+
+
+class TakenNames(nn.InstanceNorm1d):
+    """Has methods and attributes of names that the package uses elsewhere."""
+
+    joined, any_layout, keeps_buffers, recorder = 5, None, "no", "none"
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def only_normalises(self) -> bool:
+        raise AssertionError
+
+
+class AsksTaken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 6), TakenNames(3, affine=True), nn.Linear(6, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x).reshape(-1, 3, 2)).flatten(1)
+        return self.last(self.norm.normalise(h).tanh())
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+def test_names_of_a_users_norm_stay_the_users(backend: str) -> None:
+    net = AsksTaken()
+    assert_by_hand(own_maml(net, backend), net, some_tasks(4))
+
+
+class Tripled(nn.BatchNorm2d):
+    def __call__(self, x: Tensor) -> Tensor:
+        return 3 * super().__call__(x)
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+def test_a_norm_that_is_called_in_another_way_is_so_before_a_pooling_too(backend: str) -> None:
+    row = nn.Sequential(nn.Conv2d(1, 3, 3), Tripled(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, WAYS))
+    assert_by_hand(own_maml(row, backend), row, some_tasks(1, 9, 9))
+
+
+class WeightNormed(nn.LayerNorm):
+    """Its scale is computed by a kernel whose second derivative is wrong in torch."""
+
+    def __init__(self, size: int, fused: bool = True) -> None:
+        super().__init__(size)
+        self.fused, self.v, self.g = fused, nn.Parameter(torch.randn(1, size)), nn.Parameter(torch.ones(1, 1))
+        del self.weight
+
+    @property
+    def weight(self) -> Tensor:
+        if self.fused:
+            return torch._weight_norm(self.v, self.g, 0)[0]
+        return (self.g * self.v / self.v.norm())[0]
+
+    @weight.deleter
+    def weight(self) -> None:
+        del self._parameters["weight"]
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+def test_a_users_norm_is_a_strangers_also_with_torchs_forward(backend: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), WeightNormed(5), nn.Tanh(), nn.Linear(5, WAYS))
+    learner, tasks = own_maml(net, backend), some_tasks(4)
+    _, grads = learner.meta_gradient(tasks)
+    net[1].fused = False
+    _, wanted = by_hand(net, tasks)
+    for g, w in zip(grads, wanted, strict=True):
+        assert torch.allclose(g, w, atol=1e-10)
+    assert learner.engine.has_strangers
+
+
+class Twice(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_class_that_is_made_of_an_adapted_norm_stays_in_copies() -> None:
+    adapted = maml(nn.Sequential(nn.Linear(4, 5), Gauged1d(5), nn.Linear(5, WAYS))).adapt(
+        Examples(torch.randn(6, 4), torch.arange(6) % WAYS)
+    )
+    norm, x = adapted[1], torch.randn(6, 4)
+    norm.__class__ = type(
+        "Doubling", (type(norm),), {"forward": lambda self, x: 2 * super(type(self), self).forward(x)}
+    )
+    assert torch.equal(deepcopy(adapted)(x), adapted(x))
+
+
+class Gauged1d(nn.BatchNorm1d):
+    pass
+
+
+# -- what a module holds --
+
+
+class DropsItsLock:
+    """A way of its own to be copied and pickled: what cannot be is made anew."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = threading.Lock()
+
+
+class Locked(DropsItsLock, nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.inner = threading.Lock(), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return self.inner(x).tanh()
+
+
+class LockedNorm(DropsItsLock, nn.LayerNorm):
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.lock = threading.Lock()
+
+
+class BuildsAnew(nn.LayerNorm):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BuildsAnew":
+        return BuildsAnew(5)
+
+
+def _holding(value: Any, kind: type[nn.Module] = nn.LayerNorm) -> nn.Module:
+    norm = type("Holding", (kind,), {})(5)
+    norm.held = value
+    return norm
+
+
+HOLDERS: dict[str, Callable[[], nn.Module]] = {
+    "library": lambda: _holding(random),
+    "lock": lambda: _holding(threading.Lock()),
+    "generator": lambda: _holding(i for i in range(3)),
+    "file": lambda: _holding(Path(__file__).open()),  # noqa: SIM115 (it stays open)
+    "lock in a stranger": Locked,
+    "lock of a norm": LockedNorm,
+    "built anew": lambda: BuildsAnew(5),
+    "lock of a plain module": lambda: _holding(threading.Lock(), nn.Identity),
+    "lock in a list": lambda: _holding([{"lock": threading.Lock()}]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("build", [maml, tnet, lambda net: protonet(net, WAYS)])
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_cannot_be_copied_lets_nothing_else_be_shared(name: str, build: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), HOLDERS[name](), nn.Tanh(), nn.Linear(5, WAYS))
+    users = {key: value.clone() for key, value in net.state_dict().items()}
+    learner, tasks = build(net), some_tasks(4)
+    mine = {key: value.clone() for key, value in learner.state_dict().items()}
+    support = Examples(tasks.support.x[0], tasks.support.y[0])
+    learner.check(tasks)
+    first, again = learner.adapt(support), learner.adapt(support)
+    copied = deepcopy(learner)
+    assert torch.equal(first(tasks.query.x[0]), again(tasks.query.x[0]))
+    for held, before in ((net.state_dict(), users), (learner.state_dict(), mine)):
+        assert all(torch.equal(held[key], before[key]) for key in before)
+    assert all(p.requires_grad for p in net.parameters())
+    own = {id(part) for part in (*net.modules(), *net.parameters())}
+    assert not own & {id(part) for part in (*learner.modules(), *learner.parameters())}
+    own = {id(part) for part in (*learner.modules(), *learner.parameters())}
+    assert not own & {id(part) for part in (*copied.modules(), *copied.parameters())}
+    if name.startswith("lock of a norm") or name == "lock in a stranger":
+        assert torch.equal(pickle.loads(pickle.dumps(learner)).adapt(support)(support.x), first(support.x))
+
+
+class Attributes(dict[str, Any]):
+    """A dictionary whose entries are attributes."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.__dict__ = self
+
+
+class Defaulting(dict[str, Any]):
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(key, 5.0)
+
+
+class Row(list[Any]):
+    @property
+    def first(self) -> Any:
+        return self[0]
+
+
+class Configured(nn.Module):
+    def __init__(self, read: Callable[[Any], Any], held: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.read, self.held = nn.Linear(4, 5), nn.Linear(5, WAYS), read, held
+        self.layers = Row([self.first, self.last])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[-1](self.read(self.held) * self.layers.first(x).tanh())
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+@pytest.mark.parametrize(
+    ("read", "held"),
+    [
+        (lambda held: held.factor, Attributes(factor=2.0)),
+        (lambda held: held.get("factor", 1.0), Defaulting()),
+        (lambda held: held.first, Row([2.0])),
+        (lambda held: held.factor, SimpleNamespace(factor=2.0)),
+        (lambda held: held["factor"], OrderedDict(factor=2.0)),
+        (lambda held: held["other"], defaultdict(lambda: 2.0)),
+        (len, {1, 2}),
+    ],
+)
+def test_containers_in_a_twin_are_of_their_class(read: Callable[[Any], Any], held: Any, backend: str) -> None:
+    net = Configured(read, held)
+    assert_by_hand(own_maml(net, backend), net, some_tasks(4))
+
+
+class Changes(nn.Module):
+    """Has a torch norm whose buffers its own forward changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        h = F.batch_norm(self.first(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, True)
+        return self.last(h.tanh())
+
+
+def test_buffers_of_torchs_norm_stay_where_other_code_changes_them() -> None:
+    learner, tasks = own_maml(Changes()), some_tasks(4)
+    before = {name: value.clone() for name, value in learner.named_buffers()}
+    learner.adapt(Examples(tasks.support.x[0], tasks.support.y[0]))
+    losses = [learner(tasks, evaluating=evaluating).loss for evaluating in (False, True, False)]
+    assert torch.equal(losses[0], losses[2])
+    assert all(torch.equal(value, before[name]) for name, value in learner.named_buffers())
+
+
+class Switching(nn.Module):
+    """Keeps what its mode changes in one of several kinds of attributes."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(4, 5), nn.Linear(5, WAYS)
+        self.scale: Any = {"number": 3.0, "dict": {"scale": 3.0}, "list": [3.0], "tuple": (3.0,), "set": {3.0}}.get(
+            kind
+        )
+        if kind == "tensor":
+            self.scale = torch.tensor(3.0)
+        elif kind == "function":
+            self.scale = self._large
+        elif kind == "object":
+            self.scale = SimpleNamespace(scale=3.0)
+
+    def _large(self) -> float:
+        return 3.0
+
+    def _small(self) -> float:
+        return 1.0
+
+    def switch(self, value: float) -> None:
+        if self.kind == "number":
+            self.scale = value
+        elif self.kind == "dict":
+            self.scale["scale"] = value
+        elif self.kind == "list":
+            self.scale[0] = value
+        elif self.kind == "tuple":
+            self.scale = (value,)
+        elif self.kind == "set":
+            self.scale.clear()
+            self.scale.add(value)
+        elif self.kind == "tensor":
+            self.scale = torch.tensor(value)
+        elif self.kind == "object":
+            self.scale.scale = value
+        else:
+            self.scale = self._large if value > 2 else self._small
+
+    def read(self) -> Any:
+        held = self.scale
+        reads = {
+            "dict": lambda: held["scale"],
+            "list": lambda: held[0],
+            "tuple": lambda: held[0],
+            "set": lambda: next(iter(held)),
+        }
+        reads |= {"object": lambda: held.scale, "function": held}
+        return reads.get(self.kind, lambda: held)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.read() * self.first(x).tanh())
+
+
+class ByTrain(Switching):
+    def train(self, mode: bool = True) -> "ByTrain":
+        self.switch(3.0 if mode else 1.0)
+        return super().train(mode)
+
+
+class ByEval(Switching):
+    def eval(self) -> "ByEval":
+        super().eval()
+        self.switch(1.0)
+        return self
+
+
+@pytest.mark.parametrize("way", [ByTrain, ByEval])
+@pytest.mark.parametrize("kind", ["number", "dict", "list", "tuple", "set", "tensor", "function", "object"])
+def test_adaptation_is_in_evaluation_mode_whatever_that_changes(way: type[Switching], kind: str) -> None:
+    torch.manual_seed(0)
+    net = way(kind)
+    learner = maml(net, inner_lr=RATE)
+    support = Examples(torch.randn(6, 4), torch.arange(6) % WAYS)
+    adapted = learner.adapt(support)
+    plain = deepcopy(net).eval()
+    grads = torch.autograd.grad(F.cross_entropy(plain(support.x), support.y), list(plain.parameters()))
+    for p, g, moved in zip(plain.parameters(), grads, adapted.parameters(), strict=True):
+        assert torch.allclose(moved, p - RATE * g)
+    assert float(net.read()) == float(learner.head.read()) == 3.0 and float(adapted.read()) == 1.0
+
+
+# -- what is left outside of a module --
+
+LEFT: dict[str, Any] = {}
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+
+class Leaves(nn.Module):
+    """Its first layer leaves something that its forward reads after other work."""
+
+    held: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first, self.second = way, nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last, self.slots, self.space, closed = nn.Linear(4, WAYS), Slotted(), SimpleNamespace(), {}
+        self.first.register_forward_hook(lambda module, args, out: closed.__setitem__("on", (out > 0).double()))
+        self.closed = lambda: closed["on"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        on = (h.detach() > 0).double()
+        if self.way == "file":
+            LEFT["on"] = on
+        elif self.way == "class":
+            Leaves.held["on"] = on
+        elif self.way == "slots":
+            self.slots.value = on
+        elif self.way == "space":
+            self.space.on = on
+        h = self.second(h.tanh()).tanh()
+        read = {"closure": self.closed, "file": lambda: LEFT["on"], "class": lambda: Leaves.held["on"]}
+        read |= {"slots": lambda: self.slots.value, "space": lambda: self.space.on}
+        return self.last((h * (0.1 + read.get(self.way, lambda: on)())).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::quickstudy.engine.gradient_check.WrongGradient")
+@pytest.mark.parametrize("way", ["closure", "file", "class", "slots", "space"])
+def test_tasks_on_threads_read_only_what_they_have_left_themselves(way: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+    halves = (
+        Examples(torch.randn(8, 6, 1, 20, 20, generator=draw), (torch.arange(6) % WAYS).repeat(8, 1)) for _ in "sq"
+    )
+    tasks = Task(*halves, torch.arange(8), {})
+    found = []
+    for used, threads in (("itself", 1), (way, 2)):
+        torch.manual_seed(0)
+        learner = maml(Leaves(used), inner_lr=RATE, inner_steps=STEPS)
+        with use_threads(threads):
+            outcome, grads = learner.meta_gradient(tasks)
+            found.append([outcome.loss, *grads, learner(tasks, evaluating=True).loss])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10)
+
+
+# -- other layers --
+
+
+class Padded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention = nn.Linear(4, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+        self.last = nn.Linear(6, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, padding = self.first(x), torch.zeros(x.shape[:2], dtype=torch.bool)
+        padding[0] = True  # all of one example
+        return self.last(self.attention(h, h, h, need_weights=False, key_padding_mask=padding)[0].mean(1))
+
+
+@pytest.mark.parametrize("backend", ["vmap", "loop"])
+def test_a_sequence_that_is_all_padding_is_as_in_torch(backend: str) -> None:
+    net, tasks = Padded(), some_tasks(5, 4)
+    with sdpa_kernel(SDPBackend.MATH):
+        wanted, expected = by_hand(net, tasks)
+    outcome, grads = own_maml(net, backend).meta_gradient(tasks)
+    assert torch.allclose(outcome.loss.mean(), wanted)
+    for g, w in zip(grads, expected, strict=True):
+        assert torch.allclose(g, w, atol=1e-10)
+
+
+class Shares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = GaugedLinear(4, 4)
+        self.blocks, self.listed, self.last = nn.ModuleList([layer, layer]), [layer], nn.Linear(4, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.blocks, *self.listed):
+            x = layer(x).tanh() * self.blocks[0].gauge()
+        return self.last(x)
+
+
+@pytest.mark.parametrize("target", ["blocks.*", "blocks.1", "1"])
+def test_lora_changes_a_layer_wherever_it_is_used(target: str) -> None:
+    torch.manual_seed(0)
+    net = Shares()
+    small = LoRA(net, r=2, targets=[target])
+    layer, x = small.model.blocks[0], torch.randn(5, 4)
+    assert torch.equal(small(x), net(x))
+    nn.init.normal_(layer.up)
+    merged = deepcopy(net)
+    with torch.no_grad():
+        merged.blocks[0].weight += layer.up @ layer.down
+    h = x
+    for _ in range(3):
+        h = F.linear(h, merged.blocks[0].weight, layer.bias).tanh() * layer.gauge()
+    assert torch.allclose(small(x), merged.last(h))
+    assert {name for name, p in small.named_parameters() if p.requires_grad} == {
+        "model.blocks.0.down", "model.blocks.0.up", "model.last.weight", "model.last.bias"
+    }  # fmt: skip
+
+
+def test_a_learner_of_a_learners_module_keeps_its_t_and_takes_the_norms_that_are_asked_for() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, WAYS))
+    first = tnet(net)
+    with torch.no_grad():
+        first.head[3].metric += 0.5
+    again, warped = tnet(first.head), warpgrad(first.head, units=2)
+    assert all(torch.equal(learner.head[3].metric, first.head[3].metric) for learner in (again, warped))
+    for before in ("batch", "support", "running", "per_step"):
+        for norms in ("batch", "support", "running", "per_step"):
+            one = maml(maml(net, norms=before).head, norms=norms)
+            assert one.norms == maml(net, norms=norms).norms
+            assert one.state_dict().keys() == maml(net, norms=norms).state_dict().keys()
+    adapted = maml(net, norms="support").adapt(Examples(torch.randn(6, 1, 5, 5), torch.arange(6) % WAYS))
+    assert maml(adapted.requires_grad_()).norms == maml(net).norms
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(5), nn.GroupNorm(1, 5)])
+def test_a_norm_keeps_the_precision_of_its_input(norm: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(4, 5).bfloat16(), norm.float(), nn.Tanh(), nn.Linear(5, WAYS).bfloat16())
+    learner, x = own_maml(net, "vmap"), torch.randn(6, 4).bfloat16()
+    assert net(x).dtype == learner.head(x).dtype == torch.bfloat16
+    adapted = learner.adapt(Examples(x, torch.arange(6) % WAYS))
+    assert adapted(x).dtype == torch.bfloat16
+
+
+class Recomputed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.norm, self.first(x), use_reentrant=False).tanh())
+
+
+def test_a_norm_that_a_checkpoint_runs_again_has_the_support_sets_statistics() -> None:
+    torch.manual_seed(0)
+    net = Recomputed()
+    plain = nn.Sequential(net.first, net.norm, nn.Tanh(), net.last)
+    outcomes = [own_maml(module, norms="support")(some_tasks(4), evaluating=True) for module in (net, plain)]
+    assert torch.allclose(outcomes[0].loss, outcomes[1].loss)
+
+
+@pytest.mark.parametrize("build", [maml, anil, lambda net: protonet(net, WAYS)])
+def test_evaluation_in_inference_mode_is_evaluation(build: Callable[[nn.Module], Any]) -> None:
+    learner = build(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS)))
+    wanted = learner(some_tasks(4), evaluating=True).loss
+    with torch.inference_mode():
+        assert torch.equal(learner(some_tasks(4), evaluating=True).loss, wanted)

@@ -77,7 +77,7 @@ def test_splits_that_cannot_be_made_are_refused(given, words):
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"pip install quickstudy\[data\]"):
+    with pytest.raises(InputError, match=r"pip install 'quickstudy\[data\]"):
         digits()
 
 

@@ -24,6 +24,7 @@ from quickstudy.engine.autodiff import (
 )
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory, peak_bytes
+from quickstudy.engine.outside import writes_outside
 from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.engine.second_derivatives import calls_tabled_kernels, is_strange, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
@@ -108,7 +109,8 @@ class Engine:
         self._needs: dict[Any, MemoryNeed] = {}
         self._turns_images = self._side_by_side = self._convolves = self._left_vmap = False
         self._may_draw = self.may_change_inputs = self.has_strangers = True
-        self._draws: dict[Any, bool] = {}
+        self._in_order: dict[Any, bool] = {}  # kinds of computations whose tasks must run one after the other
+        self._strangers: list[object] = []  # of the model that was settled last
         self._needs_plain = True
         self._mode: tuple[bool, ...] = ()
         self._compiler = Compiler()
@@ -122,6 +124,9 @@ class Engine:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Engine":
         return self.replace()  # what was compiled or measured belongs to another learner
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_strangers": []}
 
     def __repr__(self) -> str:
         return f"Engine({self.settings}, in use: {self.backend})"
@@ -166,10 +171,11 @@ class Engine:
         # Small nets spend their time in Python, which runs one thread at a time.
         self._side_by_side = convolves and self.way != "loop" and not any(map(_has_generator, model.modules()))
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
-        losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
+        losses = [value for name, value in vars(model).items() if name.endswith("criterion")]
         modules = list(model.modules())
         self._mode = tuple(module.training for module in modules) if self._side_by_side else ()
         self.has_strangers = any(map(is_strange, (*modules, *losses)))
+        self._strangers = list(filter(is_strange, (*modules, *losses))) if self._side_by_side else []
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
         self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in modules)
@@ -390,16 +396,19 @@ class Engine:
     def _threads(self, run: Callable[[int], object], args: tuple[Any, ...]) -> int:
         """How many tasks of these run at once on the loop: as many as torch has threads, if they fit the memory.
 
-        Tasks that draw random numbers, for dropout for example, run one by one: else their order would decide.
+        Tasks that draw random numbers, for dropout for example, run one by one: else their order would decide. So do
+        those whose code leaves something outside of its modules: else they read what another task has left.
         """
         threads = min(torch.get_num_threads(), _count_tasks(args))
         if threads < 2 or not self._side_by_side:
             return 1
         shapes = (leaf.shape[1:] for leaf in tree_leaves(args))
         kind = ("one of several", torch.is_grad_enabled(), self._mode, *shapes)
-        if self._may_draw and kind not in self._draws:
-            self._draws[kind] = draws_random_numbers(lambda: run(0))
-        if self._draws.get(kind):
+        if self._may_draw and kind not in self._in_order:
+            self._in_order[kind] = draws_random_numbers(lambda: run(0)) or (
+                self.has_strangers and writes_outside(lambda: run(0), self._strangers)
+            )
+        if self._in_order.get(kind):
             return 1
         if self.memory is None:
             return threads

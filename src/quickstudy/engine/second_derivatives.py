@@ -15,7 +15,7 @@ Scripted code calls its kernels itself: the engine runs it task by task, where t
 """
 
 from collections.abc import Callable, Sequence
-from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -34,10 +34,11 @@ from quickstudy.rules.torch_private import (
 
 def scale_and_shift(normal: Tensor, scale: Tensor | None, shift: Tensor | None, axis: int | None) -> Tensor:
     """Apply a norm's scale and shift, along one axis or over the last axes."""
+    dtype = normal.dtype
     for value, apply in ((scale, torch.mul), (shift, torch.add)):
         if value is not None:
             normal = apply(normal, value if axis is None else value.reshape(-1, *[1] * (normal.ndim - axis - 1)))
-    return normal
+    return normal.to(dtype)  # of half precision also where the scale is not, as the kernels
 
 
 def _layer_norm(
@@ -106,16 +107,16 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / length)
 
 
-def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """Torch's function with `need_weights`, which it computes by the plain formula; its own calls are not seen here."""
-    given = _MULTI_HEAD.bind(*args, **kwargs)
-    given.apply_defaults()
-    wanted, given.arguments["need_weights"] = given.arguments["need_weights"], True
-    output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
-    return output, weights if wanted else None
+def _with_plain_attention(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of torch's attention whose own call of a kernel, which is not seen here, is one of the plain formula.
 
-
-_MULTI_HEAD = signature(F.multi_head_attention_forward)
+    With `need_weights` torch itself uses a formula; it gives NaN where all of a sequence is padding.
+    """
+    names = vars(F) | {"scaled_dot_product_attention": math_attention}
+    made = FunctionType(function.__code__, names, argdefs=function.__defaults__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    names[function.__name__] = made  # by this name it hands itself to other modes
+    return made
 
 
 def _group_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -163,7 +164,7 @@ def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Ten
 _ALWAYS: dict[Any, Callable[..., Any]] = {
     F.group_norm: _functional_group_norm,
     torch.group_norm: _group_norm,
-    F.multi_head_attention_forward: _multi_head_attention,
+    F.multi_head_attention_forward: _with_plain_attention(F.multi_head_attention_forward),
     F.scaled_dot_product_attention: math_attention,
     fused_weight_norm: _weight_norm,
     F.embedding: _embedding,
@@ -194,7 +195,7 @@ def calls_tabled_kernels(module: nn.Module) -> bool:
     """
     if isinstance(module, nn.Embedding):
         return module.padding_idx is not None or module.scale_grad_by_freq or module.sparse
-    return isinstance(module, _TABLED) and not _is_ours(type(module))
+    return isinstance(module, _TABLED) and not _is_ours(type(module).forward)
 
 
 def is_strange(code: object) -> bool:

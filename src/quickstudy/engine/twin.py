@@ -19,14 +19,16 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from enum import Enum
+from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from quickstudy.engine.second_derivatives import is_strange
 from quickstudy.errors import InputError
 from quickstudy.types import Inputs
 
@@ -40,6 +42,8 @@ ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.
 """What holds no parameter that a twin could give, apart from a parameter itself."""
 PLAIN = (str, int, float, bool, type(None))
 """What a change of mode may set on a module beside its flag."""
+UNCOPYABLE = (TypeError, NotImplementedError, PicklingError)
+"""What `copy` raises of a value that cannot be copied."""
 DEPTH = 8
 """How deep in containers and objects a parameter is looked for."""
 
@@ -49,8 +53,8 @@ class Twins(Generic[M]):
 
     Args:
         module: The root of the tree. It may go on being trained, moved and loaded: twins read its tensors as they are.
-            The buffers of a class that has a `keeps_buffers = True` in its own body are shared with the twins, as no
-            call changes them; all others are copied.
+            Buffers are copied, as a call may change them. Those of a class that has a `keeps_buffers = True` in its
+            own body are shared where no code in the tree is a stranger's.
     """
 
     def __init__(self, module: M) -> None:
@@ -135,8 +139,15 @@ class _Plan:
                     self.first[f"{path}{leaf}"] = self.name[id(p)]
             for leaf in module._buffers:
                 self.buffers[f"{path}{leaf}"] = (self.number[id(module)], leaf)
+        strangers = any(map(is_strange, self.modules))  # whose code may change the buffers of others
         self.sources = [
-            (type(module), module.__dict__, len(module.__dict__), not _keeps_buffers(module), self._links(module))
+            (
+                type(module),
+                module.__dict__,
+                len(module.__dict__),
+                strangers or not _keeps_buffers(module),
+                self._links(module),
+            )
             for module in self.modules
         ]
 
@@ -264,18 +275,25 @@ class _Plan:
         made: Any
         if isinstance(value, Twins):
             made = Twins(link(value.root))
-        elif isinstance(value, dict):
-            made = memo[id(value)] = value.copy()
-            for key in value:
-                made[key] = link(value[key])
-        elif isinstance(value, list):
-            made = memo[id(value)] = value.copy()
-            made[:] = map(link, value)
-        elif isinstance(value, deque):
-            made = memo[id(value)] = deque(map(link, value), value.maxlen)
+        elif isinstance(value, dict | list | deque | set):
+            made = memo[id(value)] = value.copy() if type(value) in (dict, list, set) else _shallow_copy(value)
+            if isinstance(value, dict):
+                parts: Any = {key: link(part) for key, part in dict.items(value)}
+                dict.update(made, parts)
+            elif isinstance(value, set):
+                parts = set(map(link, value))
+                set.clear(made)
+                set.update(made, parts)
+            else:
+                put = list.__setitem__ if isinstance(value, list) else deque.__setitem__
+                for i, part in enumerate(map(link, value)):
+                    put(made, i, part)
+            for key, part in getattr(value, "__dict__", {}).items():
+                if made.__dict__ is not made:
+                    made.__dict__[key] = link(part)
         elif isinstance(value, tuple):
             made = type(value)(*map(link, value)) if hasattr(value, "_fields") else type(value)(map(link, value))
-        elif isinstance(value, set | frozenset):
+        elif isinstance(value, frozenset):
             made = type(value)(map(link, value))
         elif isinstance(value, functools.partial):
             made = functools.partial(
@@ -295,11 +313,23 @@ class _Plan:
             made.__dict__.update(value.__dict__)
             made.__qualname__ = value.__qualname__
         else:
-            made = memo[id(value)] = object.__new__(type(value))
-            made.__dict__.update({key: link(part) for key, part in vars(value).items()})
+            made = memo[id(value)] = _shallow_copy(value)
+            if made is not value:
+                made.__dict__.update({key: link(part) for key, part in vars(value).items()})
             return made
         memo[id(value)] = made
         return made
+
+
+def _shallow_copy(value: Any) -> Any:
+    """Another object of the same class that holds the same; the object itself where it cannot be copied."""
+    try:
+        made = copy(value)
+        if _holds_itself(value):
+            made.__dict__ = made
+    except UNCOPYABLE:  # an open file
+        return value
+    return made
 
 
 def _keeps_buffers(module: nn.Module) -> bool:
@@ -349,7 +379,9 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    if isinstance(value, nn.Module | type | types.BuiltinFunctionType) or not hasattr(value, "__dict__"):
+    if isinstance(value, nn.Module | type | types.ModuleType | types.BuiltinFunctionType):
+        return []
+    if not hasattr(value, "__dict__"):
         return []
     return list(vars(value).values())
 
@@ -398,17 +430,22 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
     """
     plan = _Plan(module)
     memo = {} if memo is None else memo
+    own_attributes: list[dict[str, Any]] = []
     for part in plan.modules:
         for key, value in part.__dict__.items():
             if key not in ("_parameters", "_modules"):
-                _detach_histories(value, memo, set(), 0)
+                _enter_particular(value, memo, own_attributes, set(), 0)
     if isinstance(module, torch.jit.ScriptModule):
         return deepcopy(module)
-    mine = [part for part in plan.modules if part is module or not _copies_itself(type(part))]
-    for part in mine:
-        memo[id(part)] = object.__new__(type(part))
-    for part in reversed(mine):  # children first: what copies itself may look at them
-        _copy_attributes(part, memo)
+    for value in own_attributes:
+        dict.update(memo[id(value)], {deepcopy(key, memo): deepcopy(part, memo) for key, part in dict.items(value)})
+    own_way = {id(part) for part in plan.modules if part is not module and _copies_itself(type(part))}
+    for part in plan.modules:
+        if id(part) not in own_way:
+            memo[id(part)] = object.__new__(type(part))
+    for part in reversed(plan.modules):  # children first: what copies itself may look at them
+        if id(part) not in own_way or not _let_copy_itself(part, memo):
+            _copy_attributes(part, memo.setdefault(id(part), object.__new__(type(part))), memo)
     copied: M = memo[id(module)]
     new = [memo[id(part)] for part in plan.modules]
     params = {name: memo[id(p)] for name, p in plan.params.items()}
@@ -422,54 +459,166 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
 
 
 def _copies_itself(kind: type[nn.Module]) -> bool:
-    """Whether a class has a way of its own to be copied."""
-    ways = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
-    return any(getattr(kind, way, None) is not getattr(nn.Module, way, None) for way in ways)
+    """Whether a class has a way of its own to be copied. This package's ways only say how a class is found again."""
+    for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"):
+        way = getattr(kind, name, None)
+        if way is not getattr(nn.Module, name, None) and getattr(way, "__module__", "") != "quickstudy.models.surgery":
+            return True
+    return False
 
 
-def _copy_attributes(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Copy what a module holds into its copy, which the memo knows."""
-    copied = memo[id(module)].__dict__
+def _let_copy_itself(module: nn.Module, memo: dict[int, Any]) -> bool:
+    """Copy a module by its own way; False, and nothing has happened, where that fails or makes parts anew."""
+    size = len(memo)
+    try:
+        copied = deepcopy(module, memo)
+        parts = dict(copied.named_modules(remove_duplicate=False))
+        params = dict(copied.named_parameters(remove_duplicate=False))
+        if all(
+            memo.get(id(value)) is copies.get(name)
+            for own, copies in (
+                (module.named_modules(remove_duplicate=False), parts),
+                (module.named_parameters(remove_duplicate=False), params),
+            )
+            for name, value in own
+        ):
+            return True
+    except UNCOPYABLE:
+        pass
+    _forget(memo, size)
+    return False
+
+
+def _forget(memo: dict[int, Any], size: int) -> None:
+    """Drop what a copy that failed has entered: it may hold half of its values."""
+    while len(memo) > size:
+        memo.popitem()
+
+
+def _copy_attributes(module: nn.Module, made: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy what a module holds into its copy."""
     for key, value in module.__dict__.items():
+        size = len(memo)
         try:
-            copied[key] = deepcopy(value, memo)
-        except TypeError:  # a lock, a generator, an open file: it cannot be copied, and is shared
-            copied[key] = memo[id(value)] = value
+            made.__dict__[key] = deepcopy(value, memo)
+        except UNCOPYABLE:  # a lock, a generator, an open file: it cannot be copied, and is shared
+            if key in OWN:
+                raise
+            _forget(memo, size)
+            made.__dict__[key] = memo[id(value)] = value
 
 
-def _detach_histories(value: Any, memo: dict[int, Any], seen: set[int], depth: int) -> None:
-    """Enter each tensor with a history into the memo of a deep copy, as a copy without one."""
+def _holds_itself(value: Any) -> bool:
+    """Whether a value is a dictionary whose entries are its attributes."""
+    return isinstance(value, dict) and getattr(value, "__dict__", None) is value
+
+
+def _holding_itself(kind: Any) -> Any:
+    """An empty dictionary of that sort."""
+    made = kind.__new__(kind)
+    made.__dict__ = made
+    return made
+
+
+def _enter_particular(
+    value: Any, memo: dict[int, Any], own_attributes: list[dict[str, Any]], seen: set[int], depth: int
+) -> None:
+    """Enter what a deep copy would not get right into its memo.
+
+    A tensor with a history is copied without one. A dictionary that holds its own attributes gets a copy that does so,
+    which is still to be filled.
+    """
     if isinstance(value, Tensor):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
     elif id(value) not in seen and depth <= DEPTH:
         seen.add(id(value))
+        if _holds_itself(value):
+            memo[id(value)] = _holding_itself(type(value))
+            own_attributes.append(value)
         for part in _parts(value):
-            _detach_histories(part, memo, seen, depth + 1)
+            _enter_particular(part, memo, own_attributes, seen, depth + 1)
 
 
 def set_mode(twin: nn.Module, module: nn.Module, *, training: bool) -> None:
     """Put a twin into training or evaluation mode; the module that it is a twin of stays as it is.
 
-    A class with a `train` of its own may do more than set the flag: freeze its norms, switch its noise off. It is asked
-    on a copy of the module, and the twin takes over what that changed. Where it changes tensors (low-rank layers that
-    it merges into the weight), only the flag is set: under merged weights the low-rank parts could not adapt.
+    A class with a `train` or an `eval` of its own may do more than set the flag: freeze its norms, switch its noise
+    off, take other settings. It is asked on a copy of the module, and the twin takes over what that changed. Where it
+    changes tensors (low-rank layers that it merges into the weight), only the flag is set: under merged weights the
+    low-rank parts could not adapt.
     """
     for part in twin.modules():
         part.training = training
-    if all(type(part).train is nn.Module.train for part in module.modules()):
+    if not any(_switches_more(type(part)) for part in module.modules()):
         return
-    copied = copy_module(module).train(training)
+    copied = copy_module(module)
+    plan = _Plan(copied)
+    before = [{key: _snapshot(value, 0) for key, value in _extras(part)} for part in plan.modules]
+    copied.train(training)
+    for part in (copied, *copied.children()) if not training else ():  # the parts of a learner are users' models
+        if type(part).eval is not nn.Module.eval:
+            part.eval()
     changed = {
         path.rpartition(".")[0]
-        for (path, old), new in zip(module.state_dict().items(), copied.state_dict().values(), strict=True)
-        if not torch.equal(old, new)
+        for (path, old), new in zip(module.state_dict().items(), copied.state_dict().values(), strict=False)
+        if not (old.shape == new.shape and torch.equal(old, new))
     }
-    sources = dict(module.named_modules())
-    targets = dict(twin.named_modules())
-    for path, part in copied.named_modules():
-        if path in changed or (type(part).train is not nn.Module.train and any(c.startswith(path) for c in changed)):
+    targets = list({id(part): part for _, part in _walk(twin, "")}.values())
+    if [type(part) for _, part in _walk(copied, "")] != [type(part) for _, part in _walk(twin, "")]:
+        kinds = ", ".join(sorted({type(part).__name__ for part in module.modules() if _switches_more(type(part))}))
+        raise InputError(
+            f"The `train` or `eval` of one of {kinds} adds, drops or replaces modules, which a learner cannot follow. "
+            "Make them all in `__init__`."
+        )
+    params, memo = dict(twin.named_parameters()), dict[int, Any]()
+    paths = {id(part): path.rstrip(".") for path, part in reversed(list(_walk(copied, "")))}
+    for part, target, old in zip(plan.modules, targets, before, strict=True):
+        path = paths[id(part)]
+        if path in changed or (_switches_more(type(part)) and any(c.startswith(path) for c in changed)):
             continue
-        for key, value in part.__dict__.items():
-            if key not in OWN and isinstance(value, PLAIN) and value != sources[path].__dict__.get(key):
-                targets[path].__dict__[key] = value
+        for key, value in _extras(part):
+            if key not in old or not _is_same(old[key], _snapshot(value, 0)):
+                target.__dict__[key] = plan._link(value, targets, params, memo)
+
+
+def _switches_more(kind: type[nn.Module]) -> bool:
+    """Whether a change of mode runs code of the class."""
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+
+
+def _extras(module: nn.Module) -> list[tuple[str, Any]]:
+    """The attributes of a module beside those that every module has."""
+    return [
+        (key, value)
+        for key, value in module.__dict__.items()
+        if key not in OWN and key not in TORCHS and key != "training"
+    ]
+
+
+def _snapshot(value: Any, depth: int) -> Any:
+    """What a value holds by now, to be compared with what it holds later."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, (*ATOMS, nn.Module, types.ModuleType)) or depth > DEPTH:
+        return value
+    if isinstance(value, dict):
+        return type(value), [(key, _snapshot(part, depth + 1)) for key, part in dict.items(value)]
+    if isinstance(value, list | tuple | deque):
+        return type(value), [_snapshot(part, depth + 1) for part in value]
+    if isinstance(value, set):
+        return type(value), set(value)
+    if _is_plain_object(value, 0):
+        return value, [(key, _snapshot(part, depth + 1)) for key, part in vars(value).items()]
+    return value
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two snapshots say the same: tensors by their numbers, containers by their parts, objects by identity."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, PLAIN) and isinstance(other, PLAIN):
+        return one == other
+    return one is other or (isinstance(one, set | frozenset) and one == other)

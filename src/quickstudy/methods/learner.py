@@ -122,6 +122,9 @@ class Learner(nn.Module, ABC):
             return _pad_outcomes(
                 [self(_as_batch(task), seed=seed, evaluating=evaluating) for task in list_tasks(tasks)]
             )
+        if torch.is_inference_mode_enabled():  # inner steps need gradients, and what inference mode made has none
+            with torch.inference_mode(False), torch.no_grad():
+                return self(tree_map(torch.clone, tasks), seed=seed, evaluating=evaluating)  # type: ignore[no-any-return]
         with explain_batch_misfit(tasks):
             learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=evaluating)
             tasks = learner.begin(tasks)

@@ -92,6 +92,13 @@ def with_metric(model: nn.Module) -> nn.Module:
     model = copy_module(model)
     cells = find_cells(model)
     for cell in cells:
+        if isinstance(cell, MetricLinear | MetricConv2d):  # its T stays, as it was trained
+            continue
+        if hasattr(cell, "metric"):
+            raise InputError(
+                f"A {type(cell).__name__} has an attribute `metric` of its own, which is the name of T in a T-net. "
+                "Give it another name."
+            )
         change_class(cell, MetricLinear if isinstance(cell, nn.Linear) else MetricConv2d)
         rows = cell.weight
         assert isinstance(rows, Tensor)

@@ -16,32 +16,21 @@ from torch import Tensor, nn
 from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.split import last_linear
+from quickstudy.models.surgery import change_class
 from quickstudy.rules.params import Selection, matches, select
 
 
-class LowRankLinear(nn.Module):
-    """A linear layer with a change of low rank.
-
-    Args:
-        base: The layer, which is frozen.
-        r: The rank.
-        scale: The factor on the change.
-    """
+class LowRankLinear(nn.Linear):
+    """A frozen linear layer with a change of low rank: parameters `down` (A) and `up` (B) beside its own."""
 
     any_layout = True
+    down: Tensor
+    up: Tensor
+    scale: float  # alpha / r
 
-    def __init__(self, base: nn.Linear, r: int, scale: float) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.down = nn.Parameter(base.weight.new_empty(r, base.in_features))
-        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, r))
-        nn.init.normal_(self.down, std=base.in_features**-0.5)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        change = F.linear(F.linear(x, self.down), self.up)
-        output: Tensor = self.base(x) + self.scale * change
-        return output
+    def forward(self, input: Tensor) -> Tensor:
+        change = F.linear(F.linear(input, self.down), self.up)
+        return super().forward(input) + self.scale * change
 
 
 class LoRA(nn.Module):
@@ -81,11 +70,11 @@ class LoRA(nn.Module):
         passed_by = nn.modules.linear.NonDynamicallyQuantizableLinear
         linears = {
             name: layer
-            for name, layer in self.model.named_modules()
+            for name, layer in self.model.named_modules(remove_duplicate=False)
             if isinstance(layer, nn.Linear) and not isinstance(layer, passed_by)
         }
         patterns = [targets] if isinstance(targets, str) else list(targets)
-        chosen = [name for name in linears if any(_is_target(name, pattern) for pattern in patterns)]
+        chosen = {layer for name, layer in linears.items() if any(_is_target(name, pattern) for pattern in patterns)}
         if not chosen:
             raise InputError(
                 f"`targets` was {', '.join(map(repr, patterns)) or 'empty'} and matched no Linear layer that is called "
@@ -96,15 +85,31 @@ class LoRA(nn.Module):
             [] if isinstance(trains, Sequence) and not trains else select(own, trains or last_linear(model), "trains")
         )
         params = dict(self.model.named_parameters())
-        for name in chosen:
-            self.model.set_submodule(name, LowRankLinear(linears[name], r, 1.0 if alpha is None else alpha / r))
+        for layer in self.model.modules():
+            if layer in chosen:
+                _add_change(layer, r, 1.0 if alpha is None else alpha / r)
         for name in free:
-            if name.rpartition(".")[0] not in chosen:
+            if linears.get(name.rpartition(".")[0]) not in chosen:
                 params[name].requires_grad_(True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the model."""
         return self.model(*args, **kwargs)
+
+
+def _add_change(layer: nn.Linear, r: int, scale: float) -> None:
+    """Give a layer a change of low rank, wherever it is used; it is none as it begins."""
+    taken = [name for name in ("down", "up", "scale") if hasattr(layer, name)]
+    if taken:
+        raise InputError(
+            f"A {type(layer).__name__} has an attribute `{taken[0]}` of its own, which LoRA would replace. Give it "
+            "another name, or leave the layer out of `targets`."
+        )
+    change_class(layer, LowRankLinear)
+    down = nn.init.normal_(layer.weight.new_empty(r, layer.in_features), std=layer.in_features**-0.5)
+    layer.register_parameter("down", nn.Parameter(down))
+    layer.register_parameter("up", nn.Parameter(layer.weight.new_zeros(layer.out_features, r)))
+    layer.scale = scale  # type: ignore[assignment]  # a number, beside the parameters
 
 
 def _is_target(name: str, pattern: str) -> bool:

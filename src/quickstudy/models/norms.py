@@ -53,10 +53,6 @@ class SafeBatchNorm(AnyBatchNorm):
         normal = F.batch_norm(input, None, None, None, None, True, 0.0, self.eps)
         return scale_and_shift(normal, self.weight, self.bias, 1)
 
-    def only_normalises(self) -> bool:
-        """Whether a call does nothing but normalise by the statistics of the batch."""
-        return not has_hooks(self)
-
 
 def _normalise_by(module: AnyBatchNorm | AnyInstanceNorm, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """A norm of channels by given statistics."""
@@ -72,8 +68,7 @@ class FrozenBatchNorm(AnyBatchNorm):
     keeps_buffers = True
 
     def forward(self, input: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
-        return _normalise_by(self, input, self.running_mean, self.running_var)
+        return _normalise_by_running(self, input)
 
 
 class SupportBatchNorm(SafeBatchNorm):
@@ -94,9 +89,6 @@ class SupportBatchNorm(SafeBatchNorm):
         if self.support_mean is None or self.support_var is None:
             return super().forward(input)
         return _normalise_by(self, input, self.support_mean, self.support_var)
-
-    def only_normalises(self) -> bool:
-        return super().only_normalises() and self.recorder is None and self.support_mean is None
 
 
 STATISTICS_BUFFERS = ("support_mean", "support_var")
@@ -136,14 +128,16 @@ def record_statistics(twin: nn.Module, mark: str, statistics: Params) -> None:
     """
 
     def record(name: str, x: Tensor) -> None:
-        own = statistics_names(name)
+        own, axes = statistics_names(name), (0, *range(2, x.ndim))
+        mean, var = x.mean(axes), x.var(axes, correction=0)
         if own[0] in statistics:
+            if outside_transforms() and torch.equal(mean, statistics[own[0]]):  # a checkpoint runs again
+                return
             raise InputError(
                 f"`norms` is 'support', but {name} runs more than once in a forward pass, each time on another input, "
                 "so it has more than one mean. Use a separate norm for each call, or norms='batch'."
             )
-        axes = (0, *range(2, x.ndim))
-        statistics.update(zip(own, (x.mean(axes), x.var(axes, correction=0)), strict=True))
+        statistics.update(zip(own, (mean, var), strict=True))
 
     for name, norm in support_norms(twin).items():
         norm.recorder = partial(record, f"{mark}{name}")
@@ -158,27 +152,35 @@ class SafeLayerNorm(nn.LayerNorm):
         )
 
 
+def _in_a_batch(norm: AnyInstanceNorm, input: Tensor, normalise: Callable[[AnyInstanceNorm, Tensor], Tensor]) -> Tensor:
+    """The norm of a batch of examples, or of one example without a batch axis."""
+    if input.ndim - axes_of_one_example(norm):
+        return normalise(norm, input)
+    return normalise(norm, input.unsqueeze(0)).squeeze(0)
+
+
+def _normalise_each(norm: AnyInstanceNorm, x: Tensor) -> Tensor:
+    normal = F.instance_norm(x, None, None, None, None, True, 0.0, norm.eps)
+    return scale_and_shift(normal, norm.weight, norm.bias, 1)
+
+
+def _normalise_by_running(norm: AnyBatchNorm | AnyInstanceNorm, x: Tensor) -> Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return _normalise_by(norm, x, norm.running_mean, norm.running_var)
+
+
 class SafeInstanceNorm(AnyInstanceNorm):
     """Instance norm with its scale and bias outside the kernel."""
 
     def forward(self, input: Tensor) -> Tensor:
-        batched = input.ndim - axes_of_one_example(self)
-        x = self.normalise(input if batched else input.unsqueeze(0))
-        return x if batched else x.squeeze(0)
-
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise a batch, each example by its own statistics."""
-        normal = F.instance_norm(x, None, None, None, None, True, 0.0, self.eps)
-        return scale_and_shift(normal, self.weight, self.bias, 1)
+        return _in_a_batch(self, input, _normalise_each)
 
 
 class FrozenInstanceNorm(SafeInstanceNorm):
     """Instance norm by its running statistics, which do not change."""
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise a batch by the running statistics."""
-        assert self.running_mean is not None and self.running_var is not None
-        return _normalise_by(self, x, self.running_mean, self.running_var)
+    def forward(self, input: Tensor) -> Tensor:
+        return _in_a_batch(self, input, _normalise_by_running)
 
 
 class PerStepBatchNorm(SafeBatchNorm):
@@ -204,7 +206,7 @@ class TailSequential(nn.Sequential):
             if (
                 end > i + 1
                 and isinstance(layer, SafeBatchNorm)
-                and layer.only_normalises()
+                and _only_normalises(layer)
                 and takes_loops(input, layer.weight, layer.bias, window)
             ):
                 input = tail(input, layer.weight, layer.bias, layer.eps, slope, window)
@@ -213,6 +215,13 @@ class TailSequential(nn.Sequential):
                 input = layer(input)
                 i += 1
         return input
+
+
+def _only_normalises(norm: SafeBatchNorm) -> bool:
+    """Whether a call does nothing but normalise by the statistics of the batch."""
+    if has_hooks(norm) or type(norm).__call__ is not nn.Module.__call__:
+        return False
+    return not isinstance(norm, SupportBatchNorm) or (norm.recorder is None and norm.support_mean is None)
 
 
 def _tail_of(layers: Sequence[nn.Module], start: int) -> tuple[int, float, int]:
@@ -270,11 +279,13 @@ def _safe_class(module: nn.Module, statistics: str) -> type[nn.Module] | None:
         has_tail = any(_tail_of(layers, i)[0] > i + 1 for i in range(len(layers)))
         return TailSequential if has_tail else None
     forward = type(module).forward  # a subclass with the same forward is the same norm
+    if forward in (SafeBatchNorm.forward, SupportBatchNorm.forward, FrozenBatchNorm.forward):  # made safe before
+        return _BATCH_NORM_BY_POLICY[statistics]
     if forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         return _BATCH_NORM_BY_POLICY[statistics]
     if forward is nn.LayerNorm.forward:
         return SafeLayerNorm
-    if forward is nn.InstanceNorm2d.forward:
+    if forward in (nn.InstanceNorm2d.forward, SafeInstanceNorm.forward, FrozenInstanceNorm.forward):
         keeps = statistics == "running" and getattr(module, "running_mean", None) is not None
         return FrozenInstanceNorm if keeps else SafeInstanceNorm
     return None
@@ -308,10 +319,16 @@ def with_safe_norms(model: nn.Module, statistics: str = "batch") -> nn.Module:
 
 
 def _add_statistics(model: nn.Module) -> None:
-    """Give the norms by the support set their two buffers, empty until a task's statistics are known."""
-    for norm in support_norms(model).values():
-        for buffer in STATISTICS_BUFFERS:
-            norm.register_buffer(buffer, None)
+    """Give the norms by the support set their two buffers, empty until a task's statistics are known.
+
+    Other batch norms have none, whatever they were before.
+    """
+    for norm in model.modules():
+        if isinstance(norm, AnyBatchNorm):
+            for buffer in STATISTICS_BUFFERS:
+                norm._buffers.pop(buffer, None)
+                if isinstance(norm, SupportBatchNorm):
+                    norm.register_buffer(buffer, None)
 
 
 def serve_by_support(model: M) -> M:

@@ -12,9 +12,21 @@ def change_class(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give a module the forward of another class, wherever it is used: its parent's list of layers holds it too.
 
     It stays an instance of its own class. So it has what a subclass of the user's adds, and `isinstance` in the user's
-    code says what it said.
+    code says what it said. Changed again, it has the last of these forwards.
     """
-    module.__class__ = joint_class(kind, type(module))
+    own = own_class(type(module))
+    try:
+        module.__class__ = joint_class(kind, own)
+    except Exception as error:  # the user's metaclass may raise anything
+        raise InputError(
+            f"{own.__name__} cannot have the forward of a {kind.__name__}, as it allows no subclass: {error}. Give a "
+            f"module of torch's own class instead."
+        ) from error
+
+
+def own_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class that a module had before another forward was given to it."""
+    return _JOINED[kind][1] if kind in _JOINED else kind
 
 
 def joint_class(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
@@ -25,24 +37,34 @@ def joint_class(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
     return made
 
 
+_JOINED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {}
+"""The classes that were made here, with the two that each was made of."""
+
+
+class _Unannounced:
+    """The first base of a joint class. What the user's `__init_subclass__` does is for classes of the user's."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        pass
+
+
 @cache
 def _join(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
-    earlier, whole = vars(own).get("joined", (None, None))
-    if whole is not None and issubclass(kind, earlier):  # replaced before, and now by a finer kind
-        return joint_class(kind, whole)
-
-    def reduce(self: nn.Module, protocol: object) -> Any:  # this class has no name by which it could be found
-        return _empty, (kind, own), self.__dict__
+    def reduce(self: nn.Module, protocol: Any) -> Any:  # this class has no name by which it could be found
+        if type(self) is not joint:  # but one that was made of it has a name, or a way of its own
+            return object.__reduce_ex__(self, protocol)
+        return _empty, (kind, own), self.__getstate__()  # type: ignore[no-untyped-call]  # object's, or the user's
 
     body = {
-        "joined": (kind, own),
         "any_layout": vars(kind).get("any_layout", False),  # that of the forward that runs
         "keeps_buffers": vars(kind).get("keeps_buffers", False) and own.__module__.startswith("torch.nn.modules."),
-        "__doc__": kind.__doc__,
-        "__module__": __name__,
+        "__doc__": own.__doc__,
+        "__module__": own.__module__,  # whoever asks whether it is a stranger's
         "__reduce_ex__": reduce,
     }
-    return type(own.__name__, (kind, own), body)
+    joint: type[nn.Module] = type(own.__name__, (_Unannounced, kind, own), body)
+    _JOINED[joint] = kind, own
+    return joint
 
 
 def _empty(kind: type[nn.Module], own: type[nn.Module]) -> nn.Module:

@@ -49,7 +49,7 @@ def with_warp(model: nn.Module, units: int) -> nn.Module:
         raise InputError(f"`units` was {units}; it counts the hidden units of a warp layer, so 0 or more.")
     cells = with_metric(model)
     for module in cells.modules() if units else ():
-        if isinstance(module, MetricLinear | MetricConv2d):
+        if isinstance(module, MetricLinear | MetricConv2d) and not isinstance(module, WarpLinear | WarpConv2d):
             metric = module.metric.detach()
             change_class(module, WarpLinear if isinstance(module, MetricLinear) else WarpConv2d)
             outputs = len(metric)

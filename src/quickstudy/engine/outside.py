@@ -1,0 +1,130 @@
+"""What the code of a user's module may write to beside the module: what its twins share, and tasks on threads too.
+
+A twin has copies of what a module holds. It shares what nobody can copy, and what is not held by the module at all:
+variables of a file, values in the closure of a hook, attributes of a class. A forward that leaves something there, and
+reads it again, is right as long as tasks run one after the other.
+"""
+
+import builtins
+import functools
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DEPTH = 8
+"""How deep in containers, objects and functions is looked."""
+LARGEST = 10_000
+"""Of a longer list only the length is looked at: it holds data."""
+LEAVES = (str, bytes, int, float, complex, bool, type(None), type, torch.dtype, torch.device)
+"""What cannot be written to."""
+
+Holdings = list[tuple[Any, ...]]
+"""What was found: each value with its parts. They are kept, so that no other object gets the identity of one."""
+
+
+def writes_outside(run: Callable[[], object], strangers: Sequence[object]) -> bool:
+    """Whether a computation changes anything that the code of strangers reaches, beside what twins copy.
+
+    Args:
+        run: The computation.
+        strangers: Users' modules and losses, which it runs.
+    """
+    before = _holdings(strangers)
+    run()
+    return not _same(before, _holdings(strangers))
+
+
+def _holdings(strangers: Iterable[object]) -> Holdings:
+    found: Holdings = []
+    seen: set[int] = set()
+    for part in strangers:
+        for value in _roots(part):
+            _look_at(value, found, seen, 0)
+    return found
+
+
+def _same(one: Holdings, other: Holdings) -> bool:
+    return len(one) == len(other) and all(
+        len(a) == len(b) and all(x is y or (type(x) is int and x == y) for x, y in zip(a, b, strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _roots(part: object) -> Iterator[object]:
+    """Where the code of a module or a loss begins to look."""
+    if not isinstance(part, nn.Module):
+        yield part
+        return
+    yield from (value for key, value in vars(part).items() if key not in ("_parameters", "_buffers", "_modules"))
+    for kind in type(part).__mro__:
+        if not kind.__module__.startswith(("torch.", "quickstudy.", "builtins")):
+            yield from vars(kind).values()
+
+
+def _look_at(value: object, found: Holdings, seen: set[int], depth: int) -> None:
+    if isinstance(value, (*LEAVES, nn.Module, types.ModuleType, types.BuiltinFunctionType)) or depth > DEPTH:
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        found.append((value, value._version))
+        return
+    if isinstance(value, list | tuple | dict | set | frozenset | deque) and len(value) > LARGEST:
+        found.append((value, len(value)))
+        return
+    parts = _parts(value)
+    found.append((value, *parts))
+    for part in parts:
+        _look_at(part, found, seen, depth + 1)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a value holds by now."""
+    if isinstance(value, dict):
+        return [*dict.keys(value), *dict.values(value)]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, staticmethod | classmethod):
+        return [value.__func__]
+    if isinstance(value, property):
+        return [value.fget]
+    if isinstance(value, types.FunctionType):
+        if value.__module__.startswith(("torch.", "quickstudy.")):
+            return []
+        return [*_closure(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *_globals(value)]
+    slots = (getattr(value, name, None) for kind in type(value).__mro__ for name in _slots(kind))
+    return [*vars(value).values(), *slots] if hasattr(value, "__dict__") else list(slots)
+
+
+def _closure(function: types.FunctionType) -> list[Any]:
+    values = []
+    for cell in function.__closure__ or ():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # it is empty
+            continue
+    return values
+
+
+def _globals(function: types.FunctionType) -> list[Any]:
+    """The variables of a file that a function names, in itself or in a function within it."""
+    codes, names = [function.__code__], dict[str, None]()
+    for code in codes:
+        names |= dict.fromkeys(code.co_names)
+        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    held = function.__globals__
+    return [held[name] for name in names if name in held and not hasattr(builtins, name)]
+
+
+def _slots(kind: type) -> Iterable[str]:
+    slots = vars(kind).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
