@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import warnings
 from collections import OrderedDict, defaultdict
@@ -1115,3 +1117,62 @@ def test_evaluation_in_inference_mode_is_evaluation(build: Callable[[nn.Module],
     wanted = learner(some_tasks(4), evaluating=True).loss
     with torch.inference_mode():
         assert torch.equal(learner(some_tasks(4), evaluating=True).loss, wanted)
+
+
+class Several(nn.Module):
+    """Returns its logits beside something else."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(4, 5), nn.Linear(5, WAYS)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).tanh()
+        logits = self.last(h)
+        if self.way == "dictionary":
+            return {"hidden": h, "logits": logits}
+        if self.way == "object":
+            return SimpleNamespace(hidden=h, logits=logits)
+        return logits
+
+
+@pytest.mark.parametrize("build", [own_maml, anil, tnet])
+@pytest.mark.parametrize("way", ["dictionary", "object"])
+def test_logits_are_taken_from_beside_other_values(way: str, build: Callable[[nn.Module], Any]) -> None:
+    outcomes = []
+    for one in ("alone", way):
+        torch.manual_seed(0)
+        outcomes.append(build(Several(one))(some_tasks(4)))
+    assert torch.equal(outcomes[0].loss, outcomes[1].loss) and torch.equal(outcomes[0].output, outcomes[1].output)
+
+
+PAIR = """
+import torch, quickstudy
+from torch import nn
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(h), h
+
+support = quickstudy.Examples(torch.randn(6, 4), torch.arange(6) % 3)
+for loss in ("cross_entropy", "one_hot_mse"):
+    try:
+        quickstudy.maml(Pair(), loss=loss).adapt(support)
+    except quickstudy.InputError as error:
+        print(error)
+both = lambda output, y: nn.functional.cross_entropy(output[0], y) + output[1].square().mean()
+print([len(part) for part in quickstudy.maml(Pair(), loss=both).adapt(support)(support.x)])
+"""
+
+
+def test_of_several_outputs_it_is_said_what_a_loss_takes() -> None:
+    """In a process of its own, as the tests check the types of what a learner returns."""
+    done = subprocess.run([sys.executable, "-c", PAIR], check=True, capture_output=True, text=True)
+    *refused, taken = done.stdout.splitlines()
+    assert len(refused) == 2 and taken == "[6, 6]"
+    assert all("The losses that ship take one tensor. Return the logits alone, or a dict" in line for line in refused)

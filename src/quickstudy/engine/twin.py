@@ -111,8 +111,12 @@ def call_on(call: Callable[..., Any], x: Inputs) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The output itself; where it holds logits beside other values, as those of transformers do, these."""
-    result: Tensor = output if isinstance(output, Tensor) else getattr(output, "logits", output)
+    """The output itself; where it holds `logits` beside other values, as those of transformers do, these."""
+    result: Tensor = output
+    if isinstance(output, Mapping) and "logits" in output:
+        result = output["logits"]
+    elif not isinstance(output, Tensor):
+        result = getattr(output, "logits", output)
     return result
 
 

@@ -4,10 +4,12 @@
 error: examples without numbers, negative class numbers (which cross-entropy ignores), and NaN.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from quickstudy.engine.memory import is_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
+from quickstudy.rules import criteria
 from quickstudy.rules.torch_private import is_tracing, named_leaves, outside_transforms, tree_leaves
 from quickstudy.types import Criterion, Examples, Task
 
@@ -120,10 +123,21 @@ def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
     except Exception as error:  # the user's model may raise anything, and torch has several errors for a wrong shape
         if is_out_of_memory(error):
             raise
+        if _took_no_tensor(error):
+            wanted = (
+                "The losses that ship take one tensor. Return the logits alone, or a dictionary or an object with "
+                "`logits`; or give a loss of your own that takes what the model returns."
+            )
         if "double backward" in str(error):
             wanted = "A compiled function has no second derivative: give the module as it was before torch.compile."
         parts = "; ".join(f"{half} {_shapes(examples)}" for half, examples in given.items())
         raise ModelError(f"The model or its loss failed: {describe_error(error)}. Given: {parts}. {wanted}") from error
+
+
+def _took_no_tensor(error: Exception) -> bool:
+    """Whether a loss that ships was given a tuple or the like in place of a tensor."""
+    inside = any(frame.filename == criteria.__file__ for frame in extract_tb(error.__traceback__))
+    return inside and re.search(r"(not |')(tuple|list|dict|NoneType)\b", str(error)) is not None
 
 
 def _named(examples: Examples) -> list[tuple[str, Any]]:
