@@ -281,6 +281,8 @@ class _Plan:
             made = Twins(link(value.root))
         elif isinstance(value, dict | list | deque | set):
             made = memo[id(value)] = value.copy() if type(value) in (dict, list, set) else _shallow_copy(value)
+            if made is value:
+                return value
             if isinstance(value, dict):
                 parts: Any = {key: link(part) for key, part in dict.items(value)}
                 dict.update(made, parts)
@@ -292,8 +294,8 @@ class _Plan:
                 put = list.__setitem__ if isinstance(value, list) else deque.__setitem__
                 for i, part in enumerate(map(link, value)):
                     put(made, i, part)
-            for key, part in getattr(value, "__dict__", {}).items():
-                if made.__dict__ is not made:
+            if not _holds_itself(value):
+                for key, part in getattr(value, "__dict__", {}).items():
                     made.__dict__[key] = link(part)
         elif isinstance(value, tuple):
             made = type(value)(*map(link, value)) if hasattr(value, "_fields") else type(value)(map(link, value))
