@@ -142,6 +142,13 @@ def test_what_is_not_there_is_refused_in_a_line(tmp_path, monkeypatch):
         assert "\n" not in str(refused.value)
 
 
+def test_a_model_of_open_clip_without_weights_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="'open_clip:ViT-B-32' names no weights, so its model would not be trained. Write"
+    ):
+        open_encoder("open_clip:ViT-B-32")
+
+
 @pytest.mark.parametrize(
     ("name", "library"), [("timm:resnet18", "timm"), ("open_clip:ViT-B-32/x", "open_clip"), ("hf:x", "transformers")]
 )

@@ -62,9 +62,9 @@ class FewShotClassifier(Estimator):
     ['very high']
 
     Args:
-        base: What the examples are taught to: "photos", "text", "timm:NAME", "hf:NAME", "open_clip:NAME", a run, a
-            saved learner, a learner, a module that gives features; or None, for rows of numbers: the nearest class mean
-            after each feature is standardised.
+        base: What the examples are taught to: "photos", "text", "timm:NAME", "hf:NAME", "open_clip:NAME/WEIGHTS", a
+            run, a saved learner, a learner, a module that gives features; or None, for rows of numbers: the nearest
+            class mean after each feature is standardised.
         norms: For a learner that was trained with batch statistics: "support" (those of the examples, so that no answer
             depends on its neighbours) or "trained".
         episodes: The validation tasks that calibrate a base whose tasks are at hand; 0 for none.

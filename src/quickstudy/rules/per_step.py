@@ -42,7 +42,8 @@ class PerStep(Rule):
         if not isinstance(rule, Descend):
             raise InputError(
                 f"Parameters with a value for each step need a rule of gradient steps, not a {type(rule).__name__}. "
-                "Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, tnet and the masked ones have one."
+                "Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, meta_curvature, tnet and the masked ones "
+                "have one."
             )
         stand_in_for(self, rule)
         self.__dict__["rule"] = rule  # no child: its parts would have two paths

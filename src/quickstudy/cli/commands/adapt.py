@@ -23,7 +23,8 @@ class Adapt(TrustingCommand):
     folder: Positional[Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
     """A folder with one folder of pictures for each class."""
     base: Annotated[str | None, arg(name="from", metavar="BASE", help_behavior_hint="")] = None
-    """What is taught: `photos`, `timm:NAME`, `hf:NAME`, `open_clip:NAME`, a run, or a learner that `pack` saved."""
+    """What is taught: `photos`, `timm:NAME`, `hf:NAME`, `open_clip:NAME/WEIGHTS`, a run, or a learner that `pack`
+    saved."""
     out: Folder = None
     """Directory of the model (default: FOLDER.model)."""
     norms: str = "support"

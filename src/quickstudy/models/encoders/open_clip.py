@@ -1,4 +1,4 @@
-"""Encoders from open_clip: the pictures' half of a model, by `NAME` or `NAME/WEIGHTS`.
+"""Encoders from open_clip: the pictures' half of a model, by `NAME/WEIGHTS`.
 
 open_clip needs torchvision. Where the two cannot be imported, as in the environment of this package's tests, opening a
 model says so; the preparation is tested by open_clip's own numbers.
@@ -17,6 +17,11 @@ from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparati
 def open_open_clip(model_name: str) -> PictureEncoder:
     """A model of open_clip: `ViT-B-32/laion2b_s34b_b79k`, or `hf-hub:...`, which names its weights itself."""
     name = f"open_clip:{model_name}"
+    if not model_name.startswith("hf-hub:") and not model_name.partition("/")[2]:
+        raise InputError(
+            f"The encoder {name!r} names no weights, so its model would not be trained. Write {name}/WEIGHTS, such as "
+            "open_clip:ViT-B-32/laion2b_s34b_b79k; open_clip.list_pretrained() lists them."
+        )
     library = require_library("open_clip", f"The encoder {name!r}", "pip install open_clip_torch torchvision")
     kind, _, weights = (model_name, "", "") if model_name.startswith("hf-hub:") else model_name.partition("/")
     try:

@@ -24,7 +24,7 @@ def open_encoder(what: object) -> Encoder:
 
     Args:
         what: A name ("photos", "text"), a model of another library ("hf:NAME_OR_FOLDER", "timm:NAME",
-            "open_clip:NAME"), or any module whose output for a batch of inputs is `[n, features]`.
+            "open_clip:NAME/WEIGHTS"), or any module whose output for a batch of inputs is `[n, features]`.
     """
     if isinstance(what, Encoder):
         return what
