@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,17 @@ def test_a_result_holds_both_numbers_their_gap_and_every_departure(plan):
     rows = list(csv.DictReader(tables.as_csv(shown).splitlines()))
     assert float(rows[0]["here"]) == first["ours"]["value"] and rows[0]["paper"] == "0.7"
     assert shown["command"] == "quickstudy reproduce mtnet item --scale quick --seeds 3"
+
+
+def test_the_seconds_of_a_result_are_also_those_of_trainings_on_another_machine(plan):
+    """Of these the readings are here, and the checkpoints are not."""
+    one = plan(sine("maml"), sine("fast", inner_lr=0.1), seeds=2)
+    done(one)
+    before = result(one, *collect(one), MACHINE)["seconds"]
+    assert before > sum(how["training"] for how in collect(one)[1]) / 2 > 0
+    for folder in (one.folder / "runs").glob("*/checkpoints"):
+        shutil.rmtree(folder)
+    assert result(one, *collect(one), MACHINE)["seconds"] == pytest.approx(before)
 
 
 def test_a_stand_in_is_named_only_where_the_papers_pictures_were_not_at_hand(plan, tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from quickstudy.papers.runner.measures import known_options
 from quickstudy.papers.runner.work import Plan
 from quickstudy.storage.files import FILE_FORMAT
 from quickstudy.storage.records import Number
-from quickstudy.training.progress import read_progress
 
 Result = dict[str, Any]
 
@@ -98,16 +97,14 @@ class StoredResult(_Stored):
 def result(plan: Plan, found: Found, about: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> Result:
     """Everything that tables and pages of an item show; `about` is how each reading came to be, by `work.collect`."""
     item = plan.item
-    runs = {one.run.path: one.run for every in found.trained.values() for one in every if one.run is not None}
-    saved = {path: run.load("last") for path, run in runs.items() if "last" in run.checkpoints()}
-    trained = sum(read_progress(last, f"Checkpoint `last` of {path}").seconds for path, last in saved.items())
+    trainings = {str(one["trained"]): float(one["training"]) for one in about}  # several readings may share one
     return {
         "format": FILE_FORMAT,
         **{key: getattr(item, key) for key in ("paper", "title", "unit", "larger_is_better", "digits")},
         **{"item": item.name, "scale": plan.scale, "seeds": plan.seeds, "command": command(plan)},
         "commits": sorted({str(one["commit"])[:12] for one in about if one["commit"]}),
         "machine": dict(machine),
-        "seconds": sum(one["seconds"] for one in about) + float(trained),
+        "seconds": sum(one["seconds"] for one in about) + sum(trainings.values()),
         "rows": [line for row in item.rows for line in _result_lines(plan, found, row)],
         "claims": [_verdict(claim, found) for claim in item.claims],
         "notes": [

@@ -215,6 +215,8 @@ def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
             reading, held = store.read(asked)
             readings[one.row, column] = (*readings.get((one.row, column), ()), reading)
             how = {key: held[key] for key in ("seed", "seconds", "commit", "stand_ins")}
+            # A training of another machine has left its readings here and no checkpoint; old readings do not say it.
+            how |= {"trained": one.name, "training": held.get("training") or store.training_seconds(one)}
             about.append({"row": one.row, "column": column, **how})
     replaced = {one["row"] for one in about if one["stand_ins"]}
     return Found(plan.item, plan.scale, readings, trained, stopped, {row for row, _ in readings} - replaced), about
