@@ -522,6 +522,11 @@ def test_info_tells_what_is_in_a_run(cli, run):
     assert done.code == 1 and "best.safetensors is cut short" in done.err and "Use `last` (step 20) instead" in done.err
 
 
+def test_a_misspelled_version_is_answered(cli):
+    done = cli("--verson")
+    assert done.code == 2 and "There is no verb '--verson'. Did you mean `--version`?" in done.err
+
+
 @pytest.mark.parametrize("word", ["-V", "--version"])
 def test_the_version_is_that_of_the_package(cli, word):
     done = cli(word)

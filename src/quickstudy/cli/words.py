@@ -65,7 +65,8 @@ def _read_verb(words: list[str], prog: str, about: str | None, verbs: Mapping[st
     if name not in verbs:
         if name.startswith("-") and set(words) & set(verbs):
             raise InputError(f"The verb comes first, then its options: {prog} VERB {name}.")
-        raise InputError(f"There is no verb {name!r}. {suggest_nearest(name, verbs)} For more: {prog} --help")
+        known = [*verbs, *(["--help", "--version"] if name.startswith("-") else [])]
+        raise InputError(f"There is no verb {name!r}. {suggest_nearest(name, known)} For more: {prog} --help")
     from quickstudy.cli.command import ConfigCommand, Group
 
     kind = load_verb(verbs[name])
