@@ -171,11 +171,11 @@ class Engine:
         # Small nets spend their time in Python, which runs one thread at a time.
         self._side_by_side = convolves and self.way != "loop" and not any(map(_has_generator, model.modules()))
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
-        losses = [value for name, value in vars(model).items() if name.endswith("criterion")]
+        losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         modules = list(model.modules())
         self._mode = tuple(module.training for module in modules) if self._side_by_side else ()
-        self.has_strangers = any(map(is_strange, (*modules, *losses)))
-        self._strangers = list(filter(is_strange, (*modules, *losses))) if self._side_by_side else []
+        strangers = list(filter(is_strange, (*modules, *losses)))
+        self.has_strangers, self._strangers = bool(strangers), strangers if self._side_by_side else []
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
         self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in modules)
@@ -406,7 +406,7 @@ class Engine:
         kind = ("one of several", torch.is_grad_enabled(), self._mode, *shapes)
         if self._may_draw and kind not in self._in_order:
             self._in_order[kind] = draws_random_numbers(lambda: run(0)) or (
-                self.has_strangers and writes_outside(lambda: run(0), self._strangers)
+                bool(self._strangers) and writes_outside(lambda: run(0), self._strangers)
             )
         if self._in_order.get(kind):
             return 1

@@ -6,7 +6,6 @@ reads it again, is right as long as tasks run one after the other.
 """
 
 import builtins
-import functools
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from quickstudy.engine.twin import parts_of
+from quickstudy.rules.torch_private import count_changes
 
 DEPTH = 8
 """How deep in containers, objects and functions is looked."""
@@ -72,7 +74,7 @@ def _look_at(value: object, found: Holdings, seen: set[int], depth: int) -> None
         return
     seen.add(id(value))
     if isinstance(value, Tensor):
-        found.append((value, value._version))
+        found.append((value, count_changes(value)))
         return
     if isinstance(value, list | tuple | dict | set | frozenset | deque) and len(value) > LARGEST:
         found.append((value, len(value)))
@@ -84,35 +86,19 @@ def _look_at(value: object, found: Holdings, seen: set[int], depth: int) -> None
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a value holds by now."""
+    """What a value holds by now, and what its code reads."""
     if isinstance(value, dict):
-        return [*dict.keys(value), *dict.values(value)]
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return list(value)
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
+        return [*dict.keys(value), *parts_of(value)]
     if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
+        return [value.__func__, *parts_of(value)]
     if isinstance(value, staticmethod | classmethod):
         return [value.__func__]
     if isinstance(value, property):
         return [value.fget]
     if isinstance(value, types.FunctionType):
-        if value.__module__.startswith(("torch.", "quickstudy.")):
-            return []
-        return [*_closure(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *_globals(value)]
-    slots = (getattr(value, name, None) for kind in type(value).__mro__ for name in _slots(kind))
-    return [*vars(value).values(), *slots] if hasattr(value, "__dict__") else list(slots)
-
-
-def _closure(function: types.FunctionType) -> list[Any]:
-    values = []
-    for cell in function.__closure__ or ():
-        try:
-            values.append(cell.cell_contents)
-        except ValueError:  # it is empty
-            continue
-    return values
+        is_users = not value.__module__.startswith(("torch.", "quickstudy."))
+        return [*parts_of(value), *_globals(value)] if is_users else []
+    return [*parts_of(value), *(getattr(value, name, None) for kind in type(value).__mro__ for name in _slots(kind))]
 
 
 def _globals(function: types.FunctionType) -> list[Any]:

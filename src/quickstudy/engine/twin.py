@@ -180,7 +180,7 @@ class _Plan:
         if isinstance(value, (*ATOMS, types.ModuleType)) or id(value) in seen or depth > DEPTH:
             return False
         seen.add(id(value))
-        return any(self._reaches(part, seen, depth + 1) for part in _parts(value))
+        return any(self._reaches(part, seen, depth + 1) for part in parts_of(value))
 
     def twin(self, given: Mapping[str, Tensor]) -> nn.Module:
         """A twin with these tensors in their places."""
@@ -368,7 +368,7 @@ def _is_scripted_place(root: nn.Module, name: str) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
-def _parts(value: Any) -> list[Any]:
+def parts_of(value: Any) -> list[Any]:
     """What a value holds: elements, arguments, cells of a closure, attributes."""
     if isinstance(value, Twins):
         return [value.root]
@@ -465,12 +465,9 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
 
 
 def _copies_itself(kind: type[nn.Module]) -> bool:
-    """Whether a class has a way of its own to be copied. This package's ways only say how a class is found again."""
-    for name in ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"):
-        way = getattr(kind, name, None)
-        if way is not getattr(nn.Module, name, None) and getattr(way, "__module__", "") != "quickstudy.models.surgery":
-            return True
-    return False
+    """Whether a class has a way of its own to be copied."""
+    ways = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+    return any(getattr(kind, way, None) is not getattr(nn.Module, way, None) for way in ways)
 
 
 def _let_copy_itself(module: nn.Module, memo: dict[int, Any]) -> bool:
@@ -542,7 +539,7 @@ def _enter_particular(
         if _holds_itself(value):
             memo[id(value)] = _holding_itself(type(value))
             own_attributes.append(value)
-        for part in _parts(value):
+        for part in parts_of(value):
             _enter_particular(part, memo, own_attributes, seen, depth + 1)
 
 

@@ -124,7 +124,8 @@ class Learner(nn.Module, ABC):
             )
         if torch.is_inference_mode_enabled():  # inner steps need gradients, and what inference mode made has none
             with torch.inference_mode(False), torch.no_grad():
-                return self(tree_map(torch.clone, tasks), seed=seed, evaluating=evaluating)  # type: ignore[no-any-return]
+                found: Outcome = self(tree_map(torch.clone, tasks), seed=seed, evaluating=evaluating)
+            return found
         with explain_batch_misfit(tasks):
             learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=evaluating)
             tasks = learner.begin(tasks)

@@ -27,7 +27,7 @@ from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
-from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
+from quickstudy.rules.torch_private import count_changes, is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task
 
 PROBE_RATE = 0.1
@@ -156,14 +156,14 @@ class RuleLearner(Learner):
         - A loss that reads the module that the learner was made from, and of which it has a copy.
         """
         theta = {name: p.detach().clone().requires_grad_() for name, p in self.params().items()}
-        versions = {name: _version(p) for name, p in self.named_parameters()}
+        versions = {name: count_changes(p) for name, p in self.named_parameters()}
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
             x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
-            before = [value._version for value in tree_leaves(x)]
+            before = [count_changes(value) for value in tree_leaves(x)]
             output = self.run_head(theta, x)
             loss = self.inner_criterion(output, support.y)
             # Every step must find its input as it was given.
-            self.copies_features |= [value._version for value in tree_leaves(x)] != before
+            self.copies_features |= [count_changes(value) for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes(theta, versions)
@@ -180,7 +180,7 @@ class RuleLearner(Learner):
     def _refuse_writes(self, theta: Params, versions: Mapping[str, int]) -> None:
         """Refuse a forward that has changed the copies of theta, or a parameter, of which it counts the versions."""
         names = [name for name, p in self.params().items() if not ((p == theta[name]) | (p != p)).all()]
-        names += [name for name, p in self.named_parameters() if _version(p) != versions[name]]
+        names += [name for name, p in self.named_parameters() if count_changes(p) != versions[name]]
         if names:
             raise InputError(
                 f"The forward writes to {', '.join(names)} in place, so every call would begin from other numbers. (An "
@@ -284,11 +284,6 @@ class AdaptedBody(nn.Sequential):
         body, head = self
         output: Tensor = head(call_on(partial(body, *args), kwargs))
         return output
-
-
-def _version(p: Tensor) -> int:
-    """How often a tensor was changed in place; what was made in inference mode does not count it."""
-    return 0 if p.is_inference() else p._version
 
 
 def _of_head(params: Params) -> Params:

@@ -109,7 +109,8 @@ def _add_change(layer: nn.Linear, r: int, scale: float) -> None:
     down = nn.init.normal_(layer.weight.new_empty(r, layer.in_features), std=layer.in_features**-0.5)
     layer.register_parameter("down", nn.Parameter(down))
     layer.register_parameter("up", nn.Parameter(layer.weight.new_zeros(layer.out_features, r)))
-    layer.scale = scale  # type: ignore[assignment]  # a number, beside the parameters
+    assert isinstance(layer, LowRankLinear)  # by now
+    layer.scale = scale
 
 
 def _is_target(name: str, pattern: str) -> bool:

@@ -326,9 +326,10 @@ def _add_statistics(model: nn.Module) -> None:
     for norm in model.modules():
         if isinstance(norm, AnyBatchNorm):
             for buffer in STATISTICS_BUFFERS:
-                norm._buffers.pop(buffer, None)
                 if isinstance(norm, SupportBatchNorm):
                     norm.register_buffer(buffer, None)
+                elif hasattr(norm, buffer):
+                    delattr(norm, buffer)
 
 
 def serve_by_support(model: M) -> M:

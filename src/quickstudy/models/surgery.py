@@ -14,31 +14,27 @@ def change_class(module: nn.Module, kind: type[nn.Module]) -> None:
     It stays an instance of its own class. So it has what a subclass of the user's adds, and `isinstance` in the user's
     code says what it said. Changed again, it has the last of these forwards.
     """
-    own = own_class(type(module))
+    own = _own_class(type(module))
     try:
-        module.__class__ = joint_class(kind, own)
+        module.__class__ = _joint_class(kind, own)
     except Exception as error:  # the user's metaclass may raise anything
         raise InputError(
             f"{own.__name__} cannot have the forward of a {kind.__name__}, as it allows no subclass: {error}. Give a "
-            f"module of torch's own class instead."
+            "module of torch's own class instead."
         ) from error
 
 
-def own_class(kind: type[nn.Module]) -> type[nn.Module]:
+def _own_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The class that a module had before another forward was given to it."""
-    return _JOINED[kind][1] if kind in _JOINED else kind
+    return kind.__bases__[-1] if _Unannounced in kind.__bases__ else kind
 
 
-def joint_class(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
+def _joint_class(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
     """A class that does what `kind` does, and has whatever else `own` has; always the same one for these two."""
     if issubclass(kind, own):
         return kind
     made: type[nn.Module] = _join(kind, own)  # type: ignore[arg-type]  # mypy doubts that a class can be hashed
     return made
-
-
-_JOINED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {}
-"""The classes that were made here, with the two that each was made of."""
 
 
 class _Unannounced:
@@ -63,13 +59,12 @@ def _join(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
         "__reduce_ex__": reduce,
     }
     joint: type[nn.Module] = type(own.__name__, (_Unannounced, kind, own), body)
-    _JOINED[joint] = kind, own
     return joint
 
 
 def _empty(kind: type[nn.Module], own: type[nn.Module]) -> nn.Module:
     """A module of the class above that holds nothing yet: what a copy, or a pickle, of one begins with."""
-    joint = joint_class(kind, own)
+    joint = _joint_class(kind, own)
     return joint.__new__(joint)
 
 

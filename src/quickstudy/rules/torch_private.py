@@ -38,6 +38,7 @@ __all__ = [
     "axes_of_one_example",
     "compiler_errors",
     "convolve",
+    "count_changes",
     "fused_weight_norm",
     "has_hooks",
     "is_tracing",
@@ -111,6 +112,11 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
     """A convolution layer with another weight and bias, in any padding mode: its public forward takes neither."""
     output: Tensor = layer._conv_forward(x, weight, bias)
     return output
+
+
+def count_changes(value: Tensor) -> int:
+    """How often a tensor was changed in place; what was made in inference mode does not count it."""
+    return 0 if value.is_inference() else value._version
 
 
 def axes_of_one_example(norm: AnyInstanceNorm) -> int:

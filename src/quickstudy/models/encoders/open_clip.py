@@ -17,13 +17,14 @@ from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparati
 def open_open_clip(model_name: str) -> PictureEncoder:
     """A model of open_clip: `ViT-B-32/laion2b_s34b_b79k`, or `hf-hub:...`, which names its weights itself."""
     name = f"open_clip:{model_name}"
-    if not model_name.startswith("hf-hub:") and not model_name.partition("/")[2]:
+    names_itself = model_name.startswith("hf-hub:")
+    kind, _, weights = (model_name, "", "") if names_itself else model_name.partition("/")
+    if not names_itself and not weights:
         raise InputError(
             f"The encoder {name!r} names no weights, so its model would not be trained. Write {name}/WEIGHTS, such as "
             "open_clip:ViT-B-32/laion2b_s34b_b79k; open_clip.list_pretrained() lists them."
         )
     library = require_library("open_clip", f"The encoder {name!r}", "pip install open_clip_torch torchvision")
-    kind, _, weights = (model_name, "", "") if model_name.startswith("hf-hub:") else model_name.partition("/")
     try:
         model = library.create_model(kind, pretrained=weights or None)
         settings = library.get_model_preprocess_cfg(model)
