@@ -152,10 +152,10 @@ ENOUGH: dict[str, Callable[[Sequence[bool | None]], bool | None]] = {
 
 @word
 def above(
-    found: Found, *, row: str, than: str, column: str, by: Real = 0.0, share: float = 0.0, comparisons: int = 1,
+    found: Found, *, row: str, than: str, column: str, by: Real = 0.0, comparisons: int = 1,
     where: Mapping[str, Any] | None = None, beside: Sequence[Sequence[str]] = (), side: int = 1,
 ) -> ClaimPart:  # fmt: skip
-    """One row is above another (`side` -1: below), by so much, or by such a share of the other, where that is asked.
+    """One row is above another (`side` -1: below), by so much where that is asked.
 
     `where` has another column of `row` with bounds: out of them this part does not apply. The interval is widened for
     so many `comparisons`, so that it is 95% over all of them. `beside` are further pairs of rows whose differences are
@@ -172,16 +172,10 @@ def above(
             words += f", where {_describe_difference(found, one, two, column, found.difference(two, one, column))}"
     if not over.paired:
         return None, words
-    change = Estimate(over.estimate.seeds, over.estimate.tasks, comparisons)
-    if share:
-        base = [than for _, than in found.pairs(row, than, column)]
-        relative = tuple(one / two for one, two in zip(change.seeds, base, strict=True))
-        change = Estimate(relative, change.tasks / abs(_mean(base)), comparisons)
-    amount = share or by
-    wanted = Bounds(at_least=amount) if amount else Bounds(above=0.0)
-    claimed = Estimate(tuple(side * one for one in change.seeds), change.tasks, comparisons)
+    wanted = Bounds(at_least=by) if by else Bounds(above=0.0)
+    claimed = Estimate(tuple(side * one for one in over.estimate.seeds), over.estimate.tasks, comparisons)
     holds, said = _judge(claimed, wanted, words)
-    printed = 0.0 if amount else side * _printed_difference(found, row, than, column)
+    printed = 0.0 if by else side * _printed_difference(found, row, than, column)
     if holds is None and printed > 0 and claimed.keeps(Bounds(at_least=TIE * printed)) is False:
         return False, f"{words}: a tie, as the paper's difference is {side * printed:+.3g}"
     return holds, said
@@ -280,10 +274,12 @@ def _keep(one: Estimate, seeds: str, wanted: Bounds, words: str) -> ClaimPart:
 
 @word
 def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean", **bounds: Real) -> ClaimPart:
-    """One row's number over another's is within bounds."""
-    pairs = zip(found.at_worst(row, column), found.at_worst(over, column), strict=False)
+    """One row's number over another's is within bounds; 0 over 0 leaves it open."""
+    pairs = list(zip(found.at_worst(row, column), found.at_worst(over, column), strict=False))
     numbers = [_divide(one, two) for one, two in pairs]
     wanted, name = Bounds(**bounds), f"{found.item.label(row)} over {found.item.label(over)}, {column}"
+    if (0.0, 0.0) in pairs:
+        return None, _describe_numbers(name, numbers)
     logs = found.ratio(row, over, column)
     if logs is None or seeds == "each":  # without a positive number on both sides there is no interval
         return _keep(Estimate(tuple(numbers)), seeds, wanted, _describe_numbers(name, numbers))
