@@ -185,6 +185,26 @@ def test_only_the_row_that_is_behind_can_still_catch_up(better, late, monkeypatc
         assert decide(claim(("ratio", {"row": "b", "over": "a", "above": 1})), here).holds is None
 
 
+@pytest.mark.parametrize(
+    ("times", "bounds", "verdict"),
+    [
+        (60.0, {"above": 1}, True),
+        (60.0, {"above": 10}, None),
+        (60.0, {"at_most": 1}, False),
+        (9.0, {"above": 1}, None),
+        (1 / 60, {"above": 1}, False),
+        (1 / 60, {"below": 1}, True),
+        (2.0, {"at_least": 1e-3, "at_most": 1e3}, True),
+        (200.0, {"at_least": 1e-3, "at_most": 1e3}, None),
+    ],
+)
+def test_a_ratio_far_beyond_its_bound_is_not_undone_by_longer_training(times, bounds, verdict, monkeypatch):
+    monkeypatch.setattr(Found, "rise", lambda self, row: (0.2, 0.1))
+    here = replace(two(LOW, LOW * times), scale="cpu")
+    assert holds(here, "ratio", than=None, over="a", **bounds) is verdict
+    assert holds(here, "above") is None, "a difference is open, however large"
+
+
 def test_a_row_that_diverged_leaves_differences_open_and_others_decide():
     part = np.where(LOW < 51, NAN, HIGH)
     for lost in (part, np.full(20, NAN)):

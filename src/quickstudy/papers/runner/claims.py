@@ -10,7 +10,8 @@ The rule:
 - A part of which a row or a column was not run is open. It is decided with the others only where they leave no doubt:
   one counterexample refuses what is said of all.
 - At `cpu` scale, a training whose validation still rose may yet change a part to the other side: then the part is open.
-  Of two accuracies, this can be said of the lower one alone; more training would lift the upper one further.
+  Of two accuracies, this can be said of the lower one alone; more training would lift the upper one further. It is not
+  said of a ratio that would have the same verdict if it were `FAR` times as large, or as small.
 - A row that diverged on a task has an infinite interval and the worst mean there is: an error of infinity, a score of
   minus infinity; what is neither is no number, which keeps within no bound. So every difference with that row is
   open (the tasks that are left favour it), and a bound on it is decided: an infinite error is below nothing.
@@ -23,9 +24,10 @@ The rule:
 
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from importlib import import_module
+from math import exp, log
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,9 @@ WORDS: dict[str, Word] = {}
 
 TIE = 0.1
 """A difference that is surely below this share of the paper's own is none of the paper's."""
+
+FAR = 10.0
+"""By such a factor, the last part of a training changes no ratio."""
 
 MANY = 6
 """With more parts than this, the evidence of a claim counts those that hold and shows the others only."""
@@ -116,7 +121,17 @@ def _late_rows(name: str, options: Mapping[str, Any], holds: bool, found: Found)
         leads = options["row" if (holds == (name == "above")) == better else "than"]
         # What is validated is what the part is about: the one that leads would be further ahead.
         late = [row for row in late if row != leads or cells[row][options["column"]].measure != "judged"]
-    return late
+    return [] if name == "ratio" and _is_far(options, holds, found) else late
+
+
+def _is_far(options: Mapping[str, Any], holds: bool, found: Found) -> bool:
+    """Whether a ratio would have the same verdict if it were `FAR` times as large, or as small."""
+    logs = found.ratio(options["row"], options["over"], options["column"])
+    named = {field.name for field in fields(Bounds)}
+    wanted = Bounds(**{name: bound for name, bound in options.items() if name in named}).in_logarithms()
+    shifts = (-log(FAR), log(FAR))
+    moved = [Estimate(tuple(one + shift for one in logs.seeds), logs.tasks) for shift in shifts] if logs else []
+    return bool(moved) and all(one.keeps(wanted) is holds for one in moved)
 
 
 def _describe_late(rows: Sequence[str], found: Found) -> str:
@@ -283,7 +298,7 @@ def ratio(found: Found, *, row: str, over: str, column: str, seeds: str = "mean"
     logs = found.ratio(row, over, column)
     if logs is None or seeds == "each":  # without a positive number on both sides there is no interval
         return _keep(Estimate(tuple(numbers)), seeds, wanted, _describe_numbers(name, numbers))
-    reach = f" (within a factor of {np.exp(logs.half):.3g})"
+    reach = f" (within a factor of {exp(logs.half):.3g})"
     return _judge(logs, wanted.in_logarithms(), _describe_numbers(name, numbers) + reach)
 
 
@@ -323,7 +338,7 @@ def spread_of(found: Found, *, rows: str, column: str, over: str = "", **bounds:
     ratios = [_divide(*pair) for pair in zip(*numbers, strict=False)] if over else numbers[0]
     wanted = Bounds(**bounds)
     if all(0 < one < np.inf for one in ratios):
-        logs = Estimate(tuple(float(np.log(one)) for one in ratios))
+        logs = Estimate(tuple(log(one) for one in ratios))
         return _judge(logs, wanted.in_logarithms(), "; ".join(words))
     return _judge(Estimate(tuple(ratios)), wanted, "; ".join(words))
 
