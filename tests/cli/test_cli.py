@@ -63,7 +63,7 @@ def finish(command, **options):
         (["--quiet", "train", "sine.yaml"], "The verb comes first"),
         (["--qiet"], "no verb '--qiet'"),
         (["train"], "Give a configuration to start from, or --resume RUN"),
-        (["train", "sine.yaml", "--resume", "run"], "Give a configuration to start from, or --resume RUN"),
+        (["train", "sine.yaml", "--resume", "run"], "leave sine.yaml out, or start anew without --resume"),
         (["train", "sine.yml"], "no configuration 'sine.yml'"),
         (["train", "sine.yaml", "--quite"], "`--quite` is no option of `quickstudy train`.* Did you mean `--quiet`"),
         (["train", "sine.yaml", "--steps", "5"], "Did you mean `train.steps`"),

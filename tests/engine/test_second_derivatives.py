@@ -12,6 +12,7 @@ from torch import nn
 
 from quickstudy import Engine, Examples, Task, maml
 from quickstudy.engine.second_derivatives import twice_differentiable
+from quickstudy.rules.torch_private import function_modes
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -212,6 +213,11 @@ class Own(nn.Linear):
     """A layer of a user's."""
 
 
+def looks_at_calls(learner):
+    with learner.engine.kernels():
+        return any(isinstance(mode, twice_differentiable) for mode in function_modes())
+
+
 @pytest.mark.parametrize(
     ("net", "needed"),
     [
@@ -226,7 +232,7 @@ class Own(nn.Linear):
 def test_known_nets_are_not_slowed_down(net, needed):
     learner = maml(net())
     learner.engine.settle(learner, torch.zeros(2, 3, 4))
-    assert isinstance(learner.engine.kernels(), twice_differentiable) == needed
+    assert looks_at_calls(learner) == needed
 
 
 def test_a_hook_and_a_loss_of_the_users_are_looked_at():
@@ -234,4 +240,4 @@ def test_a_hook_and_a_loss_of_the_users_are_looked_at():
     hooked[0].register_forward_hook(lambda module, args, out: out)
     for learner in (maml(hooked), maml(nn.Linear(4, 3), loss=lambda out, y: F.cross_entropy(2 * out, y))):
         learner.engine.settle(learner, torch.zeros(2, 3, 4))
-        assert isinstance(learner.engine.kernels(), twice_differentiable)
+        assert looks_at_calls(learner)

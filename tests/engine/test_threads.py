@@ -1,16 +1,23 @@
 """Tasks side by side on threads: the numbers are those of one thread, bit by bit, or the tasks run one by one."""
 
+import contextvars
 import random
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+from torch.overrides import TorchFunctionMode
 
 from quickstudy import Examples, Task, hypermaml, maml, mtnet
 from quickstudy.engine.threads import draws_random_numbers, map_on_threads, use_threads
 from quickstudy.methods.protonet import protonet
 from quickstudy.models.nets import conv_net
+from quickstudy.types import pick
 
 SIDE, WAYS = 12, 3
 
@@ -117,3 +124,127 @@ def test_memory_bounds_how_many_run_at_once(monkeypatch):
         learner.meta_gradient(batch)
         assert seen[0] == 1
         monkeypatch.undo()
+
+
+SCALE: contextvars.ContextVar[float] = contextvars.ContextVar("scale", default=1.0)
+LOCAL = threading.local()
+
+
+class Doubled(TorchFunctionMode):
+    """A mode of a user's own, which holds for one thread."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return result * 2 if func is torch.conv2d else result
+
+
+class Reads(nn.Module):
+    """A net that multiplies its inputs by what a function finds."""
+
+    def __init__(self, find, **held):
+        super().__init__()
+        self.net, self.find = net(), find
+        vars(self).update(held)
+
+    def forward(self, x):
+        return self.net(x * self.find(self))
+
+
+OWN_TO_A_THREAD = {
+    "a context variable": lambda: Reads(lambda self: SCALE.get()),
+    "a local": lambda: Reads(lambda self: getattr(LOCAL, "scale", 1.0)),
+    "numpy's generator": lambda: Reads(lambda self: 1 + 0.3 * self.rng.normal(), rng=np.random.default_rng(0)),
+    "python's generator": lambda: Reads(lambda self: 1 + 0.3 * self.rng.random(), rng=random.Random(0)),
+    "a generator in a dictionary": lambda: Reads(
+        lambda self: 1 + 0.3 * self.held["rng"].standard_normal(), held={"rng": np.random.RandomState(0)}
+    ),
+    "an array that it writes to": lambda: Reads(lambda self: 1 + 0.1 * float(COUNTED.__iadd__(1)[0])),
+    "a mode": net,
+}
+COUNTED = np.zeros(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*A second call on the same task")
+@pytest.mark.parametrize("way", OWN_TO_A_THREAD)
+def test_what_belongs_to_one_thread_goes_along_or_tasks_run_in_order(way):
+    batch, found = tasks(), []
+    LOCAL.scale = 3.0
+    token = SCALE.set(3.0)
+    try:
+        for threads in (1, 2, 2):
+            COUNTED[:] = 0
+            learner = maml(OWN_TO_A_THREAD[way](), inner_steps=1)
+            with use_threads(threads), Doubled() if way == "a mode" else nullcontext():
+                if threads == 1 and way != "a mode":  # both look at the first task once more
+                    learner.begin(batch)
+                found.append(learner.meta_gradient(batch)[0].loss)
+    finally:
+        SCALE.reset(token)
+        del LOCAL.scale
+    assert torch.equal(found[1], found[2])
+    if way in ("a context variable", "a local", "a mode"):
+        assert torch.allclose(found[0], found[1])
+        plain = maml(OWN_TO_A_THREAD[way](), inner_steps=1)
+        assert not torch.equal(plain(batch).loss, found[0]), "it has an effect"
+
+
+class Warming(nn.Module):
+    """Noise that begins when a number of the module says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.p = net(), 0.0
+        self.register_buffer("share", torch.zeros(()))
+
+    def forward(self, x):
+        p = max(self.p, float(self.share))
+        return self.net(nn.functional.dropout(x, p) if self.training and p else x)
+
+
+@pytest.mark.parametrize("way", ["dropout", "a number", "a buffer"])
+def test_noise_that_begins_later_is_that_of_one_thread(way):
+    batch, found = tasks(), []
+    for threads in (1, 2, 2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Dropout(0.0), net()) if way == "dropout" else Warming()
+        learner = maml(model, inner_steps=1)
+        with use_threads(threads):
+            learner.meta_gradient(batch)
+            if way == "a buffer":
+                learner.head.share.fill_(0.5)
+            else:
+                (learner.head[0] if way == "dropout" else learner.head).p = 0.5
+            torch.manual_seed(0)
+            found.append(learner.meta_gradient(batch)[0].loss)
+    assert torch.equal(found[1], found[2])
+    assert torch.allclose(found[0], found[1])
+
+
+class Kept(nn.Module):
+    """A net that computes a parametrized weight once for several layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, WAYS)
+        self.middle = weight_norm(nn.Conv2d(4, 4, 3, padding=1))
+
+    def forward(self, x):
+        h = self.first(x)
+        with parametrize.cached():
+            for _ in range(3):
+                h = self.middle(h).tanh()
+        return self.last(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_parametrized_values_that_are_kept_are_those_of_a_task(outside):
+    batch, found = tasks(), []
+    for threads in (1, 2, 2, 2):
+        torch.manual_seed(0)
+        learner = maml(Kept(), inner_lr=0.5, inner_steps=2)
+        with use_threads(threads), parametrize.cached() if outside and threads > 1 else nullcontext():
+            outcome, grads = learner.meta_gradient(batch)
+            adapted = learner.adapt(pick(batch.support, 0))
+        found.append((outcome.loss, *grads, *adapted.parameters()))
+    for other in found[1:]:
+        assert all(map(torch.allclose, found[0], other))

@@ -235,3 +235,30 @@ def test_everything_that_could_not_be_read_is_named(cli, model, fresh):
     assert done.err.count("one.png") >= 1 and done.err.count("two.png") == 1 and "2 of 3 could not be read" in done.err
     last = json.loads(cli("predict", model, "one.png", fresh[0], "two.png", "--json").out.splitlines()[-1])
     assert "one.png" in last["error"] and "two.png" in last["error"]
+
+
+def test_folders_that_name_the_numbers_of_a_model_are_its_classes(cli, trained, folder, tmp_path):
+    taught = [*Path("data").rglob("*.png")] if Path("data").is_dir() else sorted(Path(folder).rglob("*.png"))
+    classifier = qs.FewShotClassifier(trained("protonet"), episodes=20)
+    classifier.fit(taught[:4], [0, 0, 1, 1]).save(tmp_path / "numbers")
+    for name, picture in zip(("0", "1", "ka"), taught[:3], strict=True):
+        (tmp_path / "more" / name).mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "more" / name / "new.png")
+    done = cli("update", tmp_path / "numbers", tmp_path / "more")
+    assert done.code == 0 and "3 classes (0 2 + 1, 1 2 + 1, ka 0 + 1)" in done.out
+    assert qs.open(tmp_path / "numbers").shots_ == {0: 3, 1: 3, "ka": 1}
+
+
+def test_classes_that_read_alike_are_told_apart(cli, trained, folder, tmp_path):
+    taught = sorted(Path(folder).rglob("*.png"))
+    classifier = qs.FewShotClassifier(trained("protonet"), episodes=20)
+    classifier.fit(taught[:4], [1, 1, "1", 2]).save(tmp_path / "alike")
+    done = cli("info", tmp_path / "alike", "--json")
+    assert sorted(json.loads(done.out)["classes"].split(", ")) == ["'1' 1", "1 2", "2 1"]
+
+
+def test_a_new_model_is_made_beside_one_that_cannot_be_written(cli, model, folder, tmp_path):
+    before = {path.name for path in model.iterdir()}
+    done = cli("update", model, folder, "--out", tmp_path / "new")
+    assert done.code == 0 and {path.name for path in model.iterdir()} == before, "not even a lock"
+    assert len(qs.open(tmp_path / "new").classes_) == 3

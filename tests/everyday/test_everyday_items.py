@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 import quickstudy as qs
 from quickstudy.errors import InputError
-from quickstudy.everyday.items import read_dataset, read_items
+from quickstudy.everyday.items import as_pictures, read_dataset, read_items
 
 IMAGE = Image.new("L", (4, 4))
 
@@ -86,6 +86,32 @@ class Named:
 def test_a_dataset_of_torch_teaches():
     rows = TensorDataset(torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([0, 0, 1, 1]))
     assert qs.FewShotClassifier().fit(rows).predict([[2.0], [7.0]]).tolist() == [0, 1]
+
+
+def test_labels_that_are_tensors_are_told_apart_by_their_numbers():
+    rows = [(torch.randn(3), torch.tensor(n // 2)) for n in range(6)]
+    assert qs.FewShotClassifier().fit(Named(rows)).classes_.tolist() == [0, 1, 2]
+
+
+def test_a_folder_that_is_not_there_is_named():
+    for estimator in (qs.FewShotClassifier("photos"), qs.FewShotClassifier()):
+        with pytest.raises(InputError, match="There is no folder 'petz/'"):
+            estimator.fit("petz/")
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_one_picture_in_colour_is_not_taken_for_many_narrow_ones(size):
+    picture = read_items(np.zeros((84, 84, size), np.uint8))
+    with pytest.raises(InputError, match=r"seems to be one picture.*X\[None\], \[1, 84, 84"):
+        as_pictures(picture)
+    assert len(as_pictures(picture[None])) == 1 and len(as_pictures(read_items(np.zeros((5, 8, 8), np.uint8)))) == 5
+
+
+def test_truth_values_beside_bytes_are_black_and_white():
+    ink = np.eye(4, dtype=bool)
+    found = read_items([ink, np.full((4, 4), 7, np.uint8)])
+    assert found[0].tolist() == (ink * 255).tolist() and (found[1] == 7).all()
+    assert read_items([np.array([True, False]), np.array([2, 3])]).tolist() == [[1, 0], [2, 3]], "a row of numbers"
 
 
 def test_a_dataset_with_names_teaches_the_names_of_its_classes():

@@ -63,6 +63,10 @@ def test_labels_that_numpy_would_change_are_kept(labels):
         ([np.int64(1), np.str_("a"), (np.int64(2), "b")], [1, "a", (2, "b")]),
         (np.array([("a", 1), "b"], dtype=object), [("a", 1), "b"]),
         (range(3), [0, 1, 2]),
+        (list(torch.tensor([1, 0, 1])), [1, 0, 1]),
+        ([(torch.tensor(1), "a"), (torch.tensor(1), "a")], [(1, "a"), (1, "a")]),
+        ([np.array(2), np.array("a"), torch.tensor(True)], [2, "a", True]),
+        (np.ma.array([1, 2], mask=False), [1, 2]),
     ],
 )
 def test_labels_become_values_of_python(y, labels):
@@ -77,6 +81,12 @@ def test_labels_become_values_of_python(y, labels):
         (np.array([1.0, np.nan]), "The label of example 1 is NaN"),
         (["a", None], "The label of example 1 is None"),
         (["a", ["b"]], "is a list, which cannot name a class"),
+        (["a", torch.ones(2)], "is a Tensor, which cannot name a class"),
+        (["a", ("b", torch.ones(2))], "is a tuple, which cannot name a class"),
+        ([("a", float("nan")), ("a", 1.0)], "The label of example 0 is .*names no class"),
+        ([("a", 1.0), ("a", (float("inf"), 2))], "The label of example 1 is .*names no class"),
+        ([("a", None)], "names no class"),
+        (np.ma.array([1, 2], mask=[True, False]), "Some values are masked"),
         (np.array([0.5, 1.5]), "Unknown label type: continuous"),
         (np.zeros((2, 2), int), "one label for each example"),
         ("ab", "give a list with a label"),

@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 import quickstudy as qs
 from quickstudy.errors import InputError
@@ -126,6 +127,9 @@ def test_a_line_is_saved(tmp_path):
         ([[1.0], [2.0]], None, "the target y is None"),
         ([[1.0], [2.0]], [1.0], r"y has the shape \[1\] for 2 examples"),
         ([[1.0], [2.0]], [1j, 2], "Complex data not supported"),
+        ([[1.0], [2.0]], np.ma.array([1.0, 1e9], mask=[False, True]), "Some values are masked"),
+        (np.ma.array([[1.0], [2.0]], mask=[[True], [False]]), [1.0, 2.0], "Some values are masked"),
+        ([[1.0], [2.0]], [10**400, 1], "y holds no numbers"),
     ],
 )
 def test_bad_values_are_refused(x, y, message):
@@ -187,6 +191,12 @@ def test_r_squared_of_values_that_do_not_vary_is_scikit_learns():
     assert both.score(x, [[5.0, 0.0]] * 4) == pytest.approx(r2_score([[5.0, 0.0]] * 4, both.predict(x)))
     with pytest.warns(UserWarning, match="R squared of one example"):
         assert np.isnan(flat.score([[0.0]], [5.0]))
+
+
+def test_a_score_takes_what_a_prediction_takes():
+    x, y = [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.5]
+    taught = qs.FewShotRegressor(nn.Linear(1, 3)).fit(torch.tensor(x), y)
+    assert taught.score((row for row in torch.tensor(x)), y) == taught.score(torch.tensor(x), y)
 
 
 def test_a_saved_line_says_that_it_is_one(cli, tmp_path):

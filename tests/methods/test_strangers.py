@@ -1175,3 +1175,463 @@ def test_of_several_outputs_it_is_said_what_a_loss_takes() -> None:
     *refused, taken = done.stdout.splitlines()
     assert len(refused) == 2 and taken == "[6, 6]"
     assert all("The losses that ship take one tensor. Return the logits alone, or a dict" in line for line in refused)
+
+
+# -- tensors that share memory, keys that are modules, and what goes on from call to call --
+
+
+class SharedBuffers(nn.Module):
+    """A cache that is written by one name and read by another."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 5), nn.Linear(5, WAYS), way
+        self.register_buffer("kept", torch.ones(2, 5))
+        self.view, self.held, self.deep = self.kept[0], [self.kept], {"cache": (self.kept.T,)}
+        self.other = nn.Module()
+        self.other.register_buffer("kept", self.kept)
+        self.one = torch.ones(3, 5)  # two attributes in one memory
+        self.two = self.one[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        places = {"view": self.view, "list": self.held[0][0], "dictionary": self.deep["cache"][0][:, 0]}
+        places |= {"two modules": self.other.kept[0], "attributes": self.two}
+        places[self.way].copy_(h.detach().mean(0))
+        return self.last(h - (self.one[1] if self.way == "attributes" else self.kept[0]).clone())
+
+
+@pytest.mark.filterwarnings("ignore:.*vmap refuses")
+@pytest.mark.filterwarnings("ignore:.*is not the slope")
+@pytest.mark.filterwarnings("ignore:.*is wrong everywhere")
+@pytest.mark.parametrize("way", ["view", "list", "dictionary", "two modules", "attributes"])
+def test_tensors_in_one_memory_are_so_in_a_twin(way: str) -> None:
+    net, tasks = SharedBuffers(way), some_tasks(4)
+    x, y = tasks.support.x[0], tasks.support.y[0]
+    learner, plain = own_maml(net), deepcopy(net)
+    for _ in range(STEPS):
+        grads = torch.autograd.grad(F.cross_entropy(plain(x), y), list(plain.parameters()))
+        with torch.no_grad():
+            for p, g in zip(plain.parameters(), grads, strict=True):
+                p.sub_(RATE * g)
+    adapted = learner.adapt(Examples(x, y))
+    for p, wanted in zip(adapted.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(p, wanted)
+    assert torch.equal(learner.head.kept, torch.ones(2, 5)), "a call leaves the learner as it is"
+    loss = learner(tasks).loss[0]
+    assert torch.allclose(loss, F.cross_entropy(plain(tasks.query.x[0]), tasks.query.y[0]))
+
+
+class ByLayer(nn.Module):
+    """Settings of layers, by layer."""
+
+    def __init__(self, kind: Callable[[dict[Any, Any]], Any]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, WAYS)
+        self.gain = kind({self.first: 3.0, (self.last, "bias"): 0.5})
+        self.names = kind({self.first.weight: "first"})
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.names[self.first.weight] == "first"
+        return self.last(self.first(x).tanh() * self.gain.get(self.first, 1.0)) * self.gain[self.last, "bias"]
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, lambda held: defaultdict(float, held)])
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_keys_that_are_modules_or_parameters_are_those_of_the_twin(kind: Any, backend: str) -> None:
+    net, tasks = ByLayer(kind), some_tasks(4)
+    learner = own_maml(net, backend)
+    outcome, grads = learner.meta_gradient(tasks)
+    phi = [nn.Parameter(p.detach().clone()) for p in net.parameters()]
+
+    def run(theta: list[Tensor], x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, *theta[:2]).tanh() * 3.0, *theta[2:]) * 0.5
+
+    losses = []
+    for x, y, new, true in zip(*tasks.support, *tasks.query, strict=True):
+        theta: list[Tensor] = list(phi)
+        for _ in range(STEPS):
+            steps = torch.autograd.grad(F.cross_entropy(run(theta, x), y), theta, create_graph=True)
+            theta = [p - RATE * g for p, g in zip(theta, steps, strict=True)]
+        losses.append(F.cross_entropy(run(theta, new), true))
+    mean = torch.stack(losses).mean()
+    assert torch.allclose(outcome.loss.mean(), mean)
+    for g, wanted in zip(grads, torch.autograd.grad(mean, phi), strict=True):
+        assert torch.allclose(g, wanted)
+
+
+class CountingCalls(nn.Module):
+    """A net that counts its calls in a way of its own, in training."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 5), nn.Linear(5, WAYS), way
+        self.array, self.meter = np.zeros(1), SimpleNamespace(n=0, past=np.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = 0.0
+        if self.training and self.way == "array":
+            self.array += 1
+            n = float(self.array[0])
+        elif self.training:
+            self.meter.past[0] += 1
+            n = float(self.meter.past[0])
+        return self.last(self.first(x).tanh() / (1 + 0.1 * n))
+
+
+@pytest.mark.parametrize("way", ["array", "object"])
+def test_arrays_that_a_forward_writes_to_are_each_calls_own(way: str) -> None:
+    learner, tasks = own_maml(CountingCalls(way)), some_tasks(4)
+    first, again = learner(tasks).loss, learner(tasks).loss
+    assert torch.equal(first, again)
+    alone = learner(Task(*(Examples(h.x[2:], h.y[2:]) for h in tasks[:2]), tasks.key[2:], {})).loss
+    assert torch.allclose(first[2], alone[0])
+
+
+def test_a_large_array_is_data_and_is_shared() -> None:
+    net = nn.Linear(4, WAYS)
+    net.table = np.zeros(1_000_001)  # type: ignore[assignment]
+    learner = own_maml(net)
+    assert learner.head_twins.twin({}).table is learner.head.table
+
+
+class Drawing(nn.Module):
+    """A net with a generator of its own."""
+
+    def __init__(self, rng: Any, drawn: list[float]) -> None:
+        super().__init__()
+        self.first, self.rng, self.drawn = nn.Linear(4, WAYS), rng, (drawn.append,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k = self.rng.random() if self.training else 0.5
+        self.drawn[0](k)
+        return self.first(x) * (0.5 + k)
+
+
+@pytest.mark.parametrize("rng", [random.Random(0), np.random.default_rng(0), np.random.RandomState(0)])
+def test_a_generator_of_a_module_goes_on(rng: Any) -> None:
+    drawn: list[float] = []
+    learner, tasks = own_maml(Drawing(rng, drawn)), some_tasks(4)
+    learner(tasks)
+    drawn.clear()
+    learner(tasks)
+    assert len(set(drawn)) == len(drawn) == 3 * (STEPS + 1)
+
+
+# -- losses that look at a module, and forwards that write to one --
+
+
+class LeavesATerm(nn.Module):
+    """A forward that leaves a term of the loss on its module: a penalty, a divergence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, WAYS)
+        self.term: Any = 0.0
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        self.term = h.square().mean()
+        self.calls += 1
+        return self.last(h)
+
+
+class TermLoss(nn.Module):
+    """A loss that is a module, and holds the net where it is no part of it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.held = (net,)
+
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output, y) + self.held[0].term
+
+
+class Trainer:
+    """A class with a net and a loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def loss(self, output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output, y) + self.term()
+
+    def term(self) -> Any:
+        return self.net.term
+
+    def plain(self, output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output, y)
+
+    def __call__(self, output: Tensor, y: Tensor) -> Tensor:
+        return self.loss(output, y)
+
+
+LOOKING: dict[str, Callable[[nn.Module], Any]] = {
+    "a closure": lambda net: lambda output, y: F.cross_entropy(output, y) + net.term,
+    "a module": TermLoss,
+    "a method": lambda net: Trainer(net).loss,
+    "an object": Trainer,
+}
+BUILDS: dict[str, Callable[..., Any]] = {
+    "maml": maml,
+    "anil": anil,
+    "protonet": lambda net, loss: protonet(net, WAYS, loss=loss),
+}
+
+
+@pytest.mark.parametrize("way", LOOKING)
+@pytest.mark.parametrize("method", BUILDS)
+def test_a_loss_that_reads_what_a_forward_leaves_on_its_module_is_refused(way: str, method: str) -> None:
+    net, tasks = LeavesATerm(), some_tasks(4)
+    for call in (lambda learner: learner(tasks), lambda learner: learner.meta_gradient(tasks)):
+        with pytest.raises(InputError, match="The loss reads `term`, which a forward leaves on its module"):
+            call(BUILDS[method](net, loss=LOOKING[way](net)))
+
+
+def test_a_loss_that_holds_a_module_and_does_not_look_is_taken() -> None:
+    net, tasks = LeavesATerm(), some_tasks(4)
+    one = own_maml(net, loss=Trainer(net).plain).meta_gradient(tasks)
+    other = own_maml(net).meta_gradient(tasks)
+    assert torch.equal(one[0].loss, other[0].loss)
+
+
+class Follows(nn.Module):
+    """A frozen teacher that follows its student in training."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first = way, nn.Linear(4, 5)
+        self.teacher = nn.Linear(4, 5).requires_grad_(False)
+        self.last = nn.Linear(5, WAYS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            for a, b in zip(self.teacher.parameters(), self.first.parameters(), strict=True):
+                if self.way == "data":
+                    a.data.mul_(0.9).add_(b.data, alpha=0.1)
+                elif self.way == "new data":
+                    a.data = a.data * 0.9 + b.data * 0.1
+                else:
+                    with torch.no_grad():
+                        a.mul_(0.9).add_(b, alpha=0.1)
+        return self.last(self.first(x).tanh() + self.teacher(x).tanh())
+
+
+@pytest.mark.filterwarnings("ignore:.*A call changes")
+@pytest.mark.parametrize("way", ["data", "new data", "in place"])
+@pytest.mark.parametrize(
+    "build",
+    [maml, fomaml, anil, r2d2, lambda net: protonet(net, WAYS)],
+    ids=["maml", "fomaml", "anil", "r2d2", "protonet"],
+)
+def test_a_forward_that_writes_to_a_parameter_is_refused_and_undone(build: Callable[..., Any], way: str) -> None:
+    learner, tasks = build(Follows(way)), some_tasks(4)
+    before = {name: p.clone() for name, p in learner.named_parameters()}
+    with pytest.raises(InputError, match=r"writes to (head|body)\S*\.teacher"):
+        learner(tasks)
+    assert all(torch.equal(p, before[name]) for name, p in learner.named_parameters())
+
+
+def test_a_table_that_keeps_its_rows_short_is_refused_by_learners_of_metrics_too() -> None:
+    net = nn.Sequential(nn.Embedding(8, 4, max_norm=0.1), nn.Flatten(), nn.Linear(16, WAYS))
+    learner, tasks = protonet(net, WAYS), some_tasks(4, words=8)
+    with pytest.raises(InputError, match="max_norm"):
+        learner(tasks)
+
+
+class Constrained(nn.Linear):
+    """A layer that puts its weight back into a ball in every call, by torch's own recipe."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.weight.data = torch.renorm(self.weight.data, 2, 0, maxnorm=1.0)
+        return super().forward(input)
+
+
+def test_a_weight_that_is_put_back_is_refused_at_once_also_where_nothing_changes_yet() -> None:
+    net = nn.Sequential(Constrained(4, 5), nn.Tanh(), nn.Linear(5, WAYS))
+    with torch.no_grad():
+        net[0].weight.mul_(0.01)
+    with pytest.raises(InputError, match=r"writes to 0\.weight"):
+        own_maml(net)(some_tasks(4))
+
+
+def test_a_hook_that_waits_for_a_gradient_is_refused() -> None:
+    net = nn.Linear(4, WAYS)
+    net.weight.register_post_accumulate_grad_hook(lambda p: None)
+    with pytest.raises(InputError, match="register_post_accumulate_grad_hook"):
+        maml(net)
+
+
+# -- what the check looks at --
+
+
+class ScalesGradients(nn.Module):
+    """A hook scales a gradient, where there is one: under `vmap` the tensor says that it needs none."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(4, 5), nn.Linear(5, WAYS), way
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x.float() if self.way == "casts" else x).tanh()
+        if h.requires_grad and (self.training or self.way != "training"):
+            h.register_hook(lambda g: 0.3 * g)
+        return (self.last(h), h) if self.way == "tuple" else self.last(h)
+
+
+@pytest.mark.parametrize("way", ["training", "casts", "tuple"])
+def test_the_check_sees_what_is_wrong_in_training_in_single_precision_and_behind_tuples(way: str) -> None:
+    net, tasks = ScalesGradients(way), some_tasks(4)
+    if way == "casts":
+        net = net.float()
+    options = {"loss": lambda output, y: F.cross_entropy(output[0], y)} if way == "tuple" else {}
+    learner = maml(net, inner_lr=RATE, inner_steps=STEPS, **options)
+    assert not learner.check(tasks).vmap_ok
+    with pytest.warns(UserWarning, match="vmap gives a wrong meta-gradient"):
+        _, grads = learner.meta_gradient(tasks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, right = own_maml(net, **options).meta_gradient(tasks)
+    assert learner.engine.backend == "loop"
+    for g, wanted in zip(grads, right, strict=True):
+        assert torch.allclose(g, wanted)
+
+
+# -- blocks that a backward pass runs again --
+
+
+class Again(nn.Module):
+    """A block that is run again in the backward pass, with a kernel that is called by its formula."""
+
+    def __init__(self, way: str, *, saves: bool) -> None:
+        super().__init__()
+        self.way, self.saves = way, saves
+        self.table = nn.Embedding(9, 6, padding_idx=0)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True).requires_grad_(way == "layer")
+        self.dense = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)).requires_grad_(way == "weight norm")
+        self.last = nn.Linear(6, WAYS)
+
+    def block(self, x: Tensor) -> Tensor:
+        h: Tensor = self.table(x)
+        if self.way == "attention":
+            return F.scaled_dot_product_attention(h[:, None], h[:, None], h[:, None])[:, 0]
+        if self.way == "layer":
+            attended: Tensor = self.attention(h, h, h, need_weights=False)[0]
+            return attended
+        return self.dense(h).tanh() if self.way == "weight norm" else h.tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = checkpoint(self.block, x, use_reentrant=False) if self.saves else self.block(x)
+        return self.last(h.mean(1))
+
+
+@pytest.mark.parametrize("way", ["attention", "layer", "weight norm", "padding"])
+@pytest.mark.parametrize("build", [maml, fomaml, lambda net: protonet(net, WAYS)], ids=["maml", "fomaml", "protonet"])
+def test_a_checkpointed_block_runs_again_by_the_same_formulas(way: str, build: Callable[..., Any]) -> None:
+    tasks, found = some_tasks(4, words=9), []
+    for saves in (False, True):
+        torch.manual_seed(0)
+        learner = build(Again(way, saves=saves))
+        learner.engine = Engine("loop")
+        _, grads = learner.meta_gradient(tasks)
+        learner(tasks).loss.mean().backward()
+        own = [p.grad for p in learner.parameters() if p.requires_grad]
+        support = Examples(tasks.support.x[0], tasks.support.y[0])
+        found.append([*grads, *own, learner.adapt(support)(tasks.query.x[0])])
+    for plain, again in zip(*found, strict=True):
+        assert (plain is None and again is None) or torch.allclose(plain, again)
+
+
+# -- small things --
+
+
+@pytest.mark.parametrize("way", ["tuple", "dictionary"])
+def test_outputs_of_several_tensors_of_tasks_of_unequal_sizes_are_padded(way: str) -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, WAYS)
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.first(x)
+            return (h, h.argmax(-1)) if way == "tuple" else {"scores": h, "best": h.argmax(-1)}
+
+    key: Any = 0 if way == "tuple" else "scores"
+    learner = own_maml(Several(), loss=lambda output, y: F.cross_entropy(output[key], y))
+    draw = torch.Generator().manual_seed(0)
+    tasks = [
+        Task(
+            *(Examples(torch.randn(n, 4, generator=draw), torch.arange(n) % WAYS) for n in (6, m)), torch.tensor(m), {}
+        )
+        for m in (5, 3)
+    ]
+    for outcome in (learner(tasks), learner.meta_gradient(tasks)[0]):
+        scores = outcome.output[key]
+        assert scores.shape == (2, 5, WAYS) and scores[1, 3:].isnan().all() and scores[0].isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:vmap refuses")
+def test_an_output_that_holds_none_is_named() -> None:
+    class Loose(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, WAYS)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.first(x), None
+
+    learner = own_maml(Loose(), loss=lambda output, y: F.cross_entropy(output[0], y))
+    with pytest.raises(InputError, match="returns None beside or in place of tensors"):
+        learner(some_tasks(4))
+
+
+def test_a_class_that_lists_some_of_its_parameters_only_adapts_these() -> None:
+    class Lists(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5).requires_grad_(False), nn.Linear(5, WAYS)
+
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+            return (pair for pair in super().named_parameters(*args, **kwargs) if pair[1].requires_grad)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).tanh())
+
+    net, tasks = Lists(), some_tasks(4)
+    assert_by_hand(own_maml(net), net, tasks)
+
+
+def test_a_metric_learners_module_refuses_arguments_beside_keywords() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.last = nn.Embedding(9, 5), nn.Linear(5, WAYS)
+
+        def forward(self, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+            assert mask is not None
+            ids = torch.zeros(mask.shape, dtype=torch.long) if ids is None else ids
+            return self.last((self.table(ids) * mask[..., None]).sum(1))
+
+    ids, mask, y = torch.randint(0, 9, (6, 4)), torch.rand(6, 4), torch.arange(6) % WAYS
+    adapted = protonet(Optional(), WAYS).adapt(Examples((ids, mask), y))
+    with pytest.raises(InputError, match="arguments or with keywords"):
+        adapted(ids, mask=mask)
+    assert torch.allclose(adapted(ids, mask), adapted(ids=ids, mask=mask))
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_a_step_is_computed_again_in_the_autocast_that_it_had(rate: float) -> None:
+    found, tasks = [], some_tasks(4)
+    tasks = Task(*(Examples(h.x.float(), h.y) for h in tasks[:2]), tasks.key, {})
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, WAYS)).float()
+        learner = maml(net, inner_lr=rate, inner_steps=3)
+        learner.engine = Engine("loop", recompute=recompute)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = learner(tasks).loss.mean()
+        loss.backward()
+        found.append([p.grad for p in learner.parameters()])
+    for plain, again in zip(*found, strict=True):
+        assert torch.equal(plain, again)

@@ -81,6 +81,18 @@ def test_one_picture_in_every_form_has_the_same_features(tmp_path):
     assert all(torch.equal(one, as_grey[0]) for one in as_grey)
 
 
+def test_pictures_that_are_turned_by_xmp_alone_have_keys_of_their_own(tmp_path):
+    (picture,) = pictures(1)
+    about = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    about += '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>'
+    picture.save(tmp_path / "plain.jpg", quality=95)
+    picture.save(tmp_path / "turned.jpg", quality=95, xmp=about.encode())
+    encoder, paths = small(), [tmp_path / "plain.jpg", tmp_path / "turned.jpg"]
+    opened = [Image.open(path) for path in paths]
+    assert encoder.key(opened[0]) != encoder.key(opened[1])
+    assert torch.equal(encoder.encode(opened), encoder.encode(paths))
+
+
 @pytest.mark.parametrize(
     ("item", "said"),
     [

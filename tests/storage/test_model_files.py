@@ -10,7 +10,8 @@ import torch
 
 from conftest import copy_of_this_process, wait_for
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.model_files import model_lock, read_model, write_model
+from quickstudy.storage import model_files
+from quickstudy.storage.model_files import hash_tensors, model_lock, read_model, write_model
 
 OLD, NEW = {"a": torch.zeros(300)}, {"a": torch.ones(300)}
 
@@ -35,6 +36,41 @@ def test_a_model_is_read_as_it_was_written(tmp_path):
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
     assert sorted(path.name for path in (tmp_path / "new" / "m").glob("[!.]*")) == ["config.json", "model.safetensors"]
+
+
+def test_a_save_between_two_looks_is_no_damage(model, monkeypatch):
+    """Another process ends its save after the tensors were looked at, and before the next file is."""
+    config = json.loads((model / "config.json").read_text())
+    write_model(model, {"kind": "new"}, NEW)
+    new = (model / "model.safetensors").read_bytes()
+    write_model(model, {"kind": "old"}, OLD)
+    about = {**config, "kind": "new", "sha256": hash_tensors(NEW, "")}
+    (model / "config.json").write_text(json.dumps(about))
+    looked = model_files.read_safetensors
+
+    def look(file):
+        found = looked(file)
+        (model / "model.safetensors").write_bytes(new)
+        return found
+
+    monkeypatch.setattr(model_files, "read_safetensors", look)
+    config, tensors = read_model(model)
+    assert config["kind"] == "new" and torch.equal(tensors["a"], NEW["a"])
+
+
+def test_a_model_that_another_process_has_just_begun_is_one(tmp_path, monkeypatch):
+    known = model_files.is_model
+
+    def look(path):
+        monkeypatch.setattr(model_files, "is_model", known)
+        found = known(path)
+        write_model(path, {"kind": "other"}, OLD)
+        return found
+
+    (tmp_path / "m").mkdir()
+    monkeypatch.setattr(model_files, "is_model", look)
+    write_model(tmp_path / "m", {"kind": "mine"}, NEW)
+    assert read_model(tmp_path / "m")[0]["kind"] == "mine"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -38,10 +39,23 @@ def describe_model(classifier: FewShotClassifier) -> dict[str, Any]:
     known = classifier.calibration_
     return {
         "base": classifier._base.name,
-        "classes": {str(name): count for name, count in classifier.shots_.items()},
+        "classes": {name: classifier.shots_[label] for label, name in name_classes(classifier.shots_).items()},
         "calibration": None if known is None else str(known),
         "notes": classifier.notes_,
     }
+
+
+def name_classes(labels: Iterable[Hashable]) -> dict[Hashable, str]:
+    """Classes in words; of those that read alike, such as 1 and "1", with their quotes."""
+    listed = list(labels)
+    count = Counter(map(str, listed))
+    return {label: str(label) if count[str(label)] == 1 else repr(label) for label in listed}
+
+
+def name_by_known_classes(names: Iterable[Hashable], classes: Iterable[Hashable]) -> list[Hashable]:
+    """Names of folders, as the classes that they are: a model may have been taught with numbers."""
+    known = {str(label): label for label in classes} | {label: label for label in classes}
+    return [known.get(name, name) for name in names]
 
 
 def tell_taught(console: Console, classifier: FewShotClassifier, taught: Taught, report: str | None) -> None:

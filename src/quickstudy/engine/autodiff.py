@@ -6,7 +6,7 @@ Everything here takes a pure function and returns one with the same results up t
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
@@ -112,7 +112,7 @@ class _ReplayedStep(torch.autograd.Function):
         The first `starts` inputs are the parameters that the step starts from. Those up to `points` are what it reads
         and what was computed from something else. The others are leaves of the tape.
         """
-        ctx.step, ctx.starts, ctx.points = step, starts, points
+        ctx.step, ctx.starts, ctx.points, ctx.casting = step, starts, points, _casting()
         outputs = tuple(t.detach() for t in result)
         ctx.save_for_backward(*inputs, *outputs)
         ctx.inputs = len(inputs)
@@ -131,7 +131,7 @@ class _ReplayedStep(torch.autograd.Function):
         points = [t.detach().requires_grad_() for t in inputs[: ctx.points]]
         reads = inputs[ctx.starts :]
         # torch calls a backward without the modes of Python code, so what the first pass had is set again.
-        with torch.enable_grad(), twice_differentiable():
+        with torch.enable_grad(), twice_differentiable(), _cast_as(ctx.casting):
             outputs = ctx.step(points)
             if not all(map(_nearly_equal, outputs, before)):
                 raise InputError(
@@ -144,6 +144,24 @@ class _ReplayedStep(torch.autograd.Function):
         # that, so the function has read the tensor itself and not its substitute.
         pairs = zip_longest(found[: ctx.points], [*[None] * ctx.starts, *found[ctx.points :]])
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
+
+
+Casting = tuple[tuple[str, torch.dtype, bool], ...]
+"""Of each kind of device: the type that autocast has, and whether it is on."""
+
+
+def _casting() -> Casting:
+    return tuple((d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in ("cpu", "cuda"))
+
+
+@contextmanager
+def _cast_as(casting: Casting) -> Iterator[None]:
+    """Autocast as it was: a backward pass may run where it is not."""
+    with ExitStack() as stack:
+        for device, dtype, enabled in casting:
+            if enabled or torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, dtype, enabled))
+        yield
 
 
 def _nearly_equal(one: Tensor, other: Tensor) -> bool:

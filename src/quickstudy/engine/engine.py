@@ -6,13 +6,14 @@ results agree, and tests check that they do. Noise is part of the arguments, so 
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.engine.autodiff import (
     Compiler,
@@ -24,16 +25,25 @@ from quickstudy.engine.autodiff import (
 )
 from quickstudy.engine.devices import format_bytes
 from quickstudy.engine.memory import MemoryNeed, is_out_of_memory, measure_memory, peak_bytes
-from quickstudy.engine.outside import writes_outside
+from quickstudy.engine.outside import GENERATORS, writes_outside
 from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.engine.second_derivatives import calls_tabled_kernels, is_strange, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.engine.threads import draws_random_numbers, map_on_threads
+from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.rescale import Chart
 from quickstudy.rules.skipping import Skipping
-from quickstudy.rules.torch_private import outside_transforms, tree_leaves, tree_map
+from quickstudy.rules.torch_private import (
+    dispatch_modes,
+    function_modes,
+    is_tracing,
+    outside_transforms,
+    tree_leaves,
+    tree_map,
+    without_kept_parameters,
+)
 from quickstudy.types import Inputs, Outcome, pick, stack
 
 SMALL_IMAGE = 10 * 10
@@ -54,6 +64,9 @@ MAY_DRAW = (
     *(nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.RNNBase),
 )
 """torch's modules that may draw random numbers, beside those of which nothing is known."""
+
+VERSIONS = 50
+"""Of a model whose settings have changed more often than this, tasks run one by one."""
 
 Gradients = list[Tensor | None]
 T = TypeVar("T")
@@ -112,7 +125,7 @@ class Engine:
         self._in_order: dict[Any, bool] = {}  # kinds of computations whose tasks must run one after the other
         self._strangers: list[object] = []  # of the model that was settled last
         self._needs_plain = True
-        self._mode: tuple[bool, ...] = ()
+        self._state: tuple[Any, ...] = ()  # of the modules that were settled last: modes and plain settings
         self._compiler = Compiler()
 
     def replace(self, **changes: Any) -> "Engine":
@@ -169,20 +182,25 @@ class Engine:
             self.backend, self.compile = ("loop", False) if one_by_one else ("vmap", self.compile)
         self._convolves = convolves
         # Small nets spend their time in Python, which runs one thread at a time.
-        self._side_by_side = convolves and self.way != "loop" and not any(map(_has_generator, model.modules()))
+        self._side_by_side = convolves and self.way != "loop" and not is_tracing()
         self._turns_images = self.backend == "loop" and all(_takes_any_layout(m) for m in model.modules())
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         modules = list(model.modules())
-        self._mode = tuple(module.training for module in modules) if self._side_by_side else ()
         strangers = list(filter(is_strange, (*modules, *losses)))
+        # torch keeps parametrized values for all threads at once, where a forward asks for it.
+        keeps = strangers and any(map(is_parametrized, modules))
+        self._side_by_side &= not keeps and not any(map(_has_generator, modules))
+        self._state = tuple(map(_settings_of, modules)) if self._side_by_side else ()
         self.has_strangers, self._strangers = bool(strangers), strangers if self._side_by_side else []
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
         self.may_change_inputs = self._needs_plain or any(getattr(m, "inplace", False) for m in modules)
         self._may_draw = self._needs_plain or any(isinstance(m, MAY_DRAW) for m in modules)
 
-    def kernels(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def kernels(self) -> Iterator[None]:
         """The context in which the functions that the settled model calls have second derivatives."""
-        return twice_differentiable() if self._needs_plain else nullcontext()
+        with without_kept_parameters(), twice_differentiable() if self._needs_plain else nullcontext():
+            yield
 
     def leave_vmap(self) -> None:
         """From now on run tasks one by one, and so uncompiled: `vmap` refuses the model or is wrong."""
@@ -391,20 +409,31 @@ class Engine:
             with self.kernels(), autocast_products(self.settings.autocast):  # they hold for the calling thread
                 return one(*pick(args, number))
 
-        return stack([*map_on_threads(run, _count_tasks(args), self._threads(run, args))])
+        results = [*map_on_threads(run, _count_tasks(args), self._threads(run, args))]
+        for leaf in tree_leaves(results[0]):
+            if not isinstance(leaf, Tensor):
+                raise InputError(
+                    f"The model returns {'None' if leaf is None else f'a {type(leaf).__name__}'} beside or in place of "
+                    "tensors, which cannot be put together for several tasks. Return tensors, alone or in a tuple or a "
+                    "dictionary, or an object with `logits`."
+                )
+        return stack(results)
 
     def _threads(self, run: Callable[[int], object], args: tuple[Any, ...]) -> int:
         """How many tasks of these run at once on the loop: as many as torch has threads, if they fit the memory.
 
         Tasks that draw random numbers, for dropout for example, run one by one: else their order would decide. So do
-        those whose code leaves something outside of its modules: else they read what another task has left.
+        those whose code leaves something outside of its modules: else they read what another task has left. And so do
+        all where a mode of the user's is active, which holds for one thread.
         """
         threads = min(torch.get_num_threads(), _count_tasks(args))
-        if threads < 2 or not self._side_by_side:
+        if threads < 2 or not self._side_by_side or _users_modes():
             return 1
         shapes = (leaf.shape[1:] for leaf in tree_leaves(args))
-        kind = ("one of several", torch.is_grad_enabled(), self._mode, *shapes)
+        kind = ("one of several", torch.is_grad_enabled(), self._state, *shapes)
         if self._may_draw and kind not in self._in_order:
+            if len(self._in_order) > VERSIONS:
+                return 1
             self._in_order[kind] = draws_random_numbers(lambda: run(0)) or (
                 bool(self._strangers) and writes_outside(lambda: run(0), self._strangers)
             )
@@ -429,7 +458,24 @@ def _factor(params: Mapping[str, Tensor], weight: float) -> Tensor:
 
 def _has_generator(module: nn.Module) -> bool:
     """Whether a module draws from a generator of its own, in the order in which its tasks run."""
-    return any(isinstance(value, torch.Generator) for value in vars(module).values())
+    return any(isinstance(value, GENERATORS) for value in vars(module).values())
+
+
+def _settings_of(module: nn.Module) -> tuple[Any, ...]:
+    """What may decide whether a module draws random numbers now: its mode, and the numbers that it holds."""
+    if not isinstance(module, MAY_DRAW) and not is_strange(module):
+        return (module.training,)
+    plain = (value for value in vars(module).values() if isinstance(value, bool | int | float | str))
+    numbers = (
+        b.item() for b in module._buffers.values() if b is not None and b.numel() == 1 and b.device.type == "cpu"
+    )
+    return (*plain, *numbers)
+
+
+def _users_modes() -> bool:
+    """Whether a mode for functions or operators is active that is not this package's."""
+    modes = (*function_modes(), *dispatch_modes())
+    return not all(type(mode).__module__.startswith("quickstudy.") for mode in modes)
 
 
 def _takes_any_layout(module: nn.Module) -> bool:

@@ -6,11 +6,15 @@ reads it again, is right as long as tasks run one after the other.
 """
 
 import builtins
+import functools
+import random
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +25,8 @@ DEPTH = 8
 """How deep in containers, objects and functions is looked."""
 LARGEST = 10_000
 """Of a longer list only the length is looked at: it holds data."""
+GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+"""What random numbers are drawn from, in the order in which tasks run."""
 LEAVES = (str, bytes, int, float, complex, bool, type(None), type, torch.dtype, torch.device)
 """What cannot be written to."""
 
@@ -38,6 +44,52 @@ def writes_outside(run: Callable[[], object], strangers: Sequence[object]) -> bo
     before = _holdings(strangers)
     run()
     return not _same(before, _holdings(strangers))
+
+
+def what_is_read(code: object) -> tuple[set[type[nn.Module]], set[str]]:
+    """The classes of the modules that a user's function, object or loss module reads, and the names in its code.
+
+    Of an object only those attributes and methods are followed that the code names.
+    """
+    is_function = isinstance(code, (types.FunctionType, types.MethodType, functools.partial))
+    names = set() if is_function else {"forward" if isinstance(code, nn.Module) else "__call__"}
+    while True:
+        kinds, found = _read_by(code, names)
+        if found <= names:
+            return kinds, names
+        names |= found
+
+
+def _read_by(code: object, names: set[str]) -> tuple[set[type[nn.Module]], set[str]]:
+    """The classes of modules, and the names in code, that are reached by following these names."""
+    kinds: set[type[nn.Module]] = set()
+    found: set[str] = set()
+    seen: set[int] = set()
+    waiting = [(code, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if id(value) in seen or depth > DEPTH or isinstance(value, (*LEAVES, Tensor, types.ModuleType, *GENERATORS)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module) and value is not code:
+            kinds |= set(map(type, value.modules()))
+            continue
+        parts: list[Any]
+        if isinstance(value, types.FunctionType):
+            found |= {name for one in _codes(value) for name in one.co_names}
+            parts = _parts(value)
+        elif isinstance(value, (types.MethodType, functools.partial, dict, list, tuple, set, frozenset, deque)):
+            parts = _parts(value)
+        else:
+            own = [*vars(value).items()] if hasattr(value, "__dict__") else []
+            own += [item for kind in type(value).__mro__ if _is_users(kind) for item in vars(kind).items()]
+            parts = [part.fget if isinstance(part, property) else part for name, part in own if name in names]
+        waiting += [(part, depth + 1) for part in parts]
+    return kinds, found
+
+
+def _is_users(kind: type) -> bool:
+    return not kind.__module__.startswith(("torch.", "quickstudy.", "builtins"))
 
 
 def _holdings(strangers: Iterable[object]) -> Holdings:
@@ -63,7 +115,7 @@ def _roots(part: object) -> Iterator[object]:
         return
     yield from (value for key, value in vars(part).items() if key not in ("_parameters", "_buffers", "_modules"))
     for kind in type(part).__mro__:
-        if not kind.__module__.startswith(("torch.", "quickstudy.", "builtins")):
+        if _is_users(kind):
             yield from vars(kind).values()
 
 
@@ -76,6 +128,15 @@ def _look_at(value: object, found: Holdings, seen: set[int], depth: int) -> None
     if isinstance(value, Tensor):
         found.append((value, count_changes(value)))
         return
+    if isinstance(value, threading.local):  # each thread would read its own, so it counts as changed
+        found.append((value, object()))
+        return
+    if isinstance(value, GENERATORS):
+        found.append((value, _state_of(value)))
+        return
+    if isinstance(value, np.ndarray):
+        found.append((value, hash(value.tobytes()) if value.size <= LARGEST and not value.dtype.hasobject else 0))
+        return
     if isinstance(value, list | tuple | dict | set | frozenset | deque) and len(value) > LARGEST:
         found.append((value, len(value)))
         return
@@ -83,6 +144,17 @@ def _look_at(value: object, found: Holdings, seen: set[int], depth: int) -> None
     found.append((value, *parts))
     for part in parts:
         _look_at(part, found, seen, depth + 1)
+
+
+def _state_of(generator: Any) -> int:
+    """Where a generator stands in its stream."""
+    if isinstance(generator, torch.Generator):
+        return hash(generator.get_state().numpy().tobytes())
+    if isinstance(generator, random.Random):
+        return hash(repr(generator.getstate()))
+    if isinstance(generator, np.random.RandomState):
+        return hash(repr(generator.get_state()))
+    return hash(repr(generator.bit_generator.state))
 
 
 def _parts(value: Any) -> list[Any]:
@@ -103,12 +175,17 @@ def _parts(value: Any) -> list[Any]:
 
 def _globals(function: types.FunctionType) -> list[Any]:
     """The variables of a file that a function names, in itself or in a function within it."""
-    codes, names = [function.__code__], dict[str, None]()
-    for code in codes:
-        names |= dict.fromkeys(code.co_names)
-        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    names = dict.fromkeys(name for code in _codes(function) for name in code.co_names)
     held = function.__globals__
     return [held[name] for name in names if name in held and not hasattr(builtins, name)]
+
+
+def _codes(function: types.FunctionType) -> list[types.CodeType]:
+    """The code of a function, and of every function within it."""
+    codes = [function.__code__]
+    for code in codes:
+        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return codes
 
 
 def _slots(kind: type) -> Iterable[str]:

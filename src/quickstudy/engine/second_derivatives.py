@@ -26,9 +26,11 @@ from torch.overrides import TorchFunctionMode
 from quickstudy.rules.torch_private import (
     AnyBatchNorm,
     AnyInstanceNorm,
+    function_modes,
     fused_weight_norm,
     math_attention,
     outside_transforms,
+    run_checkpoints_again,
 )
 
 
@@ -226,3 +228,18 @@ class twice_differentiable(TorchFunctionMode):  # noqa: N801 - used like a funct
         if plain is None and func in _UNDER_VMAP and not outside_transforms():
             plain = _UNDER_VMAP[func]
         return (plain or func)(*args, **(kwargs or {}))
+
+
+def _in_the_same_mode(block: Callable[..., Any]) -> Callable[..., Any]:
+    """A checkpointed block as it is to run again: by plain formulas, if these are called now."""
+    if not any(isinstance(mode, twice_differentiable) for mode in function_modes()):
+        return block
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with twice_differentiable():
+            return block(*args, **kwargs)
+
+    return run
+
+
+run_checkpoints_again(_in_the_same_mode)

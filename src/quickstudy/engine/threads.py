@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +37,7 @@ def map_on_threads(function: Callable[[int], R], count: int, threads: int) -> It
     if min(threads, count) < 2:
         yield from map(function, range(count))
         return
-    # These hold for one thread.
+    # These hold for one thread, and context variables too.
     differentiating, casting = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
     precision = torch.get_autocast_dtype("cpu")
 
@@ -44,25 +45,32 @@ def map_on_threads(function: Callable[[int], R], count: int, threads: int) -> It
         with torch.set_grad_enabled(differentiating), torch.autocast("cpu", precision, enabled=casting):
             return function(number)
 
+    contexts = [copy_context() for _ in range(count)]
     # A new thread begins with the number of torch's threads that the one has which starts it.
     with use_threads(1), ThreadPoolExecutor(min(threads, count)) as pool:
-        yield from pool.map(run, range(count))
+        yield from pool.map(lambda number: contexts[number].run(run, number), range(count))
+
+
+@contextmanager
+def keep_generators() -> Iterator[None]:
+    """Put the generators of the whole process, torch's, NumPy's and Python's, back to where they were."""
+    numpys, pythons = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpys)
+            random.setstate(pythons)
 
 
 def draws_random_numbers(run: Callable[[], object]) -> bool:
-    """Whether a computation draws from a generator of the whole process: torch's, NumPy's or Python's.
-
-    Their states are put back.
-    """
+    """Whether a computation draws from a generator of the whole process; their states are put back."""
 
     def states() -> tuple[str, ...]:
         # With the position in the stream, so a cut text of the numbers is enough.
         return repr(torch.get_rng_state().tolist()), repr(np.random.get_state()), repr(random.getstate())
 
-    before, numpys, pythons = states(), np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    with keep_generators():
+        before = states()
         run()
-        drawn = states() != before
-    np.random.set_state(numpys)
-    random.setstate(pythons)
-    return drawn
+        return states() != before

@@ -6,24 +6,29 @@ keeps stays on the module. A twin has none of these faults.
 
 A twin is a shallow copy of the module tree, made for one call and dropped after it: the same classes and code, with
 dictionaries of its own. The given tensors stand in the places of the parameters and buffers. Everything else that
-reaches a parameter or a module of the tree is linked anew: lists, dictionaries, partials, bound methods, closures,
-hooks, weak references, plain objects, and tensors that share the memory of a parameter. Buffers, other tensors and
-containers are copied. What a forward changes or keeps is dropped with the twin.
+reaches a parameter or a module of the tree is linked anew: lists, dictionaries with their keys, partials, bound
+methods, closures, hooks, weak references, plain objects, and tensors that share the memory of a parameter. Buffers,
+other tensors, NumPy's arrays and containers are copied; generators of random numbers are shared, so that they go on.
+What a forward changes or keeps is dropped with the twin.
 
 A scripted module holds its tensors in C++, where nothing can take their place: it is shared, and its own tensors cannot
 be given.
 """
 
 import functools
+import random
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy, deepcopy
 from enum import Enum
 from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -46,6 +51,34 @@ UNCOPYABLE = (TypeError, NotImplementedError, PicklingError)
 """What `copy` raises of a value that cannot be copied."""
 DEPTH = 8
 """How deep in containers and objects a parameter is looked for."""
+LARGEST_ARRAY = 1_000_000
+"""An array of NumPy's with more numbers than this holds data: it is shared."""
+
+
+_WATCH: ContextVar[list[tuple[nn.Module, dict[str, Any]]] | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watch_twins() -> Iterator[Callable[[], set[tuple[type[nn.Module], str]]]]:
+    """Twins that are made in this context are kept, and what they hold; asked, it says what they hold anew.
+
+    Each answer is the class of a module and the attribute that its forward has set.
+    """
+    watched: list[tuple[nn.Module, dict[str, Any]]] = []
+    token = _WATCH.set(watched)
+
+    def left() -> set[tuple[type[nn.Module], str]]:
+        return {
+            (type(part), key)
+            for part, before in watched
+            for key, value in _extras(part)
+            if before.get(key, _WATCH) is not value
+        }
+
+    try:
+        yield left
+    finally:
+        _WATCH.reset(token)
 
 
 class Twins(Generic[M]):
@@ -95,12 +128,17 @@ class Twins(Generic[M]):
         except _OutdatedError:
             self._plan = _Plan(self.root)
             twin = self._plan.twin(given)
+        if (watched := _WATCH.get()) is not None:
+            watched += [(part, dict(_extras(part))) for part in twin.modules()]
         made: M = twin
         return made
 
 
-def call_on(call: Callable[..., Any], x: Inputs) -> Tensor:
-    """The output of a module for its inputs: a tuple is its arguments, a dictionary its keywords."""
+def call_on(call: Callable[..., Any], x: Inputs) -> Any:
+    """The output of a module for its inputs: a tuple is its arguments, a dictionary its keywords.
+
+    It is a tensor, or what a loss of the user's own takes.
+    """
     if type(x) is tuple:
         output = call(*x)
     elif isinstance(x, Mapping):
@@ -110,9 +148,9 @@ def call_on(call: Callable[..., Any], x: Inputs) -> Tensor:
     return logits_of(output)
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: Any) -> Any:
     """The output itself; where it holds `logits` beside other values, as those of transformers do, these."""
-    result: Tensor = output
+    result = output
     if isinstance(output, Mapping) and "logits" in output:
         result = output["logits"]
     elif not isinstance(output, Tensor):
@@ -131,7 +169,14 @@ class _Plan:
         named = list(_walk(root, ""))
         self.modules = list({id(module): module for _, module in named}.values())
         self.number = {id(module): i for i, module in enumerate(self.modules)}
-        self.params = {name: p for name, p in root.named_parameters() if not _is_scripted_place(root, name)}
+        # A class may have a `named_parameters` of its own, which leaves some out.
+        places = [
+            (f"{path}{leaf}", p) for path, module in named for leaf, p in module._parameters.items() if p is not None
+        ]
+        first_places: dict[int, tuple[str, nn.Parameter]] = {}
+        for place, parameter in places:
+            first_places.setdefault(id(parameter), (place, parameter))
+        self.params = dict(first_places.values())
         # `params` keeps each parameter alive, so that no other tensor gets its identity.
         self.name = {id(p): name for name, p in self.params.items()}
         self.memory = {p.untyped_storage().data_ptr(): name for name, p in self.params.items() if _has_memory(p)}
@@ -143,6 +188,7 @@ class _Plan:
                     self.first[f"{path}{leaf}"] = self.name[id(p)]
             for leaf in module._buffers:
                 self.buffers[f"{path}{leaf}"] = (self.number[id(module)], leaf)
+        self.share_memory = self._share_memory()
         strangers = any(map(is_strange, self.modules))  # whose code may change the buffers of others
         self.sources = [
             (
@@ -173,6 +219,28 @@ class _Plan:
             return True
         return self._reaches(value, set(), 0) or _holds_containers(value, 0)
 
+    def _share_memory(self) -> bool:
+        """Whether two tensors that are no parameters lie in the same memory, such as a buffer and a view of it."""
+        found: dict[int, Tensor] = {}
+        waiting = [(value, 0) for module in self.modules for value in module._buffers.values()]
+        waiting += [
+            (value, 0)
+            for module in self.modules
+            for key, value in module.__dict__.items()
+            if key not in (*OWN, *TORCHS)
+        ]
+        seen: set[int] = set()
+        while waiting:
+            value, depth = waiting.pop()
+            if isinstance(value, Tensor):
+                own = _has_memory(value) and value.numel() and not self._shares_memory(value)
+                if own and found.setdefault(value.untyped_storage().data_ptr(), value) is not value:
+                    return True
+            elif id(value) not in seen and depth <= DEPTH and not isinstance(value, (*ATOMS, types.ModuleType)):
+                seen.add(id(value))
+                waiting += [(part, depth + 1) for part in parts_of(value)]
+        return False
+
     def _reaches(self, value: Any, seen: set[int], depth: int) -> bool:
         """Whether a value reaches a parameter or a module of the tree."""
         if id(value) in self.number or id(value) in self.name:
@@ -199,7 +267,7 @@ class _Plan:
                 }
                 buffers = d["_buffers"]
                 own["_buffers"] = (
-                    {key: None if b is None else b.clone() for key, b in buffers.items()}
+                    {key: None if b is None else self._copied(b, memo) for key, b in buffers.items()}
                     if copied and buffers
                     else buffers.copy()
                 )
@@ -228,6 +296,23 @@ class _Plan:
                 new[i].__dict__["_buffers"][leaf] = value
         root: nn.Module = new[0]
         return root
+
+    def _copied(self, value: Tensor, memo: dict[Any, Any]) -> Tensor:
+        """A copy of a tensor; of tensors in the same memory the copies are in the same memory too."""
+        if id(value) in memo:
+            found: Tensor = memo[id(value)]
+            return found
+        plain = _has_memory(value) and value.numel() and not (value.requires_grad or value.is_conj() or value.is_neg())
+        if self.share_memory and plain:
+            memory = value.untyped_storage()
+            key = "memory", memory.data_ptr()
+            if key not in memo:
+                memo[key] = memory.clone()  # type: ignore[no-untyped-call]
+            made = value.new_empty(0).set_(memo[key], value.storage_offset(), value.shape, value.stride())
+        else:
+            made = value.clone()
+        memo[id(value)] = made
+        return made
 
     def _shares_memory(self, value: Tensor) -> bool:
         """Whether a tensor is a part of a parameter's memory, or all of it: a view that was made once."""
@@ -268,7 +353,10 @@ class _Plan:
         if id(value) in memo:
             return memo[id(value)]
         if isinstance(value, Tensor):
-            memo[id(value)] = self._alias(value, params) if self._shares_memory(value) else value.clone()
+            memo[id(value)] = self._alias(value, params) if self._shares_memory(value) else self._copied(value, memo)
+            return memo[id(value)]
+        if isinstance(value, np.ndarray):
+            memo[id(value)] = value.copy() if value.size <= LARGEST_ARRAY else value
             return memo[id(value)]
         if isinstance(value, (*ATOMS, types.ModuleType)) or not self._must_link(value):
             return value
@@ -284,8 +372,11 @@ class _Plan:
             if made is value:
                 return value
             if isinstance(value, dict):
-                parts: Any = {key: link(part) for key, part in dict.items(value)}
-                dict.update(made, parts)
+                base: Any = OrderedDict if isinstance(value, OrderedDict) else dict  # not what a subclass makes of them
+                parts: Any = {link(key): link(part) for key, part in base.items(value)}
+                if parts.keys() != dict.keys(made):  # some are modules
+                    base.clear(made)
+                base.update(made, parts)
             elif isinstance(value, set):
                 parts = set(map(link, value))
                 set.clear(made)
@@ -358,22 +449,13 @@ def _walk(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _walk(child, f"{path}{name}.")
 
 
-def _is_scripted_place(root: nn.Module, name: str) -> bool:
-    """Whether a parameter's path leads through a scripted module."""
-    module: Any = root
-    for part in name.split(".")[:-1]:
-        if isinstance(module, torch.jit.ScriptModule):
-            return True
-        module = module._modules[part]
-    return isinstance(module, torch.jit.ScriptModule)
-
-
 def parts_of(value: Any) -> list[Any]:
     """What a value holds: elements, arguments, cells of a closure, attributes."""
     if isinstance(value, Twins):
         return [value.root]
     if isinstance(value, dict):
-        return list(value.values())
+        keys = (key for key in dict.keys(value) if isinstance(key, Tensor) or not isinstance(key, ATOMS))
+        return [*keys, *dict.values(value)]
     if isinstance(value, list | tuple | set | frozenset | deque):
         return list(value)
     if isinstance(value, functools.partial):
@@ -393,8 +475,8 @@ def parts_of(value: Any) -> list[Any]:
 
 
 def _holds_containers(value: Any, depth: int) -> bool:
-    """Whether a value is, or consists of, containers that a forward may fill; objects of plain data count."""
-    if isinstance(value, dict | list | set | deque):
+    """Whether a value is, or consists of, what a forward may fill: containers, tensors, objects of plain data."""
+    if isinstance(value, dict | list | set | deque | np.ndarray | Tensor):
         return True
     if isinstance(value, tuple):
         return any(_holds_containers(part, depth + 1) for part in value)
@@ -406,10 +488,10 @@ def _is_plain_object(value: Any, depth: int) -> bool:
     if depth > DEPTH or isinstance(value, (*ATOMS, nn.Module, types.ModuleType, functools.partial)) or callable(value):
         return False
     attributes = getattr(value, "__dict__", None)
-    if not attributes or isinstance(value, Enum) or hasattr(type(value), "__slots__"):
-        return False  # an object without data, or a member of an Enum, is told by its identity
+    if not attributes or isinstance(value, Enum | random.Random) or hasattr(type(value), "__slots__"):
+        return False  # an object without data, or a member of an Enum, is told by its identity; a generator goes on
     return all(
-        isinstance(part, (*ATOMS, dict, list, set, deque, tuple)) or _is_plain_object(part, depth + 1)
+        isinstance(part, (*ATOMS, dict, list, set, deque, tuple, np.ndarray)) or _is_plain_object(part, depth + 1)
         for part in attributes.values()
     )
 

@@ -319,9 +319,9 @@ class LearnerBase(Base):
         if not isinstance(self.learner, RuleLearner) or isinstance(self.learner, UnicornLearner):
             return None
         with torch.no_grad():
-            return self.learner.run_head(
-                self.learner.params(), self.learner.features(x[:2].to(self.learner.device))
-            ).shape[-1]
+            features = self.learner.features(x[:2].to(self.learner.device))
+            output: Tensor = self.learner.run_head(self.learner.params(), features)
+        return output.shape[-1]
 
     def calibrate(self, module: nn.Module, x: Tensor, y: Tensor, ways: int, shots: int) -> Calibration | None:
         known = () if self.blueprint is None else self.blueprint.calibrations

@@ -110,6 +110,10 @@ def choose(
         trust: See `FewShotClassifier`.
         progress: Called with how many of all splits of all bases are done.
     """
+    if isinstance(among, str | Path):
+        raise InputError(
+            f"`among` is {str(among)!r} alone: give a list of two or more bases, such as ['photos', None]."
+        )
     items, labels = _read_data(data)
     classes = check_classes(labels)
     y = torch.from_numpy(number_labels(labels, classes))

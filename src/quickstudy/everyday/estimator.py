@@ -111,7 +111,7 @@ class Estimator:
             )
         names = column_names(values)
         if self.base is None:
-            values = as_rows(values)
+            values = as_rows(as_array(values) if np.ma.is_masked(values) else values)
             if has_sklearn():
                 from sklearn.utils.validation import validate_data
 
@@ -193,11 +193,11 @@ def as_values(y: Any, n: int) -> tuple[NDArray[np.float64], bool]:
     try:
         if hasattr(y, "detach"):
             y = y.detach().cpu()
-        values = np.asarray(y)
+        values = as_array(y) if np.ma.is_masked(y) else np.asarray(y)
         if values.dtype.kind == "c":
             raise InputError("Complex data not supported: y holds complex values. Give real ones.")
         shape, values = values.shape, values.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"y holds no numbers ({error}): give a value for each example.") from error

@@ -183,7 +183,10 @@ def _prepare(base: Base, inputs: Any) -> Tensor:
     """A user's inputs as the exported file takes them."""
     items = read_items(inputs)
     encoder = _picture_encoder(base)
-    return base.prepare(items) if encoder is None else torch.cat([encoder.preparation(item) for item in items])
+    if encoder is None:
+        return base.prepare(items)
+    encoder.encode(items)  # what is no picture is refused by its name
+    return torch.cat([encoder.preparation(item) for item in items])
 
 
 def _picture_encoder(base: Base) -> PictureEncoder | None:
@@ -271,7 +274,8 @@ class _OneInput(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        return call_on(self.module, x)
+        output: Tensor = call_on(self.module, x)
+        return output
 
 
 def _ways(learner: Learner) -> int:

@@ -57,9 +57,11 @@ def read_folder(path: str | Path) -> Taught:
             notes.append(f"taught by the pictures in {split}; those in {' and '.join(others)} were left aside")
     empty = [name for name, why in listing.skipped if why == "a class folder with no image"]
     if empty:
+        inside = [(name, why) for name, why in listing.skipped if name.startswith(f"{empty[0]}/")]
+        found = f" ({len(inside)} in it left out: {inside[0][0]}, {inside[0][1]})" if inside else ""
         raise InputError(
-            f"The class {Path(empty[0]).name!r} has no picture in {place}: put one or more into {empty[0]}, or delete "
-            "that folder."
+            f"The class {Path(empty[0]).name!r} has no picture in {place}{found}: put one or more into {empty[0]}, or "
+            "delete that folder."
         )
     pictures = listing.pictures
     items = [pictures.paths[n] if isinstance(pictures, FilePictures) else pictures[n].copy() for n in numbers.tolist()]
@@ -100,7 +102,7 @@ def read_taught(values: Any, y: Any) -> tuple[Any, Any, list[str]]:
     """X, y and remarks, where X may be a folder or a dataset, which has the labels too."""
     if y is not None:
         return values, y, []
-    if is_folder(values):
+    if isinstance(values, str | Path):
         return read_folder(values)
     return read_dataset(values) if is_dataset(values) else (values, None, [])
 
@@ -162,7 +164,10 @@ def read_items(values: Any) -> Items:
         shapes = {tuple(item.shape) for item in listed}
         if len(shapes) > 1:
             return listed
-        return _numbers(np.stack([as_array(item) for item in listed]))
+        arrays = [as_array(item) for item in listed]
+        if arrays[0].ndim > 1 and len({array.dtype.kind == "b" for array in arrays}) > 1:
+            arrays = [array * np.uint8(255) if array.dtype.kind == "b" else array for array in arrays]  # white is 255
+        return _numbers(np.stack(arrays))
     try:
         return _numbers(np.asarray(listed))
     except ValueError:
@@ -191,6 +196,11 @@ def as_pictures(items: Items) -> Sequence[Any] | None:
 
     Bytes and other integers are pictures, with values from 0 to 255.
     """
+    if isinstance(items, Tensor) and not items.is_floating_point() and items.ndim == 3 and items.shape[-1] in (3, 4):
+        raise InputError(
+            f"X has the shape {list(items.shape)}, which seems to be one picture in colour. Give a list of pictures, "
+            f"or X[None], {[1, *items.shape]}. Grey pictures that are {items.shape[-1]} wide: give X[:, None]."
+        )
     if isinstance(items, Tensor):
         return None if items.is_floating_point() else list(items)
     return items

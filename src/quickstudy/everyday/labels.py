@@ -27,7 +27,7 @@ def read_labels(y: Any) -> list[Hashable]:
         raise InputError(f"{NO_Y}: give a label for each example.")
     if isinstance(y, str | bytes):
         raise InputError(f"y is the text {y!r}: give a list with a label for each example.")
-    if isinstance(y, Tensor):
+    if isinstance(y, Tensor | np.ma.MaskedArray):
         y = as_array(y)
     elif hasattr(y, "to_numpy"):  # a column of a table
         y = y.to_numpy()
@@ -46,7 +46,7 @@ def read_labels(y: Any) -> list[Hashable]:
     except TypeError:
         raise InputError(f"y is a {type(y).__name__}: give a list with a label for each example.") from None
     for number, label in enumerate(labels):
-        if label is None or (isinstance(label, float) and not math.isfinite(label)) or _is_missing(label):
+        if _names_nothing(label):
             shown = "NaN" if isinstance(label, float) and math.isnan(label) else label
             raise InputError(
                 f"The label of example {number} is {shown}, which names no class: give its class, or leave the example "
@@ -68,7 +68,9 @@ def list_labels(labels: NDArray[Any]) -> list[Any]:
 
 
 def _as_python(label: Any) -> Any:
-    """A label without NumPy's types, also inside of a tuple."""
+    """A label without the types of NumPy and torch, also inside of a tuple."""
+    if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:  # hashed by what it is, and not by what it holds
+        label = as_array(label)[()]
     if isinstance(label, np.generic):
         plain = label.item()
         return label if isinstance(label, np.datetime64 | np.timedelta64) and isinstance(plain, int) else plain
@@ -101,6 +103,13 @@ def _warn_column() -> None:
     )
 
 
+def _names_nothing(label: Any) -> bool:
+    """Whether a label, or a part of it, is missing or no finite number."""
+    if type(label) is tuple:
+        return any(map(_names_nothing, label))
+    return label is None or (isinstance(label, float) and not math.isfinite(label)) or _is_missing(label)
+
+
 def _is_missing(label: Any) -> bool:
     """Whether a label is a missing value of pandas, which equals nothing, not even itself."""
     if isinstance(label, np.datetime64 | np.timedelta64):
@@ -109,6 +118,8 @@ def _is_missing(label: Any) -> bool:
 
 
 def _is_hashable(label: Any) -> bool:
+    if any(isinstance(part, Tensor) for part in (label if type(label) is tuple else (label,))):
+        return False  # by its identity, which tells no classes apart
     try:
         hash(label)
     except TypeError:

@@ -96,8 +96,9 @@ class FewShotRegressor(Estimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
         """R squared: 1 for exact values, 0 for the mean of y."""
-        values = np.asarray(self.predict(X)).reshape(len(X), -1)
-        true, _ = as_values(y, len(X))
+        values = np.asarray(self.predict(X))
+        values = values[:, None] if values.ndim == 1 else values
+        true, _ = as_values(y, len(values))
         weight = np.ones(len(true)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         mean = np.average(true, axis=0, weights=weight)
         left, whole = (weight @ np.square(true - guess) for guess in (values, mean))

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from copy import deepcopy
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -80,6 +81,11 @@ class EmbeddingLearner(Learner):
         twin: EmbeddingLearner = self.twins.twin(with_prefix(params, NORM_PREFIX))
         return twin.compare(params, call_on(twin.body, x))
 
+    def check_first_task(self, support: Examples) -> None:
+        """Embed a first task: what that changes is refused."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.update(support, {})
+
     def check_support(self, support: Examples) -> None:
         """Refuse a support set that lacks a class: this method compares with examples of every class."""
         absent = sorted(set(range(self.ways)) - set(support.y.tolist()))
@@ -116,6 +122,11 @@ class AdaptedLearner(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs for what the model takes: a tensor, arguments, or keywords."""
+        if args and kwargs:
+            raise InputError(
+                "Call this module with arguments or with keywords, as the examples that it was adapted to were given: "
+                f"{len(args)} argument(s) and {', '.join(kwargs)} came together."
+            )
         x = kwargs or (args[0] if len(args) == 1 else args)
         return self.learner.predict(dict(self.named_buffers(recurse=False)), x)
 

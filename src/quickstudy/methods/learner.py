@@ -8,6 +8,7 @@ behind a body that all tasks share.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,21 @@ from torch import Tensor, nn
 
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
 from quickstudy.engine.gradient_check import GradientCheck, WrongGradient, check_learner, check_learner_here
+from quickstudy.engine.outside import what_is_read
 from quickstudy.engine.precision import autocast_products
-from quickstudy.engine.second_derivatives import twice_differentiable
-from quickstudy.engine.twin import Twins, copy_module, set_mode
+from quickstudy.engine.second_derivatives import is_strange, twice_differentiable
+from quickstudy.engine.twin import Twins, copy_module, set_mode, watch_twins
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
-from quickstudy.rules.torch_private import is_tracing, outside_transforms, tree_leaves, tree_map
+from quickstudy.rules.torch_private import (
+    count_changes,
+    is_tracing,
+    outside_transforms,
+    tree_leaves,
+    tree_map,
+    without_kept_parameters,
+)
 from quickstudy.tasks.draws import task_noise
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task, move, pick
 
@@ -82,10 +91,48 @@ class Learner(nn.Module, ABC):
 
     def check_once(self, support: Examples) -> None:
         """Call `check_first_task` on the first task that this learner is given, in each mode: a forward may differ."""
-        if self.training not in self.checked:
-            with twice_differentiable():
-                self.check_first_task(tree_map(torch.clone, support))
-            self.checked |= {self.training}
+        if self.training in self.checked:
+            return
+        known = not is_tracing() and outside_transforms() and self.device.type != "meta"  # the values of tensors are
+        with twice_differentiable(), self._refuse_writes() if known else nullcontext():
+            self.check_first_task(tree_map(torch.clone, support))
+            if known:
+                self._refuse_losses_that_look(tree_map(torch.clone, support))
+        self.checked |= {self.training}
+
+    @contextmanager
+    def _refuse_writes(self) -> Iterator[None]:
+        """Refuse what changes a parameter; its numbers are put back."""
+        before = {name: (p.detach().clone(), count_changes(p)) for name, p in self.named_parameters()}
+        yield
+        changed = [
+            name
+            for name, p in self.named_parameters()
+            if count_changes(p) != before[name][1] or not _is_same(p.detach(), before[name][0])
+        ]
+        if changed:
+            with torch.no_grad():
+                for name, p in self.named_parameters():
+                    if name in changed:
+                        p.data = before[name][0]
+            raise InputError(explain_writes(changed))
+
+    def _refuse_losses_that_look(self, support: Examples) -> None:
+        """Refuse a loss that reads what a forward leaves on its module: the calls of a learner run on copies of it."""
+        strangers = [loss for loss in self.criteria if is_strange(loss)]
+        kinds, names = map(set[Any]().union, *map(what_is_read, strangers)) if strangers else (set(), set())
+        if not any(issubclass(type(part), tuple(kinds)) for part in self.modules()):
+            return
+        noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
+        with watch_twins() as left, torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.update(support, noise)
+            read = sorted(name for kind, name in left() if name in names and issubclass(kind, tuple(kinds)))
+        if read:
+            raise InputError(
+                f"The loss reads `{read[0]}`, which a forward leaves on its module. A learner calls copies of it, "
+                "so the loss would not see that. Return it with the output, as (logits, term), and add it in a loss "
+                "that takes both."
+            )
 
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -141,8 +188,9 @@ class Learner(nn.Module, ABC):
         self.engine.settle(self, tasks.support.x)
         support, query = self.unshared((tasks.support, tasks.query))
         tasks = tasks._replace(support=support, query=query)
-        self._check_strangers(tasks)
-        self.check_once(pick(tasks.support, 0))
+        with without_kept_parameters():
+            self._check_strangers(tasks)
+            self.check_once(pick(tasks.support, 0))
         return tasks
 
     def unshared(self, inputs: I) -> I:
@@ -309,6 +357,7 @@ class Learner(nn.Module, ABC):
             explain_support_misfit(support),
             torch.no_grad(),
             twice_differentiable(),
+            without_kept_parameters(),
             autocast_products(self.engine.settings.autocast),
         ):
             # Copies: a forward may change its input, and no gradient is computed through what inference mode made.
@@ -418,6 +467,19 @@ class Learner(nn.Module, ABC):
         return describe_norms(self.modules())
 
 
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; NaN is one of them."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def explain_writes(names: Sequence[str]) -> str:
+    """The message where a forward changes parameters."""
+    return (
+        f"The forward writes to {', '.join(names)} in place, so every call would begin from other numbers. (An "
+        "embedding with max_norm does.) Compute a new tensor from the parameter in the forward instead."
+    )
+
+
 def _refuse_divergence(params: Params) -> None:
     """Refuse adapted parameters that are NaN or infinite."""
     for name, value in params.items():
@@ -436,13 +498,18 @@ def _as_batch(task: Task) -> Task:
 
 def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:
     """One outcome from several of one task each; a query that a task lacks is NaN, a class minus infinity."""
-    longest = max(outcome.output.shape[1] for outcome in outcomes)
-    widest = max(outcome.output.shape[-1] for outcome in outcomes)
-    outputs = []
-    for outcome in outcomes:
-        output = outcome.output
-        if output.ndim > 2:
-            output = F.pad(output, (0, widest - output.shape[-1]), value=-torch.inf)
-        padding = output.new_full((1, longest - output.shape[1], *output.shape[2:]), torch.nan)
-        outputs.append(torch.cat([output, padding], dim=1))
-    return Outcome(torch.cat([outcome.loss for outcome in outcomes]), torch.cat(outputs))
+    output = tree_map(lambda *parts: _pad_outputs(parts), *(outcome.output for outcome in outcomes))
+    return Outcome(torch.cat([outcome.loss for outcome in outcomes]), output)
+
+
+def _pad_outputs(parts: Sequence[Tensor]) -> Tensor:
+    """Outputs `[1, n, ...]` of several tasks as one tensor. Numbers that are no floats are padded with 0."""
+    longest = max(part.shape[1] for part in parts)
+    widest = max(part.shape[-1] for part in parts)
+    classes, queries = (-torch.inf, torch.nan) if parts[0].is_floating_point() else (0, 0)
+    padded = []
+    for part in parts:
+        wide = F.pad(part, (0, widest - part.shape[-1]), value=classes) if part.ndim > 2 else part
+        padding = wide.new_full((1, longest - wide.shape[1], *wide.shape[2:]), queries)
+        padded.append(torch.cat([wide, padding], dim=1))
+    return torch.cat(padded)

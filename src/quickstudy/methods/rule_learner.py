@@ -12,7 +12,7 @@ from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine
 from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
-from quickstudy.methods.learner import Learner, Noise
+from quickstudy.methods.learner import Learner, Noise, explain_writes
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
@@ -111,7 +111,7 @@ class RuleLearner(Learner):
         body = partial(self.body_twins.call, with_prefix(params or {}, "body:"))
         return call_on(body, self.engine.autodiff.images(self.unshared(x)))
 
-    def run_head(self, params: Params, features: Inputs) -> Tensor:
+    def run_head(self, params: Params, features: Inputs) -> Any:
         """The output of the head with these parameters."""
         if self.copies_features:
             features = tree_map(torch.clone, features)
@@ -156,7 +156,7 @@ class RuleLearner(Learner):
         - A loss that reads the module that the learner was made from, and of which it has a copy.
         """
         theta = {name: p.detach().clone().requires_grad_() for name, p in self.params().items()}
-        versions = {name: count_changes(p) for name, p in self.named_parameters()}
+        places = {name: p.data_ptr() for name, p in theta.items()}
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):  # dropout draws what it would have drawn anyway
             x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
             before = [count_changes(value) for value in tree_leaves(x)]
@@ -166,7 +166,7 @@ class RuleLearner(Learner):
             self.copies_features |= [count_changes(value) for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
-            self._refuse_writes(theta, versions)
+            self._refuse_writes_to(theta, places)
             self._refuse_other_reads(loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         # What was right in the other mode may leave out a part in this one, but not all.
@@ -177,15 +177,16 @@ class RuleLearner(Learner):
                 "forward. allow_unused=True lets them stay as they are."
             )
 
-    def _refuse_writes(self, theta: Params, versions: Mapping[str, int]) -> None:
-        """Refuse a forward that has changed the copies of theta, or a parameter, of which it counts the versions."""
-        names = [name for name, p in self.params().items() if not ((p == theta[name]) | (p != p)).all()]
-        names += [name for name, p in self.named_parameters() if count_changes(p) != versions[name]]
-        if names:
-            raise InputError(
-                f"The forward writes to {', '.join(names)} in place, so every call would begin from other numbers. (An "
-                "embedding with max_norm does.) Compute a new tensor from the parameter in the forward instead."
-            )
+    def _refuse_writes_to(self, theta: Params, places: Mapping[str, int]) -> None:
+        """Refuse a forward that has changed the copies of theta, or put other numbers in their places."""
+        params = self.params()
+        written = [
+            name
+            for name, p in theta.items()
+            if p.data_ptr() != places[name] or not ((params[name] == p) | (params[name] != params[name])).all()
+        ]
+        if written:
+            raise InputError(explain_writes(written))
 
     def _refuse_other_reads(self, loss: Tensor, output: Any, theta: Params) -> None:
         """Refuse a loss that depends, not by the output, on tensors that equal one of the learner's parameters.
@@ -214,7 +215,7 @@ class RuleLearner(Learner):
         phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
         return self.with_statistics(phi, support)
 
-    def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ..."]:
+    def predict(self, params: Params, x: Inputs) -> Any:  # a tensor, or what a loss of the user's own takes
         return self.run_head(params, self.engine.autodiff.images(self.features(x, params)))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:

@@ -70,10 +70,13 @@ def _empty(kind: type[nn.Module], own: type[nn.Module]) -> nn.Module:
 
 def refuse_parameter_hooks(model: nn.Module) -> None:
     """Refuse a model with hooks on parameters: a copy has none, and what adapts is no parameter of it."""
-    hooked = [name for name, p in model.named_parameters() if getattr(p, "_backward_hooks", None)]
+    kinds = {"_backward_hooks": "register_hook", "_post_accumulate_grad_hooks": "register_post_accumulate_grad_hook"}
+    hooked = [
+        (name, kind) for name, p in model.named_parameters() for held, kind in kinds.items() if getattr(p, held, 0)
+    ]
     if hooked:
         raise InputError(
-            f"{hooked[0]} has a hook (register_hook), which a learner cannot keep: it works on a copy of the model, "
-            "and adapted values are other tensors. Compute in the forward what the hook does, for example "
+            f"{hooked[0][0]} has a hook ({hooked[0][1]}), which a learner cannot keep: it works on a copy of the "
+            "model, and adapted values are other tensors. Compute in the forward what the hook does, for example "
             "weight * mask + (weight * (1 - mask)).detach()."
         )

@@ -4,10 +4,12 @@ Every entry says why it is needed. All were checked on torch 2.13; to move to a 
 `torch._dynamo`, whose import takes longer than that of torch itself, is imported by the functions that need it.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 # Weight norm and attention by their fused kernel and their plain formula: see `engine.second_derivatives`.
@@ -22,8 +24,13 @@ from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: 
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm as AnyInstanceNorm
 
+# The modes of Python code that are active in this thread, and by which parametrized parameters are kept.
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
 # Sees every operator below autograd and `vmap`, where memory is allocated; no documented hook is called there.
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 
 # The tensors in a task, an outcome or the arguments of a call. The documented module came after torch 2.6.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
@@ -39,6 +46,8 @@ __all__ = [
     "compiler_errors",
     "convolve",
     "count_changes",
+    "dispatch_modes",
+    "function_modes",
     "fused_weight_norm",
     "has_hooks",
     "is_tracing",
@@ -48,9 +57,11 @@ __all__ = [
     "outside_transforms",
     "recompile_limit",
     "rendezvous",
+    "run_checkpoints_again",
     "stand_in_for",
     "tree_leaves",
     "tree_map",
+    "without_kept_parameters",
 ]
 
 
@@ -114,6 +125,11 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
     return output
 
 
+def function_modes() -> list[TorchFunctionMode]:
+    """The modes for functions that are active in this thread."""
+    return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
 def count_changes(value: Tensor) -> int:
     """How often a tensor was changed in place; what was made in inference mode does not count it."""
     return 0 if value.is_inference() else value._version
@@ -146,3 +162,30 @@ def math_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]
     return output
+
+
+@contextmanager
+def without_kept_parameters() -> Iterator[None]:
+    """Leave `torch.nn.utils.parametrize.cached`: it keeps values by the identity of a module, which twins use again."""
+    depth = parametrize._cache_enabled
+    if not depth:
+        yield
+        return
+    parametrize._cache_enabled -= depth
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled += depth
+
+
+def run_checkpoints_again(prepare: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Let the backward pass run a checkpointed block as `prepare` makes it in the forward pass, in any thread.
+
+    torch runs the block again without the modes of Python code that it had, and documents nothing that restores them.
+    """
+    begin = torch.utils.checkpoint._checkpoint_without_reentrant_generator
+
+    def begin_prepared(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return begin(prepare(function), *args, **kwargs)
+
+    torch.utils.checkpoint._checkpoint_without_reentrant_generator = begin_prepared  # type: ignore[assignment]

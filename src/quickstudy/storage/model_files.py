@@ -123,7 +123,7 @@ def _check_place(path: Path) -> None:
         raise InputError(f"{path} is a file, and a model is a directory. Give another path.")
     if path.is_dir() and not is_model(path):
         others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-        if others:
+        if others and not is_model(path):  # another process may have saved one meanwhile
             raise InputError(
                 f"{path} is not empty (it has {others[0]}) and is not a model. Give a new or an empty directory."
             )
@@ -167,8 +167,11 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _find_tensors(path: Path, digest: str) -> dict[str, Tensor] | None:
-    """The tensors with this hash, from whichever of the two files has them."""
-    for name in (TENSORS_FILE, NEXT_FILE):
+    """The tensors with this hash, from whichever of the two files has them.
+
+    Between the first look and the second, a save may have given the next file its final name.
+    """
+    for name in (TENSORS_FILE, NEXT_FILE, TENSORS_FILE):
         file = refuse_link(path / name, path)
         if file.is_file():
             try:

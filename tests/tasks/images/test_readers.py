@@ -402,6 +402,21 @@ def test_csv_headers_and_separators(tmp_path, name, lines):
         assert by_split(listing) == {"train": ["a"], "test": ["é"]}
 
 
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        (["path,label", "1.png,a", '2.png,"b', "3.png,c", "4.png,d"], 3),
+        (["path,label", '"1.png,a'], 2),
+        (["path,label", "1.png,a", '2.png,"b'], 3),
+    ],
+)
+def test_a_quote_that_is_not_closed_takes_no_lines(tmp_path, lines, number):
+    put(tmp_path, *(f"{n}.png" for n in range(1, 5)))
+    write(tmp_path, "all.csv", *lines)
+    with pytest.raises(InputError, match=f"^Line {number} of .*all.csv cannot be read: a quote is not closed"):
+        read(tmp_path)
+
+
 def test_easyfsl_csv_names_the_class_first_and_keeps_pictures_by_class(tmp_path):
     put(tmp_path, "images/n1/1.jpg", "images/n2/1.jpg")
     write(tmp_path, "train.csv", "class_name,image_name", "n1,1.jpg", "n2,1.jpg")

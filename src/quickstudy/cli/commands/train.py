@@ -52,7 +52,12 @@ class Train(SharedCommand):
         """Make or open the run, and train it to its end."""
         from quickstudy.training import config
 
-        if (self.config is None) == (self.resume is None):
+        if self.config is not None and self.resume is not None:
+            raise InputError(
+                f"Both {self.config} and --resume were given. A run goes on with its own configuration: leave "
+                f"{self.config} out, or start anew without --resume."
+            )
+        if self.config is None and self.resume is None:
             raise InputError(
                 "Give a configuration to start from, or --resume RUN to go on with a run. "
                 f"Configurations that ship: {', '.join(config.shipped_configs())}."

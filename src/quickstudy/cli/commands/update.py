@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Folder, TrustingCommand
-from quickstudy.cli.taught import describe_model, open_classifier, tell_taught
+from quickstudy.cli.taught import describe_model, name_by_known_classes, name_classes, open_classifier, tell_taught
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, printable
 
@@ -44,18 +45,21 @@ class Update(TrustingCommand):
         taught = read_folder(self.folder)
         if not is_model(path):
             open_classifier(self.model, self.trust_code)  # says what is wrong
-        with model_lock(path):  # else two updates at once would lose one of them
+        # In place, two updates at once would lose one of them; elsewhere the old model need not be writable.
+        with model_lock(path) if out.resolve() == path.resolve() else nullcontext():
             classifier = self.with_trust(console, partial(open_classifier, self.model))
             before = classifier.shots_
+            labels = name_by_known_classes(taught.labels, classifier.classes_)
             with console.progress("reading") as progress:
-                classifier.update(taught.items, taught.labels, progress=progress)
+                classifier.update(taught.items, labels, progress=progress)
             classifier.save(out)
         tell_taught(console, classifier, taught, self.report)
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})
             return
+        names = name_classes(classifier.shots_)
         more = [
-            f"{name} {before.get(name, 0)} + {count - before.get(name, 0)}"
+            f"{names[name]} {before.get(name, 0)} + {count - before.get(name, 0)}"
             for name, count in classifier.shots_.items()
             if count > before.get(name, 0)
         ]

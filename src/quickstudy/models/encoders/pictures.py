@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from quickstudy.models.encoders.cache import hash_content
@@ -86,6 +86,8 @@ class PictureEncoder(Encoder):
         if isinstance(item, Image.Image):
             check_pixels(*item.size)
             turned = item.info.get("exif", b"")
+            if "xmp" in item.info or "XML:com.adobe.xmp" in item.info:  # which may say how the picture is turned too
+                turned += f"turned {item.getexif().get(ExifTags.Base.Orientation)}".encode()
             through = repr(item.info.get("transparency")).encode()
             palette = item.palette.tobytes() if item.mode in ("P", "PA") and item.palette else b""
             about = f"{item.mode} {item.size}".encode()

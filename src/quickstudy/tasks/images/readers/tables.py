@@ -110,13 +110,17 @@ def _table_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+    # strict: else a quote that is not closed would take the rest of the file into one name
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    read = 0
     try:
         for fields in reader:
+            read = reader.line_num
             if any(fields):
-                yield f"line {reader.line_num} of {file.name}", fields
+                yield f"line {read} of {file.name}", fields
     except csv.Error as error:
-        raise InputError(f"Line {reader.line_num} of {file} cannot be read: {error}.") from error
+        what = "a quote is not closed" if reader.line_num > read + 1 or "end of data" in str(error) else str(error)
+        raise InputError(f"Line {read + 1} of {file} cannot be read: {what}.") from error
 
 
 def _parquet_lines(file: Path) -> Iterator[tuple[str, list[str]]]:
