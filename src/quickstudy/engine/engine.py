@@ -187,9 +187,10 @@ class Engine:
         losses = (value for name, value in vars(model).items() if name.endswith("criterion"))
         modules = list(model.modules())
         strangers = list(filter(is_strange, (*modules, *losses)))
-        # torch keeps parametrized values for all threads at once, where a forward asks for it.
-        keeps = strangers and any(map(is_parametrized, modules))
-        self._side_by_side &= not keeps and not any(map(_has_generator, modules))
+        if self._side_by_side:
+            # torch keeps parametrized values for all threads at once, where a forward asks for it.
+            keeps = strangers and any(map(is_parametrized, modules))
+            self._side_by_side = not keeps and not any(map(_has_generator, modules))
         self._state = tuple(map(_settings_of, modules)) if self._side_by_side else ()
         self.has_strangers, self._strangers = bool(strangers), strangers if self._side_by_side else []
         self._needs_plain = self.has_strangers or any(map(calls_tabled_kernels, modules))
