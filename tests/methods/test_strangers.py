@@ -1635,3 +1635,12 @@ def test_a_step_is_computed_again_in_the_autocast_that_it_had(rate: float) -> No
         found.append([p.grad for p in learner.parameters()])
     for plain, again in zip(*found, strict=True):
         assert torch.equal(plain, again)
+
+
+@pytest.mark.parametrize("build", [maml, anil], ids=["maml", "anil"])
+def test_a_lazy_module_is_refused_until_it_has_a_shape(build: Callable[..., Any]) -> None:
+    net = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.Linear(5, WAYS))
+    with pytest.raises(InputError, match=r"has no shape yet.*model\(x\)"):
+        build(net)
+    net(torch.zeros(1, 4))
+    assert build(net)(some_tasks(4)).loss.isfinite().all()

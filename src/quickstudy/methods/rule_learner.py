@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine
@@ -69,6 +70,7 @@ class RuleLearner(Learner):
         engine: Engine | None = None,
     ) -> None:
         super().__init__(criterion, engine)
+        _refuse_lazy(*(part for part in (head, body) if part is not None))
         self.allow_unused = allow_unused
         self.head = with_safe_norms(head, norms)
         # Inner steps do not run the body, so its norms have one scale and bias.
@@ -276,6 +278,16 @@ class RuleLearner(Learner):
         if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnSingleExample())
         return adapted.eval().requires_grad_(False)
+
+
+def _refuse_lazy(*parts: nn.Module) -> None:
+    """Refuse parameters without a shape: what adapts must be there before a first task."""
+    lazy = [name for part in parts for name, p in part.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise InputError(
+            f"{lazy[0]} has no shape yet, as it is of a lazy module. Call the model once on an example before you make "
+            "a learner of it: model(x)."
+        )
 
 
 class AdaptedBody(nn.Sequential):
