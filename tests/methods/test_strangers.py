@@ -1396,6 +1396,37 @@ def test_a_loss_that_holds_a_module_and_does_not_look_is_taken() -> None:
     assert torch.equal(one[0].loss, other[0].loss)
 
 
+@pytest.mark.parametrize("way", ["attribute", "list", "buffer", "buffer in place"])
+def test_a_forward_that_keeps_something_is_not_compiled(way: str) -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.count, self.seen = nn.Linear(4, WAYS), 0, [0]
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if way == "attribute":
+                self.count += 1
+            elif way == "list":
+                self.seen.append(1)
+            elif way == "buffer":
+                self.calls = self.calls + 1
+            else:
+                self.calls.add_(1)
+            return self.first(x) / (1 + self.count + len(self.seen) + self.calls.detach())
+
+    tasks, net = some_tasks(4), Keeps()
+    learner = own_maml(net)
+    plain = learner.meta_gradient(tasks)[0].loss
+    learner.engine = Engine("vmap", compile=True)
+    learner.checked = frozenset()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        compiled = learner.meta_gradient(tasks)[0].loss
+    assert any("`compile` has no effect here: the forward keeps" in str(one.message) for one in told)
+    assert torch.allclose(plain, compiled) and not learner.engine.compiles and learner.head.count == 0
+
+
 class Follows(nn.Module):
     """A frozen teacher that follows its student in training."""
 

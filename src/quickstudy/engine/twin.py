@@ -20,7 +20,7 @@ import random
 import types
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy, deepcopy
@@ -35,6 +35,7 @@ from torch.func import functional_call
 
 from quickstudy.engine.second_derivatives import is_strange
 from quickstudy.errors import InputError
+from quickstudy.rules.torch_private import count_changes
 from quickstudy.types import Inputs
 
 M = TypeVar("M", bound=nn.Module)
@@ -55,7 +56,16 @@ LARGEST_ARRAY = 1_000_000
 """An array of NumPy's with more numbers than this holds data: it is shared."""
 
 
-_WATCH: ContextVar[list[tuple[nn.Module, dict[str, Any]]] | None] = ContextVar("watch", default=None)
+Kept = dict[str, tuple[Any, int]]
+"""The attributes and buffers of a module: each with how often it was changed in place, or its length."""
+_WATCH: ContextVar[list[tuple[nn.Module, Kept]] | None] = ContextVar("watch", default=None)
+
+
+def _kept_by(module: nn.Module) -> Kept:
+    def state(value: Any) -> int:
+        return count_changes(value) if isinstance(value, Tensor) else len(value) if isinstance(value, Sized) else 0
+
+    return {key: (value, state(value)) for key, value in (*_extras(module), *module._buffers.items())}
 
 
 @contextmanager
@@ -64,15 +74,15 @@ def watch_twins() -> Iterator[Callable[[], set[tuple[type[nn.Module], str]]]]:
 
     Each answer is the class of a module and the attribute that its forward has set.
     """
-    watched: list[tuple[nn.Module, dict[str, Any]]] = []
+    watched: list[tuple[nn.Module, Kept]] = []
     token = _WATCH.set(watched)
 
     def left() -> set[tuple[type[nn.Module], str]]:
         return {
             (type(part), key)
             for part, before in watched
-            for key, value in _extras(part)
-            if before.get(key, _WATCH) is not value
+            for key, (value, state) in _kept_by(part).items()
+            if key not in before or before[key][0] is not value or before[key][1] != state
         }
 
     try:
@@ -129,7 +139,7 @@ class Twins(Generic[M]):
             self._plan = _Plan(self.root)
             twin = self._plan.twin(given)
         if (watched := _WATCH.get()) is not None:
-            watched += [(part, dict(_extras(part))) for part in twin.modules()]
+            watched += [(part, _kept_by(part)) for part in twin.modules()]
         made: M = twin
         return made
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quickstudy.engine.autodiff import CompileRefusedWarning
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
 from quickstudy.engine.gradient_check import GradientCheck, WrongGradient, check_learner, check_learner_here
 from quickstudy.engine.outside import what_is_read
@@ -97,7 +98,7 @@ class Learner(nn.Module, ABC):
         with twice_differentiable(), self._refuse_writes() if known else nullcontext():
             self.check_first_task(tree_map(torch.clone, support))
             if known:
-                self._refuse_losses_that_look(tree_map(torch.clone, support))
+                self._look_at_what_is_left(tree_map(torch.clone, support))
         self.checked |= {self.training}
 
     @contextmanager
@@ -117,17 +118,29 @@ class Learner(nn.Module, ABC):
                         p.data = before[name][0]
             raise InputError(explain_writes(changed))
 
-    def _refuse_losses_that_look(self, support: Examples) -> None:
-        """Refuse a loss that reads what a forward leaves on its module: the calls of a learner run on copies of it."""
+    def _look_at_what_is_left(self, support: Examples) -> None:
+        """Refuse a loss that reads what a forward leaves on its module, and do not compile a forward that leaves any.
+
+        The calls of a learner run on copies of its modules, which are dropped; compiled ones on the modules themselves.
+        """
         strangers = [loss for loss in self.criteria if is_strange(loss)]
         kinds, names = map(set[Any]().union, *map(what_is_read, strangers)) if strangers else (set(), set())
-        if not any(issubclass(type(part), tuple(kinds)) for part in self.modules()):
+        looks = any(issubclass(type(part), tuple(kinds)) for part in self.modules())
+        if not looks and not (self.engine.compile and self.engine.has_strangers):
             return
         noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
         with watch_twins() as left, torch.random.fork_rng(devices=[]), torch.no_grad():
             self.update(support, noise)
-            read = sorted(name for kind, name in left() if name in names and issubclass(kind, tuple(kinds)))
-        if read:
+            found = sorted(left(), key=lambda pair: pair[1])
+        if found and self.engine.compile:
+            self.engine.compile = False
+            warnings.warn(
+                f"`compile` has no effect here: the forward keeps `{found[0][1]}` on its module, and what is compiled "
+                "cannot drop it after a call.",
+                CompileRefusedWarning,
+                stacklevel=5,
+            )
+        if read := [name for kind, name in found if name in names and issubclass(kind, tuple(kinds))]:
             raise InputError(
                 f"The loss reads `{read[0]}`, which a forward leaves on its module. A learner calls copies of it, "
                 "so the loss would not see that. Return it with the output, as (logits, term), and add it in a loss "
