@@ -198,7 +198,6 @@ class _Plan:
                     self.first[f"{path}{leaf}"] = self.name[id(p)]
             for leaf in module._buffers:
                 self.buffers[f"{path}{leaf}"] = (self.number[id(module)], leaf)
-        self.share_memory = self._share_memory()
         strangers = any(map(is_strange, self.modules))  # whose code may change the buffers of others
         self.sources = [
             (
@@ -229,7 +228,8 @@ class _Plan:
             return True
         return self._reaches(value, set(), 0) or _holds_containers(value, 0)
 
-    def _share_memory(self) -> bool:
+    @functools.cached_property
+    def share_memory(self) -> bool:
         """Whether two tensors that are no parameters lie in the same memory, such as a buffer and a view of it."""
         found: dict[int, Tensor] = {}
         waiting = [(value, 0) for module in self.modules for value in module._buffers.values()]
@@ -313,7 +313,7 @@ class _Plan:
             found: Tensor = memo[id(value)]
             return found
         plain = _has_memory(value) and value.numel() and not (value.requires_grad or value.is_conj() or value.is_neg())
-        if self.share_memory and plain:
+        if plain and self.share_memory:
             memory = value.untyped_storage()
             key = "memory", memory.data_ptr()
             if key not in memo:
