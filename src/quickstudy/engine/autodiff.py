@@ -5,8 +5,8 @@ Everything here takes a pure function and returns one with the same results up t
 
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from torch.func import functional_call, grad_and_value
 from torch.overrides import TorchFunctionMode
 
 from quickstudy.engine.second_derivatives import twice_differentiable
+from quickstudy.engine.threads import cast_as, casting_here, keep_generators
 from quickstudy.errors import InputError
 from quickstudy.rules.params import parameter_paths
 from quickstudy.rules.torch_private import compiler_errors, recompile_limit, tree_leaves, tree_map
@@ -112,7 +113,7 @@ class _ReplayedStep(torch.autograd.Function):
         The first `starts` inputs are the parameters that the step starts from. Those up to `points` are what it reads
         and what was computed from something else. The others are leaves of the tape.
         """
-        ctx.step, ctx.starts, ctx.points, ctx.casting = step, starts, points, _casting()
+        ctx.step, ctx.starts, ctx.points, ctx.casting = step, starts, points, casting_here()
         outputs = tuple(t.detach() for t in result)
         ctx.save_for_backward(*inputs, *outputs)
         ctx.inputs = len(inputs)
@@ -131,7 +132,7 @@ class _ReplayedStep(torch.autograd.Function):
         points = [t.detach().requires_grad_() for t in inputs[: ctx.points]]
         reads = inputs[ctx.starts :]
         # torch calls a backward without the modes of Python code, so what the first pass had is set again.
-        with torch.enable_grad(), twice_differentiable(), _cast_as(ctx.casting):
+        with torch.enable_grad(), twice_differentiable(), cast_as(ctx.casting):
             outputs = ctx.step(points)
             if not all(map(_nearly_equal, outputs, before)):
                 raise InputError(
@@ -146,40 +147,9 @@ class _ReplayedStep(torch.autograd.Function):
         return None, None, None, None, *(g if h is None else h if g is None else g + h for g, h in pairs)
 
 
-Casting = tuple[tuple[str, torch.dtype, bool], ...]
-"""Of each kind of device: the type that autocast has, and whether it is on."""
-
-
-def _casting() -> Casting:
-    return tuple((d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in ("cpu", "cuda"))
-
-
-@contextmanager
-def _cast_as(casting: Casting) -> Iterator[None]:
-    """Autocast as it was: a backward pass may run where it is not."""
-    with ExitStack() as stack:
-        for device, dtype, enabled in casting:
-            if enabled or torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, dtype, enabled))
-        yield
-
-
 def _nearly_equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors differ by no more than the order in which a device adds up."""
     return torch.allclose(one.detach(), other, rtol=REPLAY_TOLERANCE, atol=REPLAY_TOLERANCE, equal_nan=True)
-
-
-@contextmanager
-def _generators_at(numpys: Any, pythons: Any) -> Iterator[None]:
-    """NumPy's and Python's generators in these states, and afterwards where they were."""
-    before = np.random.get_state(), random.getstate()
-    np.random.set_state(numpys)
-    random.setstate(pythons)
-    try:
-        yield
-    finally:
-        np.random.set_state(before[0])
-        random.setstate(before[1])
 
 
 def replay_step(step: Function) -> Function:
@@ -197,7 +167,7 @@ def replay_step(step: Function) -> Function:
             return result
         devices = sorted({p.device.index for p in params.values() if p.device.type == "cuda"})
         cpu_state, cuda_states = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-        others_states = np.random.get_state(), random.getstate()
+        numpys, pythons = np.random.get_state(), random.getstate()
 
         def run_from(starts: Sequence[Tensor]) -> list[Tensor]:
             return list(step(dict(zip(params, starts, strict=True)), *rest).values())
@@ -206,8 +176,10 @@ def replay_step(step: Function) -> Function:
             starts, others = points[: len(params)], points[len(params) :]
             substitutes = {id(t): other for t, other in zip(computed, others, strict=True)}
             seen = _SubstituteReads(substitutes) if substitutes else nullcontext()
-            with torch.random.fork_rng(devices), _generators_at(*others_states), seen:
+            with keep_generators(devices), seen:
                 torch.set_rng_state(cpu_state)  # dropout drops the same units as the first time
+                np.random.set_state(numpys)
+                random.setstate(pythons)
                 for device, state in zip(devices, cuda_states, strict=True):
                     torch.cuda.set_rng_state(state, device)
                 return run_from(starts)

@@ -24,7 +24,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -34,6 +34,7 @@ from torch.overrides import TorchFunctionMode
 
 from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine, LoopFallbackWarning
+from quickstudy.engine.outside import codes_of, is_users
 from quickstudy.engine.second_derivatives import is_strange, twice_differentiable
 from quickstudy.engine.threads import keep_generators
 from quickstudy.engine.twin import PLAIN, Twins
@@ -469,10 +470,10 @@ def _asks_for_the_mode(module: nn.Module) -> bool:
     return is_strange(module) and any(
         "training" in code.co_names
         for kind in type(module).__mro__
-        if not kind.__module__.startswith(("torch.", "quickstudy."))
+        if is_users(kind)
         for value in vars(kind).values()
         if isinstance(value, FunctionType)
-        for code in (value.__code__, *(part for part in value.__code__.co_consts if isinstance(part, CodeType)))
+        for code in codes_of(value)
     )
 
 
@@ -490,6 +491,11 @@ def _held(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _same(one: Any, other: Any) -> bool:
     if not (isinstance(one, Tensor) and isinstance(other, Tensor)):
         return type(one) is type(other) and (one == other or one != one)
+    return have_same_numbers(one, other)
+
+
+def have_same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; NaN is one of them."""
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 

@@ -76,19 +76,20 @@ def _read_by(code: object, names: set[str]) -> tuple[set[type[nn.Module]], set[s
             continue
         parts: list[Any]
         if isinstance(value, types.FunctionType):
-            found |= {name for one in _codes(value) for name in one.co_names}
+            found |= {name for one in codes_of(value) for name in one.co_names}
             parts = _parts(value)
         elif isinstance(value, (types.MethodType, functools.partial, dict, list, tuple, set, frozenset, deque)):
             parts = _parts(value)
         else:
             own = [*vars(value).items()] if hasattr(value, "__dict__") else []
-            own += [item for kind in type(value).__mro__ if _is_users(kind) for item in vars(kind).items()]
+            own += [item for kind in type(value).__mro__ if is_users(kind) for item in vars(kind).items()]
             parts = [part.fget if isinstance(part, property) else part for name, part in own if name in names]
         waiting += [(part, depth + 1) for part in parts]
     return kinds, found
 
 
-def _is_users(kind: type) -> bool:
+def is_users(kind: type) -> bool:
+    """Whether a class is neither torch's, nor this package's, nor Python's own."""
     return not kind.__module__.startswith(("torch.", "quickstudy.", "builtins"))
 
 
@@ -115,7 +116,7 @@ def _roots(part: object) -> Iterator[object]:
         return
     yield from (value for key, value in vars(part).items() if key not in ("_parameters", "_buffers", "_modules"))
     for kind in type(part).__mro__:
-        if _is_users(kind):
+        if is_users(kind):
             yield from vars(kind).values()
 
 
@@ -175,12 +176,12 @@ def _parts(value: Any) -> list[Any]:
 
 def _globals(function: types.FunctionType) -> list[Any]:
     """The variables of a file that a function names, in itself or in a function within it."""
-    names = dict.fromkeys(name for code in _codes(function) for name in code.co_names)
+    names = dict.fromkeys(name for code in codes_of(function) for name in code.co_names)
     held = function.__globals__
     return [held[name] for name in names if name in held and not hasattr(builtins, name)]
 
 
-def _codes(function: types.FunctionType) -> list[types.CodeType]:
+def codes_of(function: types.FunctionType) -> list[types.CodeType]:
     """The code of a function, and of every function within it."""
     codes = [function.__code__]
     for code in codes:

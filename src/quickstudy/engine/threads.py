@@ -6,9 +6,9 @@ two threads in one task take three quarters of it, and the numbers are those of 
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -38,11 +38,10 @@ def map_on_threads(function: Callable[[int], R], count: int, threads: int) -> It
         yield from map(function, range(count))
         return
     # These hold for one thread, and context variables too.
-    differentiating, casting = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
-    precision = torch.get_autocast_dtype("cpu")
+    differentiating, casting = torch.is_grad_enabled(), casting_here()
 
     def run(number: int) -> R:
-        with torch.set_grad_enabled(differentiating), torch.autocast("cpu", precision, enabled=casting):
+        with torch.set_grad_enabled(differentiating), cast_as(casting):
             return function(number)
 
     contexts = [copy_context() for _ in range(count)]
@@ -51,11 +50,33 @@ def map_on_threads(function: Callable[[int], R], count: int, threads: int) -> It
         yield from pool.map(lambda number: contexts[number].run(run, number), range(count))
 
 
+Casting = tuple[tuple[str, torch.dtype, bool], ...]
+"""Of each kind of device: the type that autocast has, and whether it is on."""
+
+
+def casting_here() -> Casting:
+    """The autocast of the calling thread."""
+    return tuple((d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in ("cpu", "cuda"))
+
+
 @contextmanager
-def keep_generators() -> Iterator[None]:
-    """Put the generators of the whole process, torch's, NumPy's and Python's, back to where they were."""
+def cast_as(casting: Casting) -> Iterator[None]:
+    """Autocast as it was elsewhere: in another thread, or before a backward pass."""
+    with ExitStack() as stack:
+        for device, dtype, enabled in casting:
+            if enabled or torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, dtype, enabled))
+        yield
+
+
+@contextmanager
+def keep_generators(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Put the generators of the whole process, torch's, NumPy's and Python's, back to where they were.
+
+    With `devices`, those of these GPUs too.
+    """
     numpys, pythons = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=list(devices)):
         try:
             yield
         finally:

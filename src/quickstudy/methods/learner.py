@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from quickstudy.engine.autodiff import CompileRefusedWarning
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
-from quickstudy.engine.gradient_check import GradientCheck, WrongGradient, check_learner, check_learner_here
+from quickstudy.engine.gradient_check import (
+    GradientCheck,
+    WrongGradient,
+    check_learner,
+    check_learner_here,
+    have_same_numbers,
+)
 from quickstudy.engine.outside import what_is_read
 from quickstudy.engine.precision import autocast_products
 from quickstudy.engine.second_derivatives import is_strange, twice_differentiable
@@ -109,7 +115,7 @@ class Learner(nn.Module, ABC):
         changed = [
             name
             for name, p in self.named_parameters()
-            if count_changes(p) != before[name][1] or not _is_same(p.detach(), before[name][0])
+            if count_changes(p) != before[name][1] or not have_same_numbers(p.detach(), before[name][0])
         ]
         if changed:
             with torch.no_grad():
@@ -123,9 +129,10 @@ class Learner(nn.Module, ABC):
 
         The calls of a learner run on copies of its modules, which are dropped; compiled ones on the modules themselves.
         """
-        strangers = [loss for loss in self.criteria if is_strange(loss)]
-        kinds, names = map(set[Any]().union, *map(what_is_read, strangers)) if strangers else (set(), set())
-        looks = any(issubclass(type(part), tuple(kinds)) for part in self.modules())
+        reads = [what_is_read(loss) for loss in self.criteria if is_strange(loss)]
+        kinds = tuple(kind for own, _ in reads for kind in own)
+        names = {name for _, own in reads for name in own}
+        looks = any(isinstance(part, kinds) for part in self.modules())
         if not looks and not (self.engine.compile and self.engine.has_strangers):
             return
         noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
@@ -140,7 +147,7 @@ class Learner(nn.Module, ABC):
                 CompileRefusedWarning,
                 stacklevel=5,
             )
-        if read := [name for kind, name in found if name in names and issubclass(kind, tuple(kinds))]:
+        if read := [name for kind, name in found if name in names and issubclass(kind, kinds)]:
             raise InputError(
                 f"The loss reads `{read[0]}`, which a forward leaves on its module. A learner calls copies of it, "
                 "so the loss would not see that. Return it with the output, as (logits, term), and add it in a loss "
@@ -478,11 +485,6 @@ class Learner(nn.Module, ABC):
     def norms(self) -> str:
         """The norm policy in words; it is printed with every result."""
         return describe_norms(self.modules())
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; NaN is one of them."""
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def explain_writes(names: Sequence[str]) -> str:

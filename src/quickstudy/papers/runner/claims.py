@@ -121,7 +121,7 @@ def _late_rows(name: str, options: Mapping[str, Any], holds: bool, found: Found)
         leads = options["row" if (holds == (name == "above")) == better else "than"]
         # What is validated is what the part is about: the one that leads would be further ahead.
         late = [row for row in late if row != leads or cells[row][options["column"]].measure != "judged"]
-    return [] if name == "ratio" and _is_far(options, holds, found) else late
+    return [] if late and name == "ratio" and _is_far(options, holds, found) else late
 
 
 def _is_far(options: Mapping[str, Any], holds: bool, found: Found) -> bool:
