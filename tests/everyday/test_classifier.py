@@ -22,6 +22,7 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.everyday.bases import ANY_WAYS
 from quickstudy.everyday.classifier import OutsideCalibrationWarning, ServedNormsWarning
 from quickstudy.everyday.items import read_folder
+from quickstudy.models.encoders.photos import has_photos
 from quickstudy.models.nets import conv_net
 from quickstudy.storage.checkpoints import hash_tensors
 
@@ -65,6 +66,63 @@ def test_the_order_and_the_doubling_of_the_examples_change_nothing(taught, base)
     assert same(outputs, shuffled.outputs(new), 1e-5)
     doubled = taught_by(base).fit([*x, *x], [*y, *y])
     assert same(outputs, doubled.outputs(new), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        None,
+        "protonet",
+        pytest.param("photos", marks=pytest.mark.skipif(not has_photos(), reason="needs the extra photos")),
+    ],
+)
+def test_examples_that_are_taught_twice_make_no_answer_more_sure(taught, base):
+    known, x, y, new = taught(None if base is None else "protonet")
+    known = "photos" if base == "photos" else known
+    once = qs.FewShotClassifier(known, episodes=20).fit(x, y)
+    p = once.predict_proba(new)
+    twice = qs.FewShotClassifier(known, episodes=20).fit([*x, *x], [*y, *y])
+    assert np.allclose(twice.predict_proba(new), p, atol=1e-5)
+    assert np.allclose(once.update(x, y).update(x, y).predict_proba(new), p, atol=1e-5)
+
+
+def test_one_picture_in_two_classes_is_told_of(taught):
+    base, x, y, _ = taught("protonet")
+    assert not any("wrong" in note for note in taught_by(base).fit(x, y).notes_)
+    told = taught_by(base).fit([*x, x[0]], [*y, y[-1]]).notes_
+    assert any(f"{y[0]!r}" in note and f"{y[-1]!r}" in note and "labels is wrong" in note for note in told)
+    rows = qs.FewShotClassifier().fit([[0.0], [1.0], [1.0]], ["a", "a", "b"])
+    assert rows.notes_ == []  # rows of numbers are often alike
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m, x, y: m.predict(x, unsure="?", sure=2), "`sure` was 2"),
+        (lambda m, x, y: m.predict(x, unsure="?", sure=-0.1), "`sure` was -0.1"),
+        (lambda m, x, y: m.predict(x, unsure="?", sure="0.5"), "`sure` was '0.5'"),
+        (lambda m, x, y: m.predict(x, unsure="?", sure=float("nan")), "`sure` was nan"),
+        (lambda m, x, y: m.predict_set(x, coverage="0.9"), "coverage of sets was '0.9'"),
+        (lambda m, x, y: m.predict_set(x, coverage=None), "coverage of sets was None"),
+        (lambda m, x, y: m.score(x, y, [1, 2]), r"shape \[2\] .* there are 5 examples"),
+        (lambda m, x, y: m.score(x, y, [0] * 5), "is 0 throughout"),
+        (lambda m, x, y: m.score(x, y, [1, 1, 1, 1, -1]), "a negative number"),
+        (lambda m, x, y: m.score(x, y, ["a"] * 5), "give one number for each"),
+        (lambda m, x, y: qs.FewShotClassifier(episodes=-1).fit(x, y), "episodes=-1 cannot be used"),
+        (lambda m, x, y: qs.FewShotClassifier(episodes="3").fit(x, y), "episodes='3' cannot be used"),
+        (lambda m, x, y: m.fit(x, set("abcde")), "y is a set, which has no order"),
+        (lambda m, x, y: m.fit(x, dict.fromkeys("abcde", 0)), "y is a dict, which has no order"),
+        (lambda m, x, y: m.predict({"text", "other"}), "no order of examples|rows of numbers"),
+        (lambda m, x, y: m.fit(np.array([[2**60], [2**60 + 1], [3], [4], [5]]), y), r"beyond 2\*\*53"),
+    ],
+)
+def test_options_and_values_of_another_kind_are_refused(call, said):
+    x, y = [[0.0], [1.0], [9.0], [8.0], [7.0]], ["a", "a", "b", "b", "b"]
+    model = qs.FewShotClassifier().fit(x, y)
+    with pytest.raises(InputError, match=said):
+        call(model, x, y)
+    assert model.score(x, y, [1, 0, 2, 1.5, 1]) == 1 and model.score(x, y, torch.ones(5)) == 1
+    assert qs.FewShotClassifier().fit(np.array([[2**60], [2**60], [3], [2**53], [5]]), y).n_features_in_ == 1
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -285,8 +343,11 @@ def test_probabilities_far_from_what_calibrated_them_come_with_a_warning(taught,
         classifier.predict_proba(100 * torch.randn(4, 1, 14, 14))
     classifier.save(tmp_path / "m")
     opened = qs.open(tmp_path / "m")
-    opened.update([*x, *x, *x, *x], [*y, *y, *y, *y])  # 12 shots where one was calibrated
-    with pytest.warns(OutsideCalibrationWarning, match="calibrated with 3 classes of 2, and there are 3 of 8"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OutsideCalibrationWarning)
+        opened.update([*x, *x], [*y, *y]).predict_proba(new)  # which are no more than they were
+    opened.update(torch.rand(18, 1, 14, 14), [*y, *y, *y])  # about 7 shots where 2 were calibrated
+    with pytest.warns(OutsideCalibrationWarning, match="calibrated with 3 classes of 2, and there are 3 of 7"):
         opened.predict_proba(new)
 
 
@@ -306,7 +367,7 @@ def test_sets_grow_with_their_coverage_and_begin_with_the_answer(taught):
         assert [own[0] for own in sets] == classifier.predict(new).tolist()
         sizes.append([len(own) for own in sets])
     assert all(small <= large for one, other in pairwise(sizes) for small, large in zip(one, other, strict=True))
-    unsure = classifier.predict(new, unsure="?", sure=2.0)
+    unsure = classifier.predict(new, unsure="?", sure=1.0)
     assert set(unsure.tolist()) == {"?"}
 
 
@@ -425,7 +486,7 @@ def test_integers_of_any_kind_are_pictures(taught):
 
 def test_what_is_asked_of_answers_is_checked():
     taught = qs.FewShotClassifier().fit([[0.0], [1.0], [9.0], [8.0]], list("aabb"))
-    with pytest.raises(InputError, match="`sure` is NaN"):
+    with pytest.raises(InputError, match="`sure` was nan"):
         taught.predict([[0.0]], unsure="?", sure=float("nan"))
     with pytest.raises(InputError, match="X has 2 examples, y has 1"):
         taught.score([[0.0], [1.0]], ["a"])

@@ -262,3 +262,27 @@ def test_a_new_model_is_made_beside_one_that_cannot_be_written(cli, model, folde
     done = cli("update", model, folder, "--out", tmp_path / "new")
     assert done.code == 0 and {path.name for path in model.iterdir()} == before, "not even a lock"
     assert len(qs.open(tmp_path / "new").classes_) == 3
+
+
+def test_what_cannot_be_read_is_named_by_its_path_alone(cli, model, fresh, tmp_path):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for name in ("one.png", "two.png"):
+        (bad / name).write_bytes(b"no picture")
+    done = cli("predict", model, fresh[0], bad / "one.png", bad / "two.png")
+    assert done.code and "one.png" in done.err and "two.png" in done.err and "Item" not in done.err
+    done = cli("predict", model, bad / "one.png", bad / "two.png", "--json")
+    assert "one.png" in done.out and "; " in done.out and "Item" not in done.out
+
+
+def test_a_file_that_reads_like_an_option_has_another_spelling(cli, model, fresh):
+    shutil.copy(fresh[0], "-dash.png")
+    done = cli("predict", model, "-dash.png")
+    assert done.code == 2 and done.err.rstrip().endswith("For the file of that name write ./-dash.png")
+    assert cli("predict", model, "./-dash.png").code == 0
+
+
+def test_a_run_on_numbers_is_sent_to_python(cli, fresh):
+    assert cli("train", "sine-maml", "--train.steps", "1", "--no-tensorboard", "--out", "waves").code == 0
+    done = cli("predict", "waves", fresh[0])
+    assert "waves holds a learner of numbers" in done.err and "FewShotRegressor('waves').fit(X, y)" in done.err

@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from datetime import date
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -78,11 +79,17 @@ def test_labels_become_values_of_python(y, labels):
     ("y", "message"),
     [
         ([1.0, float("nan")], "The label of example 1 is NaN"),
+        ([Decimal(1), Decimal("NaN")], "The label of example 1 is NaN"),
+        (["a", Decimal("sNaN")], "The label of example 1 is sNaN"),
+        ({"a", "b"}, "y is a set, which has no order"),
+        (frozenset("ab"), "y is a frozenset, which has no order"),
+        ({"a": 0, "b": 1}, "y is a dict, which has no order"),
         (np.array([1.0, np.nan]), "The label of example 1 is NaN"),
         (["a", None], "The label of example 1 is None"),
         (["a", ["b"]], "is a list, which cannot name a class"),
         (["a", torch.ones(2)], "is a Tensor, which cannot name a class"),
         (["a", ("b", torch.ones(2))], "is a tuple, which cannot name a class"),
+        (["a", ("b", (torch.ones(2), "c"))], "is a tuple, which cannot name a class"),
         ([("a", float("nan")), ("a", 1.0)], "The label of example 0 is .*names no class"),
         ([("a", 1.0), ("a", (float("inf"), 2))], "The label of example 1 is .*names no class"),
         ([("a", None)], "names no class"),

@@ -25,13 +25,22 @@ def open_classifier(path: str, trust: bool) -> FewShotClassifier:
 
     opened = open_model(path, trust=trust)
     if not isinstance(opened, FewShotClassifier):
-        kind = type(opened).__name__
-        raise InputError(
-            f"{path} holds a {kind}, which knows no classes yet. Teach it first: quickstudy adapt FOLDER --from {path}."
-            if kind != "FewShotRegressor"
-            else f"{path} predicts quantities: use it from Python, by quickstudy.open({path!r})."
-        )
+        raise InputError(_explain_other(opened, path))
     return opened
+
+
+def _explain_other(opened: object, path: str) -> str:
+    """The message where something else than a taught classifier was opened."""
+    if type(opened).__name__ == "FewShotRegressor":
+        return f"{path} predicts quantities: use it from Python, by quickstudy.open({path!r})."
+    tasks = (getattr(opened, "blueprint", None) or {}).get("tasks")
+    if tasks is not None and tasks.get("picture") is None and tasks.get("encoder") is None:
+        kind = "FewShotClassifier" if tasks.get("loss") == "cross_entropy" else "FewShotRegressor"
+        return (
+            f"{path} holds a learner of numbers, and it was taught no task yet. Teach it from Python: "
+            f"quickstudy.{kind}({path!r}).fit(X, y)."
+        )
+    return f"{path} holds a learner, which knows no classes yet. Teach it first: quickstudy adapt FOLDER --from {path}."
 
 
 def describe_model(classifier: FewShotClassifier) -> dict[str, Any]:

@@ -193,6 +193,8 @@ def _refuse_unknown(unknown: Sequence[str], verb: Command, prog: str, settings: 
         advice = " An override is written --key.sub value." if settings else ""
         raise InputError(f"`{prog}` takes {takes}; given: {' '.join([*given, *unknown])}.{advice}")
     own = [f"--{_spelling(hints[f.name], f.name)}" for f in fields(verb) if f.name not in alone]
+    if Path(option).exists():
+        raise InputError(f"`{option}` is no option of `{prog}`. For the file of that name write ./{option}")
     if not settings:
         raise InputError(f"`{option}` is no option of `{prog}`. {suggest_nearest(option, own)}")
     paths = {

@@ -34,6 +34,7 @@ from quickstudy.storage.model_files import is_model, read_model, write_model
 from quickstudy.storage.run import Run
 from quickstudy.storage.trust import code_parts, remember
 from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks.draws import as_integer
 from quickstudy.training.config import Blueprint, build_tasks, complete_run, parse_config
 from quickstudy.training.restore import load, load_learner
 from quickstudy.types import Examples
@@ -444,6 +445,7 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         trust: Whether to run code of others that a run or a saved learner names.
     """
     check_norms(norms)
+    episodes = as_integer("episodes", episodes, least=0)
     if isinstance(base, Base):
         return base
     if base is None:
@@ -529,6 +531,16 @@ def canonical_order(x: Tensor, y: Tensor) -> Tensor:
     """
     keys = [(row.tolist(), own.numpy().tobytes()) for row, own in zip(y, x, strict=True)]
     return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def count_distinct(x: Tensor, y: Tensor) -> list[int]:
+    """The examples of each class, of which those that are the same count once: they say no more than one of them.
+
+    >>> count_distinct(torch.tensor([[1.0], [1.0], [2.0], [1.0]]), torch.tensor([0, 0, 0, 1]))
+    [2, 1]
+    """
+    kinds = [{own.numpy().tobytes() for own in x[y == number]} for number in range(int(y.max()) + 1)]
+    return [len(kind) for kind in kinds]
 
 
 def typical_shots(counts: Sequence[int]) -> int:

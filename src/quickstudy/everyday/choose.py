@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
-from quickstudy.everyday.bases import Base, open_base, run_outputs, typical_shots
+from quickstudy.everyday.bases import Base, count_distinct, open_base, run_outputs, typical_shots
 from quickstudy.everyday.items import read_folder, read_items
 from quickstudy.everyday.labels import check_classes, number_labels, read_labels
 
@@ -205,7 +205,7 @@ def _try(
         if progress is not None:
             progress(number + 1, len(splits))
     module = base.adapt(x, y, ways).eval()
-    known = base.calibrate(module, x, y, ways, typical_shots(torch.bincount(y).tolist())) if not splits else None
+    known = base.calibrate(module, x, y, ways, typical_shots(count_distinct(x, y))) if not splits else None
     return _Tried(
         name,
         right,

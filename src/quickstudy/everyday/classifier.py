@@ -17,13 +17,14 @@ from quickstudy.everyday.bases import (
     LearnerBase,
     Progress,
     canonical_order,
+    count_distinct,
     distance,
     open_base,
     run_outputs,
     save_taught,
     typical_shots,
 )
-from quickstudy.everyday.estimator import Estimator
+from quickstudy.everyday.estimator import Estimator, as_weights, is_number
 from quickstudy.everyday.items import read_taught
 from quickstudy.everyday.labels import (
     as_label_array,
@@ -139,9 +140,11 @@ class FewShotClassifier(Estimator):
         order = canonical_order(x, y)
         x, y, labels = x[order], y[order], [labels[number] for number in order.tolist()]
         adapted = base.adapt(x, y, ways).eval()
-        shots = typical_shots(np.bincount(numbers).tolist())
+        if base.takes != "arrays":  # rows of numbers may well be alike
+            notes = [*notes, *_tell_contradictions(x, labels)]
+        shots = typical_shots(count_distinct(x, y))
         found = calibration or base.calibrate(adapted, x, y, ways, shots)
-        self._base, self._x, self._labels = base, x, labels
+        self._base, self._x, self._labels, self._typical_shots = base, x, labels, shots
         self.adapted_, self.calibration_, self.notes_ = adapted, found, list(dict.fromkeys(notes))
         self.classes_ = as_label_array(classes)
         self.n_features_in_ = x[0].numel()
@@ -188,8 +191,8 @@ class FewShotClassifier(Estimator):
         if unsure is None:
             chosen: NDArray[Any] = self.classes_[best]
             return chosen
-        if np.isnan(sure):
-            raise InputError("`sure` is NaN: give the least probability of an answer, such as 0.5.")
+        if not is_number(sure) or not 0 <= sure <= 1:
+            raise InputError(f"`sure` was {sure!r}: give the least probability of an answer, such as 0.5.")
         self.known_calibration("unsure")
         p = self.probabilities_of(outputs).amax(-1).tolist()
         names = list_labels(self.classes_)
@@ -216,8 +219,10 @@ class FewShotClassifier(Estimator):
 
     def set_threshold(self, coverage: float) -> float:
         """The least probability of a class in a set. What is wrong is said here, before anything is predicted."""
-        if not 0 < coverage < 1:
-            raise InputError(f"The coverage of sets was {coverage}; it is a probability between 0 and 1, such as 0.9.")
+        if not is_number(coverage) or not 0 < coverage < 1:
+            raise InputError(
+                f"The coverage of sets was {coverage!r}; it is a probability between 0 and 1, such as 0.9."
+            )
         return self.known_calibration("predict_set").threshold(coverage)
 
     def known_calibration(self, needed_by: str) -> Calibration:
@@ -239,7 +244,7 @@ class FewShotClassifier(Estimator):
         known = self.calibration_
         if known is None:
             return outputs.double().softmax(-1)
-        ways, shots = len(self.classes_), typical_shots(list(self.shots_.values()))
+        ways, shots = len(self.classes_), self._typical_shots
         if known.episodes and distance(known, ways, shots) > NEAR:
             warnings.warn(
                 f"Probabilities were calibrated with {known.ways} classes of {known.shots}, and there are {ways} of "
@@ -262,7 +267,7 @@ class FewShotClassifier(Estimator):
         guesses, labels = list_labels(self.predict(X)), read_labels(y)
         _check_lengths(len(guesses), len(labels))
         right = [one == other for one, other in zip(guesses, labels, strict=True)]
-        return float(np.average(right, weights=sample_weight))
+        return float(np.average(right, weights=as_weights(sample_weight, len(right))))
 
     def save(self, path: str | Path) -> None:
         """Save the model as a directory that `quickstudy.open` reads. It holds the examples as the base prepared them.
@@ -305,6 +310,16 @@ class FewShotClassifier(Estimator):
         names = [name if isinstance(name, str | int | float | bool) else str(name) for name in classes]
         about = {"classes": names, "calibration": known}
         return export_taught(self._base, self.adapted_, self._x, path, inputs, about)
+
+
+def _tell_contradictions(x: Tensor, labels: Sequence[Hashable]) -> list[str]:
+    """Say that the same picture or text was taught as two classes."""
+    known: dict[bytes, Hashable] = {}
+    for row, label in zip(x, labels, strict=True):
+        first = known.setdefault(row.numpy().tobytes(), label)
+        if first != label:
+            return [f"an example of {first!r} is one of {label!r} too: at least one of the two labels is wrong"]
+    return []
 
 
 def _check_lengths(x: int, y: Sequence[Any] | int) -> None:

@@ -8,6 +8,7 @@ import inspect
 from contextlib import suppress
 from copy import copy
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,32 @@ from torch import Tensor
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES
-from quickstudy.everyday.items import Items, read_items
+from quickstudy.everyday.items import Items, check_ordered, read_items
 from quickstudy.everyday.labels import NO_Y
 from quickstudy.tasks.arrays import as_array
 
 E = TypeVar("E", bound="Estimator")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is one real number of Python's or NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_weights(weights: Any, count: int) -> NDArray[np.float64]:
+    """The weights of so many examples, which are all 1 by default."""
+    if weights is None:
+        return np.ones(count)
+    given = np.asarray(as_array(weights) if isinstance(weights, Tensor) else weights)
+    if given.dtype.kind not in "fiub" or given.shape != (count,):
+        raise InputError(
+            f"`sample_weight` has the shape {list(given.shape)} and the type {given.dtype}, and there are {count} "
+            "examples: give one number for each."
+        )
+    found = given.astype(np.float64)
+    if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
+        raise InputError("`sample_weight` holds NaN or a negative number, or is 0 throughout: give numbers above 0.")
+    return found
 
 
 class Estimator:
@@ -104,6 +126,7 @@ class Estimator:
 
     def _read_columns(self, values: Any, *, first: bool) -> tuple[Items, NDArray[Any] | None]:
         """A user's X, and the names of its columns if it is a table that has them. A fit that fails changes nothing."""
+        check_ordered("X", values)
         if self.base is None and _are_no_numbers(values):
             raise InputError(
                 "base=None takes rows of numbers. For pictures or texts give a base that reads them: base='photos', "

@@ -136,6 +136,14 @@ def open_item(item: Any) -> Image.Image:
     raise ValueError(f"a {type(item).__name__} is no picture")
 
 
+def check_ordered(name: str, values: Any) -> None:
+    """Refuse what has its elements in no order of the user's."""
+    if isinstance(values, set | frozenset | Mapping) and not hasattr(values, "toarray"):  # as sparse matrices have
+        raise InputError(
+            f"{name} is a {type(values).__name__}, which has no order of examples: give a list with one value for each."
+        )
+
+
 def read_items(values: Any) -> Items:
     """A user's X: numbers as a tensor `[n, ...]`, anything else as a list."""
     if values is None:
@@ -152,6 +160,7 @@ def read_items(values: Any) -> Items:
         values = values.tolist()
     if isinstance(values, np.ndarray | Tensor):
         return _numbers(values)
+    check_ordered("X", values)
     try:
         listed = list(values)
     except TypeError:
@@ -184,6 +193,15 @@ def _numbers(values: Any) -> Items:
         raise InputError(f"X holds values of type {array.dtype}: give numbers, pictures or texts.")
     if array.ndim < 1 or len(array) == 0:
         raise InputError(f"X has the shape {list(array.shape)}: give one or more examples, [n, ...].")
+    if (
+        array.dtype.kind in "iu"
+        and array.dtype.itemsize == 8
+        and (array.astype(np.float64).astype(array.dtype) != array).any()
+    ):
+        raise InputError(
+            "X holds whole numbers beyond 2**53, whose last digits a model cannot tell apart: subtract a large number "
+            "from all of them first, such as the smallest one."
+        )
     return torch.from_numpy(np.require(array, _KEPT.get(array.dtype.name), ["C", "W"]))  # copied only where it must be
 
 

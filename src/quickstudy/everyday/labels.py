@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
+from quickstudy.everyday.items import check_ordered
 from quickstudy.tasks.arrays import as_array
 
 NO_Y = "This estimator requires y to be passed, but the target y is None"
@@ -27,6 +29,7 @@ def read_labels(y: Any) -> list[Hashable]:
         raise InputError(f"{NO_Y}: give a label for each example.")
     if isinstance(y, str | bytes):
         raise InputError(f"y is the text {y!r}: give a list with a label for each example.")
+    check_ordered("y", y)
     if isinstance(y, Tensor | np.ma.MaskedArray):
         y = as_array(y)
     elif hasattr(y, "to_numpy"):  # a column of a table
@@ -107,6 +110,8 @@ def _names_nothing(label: Any) -> bool:
     """Whether a label, or a part of it, is missing or no finite number."""
     if type(label) is tuple:
         return any(map(_names_nothing, label))
+    if isinstance(label, Decimal):
+        return not label.is_finite()
     return label is None or (isinstance(label, float) and not math.isfinite(label)) or _is_missing(label)
 
 
@@ -118,7 +123,9 @@ def _is_missing(label: Any) -> bool:
 
 
 def _is_hashable(label: Any) -> bool:
-    if any(isinstance(part, Tensor) for part in (label if type(label) is tuple else (label,))):
+    if type(label) is tuple:
+        return all(map(_is_hashable, label))
+    if isinstance(label, Tensor):
         return False  # by its identity, which tells no classes apart
     try:
         hash(label)

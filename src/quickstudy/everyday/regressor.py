@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.everyday.bases import Base, LearnerBase, canonical_order, open_base, run_outputs, save_taught
-from quickstudy.everyday.estimator import Estimator, as_values
+from quickstudy.everyday.estimator import Estimator, as_values, as_weights
 from quickstudy.everyday.heads import PerOutput
 
 
@@ -99,7 +99,7 @@ class FewShotRegressor(Estimator):
         values = np.asarray(self.predict(X))
         values = values[:, None] if values.ndim == 1 else values
         true, _ = as_values(y, len(values))
-        weight = np.ones(len(true)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        weight = as_weights(sample_weight, len(true))
         mean = np.average(true, axis=0, weights=weight)
         left, whole = (weight @ np.square(true - guess) for guess in (values, mean))
         if len(true) < 2:

@@ -74,7 +74,7 @@ class Predict(TrustingCommand):
             console.note(f"{len(read)} in {took:.1f} s, {len(read) / took:.0f} a second")
         if faults:
             if console.json:
-                raise RunError(f"{len(faults)} of {len(items)} could not be read: {' '.join(faults)}")
+                raise RunError(f"{len(faults)} of {len(items)} could not be read: {'; '.join(faults)}")
             for fault in faults[1:]:
                 console.note(fault, always=True)
             more = f" (and {len(faults) - 1} more, above)" if len(faults) > 1 else ""
@@ -111,6 +111,8 @@ def _collect(classifier: FewShotClassifier, items: list[Any], progress: Any) -> 
     """The inputs that can be read, the outputs for them, and what is wrong with the others."""
     import torch
 
+    from quickstudy.models.encoders import ItemError
+
     read: list[Any] = []
     outputs: list[Tensor] = []
     faults: list[str] = []
@@ -124,6 +126,8 @@ def _collect(classifier: FewShotClassifier, items: list[Any], progress: Any) -> 
                 try:
                     outputs.append(classifier.outputs([item]))
                     read.append(item)
+                except ItemError as error:
+                    faults.append(error.reason)
                 except InputError as error:
                     faults.append(str(error))
         progress(min(start + AT_ONCE, len(items)), len(items))
