@@ -106,6 +106,17 @@ def test_any_integer_is_a_step_a_seed_a_size_and_a_count(kind):
     assert one.hash == other.hash and np.array_equal(one.values, other.values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_noise_is_never_rounded_to_0_or_1(dtype):
+    """The largest of many uniform numbers in double precision is 1 in every smaller type."""
+    noise = task_noise({"m": (100_000,)}, torch.arange(2), 0, torch.zeros((), dtype=dtype))["m"]
+    assert noise.dtype == dtype and noise.min() > 0 and noise.max() < 1
+    assert noise.logit().isfinite().all()
+    # Task 4405 has a number above 1 - 2 ** -25 among these.
+    drawn = task_noise({"normal.weight": (1, 20, 512)}, torch.tensor([4405]), 0, torch.zeros(()))["normal.weight"]
+    assert drawn.max() < 1 and torch.special.ndtri(drawn).isfinite().all()
+
+
 @pytest.mark.parametrize("kind", INTEGERS)
 @pytest.mark.parametrize(
     "make",

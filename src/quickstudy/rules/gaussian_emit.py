@@ -30,6 +30,8 @@ class GaussianEmit(Rule):
         draws: How many draws of a task training uses.
     """
 
+    reads_labels = True
+
     def __init__(self, mean: nn.Module, spread: nn.Module, *, log_variance: float = 0.0, draws: int = 1) -> None:
         super().__init__()
         if draws < 1:
@@ -50,7 +52,7 @@ class GaussianEmit(Rule):
 
     def sample(self, mean: Params, log_variance: Params, noise: Mapping[str, Tensor]) -> list[Params]:
         """The draws of the parameters, from uniform noise."""
-        normal = {name: torch.special.ndtri(noise[f"normal.{name}"]) for name in mean}
+        normal = {name: _as_normal(noise[f"normal.{name}"]) for name in mean}
         sigma = {name: (0.5 * v).exp() for name, v in log_variance.items()}
         return [{name: mu + sigma[name] * normal[name][i] for name, mu in mean.items()} for i in range(self.draws)]
 
@@ -68,6 +70,13 @@ class GaussianEmit(Rule):
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
         _, log_variance = self.posterior(params, objective)
         return {f"sigma.{name}": (0.5 * v).exp().mean() for name, v in log_variance.items()}
+
+
+def _as_normal(uniform: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1) as normal ones; torch has the function for 32 and 64 bits only."""
+    wide = uniform if uniform.dtype == torch.float64 else uniform.float()
+    normal: Tensor = torch.special.ndtri(wide)
+    return normal.to(uniform)
 
 
 def divergence_from_standard(mean: Params, log_variance: Params) -> Float[Tensor, ""]:
