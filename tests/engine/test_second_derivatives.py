@@ -143,6 +143,67 @@ def test_multi_head_attention_keeps_its_two_results(mask, weights):
         torch.testing.assert_close(plain[1], right[1])
 
 
+FLAT, STARTS = torch.tensor([0, 1, 2, 2, 5, 4, 1]), torch.tensor([0, 2, 2, 5])
+BAGS = {
+    "rows": ((torch.tensor([[0, 1, 1], [2, 5, 3]]), None), {}),
+    "rows with padding": ((torch.tensor([[0, 1, 1], [1, 1, 1], [2, 5, 3]]), None), {"padding_idx": 1}),
+    "rows, padding from the end": ((torch.tensor([[0, 5, 1], [5, 5, 5]]), None), {"padding_idx": -1}),
+    "offsets, one bag empty": ((FLAT, STARTS), {}),
+    "offsets to the last": ((FLAT, torch.tensor([0, 2, 5, 7])), {"include_last_offset": True}),
+    "offsets with padding": ((FLAT, STARTS), {"padding_idx": 2}),
+}
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max", "weighted", "by frequency"])
+@pytest.mark.parametrize("bags", BAGS)
+def test_a_bag_of_embeddings_has_the_numbers_of_its_kernel_and_a_second_derivative(bags, mode):
+    (words, offsets), options = BAGS[bags]
+    draw = torch.Generator().manual_seed(1)
+    table = torch.randn(6, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+    more = {"mode": mode if mode in ("sum", "mean", "max") else "sum"}
+    more |= {"scale_grad_by_freq": True} if mode == "by frequency" else {}
+    if mode == "weighted":
+        more["per_sample_weights"] = torch.rand(words.shape, generator=draw, dtype=torch.float64, requires_grad=True)
+
+    def bag(t, *w):
+        weights = {"per_sample_weights": w[0]} if w else {}
+        return F.embedding_bag(words, t, offsets, **options, **(more | weights))
+
+    inputs = [table, *(value for value in more.values() if isinstance(value, torch.Tensor))]
+    weight = torch.randn(bag(*inputs).shape, generator=draw, dtype=torch.float64)
+
+    def gradient():
+        return torch.autograd.grad((bag(*inputs).sin() * weight).sum(), inputs, allow_unused=True)
+
+    more.pop("scale_grad_by_freq", None)
+    kernel, first = bag(*inputs), gradient()
+    if mode == "by frequency":  # the kernel scales the gradient of a word by how often another one is there
+        more["scale_grad_by_freq"] = True
+        first = (first[0] / words.flatten().bincount(minlength=6).clamp(min=1)[:, None],)
+    with twice_differentiable():
+        assert torch.allclose(bag(*inputs), kernel, rtol=1e-12)
+        for plain, right in zip(gradient(), first, strict=True):
+            assert torch.allclose(plain, right, rtol=1e-12)
+        if mode != "by frequency":  # whose gradient is not that of its value
+            assert torch.autograd.gradgradcheck(lambda *given: bag(*given).sin(), inputs)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_a_bag_of_embeddings_adapts_under_vmap_as_on_the_loop(mode):
+    draw = torch.Generator().manual_seed(2)
+    x, y = torch.randint(0, 9, (2, 3, 6, 4), generator=draw), (torch.arange(6) % 3).repeat(3, 1)
+    tasks, found = Task(Examples(x[0], y), Examples(x[1], y), torch.arange(3), {}), []
+    for backend in ("vmap", "loop"):
+        torch.manual_seed(0)
+        learner = maml(nn.Sequential(nn.EmbeddingBag(9, 5, mode=mode, padding_idx=0), nn.Linear(5, 3)), inner_lr=0.5)
+        learner.engine = Engine(backend)
+        outcome, grads = learner.meta_gradient(tasks)
+        found.append([outcome.loss, *grads])
+        assert learner.check(tasks).ok
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other)
+
+
 def test_no_switch_of_the_process_is_touched_and_no_other_thread_sees_it():
     def switches():
         backends = torch.backends

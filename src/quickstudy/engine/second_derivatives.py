@@ -8,7 +8,8 @@ A meta-gradient is a derivative of a gradient. In torch 2.13 some fused kernels 
 - The chunked `linear_cross_entropy` has a second derivative of zero, without an error.
 - The fused kernels of attention have no second derivative.
 - An embedding whose table is adapted forgets under `vmap` that its padding has no gradient, and its scale by frequency.
-  On the loop its sparse gradient has no second derivative.
+  On the loop its sparse gradient has no second derivative. A bag of embeddings has none at all, and scales the gradient
+  of a word by the frequency of another one.
 
 `twice_differentiable` calls these functions by their plain formulas, wherever Python code of a model calls them.
 Scripted code calls its kernels itself: the engine runs it task by task, where the norms are right.
@@ -158,6 +159,43 @@ def _embedding_by_table(
     )
 
 
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """The sum, mean or maximum of a table's rows over each bag. Bags are rows of the input, or begin at offsets."""
+    if max_norm is not None or (offsets is not None and (input.ndim != 1 or offsets.ndim != 1)):
+        return F.embedding_bag(
+            input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip  # which writes to the table, or says what is wrong
+    kept = torch.ones_like(input, dtype=torch.bool) if padding_idx is None else input != padding_idx % len(weight)
+    rows = _embedding(input, weight, None, scale_grad_by_freq=scale_grad_by_freq)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights[..., None]
+    if offsets is not None:
+        place = torch.arange(len(input), device=input.device)
+        starts = offsets[:-1] if include_last_offset else offsets
+        ends = torch.cat([offsets[1:], offsets.new_full((0 if include_last_offset else 1,), len(input))])
+        kept = kept & (place >= starts[:, None]) & (place < ends[:, None])  # [bags, n]
+        rows = rows.expand(len(starts), *rows.shape)
+    if mode == "max":
+        none = rows.new_full((), -torch.inf)
+        largest = torch.where(kept[..., None], rows, none).max(1).values
+        return torch.where(kept.any(1)[:, None], largest, 0.0)
+    total = torch.where(kept[..., None], rows, 0.0).sum(1)
+    return total / kept.sum(1).clamp(min=1)[:, None] if mode == "mean" else total
+
+
 def _linear_cross_entropy(*args: Any, options: Any = None, **kwargs: Any) -> Tensor:
     del options  # how it is cut into chunks
     return F.linear_cross_entropy(*args, **kwargs)
@@ -171,6 +209,7 @@ _ALWAYS: dict[Any, Callable[..., Any]] = {
     fused_weight_norm: _weight_norm,
     F.embedding: _embedding,
     torch.embedding: _embedding_by_table,
+    F.embedding_bag: _embedding_bag,
 } | ({F.linear_cross_entropy: _linear_cross_entropy} if hasattr(F, "linear_cross_entropy") else {})
 
 _UNDER_VMAP: dict[Any, Callable[..., Any]] = {
@@ -197,6 +236,8 @@ def calls_tabled_kernels(module: nn.Module) -> bool:
     """
     if isinstance(module, nn.Embedding):
         return module.padding_idx is not None or module.scale_grad_by_freq or module.sparse
+    if isinstance(module, nn.EmbeddingBag):
+        return True
     return isinstance(module, _TABLED) and not _is_ours(type(module).forward)
 
 
