@@ -95,7 +95,7 @@ def test_the_message_keeps_the_cause_and_says_what_was_given():
     assert isinstance(told.value.__cause__, RuntimeError)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.uint64])
 def test_class_numbers_may_have_any_integer_type(dtype):
     for name in ("maml", "protonet"):
         learner, tasks = make(name), batch()

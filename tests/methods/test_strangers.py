@@ -1,15 +1,18 @@
 """What a user's own modules and losses may do, held against the same adaptation by plain torch in double precision."""
 
+import inspect
 import io
+import itertools
 import pickle
 import random
 import subprocess
 import sys
 import threading
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -26,12 +29,17 @@ from torch.utils.checkpoint import checkpoint
 from quickstudy import Engine, Examples, LoRA, Task, anil, fomaml, maml, tnet
 from quickstudy.engine.threads import map_on_threads, use_threads
 from quickstudy.errors import InputError
+from quickstudy.methods.feature_transfer import feature_transfer
+from quickstudy.methods.hypermaml import hypermaml
+from quickstudy.methods.matchingnet import matchingnet
 from quickstudy.methods.mtnet import SharedLayersWarning
 from quickstudy.methods.protonet import protonet
 from quickstudy.methods.r2d2 import r2d2
+from quickstudy.methods.registry import METHODS
 from quickstudy.methods.reptile import reptile
 from quickstudy.methods.warpgrad import warpgrad
 from quickstudy.rules.torch_private import outside_transforms
+from quickstudy.types import pick
 
 pytestmark = pytest.mark.usefixtures("double")
 RATE, STEPS, WAYS = 0.1, 2, 3
@@ -1260,32 +1268,100 @@ def test_keys_that_are_modules_or_parameters_are_those_of_the_twin(kind: Any, ba
         assert torch.allclose(g, wanted)
 
 
+@dataclass(slots=True)
+class Meter:
+    n: int = 0
+    past: list[int] = field(default_factory=list)
+
+
+class Counter:
+    """A function with a state."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self) -> int:
+        self.n += 1
+        return self.n
+
+
 class CountingCalls(nn.Module):
     """A net that counts its calls in a way of its own, in training."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
         self.first, self.last, self.way = nn.Linear(4, 5), nn.Linear(5, WAYS), way
-        self.array, self.meter = np.zeros(1), SimpleNamespace(n=0, past=np.zeros(3))
+        self.array, self.meter, self.slotted = np.zeros(1), SimpleNamespace(n=0, past=np.zeros(3)), Meter()
+        self.counter, self.mapping = Counter(), UserDict(n=0)
+
+    def count(self) -> float:
+        self.array += 1
+        self.meter.past[0] += 1
+        self.slotted.past.append(1)
+        self.slotted.n += 1
+        self.mapping["n"] += 1
+        return {
+            "array": float(self.array[0]),
+            "object": float(self.meter.past[0]),
+            "slots": self.slotted.n + len(self.slotted.past) / 2,
+            "callable": self.counter(),
+            "mapping": self.mapping["n"],
+        }[self.way]
 
     def forward(self, x: Tensor) -> Tensor:
-        n = 0.0
-        if self.training and self.way == "array":
-            self.array += 1
-            n = float(self.array[0])
-        elif self.training:
-            self.meter.past[0] += 1
-            n = float(self.meter.past[0])
-        return self.last(self.first(x).tanh() / (1 + 0.1 * n))
+        return self.last(self.first(x).tanh() / (1 + 0.1 * (self.count() if self.training else 0.0)))
 
 
-@pytest.mark.parametrize("way", ["array", "object"])
-def test_arrays_that_a_forward_writes_to_are_each_calls_own(way: str) -> None:
+@pytest.mark.parametrize("way", ["array", "object", "slots", "callable", "mapping"])
+def test_what_a_forward_counts_in_is_each_calls_own(way: str) -> None:
     learner, tasks = own_maml(CountingCalls(way)), some_tasks(4)
     first, again = learner(tasks).loss, learner(tasks).loss
     assert torch.equal(first, again)
     alone = learner(Task(*(Examples(h.x[2:], h.y[2:]) for h in tasks[:2]), tasks.key[2:], {})).loss
     assert torch.allclose(first[2], alone[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    scale: nn.Parameter
+    last: nn.Module
+
+
+class Private:
+    __slots__ = ("__scale", "__weakref__", "last")
+
+    def __init__(self, scale: nn.Parameter, last: nn.Module) -> None:
+        self.__scale, self.last = scale, last
+
+    @property
+    def scale(self) -> Tensor:
+        return self.__scale
+
+
+class ReadsSlots(nn.Module):
+    def __init__(self, kind: Callable[[nn.Parameter, nn.Module], Any] | None) -> None:
+        super().__init__()
+        self.first, self.scale, self.last = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, WAYS)
+        self.parts = kind and kind(self.scale, self.last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.parts or self
+        return held.last(self.first(x).tanh() * held.scale)
+
+
+@pytest.mark.parametrize("kind", [Parts, Private])
+def test_parameters_in_slots_of_an_object_adapt(kind: Callable[[nn.Parameter, nn.Module], Any]) -> None:
+    tasks, plain = some_tasks(4), ReadsSlots(None)
+    net = ReadsSlots(kind)
+    net.load_state_dict(plain.state_dict())
+    outcome, grads = own_maml(net).meta_gradient(tasks)
+    loss, wanted = by_hand(plain, tasks)
+    assert torch.allclose(outcome.loss.mean(), loss)
+    for g, right in zip(grads, wanted, strict=True):
+        assert torch.allclose(g, right)
+    one = Examples(tasks.support.x[0], tasks.support.y[0])
+    moved, right = (own_maml(each).adapt(one)(tasks.query.x[0]) for each in (net, plain))
+    assert torch.allclose(moved, right)
 
 
 def test_a_large_array_is_data_and_is_shared() -> None:
@@ -1675,3 +1751,272 @@ def test_a_lazy_module_is_refused_until_it_has_a_shape(build: Callable[..., Any]
         build(net)
     net(torch.zeros(1, 4))
     assert build(net)(some_tasks(4)).loss.isfinite().all()
+
+
+# -- what a method asks of a model, its parameters and its loss --
+
+
+@pytest.mark.parametrize("build", [maml, anil], ids=["maml", "anil"])
+def test_lora_in_an_encoder_layer_is_there_in_evaluation_too(build: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    body = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    small = LoRA(nn.Sequential(body, nn.Flatten(), nn.Linear(12, WAYS)), targets=["linear1", "linear2"])
+    for name, p in small.named_parameters():
+        if name.endswith("up"):
+            nn.init.normal_(p)
+    x = torch.randn(6, 3, 4)
+    assert torch.allclose(small.train()(x), small.eval()(x))
+    learner = build(small, inner_lr=RATE, inner_steps=1)
+    tasks = some_tasks(3, 4)
+    outputs = learner(tasks, evaluating=True).output
+    adapted = learner.adapt(Examples(tasks.support.x[0], tasks.support.y[0]))
+    assert torch.allclose(adapted(tasks.query.x[0]), outputs[0])
+
+
+@pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"nearest_neighbour"}))
+def test_body_and_head_may_have_two_types(name: str, first: torch.dtype) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            last = torch.bfloat16 if first == torch.float32 else torch.float32
+            self.first, self.last = nn.Linear(4, 5, dtype=first), nn.Linear(5, WAYS, dtype=last)
+            self.types = first, last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x.to(self.types[0])).tanh().to(self.types[1]))
+
+    wanted = inspect.signature(METHODS[name]).parameters
+    options = {key: WAYS for key in ("outputs", "train_outputs") if key in wanted}
+    learner, tasks = METHODS[name](Two(), **options), some_tasks(4)
+    tasks = Task(*(Examples(h.x.float(), h.y) for h in tasks[:2]), tasks.key, {})
+    outcome, _ = learner.meta_gradient(tasks)
+    assert outcome.loss.isfinite().all()
+    types = {name: p.dtype for name, p in learner.params().items()}
+    phi = learner.update(*(Examples(tasks.support.x[0], tasks.support.y[0]), pick(learner.draw(tasks), 0)))
+    assert {name: phi[name].dtype for name in types} == types
+
+
+@pytest.mark.parametrize("build", [maml, protonet, matchingnet, r2d2], ids=["maml", "protonet", "matchingnet", "r2d2"])
+@pytest.mark.parametrize("way", ["weight", "ones"])
+def test_a_loss_that_reads_the_net_of_the_user_is_refused(build: Callable[..., Any], way: str) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gate, self.last = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, WAYS)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).tanh() * self.gate)
+
+    net = Gated()
+
+    def loss(output: Tensor, y: Tensor) -> Tensor:
+        read = net.first.weight if way == "weight" else net.gate
+        return F.cross_entropy(output, y) + read.abs().sum()
+
+    needs = [WAYS] if "outputs" in inspect.signature(build).parameters else []
+    for learner in (build(net, *needs, loss=loss), deepcopy(build(net, *needs, loss=loss))):
+        with pytest.raises(InputError, match="The loss reads .* of the module that this learner was made from"):
+            learner.meta_gradient(some_tasks(4))
+
+
+def test_a_query_loss_that_reads_the_net_of_the_user_is_refused_where_the_inner_loss_is_another() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS))
+    learner = maml(
+        net, inner_loss="cross_entropy", loss=lambda out, y: F.cross_entropy(out, y) + net[0].weight.square().sum()
+    )
+    with pytest.raises(InputError, match="The loss reads .*0.weight of the module"):
+        learner.meta_gradient(some_tasks(4))
+
+
+def test_ones_of_the_loss_itself_are_its_own() -> None:
+    scale = torch.ones(5, requires_grad=True)
+    net = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, WAYS))
+    learner = maml(net, loss=lambda out, y: F.cross_entropy(out, y) + 0.1 * scale.square().sum())
+    assert learner.meta_gradient(some_tasks(4))[0].loss.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "evaluating"),
+    [*itertools.product((maml, anil, protonet), (False, True)), (feature_transfer, False)],  # a task fits by its loss
+)
+def test_a_query_loss_of_several_numbers_is_refused(build: Callable[..., Any], evaluating: bool) -> None:
+    options = inspect.signature(build).parameters
+    needs = {key: WAYS for key in ("outputs", "train_outputs") if key in options}
+    needs |= {"inner_loss": "cross_entropy"} if build in (maml, anil) else {}
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS))
+    learner = build(net, loss=nn.CrossEntropyLoss(reduction="none"), **needs)
+    with pytest.raises(InputError, match=r"the shape \[5\], and it is one number"):
+        learner(some_tasks(4), evaluating=evaluating)
+
+
+def test_what_is_no_module_and_what_is_no_class_number_is_refused() -> None:
+    """In a process of its own: in tests the types of arguments are checked before."""
+    program = """if True:
+        import inspect
+        import torch
+        from torch import nn
+        from quickstudy import METHODS, Examples, InputError, Task
+        for name, method in METHODS.items():
+            wanted = inspect.signature(method).parameters
+            for given in (lambda x: x, nn.Linear, None, "resnet18"):
+                try:
+                    if "model" in wanted:
+                        method(given, **{key: 3 for key in ("outputs", "train_outputs") if key in wanted})
+                except InputError as error:
+                    assert "The model is " in str(error), (name, error)
+                else:
+                    assert "model" not in wanted, (name, given)
+        soft = Examples(torch.randn(1, 6, 4), torch.eye(3).repeat(1, 2, 1))
+        net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+        for name in ("hypermaml", "bayes_hypermaml", "leo", "protonet", "relationnet"):
+            options = {"outputs": 3} if "outputs" in inspect.signature(METHODS[name]).parameters else {}
+            try:
+                METHODS[name](net, loss=nn.CrossEntropyLoss(), **options)(Task(soft, soft, torch.arange(1), {}))
+            except InputError as error:
+                assert "the class of each support example, and the y of a task is [6, 3]" in str(error), (name, error)
+            else:
+                raise AssertionError(name)
+        print("all")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == "all\n", done.stderr
+
+
+def test_a_body_that_reads_its_head_is_told_that_it_has_none() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, WAYS)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).to(self.last.weight.dtype))
+
+    with pytest.raises(InputError, match="`weight` of the head is read by the body"):
+        anil(Asks())(some_tasks(4))
+    assert maml(Asks())(some_tasks(4)).loss.isfinite().all()
+
+
+class Renamed(nn.Module):
+    """A net whose head has two names, as where a library's `fc` is also the user's `classifier`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc = nn.Linear(4, 5), nn.Linear(5, WAYS)
+        self.classifier = self.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.first(x).tanh())
+
+
+@pytest.mark.parametrize("head", [None, "fc", "classifier"])
+def test_a_head_may_have_two_names(head: str | None) -> None:
+    torch.manual_seed(0)
+    net, plain = Renamed(), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS))
+    plain.load_state_dict(dict(zip(plain.state_dict(), net.state_dict().values(), strict=False)))
+    tasks = some_tasks(4)
+    one, two = (anil(each, inner_lr=RATE, **named) for each, named in ((net, {"head": head}), (plain, {})))
+    assert torch.allclose(one(tasks).loss, two(tasks).loss)
+    assert torch.allclose(protonet(net, WAYS, head=head)(tasks).loss, protonet(plain, WAYS)(tasks).loss)
+
+
+@pytest.mark.parametrize("build", [protonet, matchingnet, r2d2, maml])
+def test_an_input_that_a_forward_changes_is_not_taken_for_a_fault(build: Callable[..., Any]) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, WAYS)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x.mul_(2)).tanh())
+
+    needs = [WAYS] if "outputs" in inspect.signature(build).parameters else []
+    tasks = some_tasks(4)
+    before = tasks.query.x.clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(InPlace(), *needs).meta_gradient(tasks)
+    assert torch.equal(tasks.query.x, before)
+
+
+def test_tasks_of_unequal_sizes_may_have_a_number_beside_the_logits() -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, WAYS)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.last(x), self.last.weight.square().sum()
+
+    learner = maml(Told(), loss=lambda out, y: F.cross_entropy(out[0], y) + 0.1 * out[1])
+    tasks = some_tasks(4)
+    listed = [
+        Task(pick(tasks.support, i), Examples(tasks.query.x[i, : 5 - i], tasks.query.y[i, : 5 - i]), tasks.key[i], {})
+        for i in range(2)
+    ]
+    logits, beside = learner(listed).output
+    assert logits.shape == (2, 5, WAYS) and beside.shape == (2,) and logits[1, 4].isnan().all()
+    assert torch.allclose(learner(tasks).output[1][:2], beside)
+
+
+@pytest.mark.parametrize("ignored", [-100, -1])
+def test_labels_that_the_loss_ignores_may_be_below_0(ignored: int) -> None:
+    net, tasks = nn.Linear(4, WAYS), some_tasks(4)
+    support = Examples(tasks.support.x, tasks.support.y.index_fill(1, torch.tensor([0]), ignored))
+    loss = nn.CrossEntropyLoss(ignore_index=ignored)
+    found, _ = maml(net, loss=loss, inner_lr=RATE).meta_gradient(tasks._replace(support=support))
+    left, _ = maml(net, loss=loss, inner_lr=RATE).meta_gradient(
+        tasks._replace(support=Examples(tasks.support.x[:, 1:], tasks.support.y[:, 1:]))
+    )
+    assert torch.allclose(found.loss, left.loss)
+    deep = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, WAYS))
+    for learner in (maml(net, loss="cross_entropy"), protonet(deep, WAYS, loss=loss), hypermaml(deep, loss=loss)):
+        with pytest.raises(InputError, match=rf"class number {ignored}"):
+            learner.meta_gradient(tasks._replace(support=support))
+
+
+def test_learners_ride_transforms_of_functions() -> None:
+    net, tasks = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS)), some_tasks(4)
+    learner = maml(net, inner_lr=RATE)
+    theta = {name: p.detach() for name, p in learner.named_parameters()}
+    grads = torch.func.grad(lambda own: functional_call(learner, own, (tasks,)).loss.mean())(theta)
+    _, wanted = maml(net, inner_lr=RATE).meta_gradient(tasks)
+    for g, right in zip(grads.values(), wanted, strict=True):
+        assert torch.allclose(g, right)
+
+    def of_inputs(x: Tensor) -> Tensor:
+        return learner(tasks._replace(query=Examples(x, tasks.query.y))).loss.mean()
+
+    x = tasks.query.x.clone().requires_grad_()
+    assert torch.allclose(torch.func.grad(of_inputs)(tasks.query.x), torch.autograd.grad(of_inputs(x), x)[0])
+
+
+def test_a_learner_with_nothing_to_train_says_so() -> None:
+    for learner in (maml(nn.Linear(4, WAYS)).requires_grad_(False), protonet(nn.Linear(4, WAYS), WAYS)):
+        with pytest.raises(InputError, match="Nothing of this learner trains"):
+            learner.meta_gradient(some_tasks(4))
+        assert learner(some_tasks(4)).loss.isfinite().all()
+
+
+def test_modules_that_a_parent_holds_twice_are_copied_once() -> None:
+    learner = maml(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, WAYS)))
+    for parts in ({"head": learner.head, "learner": learner}, {"learner": learner, "head": learner.head}):
+        copied = deepcopy(nn.ModuleDict(parts))
+        assert copied["head"] is copied["learner"].head and copied["head"] is not learner.head
+        assert copied["learner"](some_tasks(4)).loss.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::quickstudy.engine.engine.LoopFallbackWarning")
+def test_an_operator_without_a_second_derivative_is_named_with_what_there_is_instead() -> None:
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.centres = nn.Linear(4, 5), nn.Parameter(torch.randn(WAYS, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return -torch.cdist(self.first(x), self.centres)
+
+    net = Distances()
+    with pytest.raises(InputError, match="no second derivative in torch. Use a method of first order"):
+        maml(net).meta_gradient(some_tasks(4))
+    assert fomaml(net).meta_gradient(some_tasks(4))[0].loss.isfinite().all()

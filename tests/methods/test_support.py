@@ -38,7 +38,7 @@ LEARNERS = {
             torch.tensor([0, 1, 2, 0, 1, 7]),
             "y .6. of int64 .0 to 7.|class number is 7, in a task with 6 support",
         ),
-        (X, Y.float(), "Given: support x .6, 4. of float32, y .6. of float32"),
+        (X, Y.float(), "(Given: support x .6, 4. of float32, y|the y of a task is) .6. of float32"),
     ],
     ids=["empty", "lengths", "no axis", "array", "list", "negative", "out of range", "float labels"],
 )

@@ -15,7 +15,7 @@ SAMPLE = (
     "NormsInList", "InDataclass", "KeywordHooks", "parametrized", "TwoNames", "CallsFunctionally",
     "FunctionWithRule", "FakeQuantized",
 )  # fmt: skip
-UNREACHED = ("NormModuleInList", "InSlottedObject", "GlobalPart", "ReentrantCheckpoint")
+UNREACHED = ("NormModuleInList", "GlobalPart", "ReentrantCheckpoint")
 """They read parameters where no twin can put others, or hide them from `torch.autograd.grad`: refused by name."""
 REPLACED = ("BackwardHooks", "TensorHook", "FakeQuantized")
 """Their backward is another one than that of their forward, on purpose; `check` must say so."""

@@ -336,7 +336,12 @@ class _Trial:
             with torch.no_grad(), twice_differentiable():
                 self.learner.evaluation_twin().update(support, noise, evaluating=True)
         changed = [name for name, value in _held(self.learner) if name in held and not _same(held[name], value)]
-        if changed:
+        if changed and all(name.startswith(("criterion.", "inner_criterion.")) for name in changed):
+            yield (
+                f"The loss changes {', '.join(changed)}, so that of the next call is another one. Let a loss depend on "
+                "nothing but the output and the targets."
+            )
+        elif changed:
             yield f"A call changes {', '.join(changed)}. Register what a forward changes as a buffer."
 
     def foreign_reads(self) -> list[str]:

@@ -171,7 +171,7 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, types.FunctionType):
         is_users = not value.__module__.startswith(("torch.", "quickstudy."))
         return [*parts_of(value), *_globals(value)] if is_users else []
-    return [*parts_of(value), *(getattr(value, name, None) for kind in type(value).__mro__ for name in _slots(kind))]
+    return parts_of(value)
 
 
 def _globals(function: types.FunctionType) -> list[Any]:
@@ -187,8 +187,3 @@ def codes_of(function: types.FunctionType) -> list[types.CodeType]:
     for code in codes:
         codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
     return codes
-
-
-def _slots(kind: type) -> Iterable[str]:
-    slots = vars(kind).get("__slots__", ())
-    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]

@@ -20,7 +20,7 @@ import random
 import types
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy, deepcopy
@@ -32,10 +32,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.weak import WeakIdKeyDictionary
 
 from quickstudy.engine.second_derivatives import is_strange
 from quickstudy.errors import InputError
-from quickstudy.rules.torch_private import count_changes
+from quickstudy.rules.torch_private import count_changes, is_transformed
 from quickstudy.types import Inputs
 
 M = TypeVar("M", bound=nn.Module)
@@ -48,13 +49,16 @@ ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.
 """What holds no parameter that a twin could give, apart from a parameter itself."""
 PLAIN = (str, int, float, bool, type(None))
 """What a change of mode may set on a module beside its flag."""
-UNCOPYABLE = (TypeError, NotImplementedError, PicklingError)
+UNCOPYABLE = (TypeError, NotImplementedError, PicklingError, AttributeError)
 """What `copy` raises of a value that cannot be copied."""
 DEPTH = 8
 """How deep in containers and objects a parameter is looked for."""
 LARGEST_ARRAY = 1_000_000
 """An array of NumPy's with more numbers than this holds data: it is shared."""
 
+
+_SOURCES: MutableMapping[Tensor, tuple[weakref.ref[Tensor], ...]] = WeakIdKeyDictionary()
+"""Of which parameters a parameter of a copied module is a copy: weak references, the last one first."""
 
 Kept = dict[str, tuple[Any, int]]
 """The attributes and buffers of a module: each with how often it was changed in place, or its length."""
@@ -422,7 +426,12 @@ class _Plan:
         else:
             made = memo[id(value)] = _shallow_copy(value)
             if made is not value:
-                made.__dict__.update({key: link(part) for key, part in vars(value).items()})
+                own = getattr(made, "__dict__", {})
+                for key, part in attributes_of(value).items():
+                    if key in own:
+                        own[key] = link(part)
+                    else:  # a slot, also of a frozen object
+                        object.__setattr__(made, key, link(part))
             return made
         memo[id(value)] = made
         return made
@@ -479,9 +488,26 @@ def parts_of(value: Any) -> list[Any]:
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     if isinstance(value, nn.Module | type | types.ModuleType | types.BuiltinFunctionType):
         return []
-    if not hasattr(value, "__dict__"):
-        return []
-    return list(vars(value).values())
+    return list(attributes_of(value).values())
+
+
+def attributes_of(value: object) -> dict[str, Any]:
+    """What an object holds, by name: in its dictionary, and in the slots of its class."""
+    kind: Any = type(value)  # mypy doubts that a class can be hashed
+    slots = {name: getattr(value, name) for name in _slots(kind) if hasattr(value, name)}
+    return slots | getattr(value, "__dict__", {})
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of the slots that classes of Python give their objects, as the objects have them."""
+    return tuple(
+        name
+        for base in kind.__mro__
+        if "__slots__" in vars(base)
+        for name, place in vars(base).items()
+        if isinstance(place, types.MemberDescriptorType)
+    )
 
 
 def _holds_containers(value: Any, depth: int) -> bool:
@@ -495,10 +521,10 @@ def _holds_containers(value: Any, depth: int) -> bool:
 
 def _is_plain_object(value: Any, depth: int) -> bool:
     """Whether an object is data only: a meter, a cache, a record. It can be copied attribute by attribute."""
-    if depth > DEPTH or isinstance(value, (*ATOMS, nn.Module, types.ModuleType, functools.partial)) or callable(value):
+    if depth > DEPTH or isinstance(value, (*ATOMS, nn.Module, types.ModuleType, functools.partial)):
         return False
-    attributes = getattr(value, "__dict__", None)
-    if not attributes or isinstance(value, Enum | random.Random) or hasattr(type(value), "__slots__"):
+    attributes = attributes_of(value)
+    if not attributes or isinstance(value, Enum | random.Random):
         return False  # an object without data, or a member of an Enum, is told by its identity; a generator goes on
     return all(
         isinstance(part, (*ATOMS, dict, list, set, deque, tuple, np.ndarray)) or _is_plain_object(part, depth + 1)
@@ -508,7 +534,8 @@ def _is_plain_object(value: Any, depth: int) -> bool:
 
 def _has_memory(value: Tensor) -> bool:
     """Whether a tensor is a plain one with memory of its own: no sparse, fake or transformed one."""
-    return type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type != "meta"
+    plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type != "meta"
+    return plain and not is_transformed(value)
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -517,6 +544,11 @@ def _filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def sources_of(parameter: Tensor) -> list[Tensor]:
+    """The parameters that are still there of which this one was copied, by `copy_module`."""
+    return [found for source in _SOURCES.get(parameter, ()) if (found := source()) is not None]
 
 
 def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
@@ -537,16 +569,19 @@ def copy_module(module: M, memo: dict[int, Any] | None = None) -> M:
         return deepcopy(module)
     for value in own_attributes:
         dict.update(memo[id(value)], {deepcopy(key, memo): deepcopy(part, memo) for key, part in dict.items(value)})
+    there = {id(part) for part in plan.modules if id(part) in memo}  # a copy of what holds them both has made them
     own_way = {id(part) for part in plan.modules if part is not module and _copies_itself(type(part))}
     for part in plan.modules:
-        if id(part) not in own_way:
+        if id(part) not in own_way | there:
             memo[id(part)] = object.__new__(type(part))
     for part in reversed(plan.modules):  # children first: what copies itself may look at them
-        if id(part) not in own_way or not _let_copy_itself(part, memo):
+        if id(part) not in there and (id(part) not in own_way or not _let_copy_itself(part, memo)):
             _copy_attributes(part, memo.setdefault(id(part), object.__new__(type(part))), memo)
     copied: M = memo[id(module)]
     new = [memo[id(part)] for part in plan.modules]
     params = {name: memo[id(p)] for name, p in plan.params.items()}
+    for name, p in plan.params.items():
+        _SOURCES[params[name]] = (weakref.ref(p), *_SOURCES.get(p, ()))
     linked: dict[int, Any] = {}
     for twin, source in zip(new, plan.modules, strict=True):
         for key, value in source.__dict__.items():
@@ -704,7 +739,7 @@ def _snapshot(value: Any, depth: int) -> Any:
     if isinstance(value, set):
         return type(value), set(value)
     if _is_plain_object(value, 0):
-        return value, [(key, _snapshot(part, depth + 1)) for key, part in vars(value).items()]
+        return value, [(key, _snapshot(part, depth + 1)) for key, part in attributes_of(value).items()]
     return value
 
 

@@ -46,8 +46,8 @@ class ContextChart(Chart):
         return {"z": next(iter(params.values())).new_zeros(self.size)}
 
     def forward(self, t: Params, params: Params) -> Params:
-        shift = {name: (U @ t["z"]).reshape(params[name].shape) for name, U in dotted_params(self.maps).items()}
-        return {name: p + shift[name] for name, p in params.items()}
+        maps, z = dotted_params(self.maps), t["z"]
+        return {name: p + (maps[name] @ z.to(p.dtype)).reshape(p.shape) for name, p in params.items()}
 
 
 def is_bias(name: str) -> bool:

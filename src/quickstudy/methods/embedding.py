@@ -26,7 +26,7 @@ from quickstudy.models.norms import (
     with_safe_norms,
 )
 from quickstudy.models.split import split_head
-from quickstudy.rules.criteria import get_criterion
+from quickstudy.rules.criteria import check_class_numbers, get_criterion
 from quickstudy.rules.params import with_prefix
 from quickstudy.types import Criterion, Examples, Inputs, Params
 
@@ -67,6 +67,7 @@ class EmbeddingLearner(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise
+        check_class_numbers(support.y)
         twin: EmbeddingLearner = self.twins.twin({})
         summary = twin.summarize(call_on(twin.body, self.unshared(support.x)), support.y, evaluating)
         if not support_norms(self):
@@ -74,12 +75,12 @@ class EmbeddingLearner(Learner):
         statistics: Params = {}
         twin = self.twins.twin({})
         record_statistics(twin, NORM_PREFIX, statistics)
-        twin.compare(summary, call_on(twin.body, support.x))
+        twin.compare(summary, call_on(twin.body, self.unshared(support.x)))
         return summary | statistics
 
     def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ways"]:
         twin: EmbeddingLearner = self.twins.twin(with_prefix(params, NORM_PREFIX))
-        return twin.compare(params, call_on(twin.body, x))
+        return twin.compare(params, call_on(twin.body, self.unshared(x)))
 
     def check_first_task(self, support: Examples) -> None:
         """Embed a first task: what that changes is refused."""

@@ -88,7 +88,7 @@ class FeatureTransfer(Learner):
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del support, noise
         output = self.classifier_twins.call({}, call_on(partial(self.body_twins.call, {}), query.x))
-        return Outcome(self.criterion(output, query.y), output)
+        return Outcome(self.query_loss(output, query.y), output)
 
     def noise(self) -> dict[str, Shape]:
         rows = {"weight": (self.ways, self.classifier.in_features), "bias": (self.ways,)}
@@ -99,7 +99,8 @@ class FeatureTransfer(Learner):
         body = self.body_twins.twin({})
         record_statistics(body, BODY_PREFIX, statistics)
         features = call_on(body, support.x).detach()
-        start = {name: (2 * u - 1) / self.classifier.in_features**0.5 for name, u in noise.items()}
+        width, kind = self.classifier.in_features, self.classifier.weight.dtype
+        start = {name: ((2 * u - 1) / width**0.5).to(kind) for name, u in noise.items()}
         loss = Objective(
             lambda params: self.classify(params, features),
             self.criterion,

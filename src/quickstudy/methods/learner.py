@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.autodiff import CompileRefusedWarning
+from quickstudy.engine.autodiff import CompileRefusedWarning, tape_leaves
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
 from quickstudy.engine.gradient_check import (
     GradientCheck,
@@ -29,7 +29,7 @@ from quickstudy.engine.gradient_check import (
 from quickstudy.engine.outside import what_is_read
 from quickstudy.engine.precision import autocast_products
 from quickstudy.engine.second_derivatives import is_strange, twice_differentiable
-from quickstudy.engine.twin import Twins, copy_module, set_mode, watch_twins
+from quickstudy.engine.twin import Twins, copy_module, set_mode, sources_of, watch_twins
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
@@ -81,6 +81,11 @@ class Learner(nn.Module, ABC):
         return (self.criterion,)
 
     @property
+    def ignored_labels(self) -> set[int]:
+        """The class numbers that its losses leave out, which may be below 0; none for what reads classes itself."""
+        return set()
+
+    @property
     def device(self) -> torch.device:
         """The device of its parameters, on which tasks run."""
         return next(self.parameters(), torch.zeros(())).device
@@ -98,12 +103,14 @@ class Learner(nn.Module, ABC):
 
     def check_once(self, support: Examples) -> None:
         """Call `check_first_task` on the first task that this learner is given, in each mode: a forward may differ."""
-        if self.training in self.checked:
+        transformed = not is_tracing() and not outside_transforms()  # by the user, where nothing can be looked at
+        if self.training in self.checked or transformed:
             return
-        known = not is_tracing() and outside_transforms() and self.device.type != "meta"  # the values of tensors are
+        known = not is_tracing() and self.device.type != "meta"  # the values of tensors are
         with twice_differentiable(), self._refuse_writes() if known else nullcontext():
             self.check_first_task(tree_map(torch.clone, support))
             if known:
+                self._look_at_what_is_read(tree_map(torch.clone, support))
                 self._look_at_what_is_left(tree_map(torch.clone, support))
         self.checked |= {self.training}
 
@@ -123,6 +130,45 @@ class Learner(nn.Module, ABC):
                     if name in changed:
                         p.data = before[name][0]
             raise InputError(explain_writes(changed))
+
+    def _look_at_what_is_read(self, support: Examples) -> None:
+        """Refuse a loss of the user's that reads the module of which the learner has a copy."""
+        if not any(map(is_strange, self.criteria)):
+            return
+        noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            try:
+                outcome = self.solve(support, support, noise)
+            except Exception:  # a query loss may take nothing but query sets; its own error comes with the first
+                return
+        self.refuse_other_reads(outcome.loss, outcome.output)
+
+    def refuse_other_reads(self, loss: Tensor, output: Any, given: Params | None = None) -> None:
+        """Refuse a loss that depends, not by the output, on a tensor of which one of the learner's is a copy.
+
+        Where it is not known of what a parameter is a copy, equal numbers tell; but not where all of them are equal: a
+        loss may have zeros of its own.
+        """
+        own = {name: p for name, p in self.named_parameters() if not name.startswith("criterion.")}
+        outputs = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
+        known = {id(leaf) for part in outputs for leaf in tape_leaves(part)}
+        known |= {id(p) for p in (*own.values(), *(given or {}).values())}
+        others = [leaf for leaf in tape_leaves(loss) if id(leaf) not in known]
+        read = [
+            name
+            for name, p in own.items()
+            if any(
+                any(leaf is source for source in sources_of(p))
+                or (p.shape == leaf.shape and torch.equal(p, leaf) and bool((p != p.flatten()[:1]).any()))
+                for leaf in others
+            )
+        ]
+        if read:
+            raise InputError(
+                f"The loss reads {', '.join(read)} of the module that this learner was made from, and the learner has "
+                "a copy of it, whose numbers adapt and train. Let the forward compute what the loss needs of them, and "
+                "return it with the output, as one more column for example."
+            )
 
     def _look_at_what_is_left(self, support: Examples) -> None:
         """Refuse a loss that reads what a forward leaves on its module, and do not compile a forward that leaves any.
@@ -173,7 +219,17 @@ class Learner(nn.Module, ABC):
     def query_outcome(self, params: Params, query: Examples) -> Outcome:
         """The query loss and outputs with given parameters."""
         output = self.predict(params, query.x)
-        return Outcome(self.criterion(output, query.y), output)
+        return Outcome(self.query_loss(output, query.y), output)
+
+    def query_loss(self, output: Any, y: Tensor) -> Tensor:
+        """The query loss of one task, which is one number."""
+        loss: Tensor = self.criterion(output, y)
+        if loss.numel() != 1:
+            raise InputError(
+                f"The query loss of one task has the shape {list(loss.shape)}, and it is one number. Give a loss that "
+                "reduces it, such as reduction='mean'."
+            )
+        return loss
 
     def evaluate(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         """The query loss and outputs of one task in evaluation: after the steps of evaluation, at the last of them."""
@@ -193,7 +249,7 @@ class Learner(nn.Module, ABC):
             with torch.inference_mode(False), torch.no_grad():
                 found: Outcome = self(tree_map(torch.clone, tasks), seed=seed, evaluating=evaluating)
             return found
-        with explain_batch_misfit(tasks):
+        with explain_batch_misfit(tasks, self.ignored_labels):
             learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=evaluating)
             tasks = learner.begin(tasks)
             one = learner.evaluate if evaluating else learner.solve
@@ -234,6 +290,11 @@ class Learner(nn.Module, ABC):
         """
         if reduction not in ("mean", "sum"):
             raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
+        if not self.meta_params():
+            raise InputError(
+                "Nothing of this learner trains: its parameters are frozen, or it has none. Let some train by "
+                "requires_grad_(), or use the learner as it is: `adapt` and a call need no training."
+            )
         if not isinstance(tasks, Task):
             outcomes, every = zip(
                 *(self.meta_gradient(_as_batch(task), seed=seed) for task in list_tasks(tasks)), strict=True
@@ -242,7 +303,7 @@ class Learner(nn.Module, ABC):
             return _pad_outcomes(list(outcomes)), [
                 sum_gradients([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
-        with explain_batch_misfit(tasks):
+        with explain_batch_misfit(tasks, self.ignored_labels):
             learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=False)
             tasks = learner.begin(tasks)
             weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
@@ -277,7 +338,7 @@ class Learner(nn.Module, ABC):
         support, query, key = tree_map(lambda *leaves: torch.cat(leaves), *parts)
         together = Task(support, query, key, {})
         try:
-            with explain_batch_misfit(together):
+            with explain_batch_misfit(together, self.ignored_labels):
                 together = self.begin(together)
         except InputError:  # it is raised when its turn comes, and then names the right task
             return None
@@ -374,7 +435,7 @@ class Learner(nn.Module, ABC):
         like = next(self.parameters(), torch.zeros(())).detach()  # a nearest neighbour has no parameters
         with (
             torch.inference_mode(False),  # inner steps need gradients, which inference mode leaves out
-            explain_support_misfit(support),
+            explain_support_misfit(support, self.ignored_labels),
             torch.no_grad(),
             twice_differentiable(),
             without_kept_parameters(),
@@ -397,7 +458,7 @@ class Learner(nn.Module, ABC):
         del evaluating
         if self.ways is None or not outside_transforms() or support.is_floating_point():
             return self
-        ways = 1 + max(int(y.max()) for y in (support, *others))
+        ways = 1 + max(int(y.long().max()) for y in (support, *others))
         if ways == self.ways:
             return self
         if not 2 <= ways <= max(self.ways, support.shape[-1]):
@@ -519,6 +580,8 @@ def _pad_outcomes(outcomes: list[Outcome]) -> Outcome:
 
 def _pad_outputs(parts: Sequence[Tensor]) -> Tensor:
     """Outputs `[1, n, ...]` of several tasks as one tensor. Numbers that are no floats are padded with 0."""
+    if len({part.shape for part in parts}) == 1:  # among them numbers of a whole task, which have no n
+        return torch.cat(list(parts))
     longest = max(part.shape[1] for part in parts)
     widest = max(part.shape[-1] for part in parts)
     classes, queries = (-torch.inf, torch.nan) if parts[0].is_floating_point() else (0, 0)

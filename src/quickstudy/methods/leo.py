@@ -28,6 +28,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
 from quickstudy.rules.combine import Chain
+from quickstudy.rules.criteria import check_class_numbers
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.params import adaptable, trainable
 from quickstudy.rules.rescale import Chart, Rescale
@@ -62,6 +63,7 @@ class RelationEncoder(nn.Module):
     def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
         """The codes, as what `SetEmit` adds to the z at which a task starts."""
         del guess
+        check_class_numbers(y)
         e = self.embed(x)
         n = len(e)
         pairs = torch.cat([e[:, None].expand(n, n, -1), e[None].expand(n, n, -1)], dim=-1)

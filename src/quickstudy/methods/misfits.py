@@ -5,7 +5,7 @@ error: examples without numbers, negative class numbers (which cross-entropy ign
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -59,18 +59,21 @@ def _takes_class_numbers(criterion: Criterion) -> bool:
 
 
 @contextmanager
-def explain_support_misfit(support: Examples) -> Iterator[None]:
-    """Refuse a support set that does not fit, and turn an error of the adaptation inside into an `InputError`."""
-    _check_examples("the support set", support, EXAMPLES_FORMAT, axes=1)
+def explain_support_misfit(support: Examples, ignored: Collection[int] = ()) -> Iterator[None]:
+    """Refuse a support set that does not fit, and turn an error of the adaptation inside into an `InputError`.
+
+    `ignored` are the class numbers that the loss leaves out, and which may be below 0.
+    """
+    _check_examples("the support set", support, EXAMPLES_FORMAT, 1, ignored)
     with _explain_failure({"support": support}, EXAMPLES_FORMAT):
         yield
 
 
 @contextmanager
-def explain_batch_misfit(tasks: Task) -> Iterator[None]:
+def explain_batch_misfit(tasks: Task, ignored: Collection[int] = ()) -> Iterator[None]:
     """The same for a batch of tasks, whose tensors have a leading task axis."""
     for half in ("support", "query"):
-        _check_examples(half, getattr(tasks, half), BATCH_FORMAT, axes=2)
+        _check_examples(half, getattr(tasks, half), BATCH_FORMAT, 2, ignored)
     key = tasks.key
     sizes = {f"{half}.{name}": len(v) for half in ("support", "query") for name, v in _named(getattr(tasks, half))}
     if not isinstance(key, Tensor) or key.ndim != 1 or key.is_floating_point() or {*sizes.values()} != {len(key)}:
@@ -81,7 +84,7 @@ def explain_batch_misfit(tasks: Task) -> Iterator[None]:
         yield
 
 
-def _check_examples(name: str, examples: Any, wanted: str, axes: int) -> None:
+def _check_examples(name: str, examples: Any, wanted: str, axes: int, ignored: Collection[int]) -> None:
     """Refuse inputs and targets that do not belong together, or that hold NaN or negative class numbers."""
     if not isinstance(examples, Examples):
         raise InputError(f"{name} is {_describe(examples)}: give Examples(x, y). {wanted}")
@@ -105,8 +108,13 @@ def _check_examples(name: str, examples: Any, wanted: str, axes: int) -> None:
                 f"{part} of {name} holds NaN or infinity in {len(bad)} of {len(finite)} {unit}s, first in {unit} "
                 f"{bad[0]}. Repair these, or leave them out."
             )
-    if y.ndim == axes and not y.is_floating_point() and y.min() < 0:
-        raise InputError(f"{name} has the class number {int(y.min())}. {wanted}")
+    if y.ndim == axes and not (y.is_floating_point() or y.is_complex()):
+        below = {*y[y.long() < 0].tolist()} - {*ignored}
+        if below:
+            raise InputError(
+                f"{name} has the class number {min(below)}. {wanted} Integers of a loss of your own that are no class "
+                "numbers are told by one more axis: y [n, 1]."
+            )
 
 
 class ModelError(InputError):
@@ -127,6 +135,12 @@ def _explain_failure(given: dict[str, Examples], wanted: str) -> Iterator[None]:
             wanted = (
                 "The losses that ship take one tensor. Return the logits alone, or a dictionary or an object with "
                 "`logits`; or give a loss of your own that takes what the model returns."
+            )
+        if "is not implemented" in str(error) and "derivative" in str(error):
+            wanted = (
+                "A part of the model has no second derivative in torch. Use a method of first order, such as fomaml or "
+                "reptile, let that part not adapt, or write it by other functions of torch: an EmbeddingBag as an "
+                "Embedding and a mean."
             )
         if "double backward" in str(error):
             wanted = "A compiled function has no second derivative: give the module as it was before torch.compile."
@@ -156,9 +170,9 @@ def _shapes(examples: Examples) -> str:
     'x [5, 2] of float32, y [5] of int64 (0 to 4)'
     """
     x, y = examples
-    known = y.numel() and not y.is_floating_point() and not is_tracing() and outside_transforms()
+    known = y.numel() and not (y.is_floating_point() or y.is_complex()) and not is_tracing() and outside_transforms()
     inputs = ", ".join(f"{name} {_describe(value)}" for name, value in named_leaves("x", x)) or f"x {_describe(x)}"
-    return f"{inputs}, y {_describe(y)}" + (f" ({int(y.min())} to {int(y.max())})" if known else "")
+    return f"{inputs}, y {_describe(y)}" + (f" ({int(y.long().min())} to {int(y.long().max())})" if known else "")
 
 
 def _describe(value: object) -> str:

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from quickstudy.engine.autodiff import tape_leaves
 from quickstudy.engine.engine import Engine
 from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
@@ -26,7 +25,7 @@ from quickstudy.models.norms import (
 from quickstudy.rules.base import Rule
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
-from quickstudy.rules.params import Selection, adaptable, trainable, with_prefix
+from quickstudy.rules.params import Selection, adaptable, check_module, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
 from quickstudy.rules.torch_private import count_changes, is_tracing, outside_transforms, tree_leaves, tree_map
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task
@@ -97,6 +96,13 @@ class RuleLearner(Learner):
     @property
     def criteria(self) -> Sequence[Criterion]:
         return self.criterion, self.inner_criterion
+
+    @property
+    def ignored_labels(self) -> set[int]:
+        if any(isinstance(part, Rule) and part.reads_labels for part in self.rule.modules()):
+            return set()
+        own = (getattr(loss, "ignore_index", None) for loss in self.criteria)
+        return {number for number in own if isinstance(number, int)}
 
     def params(self) -> Params:
         """theta: the parameters that adapt, as they are before a task."""
@@ -169,7 +175,7 @@ class RuleLearner(Learner):
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes_to(theta, places)
-            self._refuse_other_reads(loss, output, theta)
+            self.refuse_other_reads(loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         # What was right in the other mode may leave out a part in this one, but not all.
         if unused and not self.allow_unused and (not self.checked or len(unused) == len(theta)):
@@ -190,29 +196,6 @@ class RuleLearner(Learner):
         if written:
             raise InputError(explain_writes(written))
 
-    def _refuse_other_reads(self, loss: Tensor, output: Any, theta: Params) -> None:
-        """Refuse a loss that depends, not by the output, on tensors that equal one of the learner's parameters.
-
-        A parameter whose numbers are all equal is no evidence: a user's own may start from zeros too.
-        """
-        own = {name: p for name, p in self.named_parameters() if not name.startswith("criterion.")}
-        outputs = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
-        known = {id(leaf) for part in outputs for leaf in tape_leaves(part)} | {
-            id(p) for p in (*own.values(), *theta.values())
-        }
-        others = [leaf for leaf in tape_leaves(loss) if id(leaf) not in known]
-        read = [
-            name
-            for name, p in own.items()
-            if any(p.shape == leaf.shape and torch.equal(p, leaf) for leaf in others) and (p != p.flatten()[:1]).any()
-        ]
-        if read:
-            raise InputError(
-                f"The loss reads {', '.join(read)} of the module that this learner was made from, and the learner has "
-                "a copy of it, whose numbers adapt and train. Let the forward compute what the loss needs of them, and "
-                "return it with the output, as one more column for example."
-            )
-
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
         return self.with_statistics(phi, support)
@@ -232,7 +215,7 @@ class RuleLearner(Learner):
         # The body and its statistics are the same at every endpoint.
         x = self.engine.autodiff.images(self.features(query.x, ends[-1]))
         outputs = [self.run_head(params, x) for params in ends]
-        losses = [weight * self.criterion(out, query.y) for weight, out in zip(weights, outputs, strict=True)]
+        losses = [weight * self.query_loss(out, query.y) for weight, out in zip(weights, outputs, strict=True)]
         return Outcome(torch.stack(losses).sum(), outputs[-1])
 
     def observe(self, tasks: Task, *, seed: int = 0) -> dict[str, Float[Tensor, "T ..."]]:
@@ -282,6 +265,8 @@ class RuleLearner(Learner):
 
 def _refuse_lazy(*parts: nn.Module) -> None:
     """Refuse parameters without a shape: what adapts must be there before a first task."""
+    for part in parts:
+        check_module(part)
     lazy = [name for part in parts for name, p in part.named_parameters() if is_lazy(p)]
     if lazy:
         raise InputError(

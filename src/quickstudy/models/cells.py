@@ -17,8 +17,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
-from quickstudy.models.surgery import change_class, refuse_parameter_hooks
-from quickstudy.rules.torch_private import convolve, leave_fast_path
+from quickstudy.models.surgery import change_class, leave_fast_paths, refuse_parameter_hooks
+from quickstudy.rules.params import check_module
+from quickstudy.rules.torch_private import convolve
 
 
 class MetricLinear(nn.Linear):
@@ -106,9 +107,7 @@ def with_metric(model: nn.Module) -> nn.Module:
     if not cells:
         kinds = ", ".join(sorted({type(m).__name__ for m in model.modules()}))
         raise InputError(f"A T-net needs Linear or Conv2d layers that train; this model has none, only: {kinds}.")
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            leave_fast_path(module)  # which reads W without T
+    leave_fast_paths(model)  # which read W without T
     return model
 
 
@@ -117,6 +116,7 @@ def cell_param_names(model: nn.Module) -> list[str]:
 
     Tied parameters are listed once, under their first name.
     """
+    check_module(model)
     inside = {
         id(parameter)
         for module in find_cells(model)

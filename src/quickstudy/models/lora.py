@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError
 from quickstudy.models.split import last_linear
-from quickstudy.models.surgery import change_class
+from quickstudy.models.surgery import change_class, leave_fast_paths
 from quickstudy.rules.params import Selection, matches, select
 
 
@@ -88,6 +88,7 @@ class LoRA(nn.Module):
         for layer in self.model.modules():
             if layer in chosen:
                 _add_change(layer, r, 1.0 if alpha is None else alpha / r)
+        leave_fast_paths(self.model)  # which read W without B A
         for name in free:
             if linears.get(name.rpartition(".")[0]) not in chosen:
                 params[name].requires_grad_(True)

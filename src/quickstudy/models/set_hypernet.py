@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from quickstudy.errors import InputError
 from quickstudy.types import Params
 
 
@@ -60,6 +61,13 @@ class SetHypernet(nn.Module):
             if y.is_floating_point()
             else torch.eye(self.outputs, dtype=x.dtype, device=x.device)[y]
         )
+        if target.shape[-1] != self.outputs:
+            raise InputError(
+                f"The hypernetwork was made for targets of {self.outputs} numbers, or class numbers below that, and "
+                f"given are {target.shape[-1]}. Give targets as the model's outputs have them: y [n, {self.outputs}]."
+            )
         rows = torch.cat([x, guess, target] if self.enhance else [x, target], dim=-1)
-        parts = self.rho(self.psi(rows).mean(0)).split(self.sizes)
+        first = self.psi[0].weight
+        assert isinstance(first, Tensor)
+        parts = self.rho(self.psi(rows.to(first.dtype)).mean(0)).split(self.sizes)
         return {name: part.reshape(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}

@@ -35,6 +35,15 @@ class HeadPlaceholder(nn.Module):
         self.recorded.append(x)
         return x
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"`{name}` of the head is read by the body, and the head is no part of it. Keep what the forward needs "
+                "of it (a type, a size) as an attribute of the model, or use a method that adapts the whole model"
+            ) from None
+
 
 @dataclass(frozen=True)
 class _ClearRecord:
@@ -82,11 +91,13 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
     """
     refuse_parameter_hooks(model)
     name = head if head is not None else last_linear(model).removesuffix("*").removesuffix(".")
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules:
         raise InputError(f"The model has no module {name!r} to use as `head`. {suggest_nearest(name, modules)}")
     if name == "":
         return nn.Identity(), copy_module(model)
+    names = [other for other, module in modules.items() if module is modules[name]]
+    name = names[0]  # by which a trace knows it
     graph = trace_calls(model, name)
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
@@ -94,7 +105,9 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
             raise InputError(_HEAD_NOT_LAST.format(name))
     body = copy_module(model)
     last = body.get_submodule(name)
-    body.set_submodule(name, HeadPlaceholder())
+    placeholder = HeadPlaceholder()
+    for each in names:
+        body.set_submodule(each, placeholder)
     body.register_forward_pre_hook(_ClearRecord(name))
     body.register_forward_hook(_CheckSplit(name))
     shared = {id(p) for p in body.parameters()} & {id(p) for p in last.parameters()}

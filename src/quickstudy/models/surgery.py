@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from quickstudy.errors import InputError
+from quickstudy.rules.params import check_module
+from quickstudy.rules.torch_private import leave_fast_path
 
 
 def change_class(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -68,8 +70,16 @@ def _empty(kind: type[nn.Module], own: type[nn.Module]) -> nn.Module:
     return joint.__new__(joint)
 
 
+def leave_fast_paths(model: nn.Module) -> None:
+    """Make every layer of a transformer call its sublayers: its fast path reads their weights past their forwards."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            leave_fast_path(module)
+
+
 def refuse_parameter_hooks(model: nn.Module) -> None:
     """Refuse a model with hooks on parameters: a copy has none, and what adapts is no parameter of it."""
+    check_module(model)
     kinds = {"_backward_hooks": "register_hook", "_post_accumulate_grad_hooks": "register_post_accumulate_grad_hook"}
     hooked = [
         (name, kind) for name, p in model.named_parameters() for held, kind in kinds.items() if getattr(p, held, 0)

@@ -19,6 +19,9 @@ from quickstudy.types import Params, Shape
 class Rule(nn.Module, ABC):
     """A map from parameters to parameters, given one task. The module holds meta-parameters; `forward` is pure."""
 
+    reads_labels = False
+    """Whether it reads the labels of the support set itself, and not by its loss alone."""
+
     if TYPE_CHECKING:  # nn.Module's own is untyped
 
         def __call__(self, params: Params, objective: Objective) -> Params: ...

@@ -5,6 +5,7 @@ classes (the sum over the support divided by the shots), which is N times the me
 2.0 with a mean.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -44,6 +45,16 @@ def binary_cross_entropy(output: Float[Tensor, "n 1"], y: Float[Tensor, "n 1"]) 
 CRITERIA: dict[str, Criterion] = {
     f.__name__: f for f in (cross_entropy, class_sum_cross_entropy, one_hot_mse, mse, binary_cross_entropy)
 }
+
+
+def check_class_numbers(y: Tensor) -> None:
+    """Refuse targets of another kind for what reads the classes of the examples themselves."""
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        kind = str(y.dtype).removeprefix("torch.")
+        raise InputError(
+            f"This method reads the class of each support example, and the y of a task is {list(y.shape)} of {kind}. "
+            "Give class numbers from 0, as integers: y [n]."
+        )
 
 
 def get_criterion(given: str | Criterion) -> Criterion:

@@ -38,6 +38,8 @@ class DampedNewton(Rule):
         rate: The first :math:`\alpha`.
     """
 
+    reads_labels = True
+
     def __init__(self, names: Sequence[str], *, damping: float = 1.0, rate: float = 0.5) -> None:
         super().__init__()
         self.names = tuple(names)

@@ -183,20 +183,20 @@ class Learned(Rate):
         super().__init__()
         if per not in ("parameter", "layer", "layer_step"):
             raise InputError(f"Learned rates are per 'parameter', 'layer' or 'layer_step', not per {per!r}.")
-        like = next(iter(params.values())).detach()
         self.names = list(params)
-        shapes: dict[str, Shape]
+        shapes: dict[str, tuple[Tensor, Shape]]
         if per == "parameter":
-            shapes = {name: tuple(p.shape) for name, p in params.items()}
+            shapes = {name: (p, tuple(p.shape)) for name, p in params.items()}
         else:
-            shapes = {layer_of(name): (steps if per == "layer_step" else 1,) for name in params}
+            shapes = {layer_of(name): (p, (steps if per == "layer_step" else 1,)) for name, p in params.items()}
         low, high = (init, init) if isinstance(init, float | int) else init
         if not -inf < low <= high < inf:
             raise InputError(
                 f"A learned rate starts at a finite number or between two, the lower first, not at {init}."
             )
         self.per = per
-        self.values = parameter_dict({n: like.new_empty(s).uniform_(low, high) for n, s in shapes.items()})
+        drawn = {name: like.detach().new_empty(shape).uniform_(low, high) for name, (like, shape) in shapes.items()}
+        self.values = parameter_dict(drawn)
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.names, params, "A learned rate")

@@ -34,6 +34,8 @@ class Emit(Rule):
         network: The hypernetwork H, built for the parameters that adapt: see `ClassHypernet`.
     """
 
+    reads_labels = True
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -43,4 +45,4 @@ class Emit(Rule):
         guess = objective.predict(params).softmax(-1).detach()
         delta = self.network(x, guess, y)
         check_built_for(delta, params, "The hypernetwork")
-        return {name: p + delta[name] for name, p in params.items()}
+        return {name: p + delta[name].to(p.dtype) for name, p in params.items()}

@@ -24,7 +24,7 @@ def draw_switch(zeta: Tensor, uniform: Tensor, temperature: float, draw: str) ->
 
     A "soft" switch is s itself. A "hard" one is :math:`1[s > 1/2]`, with the gradient of s (straight-through).
     """
-    s = ((zeta + uniform.logit()) / temperature).sigmoid()
+    s = ((zeta + uniform.logit().to(zeta.dtype)) / temperature).sigmoid()
     return s if draw == "soft" else (s > 0.5).to(s.dtype) + (s - s.detach())
 
 
@@ -68,11 +68,11 @@ class Masked(Rate):
         self.temperature = temperature
         self.draw = draw
         self.group = {name: name for name in params} if per_weight else row_groups(params)
-        shapes: dict[str, Shape] = {}
+        logits: Params = {}
         for name, p in params.items():
-            shapes[self.group[name]] = tuple(p.shape) if per_weight else (len(p) if p.ndim else 1,)
-        like = next(iter(params.values())).detach()
-        self.logits = parameter_dict({group: like.new_full(shape, logit) for group, shape in shapes.items()})
+            shape = tuple(p.shape) if per_weight else (len(p) if p.ndim else 1,)
+            logits[self.group[name]] = p.detach().new_full(shape, logit)
+        self.logits = parameter_dict(logits)
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.group, params, "A mask")

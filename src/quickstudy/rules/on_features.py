@@ -38,7 +38,7 @@ class OnFeatures(Rule):
 
     def with_features(self, params: Params, objective: Objective) -> Objective:
         """The same objective with the features as the inputs of its support set."""
-        like = next(iter(params.values())).detach()
+        like = next(params[name] for name in (*self.head, *params) if name in params).detach()
         identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
         zero = like.new_zeros(self.features)
         open_head = {name: zero if name.endswith("bias") else identity for name in self.head}

@@ -66,11 +66,21 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
     return selected
 
 
+def check_module(model: object) -> None:
+    """Refuse what is no module as a model."""
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__} itself" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(
+            f"The model is {given}: give an nn.Module, such as the object that the class makes when called."
+        )
+
+
 def adaptable(module: nn.Module, selection: Selection, what: str = "adapts") -> Params:
     """The parameters of `module` that require a gradient and that a selection picks.
 
     Tied parameters are listed once, under their first name; a pattern may pick them by any of their names.
     """
+    check_module(module)
     params = {name: param for name, param in module.named_parameters() if param.requires_grad}
     if callable(selection):
         return {name: params[name] for name in select(params, selection, what)}

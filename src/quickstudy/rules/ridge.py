@@ -38,6 +38,8 @@ class Ridge(Rule):
             2 y - 1 of targets 0 and 1, for outputs that are logits.
     """
 
+    reads_labels = True
+
     def __init__(
         self, outputs: int, *, ridge: float = 1.0, scale: float = 1.0, prior: str = "zero", targets: str = "given"
     ) -> None:

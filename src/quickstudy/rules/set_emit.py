@@ -25,6 +25,8 @@ class SetEmit(Rule):
         names: The parameters that H writes.
     """
 
+    reads_labels = True
+
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.network = network
@@ -35,7 +37,7 @@ class SetEmit(Rule):
         output = objective.predict({name: p.detach() for name, p in params.items()}).detach()
         guess = output.reshape(len(x), -1) if y.is_floating_point() else output.softmax(-1)
         delta = self.network(x.flatten(1), guess, y)
-        return params | {name: params[name] + delta[name] for name in self.names}
+        return params | {name: params[name] + delta[name].to(params[name].dtype) for name in self.names}
 
     def noise(self, params: Params) -> dict[str, Shape]:
         missing = [name for name in self.names if name not in params]

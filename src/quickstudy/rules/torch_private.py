@@ -51,6 +51,7 @@ __all__ = [
     "fused_weight_norm",
     "has_hooks",
     "is_tracing",
+    "is_transformed",
     "leave_fast_path",
     "math_attention",
     "named_leaves",
@@ -68,6 +69,11 @@ __all__ = [
 def outside_transforms() -> bool:
     """Whether no transform of `torch.func` is active: some kernels are wrong inside one, and torch has no test."""
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
+
+
+def is_transformed(value: Tensor) -> bool:
+    """Whether a tensor is one of a transform of `torch.func`, which has no memory of its own."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
 
 
 def is_tracing() -> bool:
