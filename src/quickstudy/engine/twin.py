@@ -521,7 +521,8 @@ def _holds_containers(value: Any, depth: int) -> bool:
 
 def _is_plain_object(value: Any, depth: int) -> bool:
     """Whether an object is data only: a meter, a cache, a record. It can be copied attribute by attribute."""
-    if depth > DEPTH or isinstance(value, (*ATOMS, nn.Module, types.ModuleType, functools.partial)):
+    told_by_identity = (nn.Module, types.ModuleType, types.FunctionType, types.MethodType, functools.partial)
+    if depth > DEPTH or isinstance(value, (*ATOMS, *told_by_identity)):
         return False
     attributes = attributes_of(value)
     if not attributes or isinstance(value, Enum | random.Random):
