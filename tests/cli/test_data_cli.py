@@ -235,6 +235,18 @@ def test_duplicates_within_and_across(cli, place, root):
     assert "identical: train/a/x.png (a, train) = train/a/y.png (a, train)" in text
 
 
+def test_a_damaged_picture_with_a_good_header_is_not_counted_among_the_sizes(cli, place, root):
+    folder(place / "own")
+    whole = place / "own" / "a" / "whole.jpg"
+    picture(7, side=64).save(whole)
+    told = checked(cli, "own")
+    assert sum(told["modes"].values()) == told["images"] == 13
+    damaged = whole.read_bytes()
+    (place / "own" / "b" / "half.jpg").write_bytes(damaged[: len(damaged) // 2])
+    told = checked(cli, "own")
+    assert sum(told["modes"].values()) == told["images"] == 13 and told["unreadable"]["count"] == 1
+
+
 def test_the_first_ten_are_named_and_all_where_asked(cli, place, root):
     folder(place / "own")
     for i in range(13):

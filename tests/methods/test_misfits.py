@@ -97,7 +97,7 @@ def test_the_message_keeps_the_cause_and_says_what_was_given():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.uint64])
 def test_class_numbers_may_have_any_integer_type(dtype):
-    for name in ("maml", "protonet"):
+    for name in ("maml", "protonet", "unicorn_maml"):
         learner, tasks = make(name), batch()
         short = tasks._replace(
             support=tasks.support._replace(y=tasks.support.y.to(dtype)),

@@ -159,7 +159,11 @@ class Learner(nn.Module, ABC):
             for name, p in own.items()
             if any(
                 any(leaf is source for source in sources_of(p))
-                or (p.shape == leaf.shape and torch.equal(p, leaf) and bool((p != p.flatten()[:1]).any()))
+                or (
+                    (p.shape, p.device) == (leaf.shape, leaf.device)
+                    and torch.equal(p, leaf)
+                    and bool((p != p.flatten()[:1]).any())
+                )
                 for leaf in others
             )
         ]

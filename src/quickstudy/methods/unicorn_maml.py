@@ -74,7 +74,7 @@ class UnicornLearner(RuleLearner):
         """In evaluation, the twin for the classes that the labels have; training has those that it was built for."""
         if not evaluating or not outside_transforms() or support.is_floating_point():
             return self
-        ways = 1 + max(int(y.max()) for y in (support, *others))
+        ways = 1 + max(int(y.long().max()) for y in (support, *others))
         rows = self._rows()
         if ways == len(next(iter(rows.values()))):
             return self

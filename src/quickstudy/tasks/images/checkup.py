@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -66,13 +66,23 @@ def find_identical(found: StoredPictures, splits: Indices, listing: Listing) -> 
     )
 
 
-def read_headers(listing: Listing, progress: Progress | None = None) -> tuple[Counter[tuple[int, int]], Counter[str]]:
-    """Count pictures by (width, height) and by Pillow's mode. Only the headers of the files are read."""
-    sizes, modes = Counter[tuple[int, int]](), Counter[str]()
+def read_headers(
+    listing: Listing, readable: Collection[str], progress: Progress | None = None
+) -> tuple[Counter[tuple[int, int]], Counter[str]]:
+    """Count pictures by (width, height) and by Pillow's mode. Only the headers of the files are read.
+
+    Args:
+        listing: The pictures.
+        readable: The names of those that could be decoded; only these are counted. A damaged one may have its header.
+        progress: Is told how many were read.
+    """
+    sizes, modes, counted = Counter[tuple[int, int]](), Counter[str](), set(readable)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd tags and large sizes; decoding reports what matters
         for number in range(len(listing.pictures)):
             try:
+                if listing.names[number] not in counted:
+                    continue
                 with listing.pictures[number] as picture:
                     sizes[picture.size] += 1
                     modes[picture.mode] += 1

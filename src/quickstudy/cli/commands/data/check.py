@@ -69,7 +69,7 @@ class DataCheck(ImageCommand):
         splits, rule = _split_as_training(one, found, place)
         same = find_identical(found, splits, listing)
         with console.progress("headers") as progress:
-            sizes, modes = read_headers(listing, progress)
+            sizes, modes = read_headers(listing, found.names, progress)
         most = None if self.all else FEW
         return {
             "path": str(place),
