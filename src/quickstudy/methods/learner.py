@@ -72,7 +72,7 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.criterion = criterion
         self.engine = engine or Engine()
-        self.trusted = self.differentiated = self.copies_features = False
+        self.trusted = self.differentiated = self.copies_features = self.reads_known = False
         self.checked: frozenset[bool] = frozenset()  # the modes, `training` or not, in which a first task was looked at
 
     @property
@@ -102,17 +102,23 @@ class Learner(nn.Module, ABC):
         """Look at the support set of a first task, and refuse a model that could not learn it; nothing by default."""
 
     def check_once(self, support: Examples) -> None:
-        """Call `check_first_task` on the first task that this learner is given, in each mode: a forward may differ."""
-        transformed = not is_tracing() and not outside_transforms()  # by the user, where nothing can be looked at
-        if self.training in self.checked or transformed:
+        """Call `check_first_task` on the first task that this learner is given, in each mode: a forward may differ.
+
+        What the losses read is looked at where somebody may take their gradient: an evaluation builds no outer graph.
+        """
+        if not is_tracing() and not outside_transforms():  # in a transform of the user's nothing can be looked at
             return
         known = not is_tracing() and self.device.type != "meta"  # the values of tensors are
-        with twice_differentiable(), self._refuse_writes() if known else nullcontext():
-            self.check_first_task(tree_map(torch.clone, support))
-            if known:
+        if self.training not in self.checked:
+            with twice_differentiable(), self._refuse_writes() if known else nullcontext():
+                self.check_first_task(tree_map(torch.clone, support))
+                if known:
+                    self._look_at_what_is_left(tree_map(torch.clone, support))
+            self.checked |= {self.training}
+        if known and torch.is_grad_enabled() and not self.reads_known:
+            with twice_differentiable():
                 self._look_at_what_is_read(tree_map(torch.clone, support))
-                self._look_at_what_is_left(tree_map(torch.clone, support))
-        self.checked |= {self.training}
+            self.reads_known = True
 
     @contextmanager
     def _refuse_writes(self) -> Iterator[None]:
@@ -136,7 +142,7 @@ class Learner(nn.Module, ABC):
         if not any(map(is_strange, self.criteria)):
             return
         noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with torch.random.fork_rng(devices=[]):
             try:
                 outcome = self.solve(support, support, noise)
             except Exception:  # a query loss may take nothing but query sets; its own error comes with the first
