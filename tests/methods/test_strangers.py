@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from quickstudy import Engine, Examples, LoRA, Task, anil, fomaml, maml, tnet
 from quickstudy.engine.threads import map_on_threads, use_threads
 from quickstudy.errors import InputError
+from quickstudy.methods.baseline_pp import baseline_pp
 from quickstudy.methods.feature_transfer import feature_transfer
 from quickstudy.methods.hypermaml import hypermaml
 from quickstudy.methods.matchingnet import matchingnet
@@ -1869,14 +1870,18 @@ def test_what_is_no_module_and_what_is_no_class_number_is_refused() -> None:
                     assert "model" not in wanted, (name, given)
         soft = Examples(torch.randn(1, 6, 4), torch.eye(3).repeat(1, 2, 1))
         net = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-        for name in ("hypermaml", "bayes_hypermaml", "leo", "protonet", "relationnet"):
-            options = {"outputs": 3} if "outputs" in inspect.signature(METHODS[name]).parameters else {}
-            try:
-                METHODS[name](net, loss=nn.CrossEntropyLoss(), **options)(Task(soft, soft, torch.arange(1), {}))
-            except InputError as error:
-                assert "the class of each support example, and the y of a task is [6, 3]" in str(error), (name, error)
-            else:
-                raise AssertionError(name)
+        for name in ("hypermaml", "bayes_hypermaml", "leo", "protonet", "relationnet", "nearest_neighbour"):
+            wanted = inspect.signature(METHODS[name]).parameters
+            options = {"outputs": 3} if "outputs" in wanted else {}
+            learner = METHODS[name](*([net] if "model" in wanted else []), loss=nn.CrossEntropyLoss(), **options)
+            one = Examples(soft.x[0], soft.y[0])
+            for call in (lambda: learner(Task(soft, soft, torch.arange(1), {})), lambda: learner.adapt(one)):
+                try:
+                    call()
+                except InputError as error:
+                    assert "class of each support example, and the y of a task is [6, 3]" in str(error), (name, error)
+                else:
+                    raise AssertionError(name)
         print("all")
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
@@ -1920,7 +1925,7 @@ def test_a_head_may_have_two_names(head: str | None) -> None:
     assert torch.allclose(protonet(net, WAYS, head=head)(tasks).loss, protonet(plain, WAYS)(tasks).loss)
 
 
-@pytest.mark.parametrize("build", [protonet, matchingnet, r2d2, maml])
+@pytest.mark.parametrize("build", [protonet, matchingnet, r2d2, maml, feature_transfer, baseline_pp])
 def test_an_input_that_a_forward_changes_is_not_taken_for_a_fault(build: Callable[..., Any]) -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
@@ -1930,7 +1935,7 @@ def test_an_input_that_a_forward_changes_is_not_taken_for_a_fault(build: Callabl
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.first(x.mul_(2)).tanh())
 
-    needs = [WAYS] if "outputs" in inspect.signature(build).parameters else []
+    needs = [WAYS for name in ("outputs", "train_outputs") if name in inspect.signature(build).parameters]
     tasks = some_tasks(4)
     before = tasks.query.x.clone()
     with warnings.catch_warnings():

@@ -89,6 +89,7 @@ class EmbeddingLearner(Learner):
 
     def check_support(self, support: Examples) -> None:
         """Refuse a support set that lacks a class: this method compares with examples of every class."""
+        check_class_numbers(support.y)
         absent = sorted(set(range(self.ways)) - set(support.y.tolist()))
         if absent:
             raise InputError(

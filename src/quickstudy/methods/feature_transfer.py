@@ -87,7 +87,7 @@ class FeatureTransfer(Learner):
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         del support, noise
-        output = self.classifier_twins.call({}, call_on(partial(self.body_twins.call, {}), query.x))
+        output = self.classifier_twins.call({}, call_on(partial(self.body_twins.call, {}), self.unshared(query.x)))
         return Outcome(self.query_loss(output, query.y), output)
 
     def noise(self) -> dict[str, Shape]:
@@ -98,7 +98,7 @@ class FeatureTransfer(Learner):
         statistics: Params = {}
         body = self.body_twins.twin({})
         record_statistics(body, BODY_PREFIX, statistics)
-        features = call_on(body, support.x).detach()
+        features = call_on(body, self.unshared(support.x)).detach()
         width, kind = self.classifier.in_features, self.classifier.weight.dtype
         start = {name: ((2 * u - 1) / width**0.5).to(kind) for name, u in noise.items()}
         loss = Objective(
@@ -110,7 +110,7 @@ class FeatureTransfer(Learner):
         return self.rule(start, loss) | statistics
 
     def predict(self, params: Params, x: Inputs) -> Float[Tensor, "n ways"]:
-        features = call_on(partial(self.body_twins.call, with_prefix(params, BODY_PREFIX)), x)
+        features = call_on(partial(self.body_twins.call, with_prefix(params, BODY_PREFIX)), self.unshared(x))
         return self.classify(_head_params(params), features)
 
     def module(self, params: Params) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.methods.embedding import AdaptedLearner
 from quickstudy.methods.learner import Learner, Noise
-from quickstudy.rules.criteria import get_criterion
+from quickstudy.rules.criteria import check_class_numbers, get_criterion
 from quickstudy.types import Criterion, Examples, Params
 
 
@@ -33,6 +33,7 @@ class NearestNeighbour(Learner):
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise, evaluating
+        check_class_numbers(support.y)
         if not isinstance(support.x, Tensor):
             raise InputError(
                 "This method compares inputs that are one tensor. Use protonet on a model that reads yours."
