@@ -73,7 +73,12 @@ def test_the_order_and_the_doubling_of_the_examples_change_nothing(taught, base)
     [
         None,
         "protonet",
-        pytest.param("photos", marks=pytest.mark.skipif(not has_photos(), reason="needs the extra photos")),
+        pytest.param(
+            "photos",
+            marks=pytest.mark.skipif(
+                not has_photos(), reason="needs the extra photos: pip install 'quickstudy[photos]'"
+            ),
+        ),
     ],
 )
 def test_examples_that_are_taught_twice_make_no_answer_more_sure(taught, base):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.engine.twin import parts_of
+from quickstudy.engine.twin import attributes_of, parts_of
 from quickstudy.rules.torch_private import count_changes
 
 DEPTH = 8
@@ -81,7 +81,7 @@ def _read_by(code: object, names: set[str]) -> tuple[set[type[nn.Module]], set[s
         elif isinstance(value, (types.MethodType, functools.partial, dict, list, tuple, set, frozenset, deque)):
             parts = _parts(value)
         else:
-            own = [*vars(value).items()] if hasattr(value, "__dict__") else []
+            own = [*attributes_of(value).items()]
             own += [item for kind in type(value).__mro__ if is_users(kind) for item in vars(kind).items()]
             parts = [part.fget if isinstance(part, property) else part for name, part in own if name in names]
         waiting += [(part, depth + 1) for part in parts]

@@ -223,7 +223,7 @@ _UNDER_VMAP: dict[Any, Callable[..., Any]] = {
 
 
 _TABLED = (
-    *(AnyBatchNorm, AnyInstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention),
+    *(AnyBatchNorm, AnyInstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, nn.EmbeddingBag),
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
     *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
 )
@@ -236,8 +236,6 @@ def calls_tabled_kernels(module: nn.Module) -> bool:
     """
     if isinstance(module, nn.Embedding):
         return module.padding_idx is not None or module.scale_grad_by_freq or module.sparse
-    if isinstance(module, nn.EmbeddingBag):
-        return True
     return isinstance(module, _TABLED) and not _is_ours(type(module).forward)
 
 

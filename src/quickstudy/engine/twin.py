@@ -47,6 +47,8 @@ TORCHS = frozenset(nn.Module().__dict__) - {*OWN, "training"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.dtype, torch.device)
 """What holds no parameter that a twin could give, apart from a parameter itself."""
+NO_DATA = (*ATOMS, nn.Module, types.ModuleType, types.FunctionType, types.MethodType, functools.partial)
+"""What is no object of plain data: values, and what is told by its identity."""
 PLAIN = (str, int, float, bool, type(None))
 """What a change of mode may set on a module beside its flag."""
 UNCOPYABLE = (TypeError, NotImplementedError, PicklingError, AttributeError)
@@ -521,8 +523,7 @@ def _holds_containers(value: Any, depth: int) -> bool:
 
 def _is_plain_object(value: Any, depth: int) -> bool:
     """Whether an object is data only: a meter, a cache, a record. It can be copied attribute by attribute."""
-    told_by_identity = (nn.Module, types.ModuleType, types.FunctionType, types.MethodType, functools.partial)
-    if depth > DEPTH or isinstance(value, (*ATOMS, *told_by_identity)):
+    if depth > DEPTH or isinstance(value, NO_DATA):
         return False
     attributes = attributes_of(value)
     if not attributes or isinstance(value, Enum | random.Random):

@@ -87,6 +87,7 @@ class FewShotClassifier(Estimator):
     _base: Base
     _x: Tensor
     _labels: list[Hashable]
+    _typical_shots: int
 
     def fit(
         self,

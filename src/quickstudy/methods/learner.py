@@ -137,11 +137,16 @@ class Learner(nn.Module, ABC):
                         p.data = before[name][0]
             raise InputError(explain_writes(changed))
 
+    def _noise_of_first(self, support: Examples) -> Noise:
+        """The noise of a first task that is only looked at."""
+        noise: Noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
+        return noise
+
     def _look_at_what_is_read(self, support: Examples) -> None:
         """Refuse a loss of the user's that reads the module of which the learner has a copy."""
         if not any(map(is_strange, self.criteria)):
             return
-        noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
+        noise = self._noise_of_first(support)
         with torch.random.fork_rng(devices=[]):
             try:
                 outcome = self.solve(support, support, noise)
@@ -191,7 +196,7 @@ class Learner(nn.Module, ABC):
         looks = any(isinstance(part, kinds) for part in self.modules())
         if not looks and not (self.engine.compile and self.engine.has_strangers):
             return
-        noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
+        noise = self._noise_of_first(support)
         with watch_twins() as left, torch.random.fork_rng(devices=[]), torch.no_grad():
             self.update(support, noise)
             found = sorted(left(), key=lambda pair: pair[1])
@@ -300,11 +305,6 @@ class Learner(nn.Module, ABC):
         """
         if reduction not in ("mean", "sum"):
             raise InputError(f"The outer loss is reduced by 'mean' or 'sum', not {reduction!r}.")
-        if not self.meta_params():
-            raise InputError(
-                "Nothing of this learner trains: its parameters are frozen, or it has none. Let some train by "
-                "requires_grad_(), or use the learner as it is: `adapt` and a call need no training."
-            )
         if not isinstance(tasks, Task):
             outcomes, every = zip(
                 *(self.meta_gradient(_as_batch(task), seed=seed) for task in list_tasks(tasks)), strict=True
@@ -318,7 +318,13 @@ class Learner(nn.Module, ABC):
             tasks = learner.begin(tasks)
             weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)
             args = (tasks.support, tasks.query, learner.draw(tasks, seed))
-            outcome, grads = self.engine.meta_gradient(learner, learner.solve, args, learner.meta_params(), weight)
+            trained = learner.meta_params()
+            if not trained:
+                raise InputError(
+                    "Nothing of this learner trains: its parameters are frozen, or it has none. Let some train by "
+                    "requires_grad_(), or use the learner as it is: `adapt` and a call need no training."
+                )
+            outcome, grads = self.engine.meta_gradient(learner, learner.solve, args, trained, weight)
         if not self.differentiated:
             self._refuse_unused(grads)
             self.differentiated = True

@@ -108,8 +108,8 @@ def _check_examples(name: str, examples: Any, wanted: str, axes: int, ignored: C
                 f"{part} of {name} holds NaN or infinity in {len(bad)} of {len(finite)} {unit}s, first in {unit} "
                 f"{bad[0]}. Repair these, or leave them out."
             )
-    if y.ndim == axes and not (y.is_floating_point() or y.is_complex()):
-        below = {*y[y.long() < 0].tolist()} - {*ignored}
+    if y.ndim == axes and not (y.is_floating_point() or y.is_complex()) and y.long().min() < 0:
+        below = {*y[y < 0].tolist()} - {*ignored}
         if below:
             raise InputError(
                 f"{name} has the class number {min(below)}. {wanted} Integers of a loss of your own that are no class "

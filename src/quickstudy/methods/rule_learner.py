@@ -27,7 +27,7 @@ from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, check_module, trainable, with_prefix
 from quickstudy.rules.per_step import PerStep
-from quickstudy.rules.torch_private import count_changes, is_tracing, outside_transforms, tree_leaves, tree_map
+from quickstudy.rules.torch_private import count_changes, is_tracing, tree_leaves, tree_map
 from quickstudy.types import Criterion, Examples, Inputs, Outcome, Params, Shape, Task
 
 PROBE_RATE = 0.1
@@ -99,10 +99,10 @@ class RuleLearner(Learner):
 
     @property
     def ignored_labels(self) -> set[int]:
-        if any(isinstance(part, Rule) and part.reads_labels for part in self.rule.modules()):
-            return set()
-        own = (getattr(loss, "ignore_index", None) for loss in self.criteria)
-        return {number for number in own if isinstance(number, int)}
+        named = (getattr(loss, "ignore_index", None) for loss in self.criteria)
+        own = {number for number in named if isinstance(number, int)}
+        reads = own and any(isinstance(part, Rule) and part.reads_labels for part in self.rule.modules())
+        return set() if reads else own
 
     def params(self) -> Params:
         """theta: the parameters that adapt, as they are before a task."""
@@ -173,7 +173,7 @@ class RuleLearner(Learner):
             # Every step must find its input as it was given.
             self.copies_features |= [count_changes(value) for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
-        if not is_tracing() and outside_transforms() and loss.device.type != "meta":  # values are not known there
+        if not is_tracing() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes_to(theta, places)
             self.refuse_other_reads(loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]

@@ -135,5 +135,5 @@ def task_noise(shapes: Mapping[str, Shape], keys: Tensor, seed: Integer, like: T
         bits = np.stack([_bits(seed, name, key, _NOISE_STREAM, prod(shape)) for key in keys.tolist()])
         drawn = torch.from_numpy(_uniform(bits)).reshape(len(keys), *shape).to(like)
         numbers = torch.finfo(drawn.dtype)
-        noise[name] = drawn.clamp(numbers.tiny, 1 - numbers.eps / 2)  # rounding may have made 0 or 1 of it
+        noise[name] = drawn.clamp_(numbers.tiny, 1 - numbers.eps / 2)  # rounding may have made 0 or 1 of it
     return noise
