@@ -382,6 +382,8 @@ def test_a_result_of_other_tasks_that_is_replaced_is_named(cli, place, run):
         ("maml", "--method.inner_lr=0.3", ""),  # a constant: it is what the override says
         ("meta_sgd", "--method.eval_inner_steps=3", ""),
         ("mtnet", "--method.eval_inner_steps=3", ""),
+        ("maml", "--model.std=0.5", "head.layer0.weight"),
+        ("mtnet", "--model.std=0.5", "head.layer0.weight"),
     ],
 )
 def test_an_override_of_a_value_that_was_learned_is_refused(cli, place, method, override, held):

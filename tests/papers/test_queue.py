@@ -237,6 +237,19 @@ def test_a_queue_is_listed_with_what_is_left(cli, place):
     ]
 
 
+@pytest.mark.parametrize("words", [(), ("--list",)])
+def test_a_queue_of_which_nothing_can_run_is_refused(cli, place, monkeypatch, words):
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(place / "empty"))
+    pictures = {"paper": "beyond", "item": "shots", "scale": "smoke", "minutes": 1}
+    (place / "q.yaml").write_text(yaml.safe_dump({"queue": [pictures]}))
+    ended = cli("reproduce", "q.yaml", *words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Nothing of q.yaml can run" in ended.err and "(omniglot)" in ended.err
+    (place / "q.yaml").write_text(yaml.safe_dump({"queue": [pictures, SMOKE[1]]}))  # what can run is shown
+    listed = cli("reproduce", "q.yaml", "--list")
+    assert listed.code == 0 and "beyond shots, smoke is left out" in listed.err and "the range" in listed.out
+
+
 def test_a_queue_runs_writes_its_pages_and_is_done(cli, place):
     (place / "q.yaml").write_text(yaml.safe_dump({"queue": SMOKE[1:]}))
     ran = cli("reproduce", "q.yaml", "--out", "out")

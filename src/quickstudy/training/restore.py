@@ -1,5 +1,6 @@
 """Restoring a learner: from the configuration and a checkpoint of a run, or from a directory that it was saved to."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -140,8 +141,8 @@ def restore(
         world: The workers. The first reads the checkpoint and sends it to the others.
         trust: Whether the run may run code that its configuration names, wherever it comes from.
     """
-    changed = [keys for keys, _ in parse_overrides(overrides)]
-    for keys in changed:
+    changed = parse_overrides(overrides)
+    for keys, _ in changed:
         if keys[0] in ("train", "seed", "format", "init_from"):
             raise InputError(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
@@ -151,7 +152,7 @@ def restore(
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
     with _allow(run.config, _sizes(saved.tensors), f"Checkpoint `{name}` of {run.path}"):
         _check_effect(run, setup, changed)
-    other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys in changed)
+    other_tasks = any(keys[0] == "tasks" or keys[:2] == ["evaluate", "options"] for keys, _ in changed)
     check_leakage(
         str(run.path),
         saved.state.get("tasks", {}),
@@ -163,23 +164,37 @@ def restore(
     return setup, _finish(setup.learner, run, setup.config, name, saved)
 
 
-def _check_effect(run: Run, setup: Setup, changed: Sequence[Sequence[str]]) -> None:
+def _check_effect(run: Run, setup: Setup, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
     """Refuse overrides that set where learned numbers begin: those of the checkpoint take their places."""
-    given = [f"--{'.'.join(keys)}" for keys in changed if keys[0] in ("method", "model")]
-    if not given:
-        return
-    config = parse_config(complete_run(run.config))
+    for part in ("model", "method"):
+        given = {f"--{'.'.join(keys)}": value for keys, value in changed if keys[0] == part}
+        if not given:
+            continue
+        words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+        plain, other = (_draw_start(run, setup, overrides) for overrides in ((), words))
+        if {name: value.shape for name, value in plain.items()} != {name: value.shape for name, value in other.items()}:
+            return  # loading the checkpoint will say so
+        # A shipped model draws the same numbers whatever it computes from them: others are another start. A method may
+        # draw in another order, and so may code of others.
+        drawn = part == "model" and not named_code(code_parts(run.config))
+        begins_elsewhere = _differ if drawn else _filled_otherwise
+        if learned := [name for name, value in plain.items() if begins_elsewhere(value, other[name])]:
+            raise InputError(
+                f"{' and '.join(given)}: {learned[0]} only begins there in training, and {run.path} holds what it has "
+                "learned since. Leave that override out, or train with it."
+            )
+
+
+def _draw_start(run: Run, setup: Setup, overrides: Sequence[str]) -> dict[str, Tensor]:
+    """The numbers with which a training of the run would begin, with the same draws whatever the overrides are."""
+    config = parse_config(complete_run(run.config), overrides)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # as the other was built: what is drawn is the same
-        plain = build_learner(plan_learner(config, Interface.of(setup.family)))
-    first, other = plain.state_dict(), setup.learner.state_dict()
-    if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in other.items()}:
-        return  # loading the checkpoint will say so
-    if learned := [name for name, value in first.items() if _filled_otherwise(value, other[name])]:
-        raise InputError(
-            f"{' and '.join(given)}: {learned[0]} only begins there in training, and {run.path} holds what it has "
-            "learned since. Leave that override out, or train with it."
-        )
+        torch.manual_seed(config.seed)
+        return build_learner(plan_learner(config, Interface.of(setup.family))).state_dict()
+
+
+def _differ(value: Tensor, other: Tensor) -> bool:
+    return not torch.equal(value, other)
 
 
 def _filled_otherwise(value: Tensor, other: Tensor) -> bool:

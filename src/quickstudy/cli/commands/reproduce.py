@@ -110,7 +110,13 @@ class Reproduce(ImageCommand):
         for one in every:
             if one not in queue:
                 console.note(f"{one.name} is left out: {', '.join(_missing_data(one.plan.item))} is not here")
-        if self.list or not queue:
+        if not queue:
+            lacking = sorted({name for one in every for name in _missing_data(one.plan.item)})
+            raise InputError(
+                f"Nothing of {path} can run: each of its entries needs an image set that is not here "
+                f"({', '.join(lacking)}). `quickstudy data list` says how to get it, --data-root where it is."
+            )
+        if self.list:
             _list_queue(queue, self.workers, console)
             return
         until = None if self.hours is None else time() + 3600 * self.hours
