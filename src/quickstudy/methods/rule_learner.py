@@ -197,14 +197,20 @@ class RuleLearner(Learner):
             raise InputError(explain_writes(written))
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
-        phi: Params = self.rule(self.params(), self.objective(support, noise, evaluating))
+        theta = self.params()
+        phi: Params = self.rule(theta, self.objective(support, noise, evaluating))
+        _refuse_misfit(phi, theta, self.rule)
         return self.with_statistics(phi, support)
 
     def predict(self, params: Params, x: Inputs) -> Any:  # a tensor, or what a loss of the user's own takes
         return self.run_head(params, self.engine.autodiff.images(self.features(x, params)))
 
     def solve(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
-        return self.outcome_at(self.rule.endpoints(self.params(), self.objective(support, noise)), support, query)
+        theta = self.params()
+        ends = self.rule.endpoints(theta, self.objective(support, noise))
+        for _, phi in ends:
+            _refuse_misfit(phi, theta, self.rule)
+        return self.outcome_at(ends, support, query)
 
     def outcome_at(
         self, endpoints: Sequence[tuple[Tensor | float, Params]], support: Examples, query: Examples
@@ -273,6 +279,22 @@ def _refuse_lazy(*parts: nn.Module) -> None:
             f"{lazy[0]} has no shape yet, as it is of a lazy module. Call the model once on an example before you make "
             "a learner of it: model(x)."
         )
+
+
+def _refuse_misfit(phi: Params, theta: Params, rule: Rule) -> None:
+    """Refuse adapted parameters of other names or shapes than those that adapt: torch would broadcast some of them."""
+    own, asked = {name: tuple(p.shape) for name, p in phi.items()}, {name: tuple(p.shape) for name, p in theta.items()}
+    if own == asked:
+        return
+    differ = [
+        f"{name} of shape {own[name]}, not {asked[name]}" for name in asked if own.get(name) not in (None, asked[name])
+    ]
+    missing, spare = [name for name in asked if name not in own], [name for name in own if name not in asked]
+    faults = differ + [f"no {name}" for name in missing] + [f"{name}, which does not adapt" for name in spare]
+    raise InputError(
+        f"{type(rule).__name__} must give each parameter that adapts, in its own shape, and nothing else. It gave "
+        f"{'; '.join(faults)}."
+    )
 
 
 class AdaptedBody(nn.Sequential):

@@ -1,8 +1,10 @@
 """Gradient steps whose every point is trained one step ahead, without a derivative through the path to it."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
-from quickstudy.rules.descend import Descend
+from quickstudy.rules.descend import AtStep, Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params
 
@@ -20,11 +22,13 @@ class AlongPath(Descend):
     Reference: Flennerhag et al., 2020, eq. 7 and algorithm 1 (https://arxiv.org/abs/1909.00025).
     """
 
-    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        step = objective.autodiff.step(self.step)
-        ends: list[tuple[Tensor | float, Params]] = []
-        for rate in self.rate(params, self.steps, objective.noise):
-            ahead = step(params, rate, objective)
-            ends.append((1 / self.steps, ahead))
-            params = {name: p.detach() for name, p in ahead.items()}
-        return ends or [(1.0, params)]
+    def trained_iterates(self, params: Params, objective: Objective, at_step: AtStep | None = None) -> Iterator[Params]:
+        return self.iterates(params, objective, at_step, go_on=_stop)
+
+    def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
+        start, *ahead = iterates
+        return [(1 / len(ahead), params) for params in ahead] or [(1.0, start)]
+
+
+def _stop(params: Params) -> Params:
+    return {name: p.detach() for name, p in params.items()}

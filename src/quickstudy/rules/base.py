@@ -59,6 +59,35 @@ def check_built_for(own: Iterable[str], params: Params, what: str) -> None:
         )
 
 
+def check_part(part: object, kind: type, what: str, example: str) -> None:
+    """Refuse what is no part of the kind that a rule is made of."""
+    if not isinstance(part, kind):
+        given = part.__name__ if isinstance(part, type) else f"{part!r}" if not isinstance(part, nn.Module) else None
+        raise InputError(
+            f"{what} is a {kind.__name__}, such as {example}; {given or f'a {type(part).__name__}'} was given."
+        )
+
+
+def check_plain_numbers(numbers: object, what: str) -> None:
+    """Refuse tensors that should be learned where a part keeps a copy of their numbers, which no training moves."""
+    parts = numbers if isinstance(numbers, list | tuple) else [numbers]
+    if any(isinstance(part, Tensor) and part.requires_grad for part in parts):
+        raise InputError(
+            f"{what} takes a copy of the numbers that it is given, so they would not be learned. Give plain numbers; "
+            "for learned ones write a class of your own that holds the nn.Parameter (for a rate there is `Learned`)."
+        )
+
+
+def join_observed(parts: Sequence[tuple[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """What several parts observe, each with its mark: a name that more than one of them has gets the mark before it."""
+    names = [name for _, observed in parts for name in observed]
+    return {
+        f"{mark}{name}" if names.count(name) > 1 else name: value
+        for mark, observed in parts
+        for name, value in observed.items()
+    }
+
+
 class Rate(nn.Module, ABC):
     """Step sizes: for each step, one multiplier per parameter, of a shape that broadcasts. Called once per task."""
 
@@ -69,6 +98,18 @@ class Rate(nn.Module, ABC):
     @abstractmethod
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         """The multipliers of each step, by the names of `params`."""
+
+    def of_steps(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
+        """The multipliers of so many steps, one dictionary for each; another number, or a missing name, is refused."""
+        each = list(self(params, steps, noise))
+        if len(each) != steps:
+            raise InputError(
+                f"{type(self).__name__} gave rates for {len(each)} steps, and the rule takes {steps}: return one "
+                "dictionary of multipliers for each step that is asked for."
+            )
+        if missing := sorted({name for rates in each for name in params if name not in rates}):
+            raise InputError(f"{type(self).__name__} gave no rate for {', '.join(missing)}, which the rule moves.")
+        return each
 
     def noise(self, params: Params) -> dict[str, Shape]:
         """Names and shapes of what the rate reads from the noise; nothing unless overridden.

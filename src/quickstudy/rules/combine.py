@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_part, check_plain_numbers, join_observed
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.skipping import Skipping
 from quickstudy.types import Params, Shape
@@ -18,9 +18,15 @@ class _Composite(Rule):
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         super().__init__()
-        self.rules = nn.ModuleList(rules)
-        if not self.rules:
-            raise InputError(f"{type(self).__name__} was given no rules; it needs at least one.")
+        name = type(self).__name__
+        if isinstance(rules, nn.Module) and not isinstance(rules, Iterable):
+            raise InputError(f"{name} takes a list of rules: {name}([rule, ...]); a {type(rules).__name__} was given.")
+        every = list(rules)
+        if not every:
+            raise InputError(f"{name} was given no rules; it needs at least one.")
+        for rule in every:
+            check_part(rule, Rule, f"Each part of a {name}", "Descend(Constant(0.01), 1)")
+        self.rules = nn.ModuleList(every)
 
     def parts(self, objective: Objective) -> list[tuple[Rule, Objective]]:
         """Each rule with the objective that holds its own noise."""
@@ -46,17 +52,19 @@ class Chain(_Composite):
         return last.endpoints(params, last_part)
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        observed: dict[str, Tensor] = {}
-        for rule, part in self.parts(objective):
-            observed |= rule.observe(params, part)
+        observed = []
+        for i, (rule, part) in enumerate(self.parts(objective)):
+            observed.append((f"{i}.", rule.observe(params, part)))
             params = rule(params, part)
-        return observed
+        return join_observed(observed)
 
 
 class Mix(_Composite, Skipping):
     r"""A weighted sum of the results of rules; the rest of the weight stays on the parameters as they were.
 
     .. math:: \phi = \sum_i w_i a_i(\theta) + (1 - \sum_i w_i)\,\theta
+
+    It has one result, in training too: of a branch with several endpoints, such as `AlongPath`, the result is averaged.
 
     HyperMAML's eq. 7 is `Mix([Emit(H), Descend(alpha, 1)], weights=[lam, 1 - lam])`; Wormhole's eq. 2 read literally,
     :math:`C\theta + \Delta(\theta)`, is `Mix([Rescale(...), Descend(...)], weights=[1, 1])`.
@@ -71,22 +79,27 @@ class Mix(_Composite, Skipping):
 
     def __init__(self, rules: Iterable[Rule], weights: Sequence[float]) -> None:
         super().__init__(rules)
+        if isinstance(weights, Tensor):
+            check_plain_numbers(weights, "A Mix")
+            weights = weights.reshape(-1).tolist()
+        check_plain_numbers(list(weights), "A Mix")
         if len(weights) != len(self.rules):
             raise InputError(f"Mix was given {len(self.rules)} rules and {len(weights)} weights; one weight per rule.")
         self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
 
-    def branches(self, params: Params, objective: Objective) -> list[tuple[Tensor, Params]]:
-        """The result of each branch whose weight is not 0, with the weight."""
+    def branches(self, objective: Objective) -> list[tuple[Tensor, Rule, Objective]]:
+        """Each branch whose weight is not 0: the weight, the rule and its objective."""
         # A branch of weight 0 does not run: 0 * inf is NaN, and pure emission must not pay for second order.
         parts = zip(self.weights, self.zeros(), self.parts(objective), strict=True)
-        return [(weight, rule(params, part)) for weight, zero, (rule, part) in parts if not zero]
+        return [(weight, rule, part) for weight, zero, (rule, part) in parts if not zero]
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        branches = self.branches(params, objective)
+        branches = [(weight, rule(params, part)) for weight, rule, part in self.branches(objective)]
         return {name: p + sum(w * (result[name] - p) for w, result in branches) for name, p in params.items()}
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        return {k: v for rule, part in self.parts(objective) for k, v in rule.observe(params, part).items()}
+        parts = enumerate(self.parts(objective))
+        return join_observed([(f"{i}.", rule.observe(params, part)) for i, (rule, part) in parts])
 
 
 class MixLosses(Mix):
@@ -94,9 +107,16 @@ class MixLosses(Mix):
 
     .. math:: L = \sum_i w_i L_Q(a_i(\theta))
 
+    A branch that has several endpoints itself gives the weighted sum of their losses, and no weight at all a loss of 0.
+
     Reference: HyperMAML, appendix B, which mixes two losses where eq. 7 and the released code mix one update. With one
     weight of 1 and the others 0 the two agree.
     """
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        return [*self.branches(params, objective)] or [(1.0, params)]
+        ends: list[tuple[Tensor | float, Params]] = [
+            (weight * own, end)
+            for weight, rule, part in self.branches(objective)
+            for own, end in rule.endpoints(params, part)
+        ]
+        return ends or [(0.0, params)]

@@ -6,15 +6,15 @@ layer and step, with `Masked(Constant(a), ...)` MT-net. The learner decides whic
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf
-from typing import cast
+from math import inf, isfinite
+from typing import SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.rules.base import Rate, Rule, check_built_for
-from quickstudy.rules.objective import Objective
+from quickstudy.rules.base import Rate, Rule, check_built_for, check_part, check_plain_numbers, join_observed
+from quickstudy.rules.objective import Objective, identity
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
 from quickstudy.types import Params, Shape
 
@@ -23,6 +23,9 @@ def gradient_direction(gradient: Tensor) -> Tensor:
     """The direction of a step is that of the gradient."""
     return gradient
 
+
+AtStep = Callable[[int], Objective]
+"""From the number of a step to its objective."""
 
 MOST_STEPS = 1_000_000
 """More inner steps than this are a mistake: the rates of all of them are held in memory."""
@@ -54,7 +57,10 @@ class Descend(Rule):
         direction: Callable[[Tensor], Tensor] = gradient_direction,
     ) -> None:
         super().__init__()
+        check_part(rate, Rate, "The rate of gradient steps", "Constant(0.01)")
         for name, value in (("steps", steps), ("eval_steps", steps if eval_steps is None else eval_steps)):
+            if not isinstance(value, SupportsIndex):
+                raise InputError(f"`{name}` was {value!r}; it counts gradient steps, so give a whole number.")
             if value < 0:
                 raise InputError(f"`{name}` was {value}; it counts gradient steps, so 0 or more.")
             if value > MOST_STEPS:
@@ -69,7 +75,11 @@ class Descend(Rule):
         return deque(self.iterates(params, objective), maxlen=1).pop()  # keeps the last only; the others are freed
 
     def iterates(
-        self, params: Params, objective: Objective, at_step: Callable[[int], Objective] | None = None
+        self,
+        params: Params,
+        objective: Objective,
+        at_step: AtStep | None = None,
+        go_on: Callable[[Params], Params] = identity,
     ) -> Iterator[Params]:
         """theta_0, theta_1, ...: for accuracy against steps, and for losses at every step.
 
@@ -77,16 +87,21 @@ class Descend(Rule):
             params: theta_0.
             objective: The task.
             at_step: The objective of each step, where it is not the same at all of them.
+            go_on: From where a step has come to where the next one begins.
         """
         steps = self.eval_steps if objective.evaluating else self.steps
         step = objective.autodiff.step(self.step)
         yield params
-        for k, rate in enumerate(self.rate(params, steps, objective.noise)):
-            params = step(params, rate, objective if at_step is None else at_step(k))
+        for k, rate in enumerate(self.rate.of_steps(params, steps, objective.noise)):
+            params = step(params if k == 0 else go_on(params), rate, objective if at_step is None else at_step(k))
             yield params
 
+    def trained_iterates(self, params: Params, objective: Objective, at_step: AtStep | None = None) -> Iterator[Params]:
+        """theta_0, theta_1, ... as `weigh` takes them: those of `iterates`, unless overridden."""
+        return self.iterates(params, objective, at_step)
+
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        return self.weigh(self.iterates(params, objective))
+        return self.weigh(self.trained_iterates(params, objective))
 
     def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
         """The iterates whose query losses are added up in training, with their weights: here the last alone."""
@@ -106,6 +121,19 @@ class Descend(Rule):
         return self.rate.observe(params, objective.noise)
 
 
+def check_steps(rule: Rule, what: str) -> Descend:
+    """Refuse a rule that takes no gradient steps one by one, where each step has something of its own."""
+    if not isinstance(rule, Descend):
+        raise InputError(f"{what} need a rule of gradient steps, not a {type(rule).__name__}.")
+    own = [name for name in ("forward", "endpoints") if getattr(type(rule), name) is not getattr(Descend, name)]
+    if own:
+        raise InputError(
+            f"{what} call the steps of {type(rule).__name__} by `trained_iterates` and `weigh`, and it has a "
+            f"`{own[0]}` of its own that would be passed by. Override `step`, `trained_iterates` or `weigh` instead."
+        )
+    return rule
+
+
 class Constant(Rate):
     """One step size for every parameter and step.
 
@@ -119,8 +147,15 @@ class Constant(Rate):
 
     def __init__(self, value: float, decay: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("value", torch.tensor(float(value)), persistent=False)
-        self.register_buffer("decay", torch.tensor(float(decay)), persistent=False)
+        check_plain_numbers([value, decay], "A constant rate")
+        try:
+            value, decay = float(value), float(decay)
+        except (TypeError, ValueError):
+            raise InputError(f"A constant rate is a number, such as 0.01, not {value!r} (decay {decay!r}).") from None
+        if not (isfinite(value) and isfinite(decay)):
+            raise InputError(f"A constant rate is a finite number, such as 0.01, not {value} (decay {decay}).")
+        self.register_buffer("value", torch.tensor(value), persistent=False)
+        self.register_buffer("decay", torch.tensor(decay), persistent=False)
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         del noise
@@ -131,11 +166,14 @@ class ByName(Rate):
     """Different rates for different parameters: each uses the first rate whose prefix its name begins with.
 
     Args:
-        rates: Rates by prefix. The prefix "" matches every name.
+        rates: Rates by prefix, which is a beginning of a name and nothing more: "layer1." leaves "layer10." out, and
+            "layer1" does not. The prefix "" matches every name. One that is left with no parameter is refused.
     """
 
     def __init__(self, rates: Mapping[str, Rate]) -> None:
         super().__init__()
+        for prefix, rate in rates.items():
+            check_part(rate, Rate, f"The rate of {prefix!r}", "Constant(0.01)")
         self.prefixes = list(rates)
         self.rates = nn.ModuleList(rates.values())
 
@@ -153,15 +191,23 @@ class ByName(Rate):
         return [(f"{i}.", cast(Rate, rate), own) for i, (rate, own) in enumerate(rates) if own]
 
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
-        every = [rate(own, steps, with_prefix(noise, mark)) for mark, rate, own in self.parts(params)]
+        every = [rate.of_steps(own, steps, with_prefix(noise, mark)) for mark, rate, own in self.parts(params)]
         return [{name: r for part in step for name, r in part.items()} for step in zip(*every, strict=True)]
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        return {mark + n: shape for mark, rate, own in self.parts(params) for n, shape in rate.noise(own).items()}
+        parts = self.parts(params)
+        used = {mark for mark, _, _ in parts}
+        spare = [prefix for i, prefix in enumerate(self.prefixes) if prefix and f"{i}." not in used]
+        if spare:
+            raise InputError(
+                f"The rate of {spare[0]!r} is left with no parameter: no name begins so, or a prefix before it has "
+                f"taken them all. The prefixes are {self.prefixes}, and what adapts is: {', '.join(params)}."
+            )
+        return {mark + n: shape for mark, rate, own in parts for n, shape in rate.noise(own).items()}
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = self.parts(params)
-        return {n: v for mark, rate, own in parts for n, v in rate.observe(own, with_prefix(noise, mark)).items()}
+        return join_observed([(mark, rate.observe(own, with_prefix(noise, mark))) for mark, rate, own in parts])
 
 
 class Learned(Rate):
@@ -183,6 +229,8 @@ class Learned(Rate):
         super().__init__()
         if per not in ("parameter", "layer", "layer_step"):
             raise InputError(f"Learned rates are per 'parameter', 'layer' or 'layer_step', not per {per!r}.")
+        if steps < 1:
+            raise InputError(f"`steps` was {steps}; it counts the steps with rates of their own, so give 1 or more.")
         self.names = list(params)
         shapes: dict[str, tuple[Tensor, Shape]]
         if per == "parameter":

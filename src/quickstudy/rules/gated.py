@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from quickstudy.rules.base import Rate, Rule
+from quickstudy.rules.base import Rate, Rule, check_part, join_observed
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import with_prefix
 from quickstudy.types import Params, Shape
@@ -26,6 +26,8 @@ class Gated(Rule):
 
     def __init__(self, rule: Rule, rate: Rate) -> None:
         super().__init__()
+        check_part(rule, Rule, "What is gated", "Emit(network)")
+        check_part(rate, Rate, "The gate", "Masked(Constant(1.0), params)")
         self.rule = rule
         self.rate = rate
 
@@ -38,7 +40,7 @@ class Gated(Rule):
 
     def gate(self, params: Params, objective: Objective) -> Callable[[Params], Params]:
         """From what the rule makes of the parameters to the same change times r."""
-        (r,) = self.rate(params, 1, with_prefix(objective.noise, "rate."))
+        (r,) = self.rate.of_steps(params, 1, with_prefix(objective.noise, "rate."))
         return lambda changed: {name: p + r[name] * (changed[name] - p) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
@@ -47,4 +49,4 @@ class Gated(Rule):
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
         rate = self.rate.observe(params, with_prefix(objective.noise, "rate."))
-        return self.rule.observe(params, objective.part("rule")) | rate
+        return join_observed([("rule.", self.rule.observe(params, objective.part("rule"))), ("rate.", rate)])

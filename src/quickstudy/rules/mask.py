@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from quickstudy.errors import InputError, check_positive
-from quickstudy.rules.base import Rate, check_built_for
-from quickstudy.rules.params import broadcast_rows, dotted_params, parameter_dict, row_groups
+from quickstudy.rules.base import Rate, check_built_for, check_part, join_observed
+from quickstudy.rules.params import broadcast_rows, dotted_params, parameter_dict, row_groups, with_prefix
 from quickstudy.types import Params, Shape
 
 
@@ -64,6 +64,7 @@ class Masked(Rate):
     ) -> None:
         super().__init__()
         check_draw(draw, temperature)
+        check_part(rate, Rate, "What is masked", "Constant(0.01)")
         self.rate = rate
         self.temperature = temperature
         self.draw = draw
@@ -76,7 +77,7 @@ class Masked(Rate):
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.group, params, "A mask")
-        own = self.rate.noise(params)
+        own: dict[str, Shape] = {f"rate.{name}": shape for name, shape in self.rate.noise(params).items()}
         if self.draw == "expected":
             return own
         return own | {f"mask.{group}": tuple(logit.shape) for group, logit in dotted_params(self.logits).items()}
@@ -97,12 +98,13 @@ class Masked(Rate):
     def forward(self, params: Params, steps: int, noise: Mapping[str, Tensor]) -> Sequence[Params]:
         masks = self.masks(noise)
         own = {name: broadcast_rows(m, tuple(params[name].shape)) if m.ndim < 2 else m for name, m in self.named(masks)}
-        return [{name: own[name] * r for name, r in rate.items()} for rate in self.rate(params, steps, noise)]
+        rates = self.rate.of_steps(params, steps, with_prefix(noise, "rate."))
+        return [{name: own[name] * r for name, r in rate.items()} for rate in rates]
 
     def named(self, masks: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Each parameter with the mask of its group."""
         return [(name, masks[group]) for name, group in self.group.items()]
 
     def observe(self, params: Params, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        observed = self.rate.observe(params, noise)
-        return observed | {f"mask.{group}": probability for group, probability in self.probabilities().items()}
+        own = {f"mask.{group}": probability for group, probability in self.probabilities().items()}
+        return join_observed([("rate.", self.rate.observe(params, with_prefix(noise, "rate."))), ("", own)])

@@ -1,14 +1,14 @@
 """Parameters with a value of their own at every inner step: MAML++'s batch norms, for one."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
-from quickstudy.rules.descend import Descend
+from quickstudy.rules.descend import Descend, check_steps
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, parameter_dict
 from quickstudy.rules.torch_private import stand_in_for
@@ -39,12 +39,13 @@ class PerStep(Rule):
 
     def __init__(self, rule: Rule, params: Params) -> None:
         super().__init__()
-        if not isinstance(rule, Descend):
+        try:
+            rule = check_steps(rule, "Parameters with a value for each step")
+        except InputError as refusal:
             raise InputError(
-                f"Parameters with a value for each step need a rule of gradient steps, not a {type(rule).__name__}. "
-                "Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, meta_curvature, tnet and the masked ones "
-                "have one."
-            )
+                f"{refusal} Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, meta_curvature, tnet and the "
+                "masked ones have such steps."
+            ) from None
         stand_in_for(self, rule)
         self.__dict__["rule"] = rule  # no child: its parts would have two paths
         later = {name: p.detach().repeat(max(rule.steps - 1, 0), *[1] * p.ndim) for name, p in params.items()}
@@ -67,8 +68,10 @@ class PerStep(Rule):
         first = {name: params[name] for name in later}
         return theta, [first, *(dict(zip(later, step, strict=True)) for step in zip(*later.values(), strict=True))]
 
-    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
-        """As `Descend.iterates`, with each step's own values."""
+    def iterates(
+        self, params: Params, objective: Objective, taken: Callable[..., Iterator[Params]] | None = None
+    ) -> Iterator[Params]:
+        """As `Descend.iterates`, or what else takes the steps of the inner rule, with each step's own values."""
         theta, own = self.split(params)
 
         def beta(step: int) -> Params:
@@ -77,14 +80,14 @@ class PerStep(Rule):
         def at_step(step: int) -> Objective:
             return objective.pullback(lambda theta: theta | beta(step))
 
-        for k, theta_k in enumerate(self.rule.iterates(theta, objective, at_step)):
+        for k, theta_k in enumerate((taken or self.rule.iterates)(theta, objective, at_step)):
             yield theta_k | beta(max(k - 1, 0))
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return deque(self.iterates(params, objective), maxlen=1).pop()
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        return self.rule.weigh(self.iterates(params, objective))
+        return self.rule.weigh(self.iterates(params, objective, self.rule.trained_iterates))
 
     def noise(self, params: Params) -> dict[str, Shape]:
         return self.rule.noise(self.split(params)[0])

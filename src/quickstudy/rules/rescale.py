@@ -14,7 +14,7 @@ is the printed order of steps.
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.rules.base import Rule
-from quickstudy.rules.descend import Descend
+from quickstudy.rules.base import Rule, check_built_for, check_part
+from quickstudy.rules.descend import Descend, check_steps
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.on_features import refuse_features_inside
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict
@@ -59,9 +59,7 @@ class Rescale(Rule):
 
     def __init__(self, inner: Rule, chart: Chart, scope: Sequence[str]) -> None:
         super().__init__()
-        self.inner = inner
-        self.chart = chart
-        self.scope = tuple(scope)
+        self.inner, self.chart, self.scope = check_gain(inner, chart, scope)
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return self.scale(self.find(params, objective), params)
@@ -84,7 +82,7 @@ class Rescale(Rule):
 
     def scale(self, t: Params, params: Params) -> Params:
         """C(t) theta inside the scope, theta outside."""
-        return params | self.chart(t, select_scope(params, self.scope))
+        return params | apply_chart(self.chart, t, params, self.scope)
 
     def noise(self, params: Params) -> dict[str, Shape]:
         refuse_features_inside(self, self.inner)
@@ -103,32 +101,37 @@ class Anneal(Rescale):
     the paper names in sections 3, 4.1 and 5, and does not evaluate.
 
     Args:
-        inner: The steps on t.
+        inner: The steps on t, a `Descend`.
         charts: The chart of each step, and the last one for what is found. A step beyond them uses the last.
         scope: Names of the parameters that C multiplies.
     """
 
-    def __init__(self, inner: Descend, charts: Sequence[Chart], scope: Sequence[str]) -> None:
-        super().__init__(inner, charts[-1], scope)
+    inner: Descend
+
+    def __init__(self, inner: Rule, charts: Sequence[Chart], scope: Sequence[str]) -> None:
+        if not charts:
+            raise InputError("`charts` is empty; an annealed gain needs a chart for each of its steps, one at least.")
+        super().__init__(check_steps(inner, "Charts that change from step to step"), charts[-1], scope)
         self.charts = nn.ModuleList(charts)
 
     def find(self, params: Params, objective: Objective) -> Params:
         return deque(self.iterates(params, objective), maxlen=1).pop()
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        assert isinstance(self.inner, Descend)
-        return [(weight, self.scale(t, params)) for weight, t in self.inner.weigh(self.iterates(params, objective))]
+        iterates = self.iterates(params, objective, self.inner.trained_iterates)
+        return [(weight, self.scale(t, params)) for weight, t in self.inner.weigh(iterates)]
 
-    def iterates(self, params: Params, objective: Objective) -> Iterator[Params]:
-        """t_0, t_1, ..., each step by its own chart."""
-        assert isinstance(self.inner, Descend)
+    def iterates(
+        self, params: Params, objective: Objective, taken: Callable[..., Iterator[Params]] | None = None
+    ) -> Iterator[Params]:
+        """t_0, t_1, ..., each step by its own chart; `taken` takes the steps in another way than `iterates`."""
         each = [objective.pullback(partial(self.scale_by, chart, params)) for chart in self.charts]
-        return self.inner.iterates(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
+        take = taken or self.inner.iterates
+        return take(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
 
     def scale_by(self, chart: nn.Module, params: Params, t: Params) -> Params:
         """C(t) theta by the chart of one step."""
-        scaled: Params = chart(t, select_scope(params, self.scope))
-        return params | scaled
+        return params | apply_chart(chart, t, params, self.scope)
 
 
 class Coadapt(Rule):
@@ -148,9 +151,7 @@ class Coadapt(Rule):
 
     def __init__(self, inner: Rule, chart: Chart, scope: Sequence[str]) -> None:
         super().__init__()
-        self.inner = inner
-        self.chart = chart
-        self.scope = tuple(scope)
+        self.inner, self.chart, self.scope = check_gain(inner, chart, scope)
 
     def join(self, params: Params) -> Params:
         """t0 and theta in one dictionary, where the inner rule starts."""
@@ -165,7 +166,7 @@ class Coadapt(Rule):
         """C(t) theta of a joint dictionary; `params` is where the task began."""
         del params
         t, moved = self.split(joint)
-        return moved | self.chart(t, select_scope(moved, self.scope))
+        return moved | apply_chart(self.chart, t, moved, self.scope)
 
     def find(self, params: Params, objective: Objective) -> Params:
         """Where the inner rule ends, in one dictionary."""
@@ -208,8 +209,35 @@ class GainAndShift(Coadapt):
 
     def combine(self, joint: Params, params: Params) -> Params:
         t, shift = self.split(joint)
-        scaled = params | self.chart(t, select_scope(params, self.scope))
+        scaled = params | apply_chart(self.chart, t, params, self.scope)
         return {name: scaled[name] + shift[name] for name in params}
+
+
+def check_gain(inner: Rule, chart: Chart, scope: Sequence[str]) -> tuple[Rule, Chart, tuple[str, ...]]:
+    """The parts of a rule that finds a gain, or an error where one of them can be none."""
+    check_part(inner, Rule, "What finds a gain", "Descend(Constant(1.0), 1)")
+    check_part(chart, Chart, "What a gain means", "Tanh()")
+    return inner, chart, check_scope(scope)
+
+
+def check_scope(scope: Sequence[str]) -> tuple[str, ...]:
+    """The names in scope, each once. None at all are refused: nothing would change."""
+    if not scope:
+        raise InputError("`scope` is empty, so the gain would change nothing. Name parameters that adapt.")
+    return tuple(dict.fromkeys(scope))
+
+
+def apply_chart(chart: Callable[[Params, Params], Params], t: Params, params: Params, scope: Sequence[str]) -> Params:
+    """C(t) theta inside the scope. A chart that gives other names than these is refused."""
+    scaled = chart(t, select_scope(params, scope))
+    if scaled.keys() != set(scope):
+        spare, missing = sorted(set(scaled) - set(scope)), sorted(set(scope) - set(scaled))
+        raise InputError(
+            f"{type(chart).__name__} gave C(t) theta for other parameters than those in scope: "
+            + " and ".join([f"{', '.join(spare)} too"] * bool(spare) + [f"{', '.join(missing)} not"] * bool(missing))
+            + ". Return one tensor for each name that the chart is given, and no other."
+        )
+    return scaled
 
 
 def select_scope(params: Params, scope: Sequence[str]) -> Params:
@@ -304,6 +332,7 @@ class LowRank(Chart):
         if rank < 1:
             raise InputError(f"`rank` was {rank}; a low-rank gain needs a rank of at least 1.")
         self.literal = literal
+        self.names = tuple(params)
         self.v = self._factor(params, rank)
         self.u = self._factor(params, rank) if literal else None
 
@@ -313,6 +342,7 @@ class LowRank(Chart):
         return parameter_dict({name: v.normal_() / len(v) ** 0.5 for name, v in sizes.items()}).requires_grad_(False)
 
     def start(self, params: Params) -> Params:
+        check_built_for([name for name in self.names if name in params], params, "A low-rank gain")
         v = dotted_params(self.v)
         if self.u is None:
             return {name: torch.zeros_like(v[name]) for name in params}

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_part
 from quickstudy.rules.mask import check_draw, draw_switch
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.on_features import refuse_features_inside
-from quickstudy.rules.rescale import select_scope
+from quickstudy.rules.rescale import check_scope, select_scope
 from quickstudy.types import Params, Shape
 
 
@@ -35,8 +35,9 @@ class SampledSign(Rule):
     ) -> None:
         super().__init__()
         check_draw(draw, temperature)
+        check_part(inner, Rule, "What finds the logit of a sign", "Descend(Constant(1.0), 1)")
         self.inner = inner
-        self.scope = tuple(scope)
+        self.scope = check_scope(scope)
         self.t0 = float(start)
         self.temperature = temperature
         self.draw = draw

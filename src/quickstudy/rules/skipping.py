@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 
 class Skipping:
@@ -28,4 +29,7 @@ class Skipping:
         return self.noted or (False,) * getattr(self, self.skips_by).numel()
 
     def _find_zeros(self) -> tuple[bool, ...]:
-        return tuple(value == 0 for value in getattr(self, self.skips_by).reshape(-1).tolist())
+        weights: Tensor = getattr(self, self.skips_by)
+        if weights.requires_grad:  # of a subclass that learns them: one that is 0 has a gradient, and may leave 0
+            return (False,) * weights.numel()
+        return tuple(value == 0 for value in weights.reshape(-1).tolist())
