@@ -382,6 +382,7 @@ def test_a_result_of_other_tasks_that_is_replaced_is_named(cli, place, run):
         ("maml", "--method.inner_lr=0.3", ""),  # a constant: it is what the override says
         ("meta_sgd", "--method.eval_inner_steps=3", ""),
         ("mtnet", "--method.eval_inner_steps=3", ""),
+        ("meta_sgd", "--method.inner_lr=[0.2,0.4]", "rule.rate"),
         ("maml", "--model.std=0.5", "head.layer0.weight"),
         ("mtnet", "--model.std=0.5", "head.layer0.weight"),
     ],
@@ -397,6 +398,33 @@ def test_an_override_of_a_value_that_was_learned_is_refused(cli, place, method, 
         assert "only begins there in training" in told["error"]
     else:
         assert done.code == 0 and told["mean"] != plain["mean"]
+
+
+RISING = "{rule.rate.value: {kind: ramp, start: 0, end: 1, before: 0.1, after: 0.2}}"
+
+
+@pytest.mark.parametrize(
+    ("trained", "override", "said", "instead"),
+    [
+        (["--evaluate.options", "{shots: 7}"], "--tasks.shots=3", "`evaluate.options.shots` is set and takes its place",
+         "--evaluate.options.shots=3"),
+        (["--method.eval_inner_steps", 2], "--method.inner_steps=7", "`method.eval_inner_steps` is set",
+         "--method.eval_inner_steps=7"),
+        (["--train.schedules", RISING], "--method.inner_lr=0.5", "the schedule of rule.rate.value in the training",
+         "--method.inner_steps=2"),
+    ],
+)  # fmt: skip
+def test_an_override_that_another_setting_hides_is_refused(cli, place, trained, override, said, instead):
+    words = ("--method.inner_steps", 1, "--train.steps", 2, "--out", "one", "--quiet", "--no-tensorboard", *trained)
+    assert cli("train", "sine.yaml", *words).code == 0
+    plain = json.loads(cli("evaluate", "one", "--json", "--evaluate.tasks", 20).out)
+    for verb in (("evaluate", "one"), ("compare", "one", "one")):
+        done = cli(*verb, "--evaluate.tasks", 20, override)
+        assert done.code == 2 and said in done.err and done.err.count("\n") == 1
+    done = cli("evaluate", "one", "--json", "--evaluate.tasks", 20, instead)
+    assert done.code == 0 and json.loads(done.out)["mean"] != plain["mean"]
+    both = cli("evaluate", "one", "--json", "--evaluate.tasks", 20, override, instead)
+    assert both.code == (2 if "schedule" in said else 0)
 
 
 def test_a_tilde_is_the_home_of_the_user(cli, place, monkeypatch):

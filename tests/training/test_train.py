@@ -28,7 +28,7 @@ from quickstudy.tasks import Sine
 from quickstudy.training import config
 from quickstudy.training.config import schedule
 from quickstudy.training.config.schedule import Multistep, Ramp
-from quickstudy.training.restore import check_model, restore
+from quickstudy.training.restore import check_model, load, restore
 from quickstudy.training.train import StoppedError, train
 from quickstudy.training.watcher import Watcher
 
@@ -653,6 +653,20 @@ def test_a_run_stopped_in_its_warm_up_is_evaluated_at_its_final_schedules(place)
     setup, _ = restore(run)
     assert setup.learner.rule.weights.tolist() == [1, 0] and not setup.learner.training
     assert setup_of(base=HYPER).learner.rule.weights.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_what_was_chosen_with_current_values_is_evaluated_with_them(place, checkpoint):
+    """A rate that rises until training diverges: the best is early, and its score is found again."""
+    rising = {"rule.rate.value": {"kind": "ramp", "start": 4, "end": 24, "before": 0.01, "after": 3.0}}
+    run = trained("run", validate_every=5, select_with="current", schedules=rising)
+    step = run.load(checkpoint).state["step"]
+    (row,) = [one for one in rows(run, "val") if one["step"] == step]
+    for learner in (restore(run, checkpoint)[0].learner, load(run.path, checkpoint)):
+        assert learner.rule.rate.value.item() == pytest.approx(Ramp(**rising["rule.rate.value"]).at(step - 1)[0])
+        setup = setup_of()
+        assert evaluate(learner, setup.family, setup.metric, split="val", n=10).spread.mean == row["metric"]
+    assert run.load("best").state["step"] < 20  # else the two are one
 
 
 def test_the_schedules_are_put_back_even_after_an_error():

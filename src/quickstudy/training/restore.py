@@ -115,8 +115,10 @@ def _finish(learner: Learner, run: Run, config: Config, name: str, saved: Checkp
     progress = read_progress(saved, what)
     learner.load_state_dict(check_model(learner, saved.tensors, what))
     # A run that was stopped during its warm-up is evaluated at its schedules' final values: HyperMAML by its emission.
+    # With `select_with: current` it is evaluated as it was validated, with the values of the step that led there.
     schedules = config.train.schedules
-    schedule.apply_schedules(learner, schedules, schedule.last_step(schedules))
+    final, reached = schedule.last_step(schedules), max(progress.step - 1, 0)
+    schedule.apply_schedules(learner, schedules, reached if config.train.select_with == "current" else final)
     learner.eval()
     about = {"run": run.path.name, "checkpoint": name, "step": progress.step, "tasks": saved.state.get("tasks", {})}
     if learner.blueprint is not None:
@@ -148,6 +150,7 @@ def restore(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."
             )
+    _refuse_hidden(run, parse_config(complete_run(run.config), overrides), changed)
     setup = rebuild(run, overrides, world, trust=trust)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
     with _allow(run.config, _sizes(saved.tensors), f"Checkpoint `{name}` of {run.path}"):
@@ -164,6 +167,21 @@ def restore(
     return setup, _finish(setup.learner, run, setup.config, name, saved)
 
 
+def _refuse_hidden(run: Run, config: Config, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
+    """Refuse overrides in whose place an evaluation takes another setting."""
+    given = {".".join(keys): value for keys, value in changed}
+    hidden = {f"tasks.{name}": f"evaluate.options.{name}" for name in config.evaluate.options}
+    if config.method.options.get("eval_inner_steps") is not None:
+        hidden["method.inner_steps"] = "method.eval_inner_steps"
+    for key, place in hidden.items():
+        other = place if place in given else place.rpartition(".")[0]
+        if key in given and other not in given:
+            raise InputError(
+                f"`--{key}` would have no effect on an evaluation of {run.path}, where `{place}` is set and takes its "
+                f"place. Give --{place}."
+            )
+
+
 def _check_effect(run: Run, setup: Setup, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
     """Refuse overrides that set where learned numbers begin: those of the checkpoint take their places."""
     for part in ("model", "method"):
@@ -171,26 +189,33 @@ def _check_effect(run: Run, setup: Setup, changed: Sequence[tuple[Sequence[str],
         if not given:
             continue
         words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
-        plain, other = (_draw_start(run, setup, overrides) for overrides in ((), words))
-        if {name: value.shape for name, value in plain.items()} != {name: value.shape for name, value in other.items()}:
+        plain, other = (_begin(run, setup, overrides) for overrides in ((), words))
+        starts, others = plain.state_dict(), other.state_dict()
+        if {name: value.shape for name, value in starts.items()} != {name: v.shape for name, v in others.items()}:
             return  # loading the checkpoint will say so
-        # A shipped model draws the same numbers whatever it computes from them: others are another start. A method may
-        # draw in another order, and so may code of others.
-        drawn = part == "model" and not named_code(code_parts(run.config))
-        begins_elsewhere = _differ if drawn else _filled_otherwise
-        if learned := [name for name, value in plain.items() if begins_elsewhere(value, other[name])]:
+        # What is shipped draws the same numbers whatever it computes from them: others are another start. Code of
+        # others may draw in another order.
+        begins_elsewhere = _filled_otherwise if named_code(code_parts(run.config)) else _differ
+        if learned := [name for name, value in starts.items() if begins_elsewhere(value, others[name])]:
             raise InputError(
                 f"{' and '.join(given)}: {learned[0]} only begins there in training, and {run.path} holds what it has "
                 "learned since. Leave that override out, or train with it."
             )
+        settings, otherwise = dict(plain.named_buffers()), dict(other.named_buffers())
+        moved = [path for path in setup.config.train.schedules if path in settings and path in otherwise]
+        if set_again := [path for path in moved if _differ(settings[path], otherwise[path])]:
+            raise InputError(
+                f"{' and '.join(given)}: the schedule of {set_again[0]} in the training of {run.path} sets it, so it "
+                "would have no effect. Leave that override out, or train with it."
+            )
 
 
-def _draw_start(run: Run, setup: Setup, overrides: Sequence[str]) -> dict[str, Tensor]:
-    """The numbers with which a training of the run would begin, with the same draws whatever the overrides are."""
+def _begin(run: Run, setup: Setup, overrides: Sequence[str]) -> Learner:
+    """The learner with which a training of the run would begin, with the same draws whatever the overrides are."""
     config = parse_config(complete_run(run.config), overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_learner(plan_learner(config, Interface.of(setup.family))).state_dict()
+        return build_learner(plan_learner(config, Interface.of(setup.family)))
 
 
 def _differ(value: Tensor, other: Tensor) -> bool:

@@ -79,9 +79,8 @@ def build(
     family, tasks = build_tasks(config.tasks, progress=progress)
     eval_family = family
     if config.evaluate.options:
-        eval_family, _ = build_tasks(
-            Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options}), progress=progress
-        )
+        changed = Part.model_validate({**config.tasks.model_dump(), **config.evaluate.options})
+        eval_family, _ = build_tasks(changed, "evaluate.options", progress)
     torch.manual_seed(config.seed)
     interface = Interface.of(family)
     plan = plan_learner(config, interface)

@@ -34,8 +34,12 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
         if item["type"] == "extra_forbidden":
             advice = suggest_setting(steps[-1], _known_settings(item["loc"][:-1]), PATHS)
             sentences.append(f"`{where}` is no setting. {advice}")
+        elif item["type"] == "missing" and isinstance(item["loc"][-1], int):  # of a list, and not of the settings
+            sentences.append(f"`{place or '.'.join(steps[:-1])}` has too few values (given: {given}).")
         elif item["type"] == "missing":
             sentences.append(f"`{where}` is missing.")
+        elif item["type"] == "union_tag_not_found":
+            sentences.append(_explain_kind(where, item["input"]))
         else:
             message = item["msg"].removeprefix("Value error, ")
             wants_list = "tuple" in message or "list" in message or "Sequence" in message
@@ -46,6 +50,17 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
             )
             sentences.append(f"`{where}`: {message[:1].lower()}{message[1:]} (given: {given}).{hint}")
     return " ".join(dict.fromkeys(sentences))
+
+
+def _explain_kind(where: str, given: Any) -> str:
+    """The message for a schedule that does not say of which kind it is."""
+    if isinstance(given, Mapping) and given and all(isinstance(value, Mapping) for value in given.values()):
+        return (
+            f"`{where}` is no schedule. The path of a buffer is one key: --train.schedules '{{rule.rate.value: {{kind: "
+            "ramp, start: 0, end: 100, before: 0.1, after: 0.01}}'."
+        )
+    kinds = [f"{kind} ({', '.join(n for n in of.model_fields if n != 'kind')})" for kind, of in SCHEDULES.items()]
+    return f"`{where}` does not say its `kind`: {' or '.join(kinds)}."
 
 
 def _known_settings(path: Sequence[Any]) -> list[str]:

@@ -7,7 +7,7 @@ factory's signature. An unknown setting is refused with the nearest known name.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 from quickstudy.engine import devices
 from quickstudy.engine.settings import EngineSettings
@@ -41,7 +41,9 @@ class TrainSettings(BaseModel, frozen=True, extra="forbid"):
     optimizer: Literal["adam", "sgd"] = "adam"
     meta_lr: float = Field(1e-3, gt=0, description="the outer step size")
     momentum: float = Field(0.0, ge=0, lt=1, description="of the optimizer sgd")
-    milestones: tuple[int, ...] = Field((), description="steps at which the outer step size is multiplied by gamma")
+    milestones: tuple[NonNegativeInt, ...] = Field(
+        (), description="steps at which the outer step size is multiplied by gamma"
+    )
     gamma: float = Field(0.3, gt=0)
     reduction: Literal["mean", "sum"] = Field("mean", description="of the outer loss over tasks")
     clip_value: float | None = Field(None, gt=0, description="bound on each number of the meta-gradient")
@@ -68,7 +70,7 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     """How a learner is evaluated."""
 
     tasks: int = Field(600, ge=1)
-    split: str = "test"
+    split: Literal["train", "val", "test"] = "test"
     seed: int = Field(0, description="of the list of tasks; the training has its own")
     metric: str | None = Field(None, description="by default the usual one for the tasks' loss")
     options: dict[str, Any] = Field({}, description="of the tasks, where they differ in evaluation: {queries: 15}")

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from quickstudy.errors import InputError
+from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.evaluation.metrics import METRICS
+from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.training import config
 from quickstudy.training.config import Setup
 from quickstudy.training.init_from import find_start
 from quickstudy.training.sweep.space import Space, as_overrides
 from quickstudy.training.train import VALIDATIONS, check_training
+
+COMPARED = 4
+"""By so many of their first validation tasks two trials are compared."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,28 @@ def check_space(settings: Mapping[Any, Any], space: Space) -> Setup:
                     f"With `{key}` at {value!r} the metric of a run is {other.metric.name}, at {first[key]!r} it is "
                     f"{setup.metric.name}. These cannot be compared. Search one of them, or set `evaluate.metric`."
                 )
+            if not _validate_alike(setup, other):
+                raise InputError(
+                    f"With `{key}` at {value!r} a trial is validated on other tasks than at {first[key]!r}, so the "
+                    "trials cannot be compared. Search what only training has (`tasks.train.*`, where the tasks of the "
+                    "splits are given one by one), or make one sweep for each value."
+                )
     return setup
+
+
+def _validate_alike(one: Setup, other: Setup) -> bool:
+    """Whether two setups are validated on the same tasks, by the first of them."""
+    if one.config.train.validate_tasks != other.config.train.validate_tasks:
+        return False
+    first, second = (
+        [
+            leaf
+            for task in task_batches(setup.family, "val", COMPARED, 0)
+            for leaf in tree_leaves((task.support, task.query))
+        ]
+        for setup in (one, other)
+    )
+    return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
 def _build_with_validation(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
