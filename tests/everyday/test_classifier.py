@@ -495,3 +495,10 @@ def test_what_is_asked_of_answers_is_checked():
         taught.predict([[0.0]], unsure="?", sure=float("nan"))
     with pytest.raises(InputError, match="X has 2 examples, y has 1"):
         taught.score([[0.0], [1.0]], ["a"])
+
+
+def test_a_score_on_labels_of_another_kind_is_refused():
+    taught = qs.FewShotClassifier().fit([[0.0], [1.0], [8.0], [9.0]], [0, 0, 1, 1])
+    assert taught.score([[0.5], [7.0]], [0, 5]) == 0.5  # a class that the model does not know is an error of it
+    with pytest.raises(InputError, match="None of the labels in y is a class of this model: y has '0', .* are 0, 1"):
+        taught.score([[0.5], [7.0]], ["0", "1"])

@@ -61,6 +61,11 @@ def test_one_alone_is_a_list_of_one():
         (np.zeros(0), r"has the shape \[0\]"),
         (np.zeros(2, complex), "of type complex128"),
         ([[1], [2, 3]], "several kinds or lengths"),
+        ([b"good", b"bad"], "X holds bytes. Texts: decode them first"),
+        (np.array([b"good"]), "X holds bytes"),
+        (np.array([b"good", 3], dtype=object), "X holds bytes"),
+        (["a", 3], r"several kinds \(int and str\)"),
+        ([0.5, "a"], r"several kinds \(float and str\)"),
         (SimpleNamespace(toarray=None, nnz=1), "sparse"),
     ],
 )
@@ -104,6 +109,9 @@ def test_one_picture_in_colour_is_not_taken_for_many_narrow_ones(size):
     picture = read_items(np.zeros((84, 84, size), np.uint8))
     with pytest.raises(InputError, match=r"seems to be one picture.*X\[None\], \[1, 84, 84"):
         as_pictures(picture)
+    for pixels in (picture, picture.float() / 255):
+        with pytest.raises(InputError, match=r"seems to be one picture.*X\[None\], \[1, 84, 84"):
+            qs.FewShotClassifier("photos").fit(pixels, [0, 1] * 42)
     assert len(as_pictures(picture[None])) == 1 and len(as_pictures(read_items(np.zeros((5, 8, 8), np.uint8)))) == 5
 
 

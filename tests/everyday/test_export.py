@@ -173,6 +173,39 @@ def test_an_encoder_that_learns_is_exported_with_its_learning(tmp_path):
     torch.testing.assert_close(logits[:, :3], taught.outputs(new), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("ways", [2, 3, None])
+def test_a_learner_of_many_ways_is_exported_with_fewer(tmp_path, ways):
+    """The file tells so many classes apart as asked for, and answers as the classifier that was taught here."""
+    learner = METHODS["protonet"](nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6)), 6)
+    draw = torch.Generator().manual_seed(0)
+    support, query = torch.randn(6, 4, generator=draw), torch.randn(5, 4, generator=draw)
+    y = torch.arange(6) % 2
+    export_learner(learner, (Examples(support, y), query), tmp_path / "a.onnx", ways=ways)
+    logits = run(tmp_path / "a.onnx", support, y, query)
+    assert logits.shape == (5, ways or 6)
+    wanted = learner.adapt(Examples(support, y))(query)
+    torch.testing.assert_close(logits[:, :2], wanted[:, :2], rtol=1e-4, atol=1e-4)
+    if ways is None:
+        return
+    with pytest.raises(InputError, match=f"has {ways + 1} classes, and `ways` was {ways}"):
+        export_learner(
+            learner, (Examples(support, torch.arange(6) % (ways + 1)), query), tmp_path / "b.onnx", ways=ways
+        )
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_shipped_learner_is_exported_with_fewer_ways(tmp_path):
+    taught = FewShotClassifier("drawings").fit(pictures(4), [0, 1, 0, 1])
+    assert taught.export(tmp_path / "few.onnx", learns=True, ways=3) < 1e-4
+
+
+def test_inputs_with_other_columns_are_not_compared(tmp_path):
+    x = np.random.default_rng(0).normal(size=(8, 5))
+    for taught in (FewShotClassifier().fit(x, [0, 1] * 4), FewShotRegressor().fit(x, x[:, 0])):
+        with pytest.raises((InputError, ValueError), match="X has 3 features, but FewShot.* is expecting 5 features"):
+            taught.export(tmp_path / "c.onnx", x[:, :3])
+
+
 @pytest.mark.parametrize("estimator", [FewShotClassifier(), FewShotRegressor()])
 def test_what_was_not_taught_is_not_exported(estimator, tmp_path):
     with pytest.raises((InputError, NotFittedError), match="is not fitted yet"):  # the latter with scikit-learn

@@ -36,6 +36,12 @@ def test_the_order_of_the_examples_decides_nothing(labels, random):
     assert [classes[number] for number in number_labels(labels, classes)] == labels
 
 
+def test_sets_as_labels_have_one_order():
+    """`<` orders sets in part only."""
+    labels = [frozenset({1}), frozenset({2}), frozenset({1, 2}), frozenset()]
+    assert sort_classes(labels) == sort_classes(labels[::-1]) == sort_classes([labels[n] for n in (2, 0, 3, 1)])
+
+
 @given(st.lists(PLAIN, min_size=1, max_size=6))
 def test_plain_labels_survive_a_file(labels):
     classes = sort_classes(labels)
@@ -95,6 +101,9 @@ def test_labels_become_values_of_python(y, labels):
         ([("a", None)], "names no class"),
         (np.ma.array([1, 2], mask=[True, False]), "Some values are masked"),
         (np.array([0.5, 1.5]), "Unknown label type: continuous"),
+        ([0.5, 1.5], "Unknown label type: continuous"),
+        (np.array([0.5, 1], dtype=object), "Unknown label type: continuous"),
+        ([torch.tensor(0.5), torch.tensor(1.0)], "Unknown label type: continuous"),
         (np.zeros((2, 2), int), "one label for each example"),
         ("ab", "give a list with a label"),
         (3, "is a int: give a list"),

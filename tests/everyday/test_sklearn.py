@@ -41,6 +41,42 @@ def test_they_work_inside_of_scikit_learns_own():
     assert cross_val_score(qs.FewShotRegressor(), x, x @ [1.0, 2.0, 3.0]).mean() > 0.99
 
 
+WITHOUT = """
+import numpy as np, quickstudy as qs, quickstudy.everyday.estimator as e
+e.has_sklearn = lambda: False
+
+class Table:  # as those of pandas and polars
+    def __init__(self, **columns):
+        self.columns, self.held = list(columns), columns
+    def to_numpy(self):
+        return np.array(list(self.held.values())).T
+    def __len__(self):
+        return 4
+    def __getitem__(self, names):
+        return Table(**{name: self.held[name] for name in names})
+
+table = Table(kg=[1.0, 2, 8, 9], cm=[90.0, 80, 20, 10])
+c = qs.FewShotClassifier().fit(table, ["low", "low", "high", "high"])
+r = qs.FewShotRegressor().fit(table, [1.0, 2.0, 3.0, 4.0])
+assert c.predict(table).tolist() == ["low", "low", "high", "high"]
+turned = table[["cm", "kg"]]
+for use in (c.predict, r.predict, c.predict_set, lambda x: c.score(x, ["low"] * 4), lambda x: c.update(x, ["low"] * 4),
+            lambda x: c.export("a.onnx", x), lambda x: r.export("a.pt2", x)):
+    try:
+        use(turned)
+        print("taken")
+    except qs.InputError as refusal:
+        assert str(refusal).startswith("X has the columns cm, kg, and `fit` had kg, cm"), refusal
+"""
+
+
+def test_columns_in_another_order_are_refused_without_scikit_learn_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_scikit_learn_is_not_imported_with_them_and_need_not_be_there():
     script = (
         "import sys, quickstudy as qs; c = qs.FewShotClassifier(); assert 'sklearn' not in sys.modules; "

@@ -60,7 +60,7 @@ def parsed(*overrides, **changes):
         (["--tasks.shot", "5"], "`tasks.shot` is no option of 'sine'. Did you mean `shots`"),
         (["--model.hiden", "[8]"], "`model.hiden` is no option of 'mlp'. Did you mean `hidden`"),
         (["--method.inner_lrr", "1"], "`method.inner_lrr` is no option of 'maml'. Did you mean `inner_lr`"),
-        (["--evaluate.options.querys", "9"], "`evaluate.options.querys` is no option of 'sine'. Did you mean `queries`"),
+        (["--evaluate.options.querys", "9"], "`evaluate.options.querys` is no option .* Did you mean `queries`"),
         (["--train.schedules", "{rule.weights: {kind: rmap}}"], "schedules.rule.weights`: .*'ramp', 'multistep'"),
         (["--method", "mamll"], "no method 'mamll'. Did you mean `maml`.*package.module:factory"),
         (["--tasks", "{name: sin}"], "no tasks 'sin'. Did you mean `sine`"),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, PerOutput, Ridge, leave_one_out
-from quickstudy.everyday.items import Items, as_inputs, as_pictures
+from quickstudy.everyday.items import Items, as_inputs, as_pictures, refuse_single_picture
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.methods.unicorn_maml import UnicornLearner
@@ -186,6 +186,8 @@ def encode(encoder: Encoder, items: Items, progress: Progress | None = None) -> 
         raise InputError(
             f"The encoder {encoder.name!r} takes {encoder.takes}, and X has numbers of the shape {list(items.shape)}."
         )
+    elif isinstance(items, Tensor) and encoder.takes == "pictures":
+        refuse_single_picture(items)
     return encoder.encode(items, progress)
 
 
@@ -492,7 +494,8 @@ def _open_saved(path: Path, norms: str, trust: bool) -> Base:
         learner, notes = serve(load_learner(path, trust=trust), norms, path.name)
         return LearnerBase(learner, path.name, notes)
     raise InputError(
-        f"{path} is a model that has been taught already. Open it by quickstudy.open, or teach its base again: give "
+        f"{path} is a model that has been taught already. Teach it more by `quickstudy update` (in Python "
+        "quickstudy.open and its `update`), or teach its base again: give "
         "the run, the learner or the encoder that it was made from."
     )
 

@@ -267,6 +267,12 @@ class FewShotClassifier(Estimator):
         """The share of right answers."""
         guesses, labels = list_labels(self.predict(X)), read_labels(y)
         _check_lengths(len(guesses), len(labels))
+        classes = list_labels(self.classes_)
+        if not set(labels) & set(classes):
+            raise InputError(
+                f"None of the labels in y is a class of this model: y has {labels[0]!r}, and the classes are "
+                f"{', '.join(map(repr, classes[:10]))}{', ...' if len(classes) > 10 else ''}."
+            )
         right = [one == other for one, other in zip(guesses, labels, strict=True)]
         return float(np.average(right, weights=as_weights(sample_weight, len(right))))
 
@@ -306,11 +312,11 @@ class FewShotClassifier(Estimator):
         self._check_fitted()
         classes = list_labels(self.classes_)
         if learns:
-            return export_learning(self._base, path, inputs, ways=ways, classes=len(classes))
+            return export_learning(self._base, path, self._read_again(inputs), ways=ways, classes=len(classes))
         known = None if self.calibration_ is None else self.calibration_.model_dump(mode="json")
         names = [name if isinstance(name, str | int | float | bool) else str(name) for name in classes]
         about = {"classes": names, "calibration": known}
-        return export_taught(self._base, self.adapted_, self._x, path, inputs, about)
+        return export_taught(self._base, self.adapted_, self._x, path, self._read_again(inputs), about)
 
 
 def _tell_contradictions(x: Tensor, labels: Sequence[Hashable]) -> list[str]:

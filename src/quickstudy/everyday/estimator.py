@@ -124,6 +124,15 @@ class Estimator:
         """
         return self._read_columns(values, first=first)[0]
 
+    def _read_again(self, values: Any) -> Items | None:
+        """A user's own inputs for a comparison, if there are some, with the columns of `fit`."""
+        if values is None:
+            return None
+        items = self._read(values, first=False)
+        if self.base is None and isinstance(items, Tensor):
+            self._check_columns(items[0].numel())
+        return items
+
     def _read_columns(self, values: Any, *, first: bool) -> tuple[Items, NDArray[Any] | None]:
         """A user's X, and the names of its columns if it is a table that has them. A fit that fails changes nothing."""
         check_ordered("X", values)
@@ -142,7 +151,7 @@ class Estimator:
                 values = validate_data(
                     reader, values, reset=first, dtype="numeric", accept_sparse=False, ensure_all_finite=True
                 )
-        elif not first:
+        if not first and not (self.base is None and has_sklearn()):  # which checks it in its own words
             self._check_names(names)
         return read_items(values), names
 

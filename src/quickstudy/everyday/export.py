@@ -114,6 +114,12 @@ def _export_learner(
     """`export_learner`, of a learner that reads the features of an encoder, if there is one."""
     support, query = example
     served = _learns_at_once(learner, ways)
+    largest = int(support.y.max()) + 1 if len(support.y) else 0
+    if largest > (ways or largest):
+        raise InputError(
+            f"The support set has {largest} classes, and `ways` was {ways}, the most that the file is to tell apart: "
+            "give a larger number, or fewer classes."
+        )
     with explain_support_misfit(support):
         part = LearningModule(served, support, encoder)
     x, y = support.x, support.y.long()
@@ -159,10 +165,11 @@ def export_learning(
     learner, shape = _learner_of(base, ways or max(classes, 2))
     encoder = _picture_encoder(base)
     shape = shape if encoder is None else _picture_shape(encoder)
-    count = 2 * _ways(learner)
+    known = _ways(learner) if ways is None else min(ways, _ways(learner))
+    count = 2 * known
     draw = torch.Generator().manual_seed(0)
     x = _prepare(base, inputs) if inputs is not None else torch.randn(count, *shape, generator=draw)
-    y = torch.arange(len(x)) % min(_ways(learner), len(x))
+    y = torch.arange(len(x)) % min(known, len(x))
     network = None if encoder is None else encoder.network
     return _export_learner(learner, network, (Examples(x, y), x), Path(path), _describe_base(base), ways)
 
@@ -296,7 +303,6 @@ def _refuse_transductive(module: nn.Module) -> None:
 
 def _learns_at_once(learner: Learner, ways: int | None) -> Learner:
     """The learner for a number of ways, if its update is one pass through networks."""
-    _refuse_transductive(learner)
     steps = [part for part in learner.modules() if isinstance(part, Descend)]
     if isinstance(learner, RuleLearner):
         active = [part for part in steps if not _is_skipped(learner, part)]
@@ -309,12 +315,14 @@ def _learns_at_once(learner: Learner, ways: int | None) -> Learner:
             raise InputError("This learner draws random numbers for each task. Export the adapted model instead.")
         if ways not in (None, _ways(learner)):
             raise InputError(f"This learner is built for {_ways(learner)} classes; ProtoNet takes any number of them.")
+        _refuse_transductive(learner)  # last: other norms would not help the ones above
         return learner
     if not isinstance(learner, EmbeddingLearner):
         raise InputError(
             f"A {type(learner).__name__} is not exported with its learning. Export the adapted model instead (a "
             "classifier), or use protonet, or hypermaml with emission 1."
         )
+    _refuse_transductive(learner)
     return learner if ways in (None, learner.ways) else learner.with_ways(ways)
 
 

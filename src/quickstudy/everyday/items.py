@@ -169,6 +169,11 @@ def read_items(values: Any) -> Items:
         raise InputError("X is empty: give one or more examples.")
     if all(isinstance(item, str | Path | Image.Image) for item in listed):
         return listed
+    if any(isinstance(item, bytes | bytearray | memoryview) for item in listed):
+        raise _bytes_refused()
+    if any(isinstance(item, str) for item in listed):  # NumPy would make texts of the others
+        kinds = " and ".join(sorted({type(item).__name__ for item in listed}))
+        raise InputError(f"X has examples of several kinds ({kinds}): give texts alone, or numbers, or paths.")
     if all(isinstance(item, np.ndarray | Tensor) for item in listed):
         shapes = {tuple(item.shape) for item in listed}
         if len(shapes) > 1:
@@ -187,7 +192,9 @@ def read_items(values: Any) -> Items:
 
 def _numbers(values: Any) -> Items:
     array = as_array(values)
-    if array.dtype.kind in "SU":
+    if array.dtype.kind == "S":
+        raise _bytes_refused()
+    if array.dtype.kind == "U":
         return [str(item) for item in array.reshape(-1)] if array.ndim == 1 else array.tolist()
     if array.dtype.kind not in "fiub":
         raise InputError(f"X holds values of type {array.dtype}: give numbers, pictures or texts.")
@@ -205,8 +212,24 @@ def _numbers(values: Any) -> Items:
     return torch.from_numpy(np.require(array, _KEPT.get(array.dtype.name), ["C", "W"]))  # copied only where it must be
 
 
+def _bytes_refused() -> InputError:
+    return InputError(
+        "X holds bytes. Texts: decode them first, [item.decode() for item in X]. Pictures: give the path of the file, "
+        "or PIL.Image.open(io.BytesIO(item))."
+    )
+
+
 _KEPT = {"bool": np.float32, "float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64}
 """What numbers become that torch cannot compute with; the others are kept as they are."""
+
+
+def refuse_single_picture(items: Tensor) -> None:
+    """Refuse numbers that are likely one picture in colour, `[height, width, 3]`, where several are wanted."""
+    if items.ndim == 3 and items.shape[-1] in (3, 4):
+        raise InputError(
+            f"X has the shape {list(items.shape)}, which seems to be one picture in colour. Give a list of pictures, "
+            f"or X[None], {[1, *items.shape]}. Grey pictures that are {items.shape[-1]} wide: give X[:, None]."
+        )
 
 
 def as_pictures(items: Items) -> Sequence[Any] | None:
@@ -214,11 +237,8 @@ def as_pictures(items: Items) -> Sequence[Any] | None:
 
     Bytes and other integers are pictures, with values from 0 to 255.
     """
-    if isinstance(items, Tensor) and not items.is_floating_point() and items.ndim == 3 and items.shape[-1] in (3, 4):
-        raise InputError(
-            f"X has the shape {list(items.shape)}, which seems to be one picture in colour. Give a list of pictures, "
-            f"or X[None], {[1, *items.shape]}. Grey pictures that are {items.shape[-1]} wide: give X[:, None]."
-        )
+    if isinstance(items, Tensor) and not items.is_floating_point():
+        refuse_single_picture(items)
     if isinstance(items, Tensor):
         return None if items.is_floating_point() else list(items)
     return items

@@ -38,11 +38,6 @@ def read_labels(y: Any) -> list[Hashable]:
         y = np.asarray(y)
     if isinstance(y, np.ndarray):
         y = _column(y)
-        if y.dtype.kind == "f" and len(y) and np.isfinite(y).all() and (y != np.round(y)).any():
-            raise InputError(
-                "Unknown label type: continuous. y has fractions, and a class is not a quantity: use "
-                "FewShotRegressor, or give names of classes."
-            )
         y = list_labels(y)
     try:
         labels = [_as_python(label) for label in y]
@@ -60,6 +55,11 @@ def read_labels(y: Any) -> list[Hashable]:
                 f"The label of example {number} is a {type(label).__name__}, which cannot name a class. Give "
                 f"{LABEL_KINDS}."
             )
+    if all(isinstance(label, int | float) for label in labels) and any(label != round(label) for label in labels):
+        raise InputError(
+            "Unknown label type: continuous. y has fractions, and a class is not a quantity: use FewShotRegressor, or "
+            "give names of classes."
+        )
     return labels
 
 
@@ -138,7 +138,9 @@ def sort_classes(labels: Iterable[Hashable]) -> list[Hashable]:
     """The classes of labels, each once, in an order that does not depend on the order of the labels."""
     classes = list(dict.fromkeys(labels))
     try:
-        return sorted(classes)  # type: ignore[type-var]  # what cannot be compared is sorted below
+        if not any(isinstance(label, frozenset) for label in classes):  # which `<` orders in part only
+            return sorted(classes)  # type: ignore[type-var]  # what cannot be compared is sorted below
+        raise TypeError
     except TypeError:
         return sorted(classes, key=lambda label: (_kind_of(label), _text_of(label)))
 
@@ -148,6 +150,8 @@ def _kind_of(label: Hashable) -> str:
 
 
 def _text_of(label: Hashable) -> tuple[float, str]:
+    if isinstance(label, frozenset):
+        return 0.0, repr(sorted(map(repr, label)))
     return (float(label), "") if isinstance(label, int | float) else (0.0, repr(label))
 
 

@@ -126,4 +126,4 @@ class FewShotRegressor(Estimator):
         if learns:
             raise InputError("A regressor is exported as it was taught, without its learning.")
         about = {"kind": "regressor", "base": self._base.regression}
-        return export_taught(self._base, self.adapted_, self._x, path, inputs, about)
+        return export_taught(self._base, self.adapted_, self._x, path, self._read_again(inputs), about)

@@ -775,6 +775,25 @@ def test_bad_npz_is_refused(tmp_path):
     refused(file, "pixels", "images and labels")
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train_x", "train_y", "x_train", "y_train"), "several pairs .*train_x with train_y, x_train with y_train"),
+        (("images", "labels", "data"), "several pairs .*images with labels, data with labels"),
+        (("images", "labels", "x", "y"), "several pairs .*images with labels, x with y"),
+        (("train_images", "train_labels", "images", "labels"), "several pairs .*images with labels, train_images with"),
+        (("x", "y", "X"), "arrays x, X, which differ in capitals only"),
+    ],
+)
+def test_npz_with_several_pairs_is_refused(tmp_path, names, said):
+    """Else the same pictures were read twice, and were in training and test."""
+    labels, pictures = np.array(["a", "b"]), np.stack([GREY, GREY])
+    arrays = {name: labels if {"y", "labels"} & set(name.split("_")) else pictures for name in names}
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(InputError, match=said):
+        read(tmp_path)
+
+
 # Real data
 
 

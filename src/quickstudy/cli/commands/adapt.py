@@ -26,7 +26,7 @@ class Adapt(TrustingCommand):
     """What is taught: `photos`, `timm:NAME`, `hf:NAME`, `open_clip:NAME/WEIGHTS`, a run, or a learner that `pack`
     saved."""
     out: Folder = None
-    """Directory of the model (default: FOLDER.model)."""
+    """Directory of the model (default: the name of FOLDER with .model, in this directory)."""
     norms: str = "support"
     """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
     episodes: int = 200

@@ -70,7 +70,10 @@ class Export(TrustingCommand):
         elif learns:
             worst = export_learning(LearnerBase(opened, "the learner"), path, inputs, ways=self.ways)
         else:
-            raise InputError("A learner has not been taught: export it with its learning (--to onnx-learner).")
+            raise InputError(
+                "A learner has not been taught. Teach it first (quickstudy adapt FOLDER --from LEARNER) and export the "
+                "model; or export it with its learning (--to onnx-learner), if it takes no gradient steps."
+            )
         size = path.stat().st_size
         if console.json:
             console.print_json({"file": str(path), "bytes": size, "difference": worst})

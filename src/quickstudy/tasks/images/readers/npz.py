@@ -60,8 +60,13 @@ def _list_archives(files: list[Path]) -> Listing:
 
 
 def _read_arrays(file: Path) -> list[LabelledPictures]:
-    arrays: Mapping[str, NDArray[Any]] = {name.lower(): values for name, values in load_npz(file).items()}
-    parts = []
+    given = load_npz(file)
+    arrays: Mapping[str, NDArray[Any]] = {name.lower(): values for name, values in given.items()}
+    if len(arrays) < len(given):
+        alike = [name for name in given if sum(name.lower() == other.lower() for other in given) > 1]
+        raise InputError(f"{file} has the arrays {', '.join(alike)}, which differ in capitals only: keep one of them.")
+    parts: list[LabelledPictures] = []
+    pairs: list[str] = []
     for images, labels in ARRAY_NAMES:
         for word in ("", *SPLIT_NAMES):
             keys = ((f"{word}_{images}", f"{word}_{labels}"), (f"{images}_{word}", f"{labels}_{word}"))
@@ -70,10 +75,17 @@ def _read_arrays(file: Path) -> list[LabelledPictures]:
                     source = f"{file.name}:{x}"
                     pictures = as_pictures(arrays[x], source)
                     split = split_of(word) or split_of(file.stem)
+                    pairs.append(f"{x} with {y}")
                     parts.append(LabelledPictures(source, pictures, as_labels(arrays[y], source, len(pictures)), split))
     if not parts:
         raise InputError(
             f"{file} has the arrays {', '.join(sorted(arrays)) or '(none)'}; it needs images and labels, data and "
             "labels, or x and y, once or for each split, as train_images and train_labels."
+        )
+    splits = [part.split for part in parts]
+    if len(set(splits)) < len(splits) or (None in splits and len(splits) > 1):
+        raise InputError(
+            f"{file} has several pairs of arrays that could be its pictures and labels ({', '.join(pairs)}): keep one "
+            "pair, or one for each split."
         )
     return parts
