@@ -44,6 +44,8 @@ class Info(ConfigCommand):
         if console.json:
             console.print_json(rows)
         else:
+            if isinstance(counts := rows.get("classes"), dict):
+                rows["classes"] = ", ".join(f"{name} {count}" for name, count in counts.items())
             console.listing("", {name: _format_row(value) for name, value in rows.items()})
 
     def _describe(self, console: Console, overrides: Sequence[str]) -> Rows:
@@ -138,7 +140,6 @@ def describe_saved(path: Path, trust: bool = False) -> Rows:
     if isinstance(opened, FewShotClassifier):
         about = describe_model(opened)
         notes = about.pop("notes")
-        about["classes"] = ", ".join(f"{name} {count}" for name, count in about["classes"].items())
         about["calibration"] = about["calibration"] or "none"
         return rows | about | {f"note {number + 1}": note for number, note in enumerate(notes)}
     if not isinstance(opened, Learner):
