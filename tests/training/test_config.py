@@ -50,7 +50,7 @@ def parsed(*overrides, **changes):
         (["--search.method.inner_lr", "1..2"], "`search` is no setting. `quickstudy sweep` takes it"),
         (["--train.stepz", "5"], "`train.stepz` is no setting. Did you mean `steps`"),
         (["--evaluate.taks", "5"], "`evaluate.taks` is no setting. Did you mean `tasks`"),
-        (["--evaluate.split", "tset"], "`evaluate.split`: input should be 'train', 'val' or 'test'"),
+        (["--evaluate.split", "tset"], "`evaluate.split`: there is no split 'tset'. Did you mean `test`"),
         (["--train.milestones", "[-5, 5]"], "`train.milestones.0`: input should be greater than or equal to 0"),
         (["--tasks.amplitude", "[5]"], "`tasks.amplitude` has too few values .given: .5"),
         (["--train.schedules", "{rule.rate.value: {start: 0, end: 5, before: 1, after: 0}}"],

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validat
 
 from quickstudy.engine import devices
 from quickstudy.engine.settings import EngineSettings
+from quickstudy.errors import suggest_nearest
+from quickstudy.tasks.draws import SPLITS
 from quickstudy.training.config.schedule import Schedule
 from quickstudy.training.init_from import InitFrom
 
@@ -70,10 +72,17 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     """How a learner is evaluated."""
 
     tasks: int = Field(600, ge=1)
-    split: Literal["train", "val", "test"] = "test"
+    split: str = "test"
     seed: int = Field(0, description="of the list of tasks; the training has its own")
     metric: str | None = Field(None, description="by default the usual one for the tasks' loss")
     options: dict[str, Any] = Field({}, description="of the tasks, where they differ in evaluation: {queries: 15}")
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, split: str) -> str:
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}. {suggest_nearest(split, SPLITS)}")
+        return split
 
 
 class ComputeSettings(BaseModel, EngineSettings, frozen=True, extra="forbid"):
