@@ -288,8 +288,3 @@ def outcome_and_gradient(
         return outcomes, [weight * g.sum(0) for g in grads.values()]
 
     return run
-
-
-def detach_params(params: Mapping[str, Tensor]) -> Params:
-    """The same numbers without a tape."""
-    return {name: p.detach() for name, p in params.items()}

@@ -18,7 +18,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from quickstudy.engine.autodiff import (
     Compiler,
     CompileRefusedWarning,
-    detach_params,
     outcome_and_gradient,
     replay_step,
     tape_gradient,
@@ -33,6 +32,7 @@ from quickstudy.engine.threads import draws_random_numbers, map_on_threads
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
+from quickstudy.rules.params import detach_params
 from quickstudy.rules.rescale import Chart
 from quickstudy.rules.skipping import Skipping
 from quickstudy.rules.torch_private import (

@@ -186,7 +186,7 @@ def encode(encoder: Encoder, items: Items, progress: Progress | None = None) -> 
         raise InputError(
             f"The encoder {encoder.name!r} takes {encoder.takes}, and X has numbers of the shape {list(items.shape)}."
         )
-    elif isinstance(items, Tensor) and encoder.takes == "pictures":
+    elif isinstance(items, Tensor):
         refuse_single_picture(items)
     return encoder.encode(items, progress)
 

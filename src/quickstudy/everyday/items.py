@@ -237,11 +237,12 @@ def as_pictures(items: Items) -> Sequence[Any] | None:
 
     Bytes and other integers are pictures, with values from 0 to 255.
     """
-    if isinstance(items, Tensor) and not items.is_floating_point():
-        refuse_single_picture(items)
-    if isinstance(items, Tensor):
-        return None if items.is_floating_point() else list(items)
-    return items
+    if not isinstance(items, Tensor):
+        return items
+    if items.is_floating_point():
+        return None
+    refuse_single_picture(items)
+    return list(items)
 
 
 def as_inputs(

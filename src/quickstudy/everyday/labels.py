@@ -137,12 +137,10 @@ def _is_hashable(label: Any) -> bool:
 def sort_classes(labels: Iterable[Hashable]) -> list[Hashable]:
     """The classes of labels, each once, in an order that does not depend on the order of the labels."""
     classes = list(dict.fromkeys(labels))
-    try:
-        if not any(isinstance(label, frozenset) for label in classes):  # which `<` orders in part only
+    if not any(isinstance(label, frozenset) for label in classes):  # which `<` orders in part only
+        with suppress(TypeError):
             return sorted(classes)  # type: ignore[type-var]  # what cannot be compared is sorted below
-        raise TypeError
-    except TypeError:
-        return sorted(classes, key=lambda label: (_kind_of(label), _text_of(label)))
+    return sorted(classes, key=lambda label: (_kind_of(label), _text_of(label)))
 
 
 def _kind_of(label: Hashable) -> str:

@@ -87,7 +87,10 @@ class RuleLearner(Learner):
             try:
                 self.rule = PerStep(rule, own)
             except InputError as refusal:
-                raise InputError(f"`norms` is 'per_step'. {refusal} Else use norms='support'.") from None
+                raise InputError(
+                    f"`norms` is 'per_step'. {refusal} Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, "
+                    "meta_curvature, tnet and the masked ones have such steps. Else use norms='support'."
+                ) from None
             self.adapts = tuple(name for name in dict(self.head.named_parameters()) if name in {*self.adapts, *own})
         self.head_twins = Twins(self.head)
         self.body_twins = None if self.body is None else Twins(self.body)
@@ -283,9 +286,9 @@ def _refuse_lazy(*parts: nn.Module) -> None:
 
 def _refuse_misfit(phi: Params, theta: Params, rule: Rule) -> None:
     """Refuse adapted parameters of other names or shapes than those that adapt: torch would broadcast some of them."""
-    own, asked = {name: tuple(p.shape) for name, p in phi.items()}, {name: tuple(p.shape) for name, p in theta.items()}
-    if own == asked:
+    if phi.keys() == theta.keys() and all(phi[name].shape == p.shape for name, p in theta.items()):
         return
+    own, asked = ({name: tuple(p.shape) for name, p in params.items()} for params in (phi, theta))
     differ = [
         f"{name} of shape {own[name]}, not {asked[name]}" for name in asked if own.get(name) not in (None, asked[name])
     ]

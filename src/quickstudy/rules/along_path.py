@@ -6,6 +6,7 @@ from torch import Tensor
 
 from quickstudy.rules.descend import AtStep, Descend
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import detach_params
 from quickstudy.types import Params
 
 
@@ -23,12 +24,8 @@ class AlongPath(Descend):
     """
 
     def trained_iterates(self, params: Params, objective: Objective, at_step: AtStep | None = None) -> Iterator[Params]:
-        return self.iterates(params, objective, at_step, go_on=_stop)
+        return self.iterates(params, objective, at_step, go_on=detach_params)
 
     def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
         start, *ahead = iterates
         return [(1 / len(ahead), params) for params in ahead] or [(1.0, start)]
-
-
-def _stop(params: Params) -> Params:
-    return {name: p.detach() for name, p in params.items()}

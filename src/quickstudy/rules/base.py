@@ -62,10 +62,8 @@ def check_built_for(own: Iterable[str], params: Params, what: str) -> None:
 def check_part(part: object, kind: type, what: str, example: str) -> None:
     """Refuse what is no part of the kind that a rule is made of."""
     if not isinstance(part, kind):
-        given = part.__name__ if isinstance(part, type) else f"{part!r}" if not isinstance(part, nn.Module) else None
-        raise InputError(
-            f"{what} is a {kind.__name__}, such as {example}; {given or f'a {type(part).__name__}'} was given."
-        )
+        given = f"a {type(part).__name__}" if isinstance(part, nn.Module) else getattr(part, "__name__", repr(part))
+        raise InputError(f"{what} is a {kind.__name__}, such as {example}; {given} was given.")
 
 
 def check_plain_numbers(numbers: object, what: str) -> None:

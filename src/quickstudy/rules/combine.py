@@ -79,10 +79,8 @@ class Mix(_Composite, Skipping):
 
     def __init__(self, rules: Iterable[Rule], weights: Sequence[float]) -> None:
         super().__init__(rules)
-        if isinstance(weights, Tensor):
-            check_plain_numbers(weights, "A Mix")
-            weights = weights.reshape(-1).tolist()
-        check_plain_numbers(list(weights), "A Mix")
+        weights = list(weights.reshape(-1) if isinstance(weights, Tensor) else weights)
+        check_plain_numbers(weights, "A Mix")
         if len(weights) != len(self.rules):
             raise InputError(f"Mix was given {len(self.rules)} rules and {len(weights)} weights; one weight per rule.")
         self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rate, Rule, check_built_for, check_part, check_plain_numbers, join_observed
 from quickstudy.rules.objective import Objective, identity
-from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
+from quickstudy.rules.params import detach_params, dotted_params, layer_of, parameter_dict, with_prefix
 from quickstudy.types import Params, Shape
 
 
@@ -111,7 +111,7 @@ class Descend(Rule):
         """One step; pure."""
         grads = objective.gradient(params)
         if self.first_order:
-            grads = {name: g.detach() for name, g in grads.items()}
+            grads = detach_params(grads)
         return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:

@@ -165,6 +165,11 @@ def parameter_paths(module: nn.Module, names: Iterable[str]) -> dict[str, list[s
     return {name: paths[id(params[name])] for name in names}
 
 
+def detach_params(params: Mapping[str, Tensor]) -> Params:
+    """The same numbers without a tape."""
+    return {name: p.detach() for name, p in params.items()}
+
+
 def with_prefix(values: Mapping[str, Tensor], prefix: str) -> Params:
     """The values whose names begin with `prefix`, by the rest of their names.
 

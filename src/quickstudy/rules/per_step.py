@@ -39,13 +39,7 @@ class PerStep(Rule):
 
     def __init__(self, rule: Rule, params: Params) -> None:
         super().__init__()
-        try:
-            rule = check_steps(rule, "Parameters with a value for each step")
-        except InputError as refusal:
-            raise InputError(
-                f"{refusal} Of the methods, maml, fomaml, meta_sgd, mamlpp, sign_maml, meta_curvature, tnet and the "
-                "masked ones have such steps."
-            ) from None
+        rule = check_steps(rule, "Parameters with a value for each step")
         stand_in_for(self, rule)
         self.__dict__["rule"] = rule  # no child: its parts would have two paths
         later = {name: p.detach().repeat(max(rule.steps - 1, 0), *[1] * p.ndim) for name, p in params.items()}

@@ -7,6 +7,7 @@ from torch import nn
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
 from quickstudy.rules.objective import Objective
+from quickstudy.rules.params import detach_params
 from quickstudy.types import Params, Shape
 
 
@@ -34,7 +35,7 @@ class SetEmit(Rule):
 
     def forward(self, params: Params, objective: Objective) -> Params:
         x, y = objective.support
-        output = objective.predict({name: p.detach() for name, p in params.items()}).detach()
+        output = objective.predict(detach_params(params)).detach()
         guess = output.reshape(len(x), -1) if y.is_floating_point() else output.softmax(-1)
         delta = self.network(x.flatten(1), guess, y)
         return params | {name: params[name] + delta[name].to(params[name].dtype) for name in self.names}

@@ -22,6 +22,15 @@ from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.types import Integer, Shape
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
+
+
+def check_split(split: str) -> str:
+    """Refuse a split that does not exist."""
+    if split not in SPLITS:
+        raise InputError(f"There is no split {split!r}. {suggest_nearest(split, SPLITS)}")
+    return split
+
+
 _NOISE_STREAM = 3  # the noise of adaptation has a stream of its own, beside those of the splits
 
 
@@ -100,8 +109,7 @@ class Draws:
 
     def __post_init__(self) -> None:
         store_integers(self, "seed", "step")
-        if self.split not in SPLITS:
-            raise InputError(f"There is no split {self.split!r}. {suggest_nearest(self.split, SPLITS)}")
+        check_split(self.split)
 
     def uniform(self, name: str, *shape: int) -> NDArray[np.float64]:
         """Doubles in (0, 1)."""

@@ -150,8 +150,8 @@ def restore(
                 f"`--{'.'.join(keys)}` belongs to the training of {run.path}. Evaluations are changed by --evaluate.* "
                 "(tasks, split, seed, metric, options), --method.* and --tasks.*."
             )
-    _refuse_hidden(run, parse_config(complete_run(run.config), overrides), changed)
     setup = rebuild(run, overrides, world, trust=trust)
+    _refuse_hidden(run, setup.config, changed)
     name, saved = world.from_first(partial(_read_checkpoint, run, checkpoint))
     with _allow(run.config, _sizes(saved.tensors), f"Checkpoint `{name}` of {run.path}"):
         _check_effect(run, setup, changed)
@@ -169,13 +169,12 @@ def restore(
 
 def _refuse_hidden(run: Run, config: Config, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
     """Refuse overrides in whose place an evaluation takes another setting."""
-    given = {".".join(keys): value for keys, value in changed}
+    given = {".".join(keys) for keys, _ in changed}
     hidden = {f"tasks.{name}": f"evaluate.options.{name}" for name in config.evaluate.options}
     if config.method.options.get("eval_inner_steps") is not None:
         hidden["method.inner_steps"] = "method.eval_inner_steps"
     for key, place in hidden.items():
-        other = place if place in given else place.rpartition(".")[0]
-        if key in given and other not in given:
+        if key in given and not given & {place, place.rpartition(".")[0]}:
             raise InputError(
                 f"`--{key}` would have no effect on an evaluation of {run.path}, where `{place}` is set and takes its "
                 f"place. Give --{place}."
@@ -184,12 +183,12 @@ def _refuse_hidden(run: Run, config: Config, changed: Sequence[tuple[Sequence[st
 
 def _check_effect(run: Run, setup: Setup, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
     """Refuse overrides that set where learned numbers begin: those of the checkpoint take their places."""
-    for part in ("model", "method"):
-        given = {f"--{'.'.join(keys)}": value for keys, value in changed if keys[0] == part}
-        if not given:
-            continue
-        words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
-        plain, other = (_begin(run, setup, overrides) for overrides in ((), words))
+    parts = [{f"--{'.'.join(k)}": value for k, value in changed if k[0] == part} for part in ("model", "method")]
+    if not any(parts):
+        return
+    plain = _begin(run, setup, ())
+    for given in filter(None, parts):
+        other = _begin(run, setup, [f"{key}={json.dumps(value)}" for key, value in given.items()])
         starts, others = plain.state_dict(), other.state_dict()
         if {name: value.shape for name, value in starts.items()} != {name: v.shape for name, v in others.items()}:
             return  # loading the checkpoint will say so

@@ -106,12 +106,13 @@ class Reproduce(ImageCommand):
             if limit is not None and not limit > 0:
                 raise InputError(f"`--{option}` was {limit:g}; give more than 0.")
         every = read_queue(path, Path(self.out or "reproductions"))
-        queue = [one for one in every if not _missing_data(one.plan.item)]
-        for one in every:
-            if one not in queue:
-                console.note(f"{one.name} is left out: {', '.join(_missing_data(one.plan.item))} is not here")
+        missing = [(one, _missing_data(one.plan.item)) for one in every]
+        queue = [one for one, sets in missing if not sets]
+        for one, sets in missing:
+            if sets:
+                console.note(f"{one.name} is left out: {', '.join(sets)} is not here")
         if not queue:
-            lacking = sorted({name for one in every for name in _missing_data(one.plan.item)})
+            lacking = sorted({name for _, sets in missing for name in sets})
             raise InputError(
                 f"Nothing of {path} can run: each of its entries needs an image set that is not here "
                 f"({', '.join(lacking)}). `quickstudy data list` says how to get it, --data-root where it is."

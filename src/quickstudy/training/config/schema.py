@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validat
 
 from quickstudy.engine import devices
 from quickstudy.engine.settings import EngineSettings
-from quickstudy.errors import suggest_nearest
-from quickstudy.tasks.draws import SPLITS
+from quickstudy.tasks.draws import check_split
 from quickstudy.training.config.schedule import Schedule
 from quickstudy.training.init_from import InitFrom
 
@@ -80,9 +79,7 @@ class EvaluateSettings(BaseModel, frozen=True, extra="forbid"):
     @field_validator("split")
     @classmethod
     def _check_split(cls, split: str) -> str:
-        if split not in SPLITS:
-            raise ValueError(f"there is no split {split!r}. {suggest_nearest(split, SPLITS)}")
-        return split
+        return check_split(split)
 
 
 class ComputeSettings(BaseModel, EngineSettings, frozen=True, extra="forbid"):

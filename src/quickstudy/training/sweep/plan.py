@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import task_batches
@@ -111,6 +112,7 @@ def check_space(settings: Mapping[Any, Any], space: Space) -> Setup:
     check_training(setup)
     if setup.config.init_from:
         find_start(setup.config.init_from, setup.learner, setup.model_shapes)
+    tasks = _validation_tasks(setup)
     for key, dimension in space.items():
         for value in dimension.check_values[1:]:
             try:
@@ -122,7 +124,8 @@ def check_space(settings: Mapping[Any, Any], space: Space) -> Setup:
                     f"With `{key}` at {value!r} the metric of a run is {other.metric.name}, at {first[key]!r} it is "
                     f"{setup.metric.name}. These cannot be compared. Search one of them, or set `evaluate.metric`."
                 )
-            if not _validate_alike(setup, other):
+            same_number = other.config.train.validate_tasks == setup.config.train.validate_tasks
+            if not (same_number and _are_equal(tasks, _validation_tasks(other))):
                 raise InputError(
                     f"With `{key}` at {value!r} a trial is validated on other tasks than at {first[key]!r}, so the "
                     "trials cannot be compared. Search what only training has (`tasks.train.*`, where the tasks of the "
@@ -131,19 +134,14 @@ def check_space(settings: Mapping[Any, Any], space: Space) -> Setup:
     return setup
 
 
-def _validate_alike(one: Setup, other: Setup) -> bool:
-    """Whether two setups are validated on the same tasks, by the first of them."""
-    if one.config.train.validate_tasks != other.config.train.validate_tasks:
-        return False
-    first, second = (
-        [
-            leaf
-            for task in task_batches(setup.family, "val", COMPARED, 0)
-            for leaf in tree_leaves((task.support, task.query))
-        ]
-        for setup in (one, other)
-    )
-    return len(first) == len(second) and all(map(torch.equal, first, second))
+def _validation_tasks(setup: Setup) -> list[Tensor]:
+    """The examples of the first tasks that trials are validated on."""
+    tasks = task_batches(setup.family, "val", COMPARED, 0)
+    return [leaf for task in tasks for leaf in tree_leaves((task.support, task.query))]
+
+
+def _are_equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
 def _build_with_validation(settings: Mapping[Any, Any], sample: Mapping[str, Any]) -> Setup:
