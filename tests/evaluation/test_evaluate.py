@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student_t
 from torch import nn
 
 import quickstudy
@@ -151,9 +152,9 @@ def summary(values, name="mse", tasks="same"):
 
 def test_a_paired_difference_is_what_the_hand_finds():
     difference = compare(summary([1, 2, 3, 4]), summary([2, 2, 5, 3]))
-    # Differences 1, 0, 2, -1: mean .5, variance (.25 + .25 + 2.25 + 2.25) / 4 = 1.25, interval 1.96 sqrt(1.25 / 4).
+    # Differences 1, 0, 2, -1: mean .5, variance (.25 + .25 + 2.25 + 2.25) / 3 = 5 / 3; t of 3 is 3.182446.
     assert difference.spread.mean == 0.5
-    assert difference.spread.interval == pytest.approx(1.96 * math.sqrt(1.25 / 4), rel=1e-12)
+    assert difference.spread.interval == pytest.approx(3.182446 * math.sqrt(5 / 3 / 4), rel=1e-6)
     assert (difference.spread.tasks, difference.left_out) == (4, 0)
 
 
@@ -203,9 +204,18 @@ def test_metrics_are_what_the_hand_finds_with_and_without_a_task_axis(name, outp
     )
 
 
-def test_an_interval_is_196_standard_deviations_of_the_mean():
+def test_an_interval_is_students():
     spread = metrics.compute_spread(np.array([0.0, 0.0, 1.0, 1.0]))
-    assert (spread.mean, spread.interval) == (0.5, pytest.approx(1.96 * 0.5 / 2))
+    assert (spread.mean, spread.interval) == (0.5, pytest.approx(3.182446 * (1 / 3) ** 0.5 / 2))
+    many = metrics.compute_spread(np.arange(600.0) % 2)
+    assert many.interval == pytest.approx(1.96 * 0.5 / 600**0.5, rel=4e-3)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 5, 30])
+def test_an_interval_of_few_tasks_covers_the_mean_as_often_as_it_says(tasks):
+    draws = np.random.default_rng(0).normal(1, 3, size=(4000, tasks))
+    covered = np.mean([abs(s.mean - 1) <= s.interval for s in map(metrics.compute_spread, draws)])
+    assert abs(covered - 0.95) < 0.012  # 3.5 standard errors of the share
 
 
 @pytest.mark.parametrize(
@@ -370,7 +380,8 @@ def test_comparing_runs_pairs_their_tasks(cli, run):
         values.append(Run.open(name).results()["test"].arrays["metric"].astype(np.float64))
     gaps = values[1] - values[0]
     assert second["difference"]["mean"] == pytest.approx(gaps.mean(), rel=1e-4)  # float32 values, subtracted in float64
-    assert second["difference"]["interval"] == pytest.approx(1.96 * gaps.std() / math.sqrt(40), rel=1e-4)
+    half = student_t.ppf(0.975, 39) * gaps.std(ddof=1) / math.sqrt(40)
+    assert second["difference"]["interval"] == pytest.approx(half, rel=1e-4)
     done = cli("compare", "run", "other", "--evaluate.tasks", 40)
     assert first["hash"] in done.out and "reference" in done.out and "95% interval over tasks" in done.out
     assert cli("train", "sine.yaml", "--tasks.shots", 6, "--out", "third", "--no-tensorboard").code == 0

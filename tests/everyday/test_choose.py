@@ -1,18 +1,13 @@
 """`choose`: it finds a difference that is there, names no winner of noise, and says when it cannot judge."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import t as student
 from torch import nn
 
 import quickstudy as qs
 from quickstudy.errors import InputError
-from quickstudy.everyday.choose import cheapest, student_quantile
+from quickstudy.everyday.choose import cheapest
 
 
 class Projected(nn.Module):
@@ -108,8 +103,3 @@ def test_a_few_examples_decide_nothing_however_clear_they_look():
 def test_what_cannot_be_compared_is_refused(data, among, message):
     with pytest.raises(InputError, match=message):
         qs.choose(data, among)
-
-
-@given(st.floats(0.55, 0.999), st.integers(1, 60))
-def test_the_quantile_is_students(p, freedom):
-    assert math.isclose(student_quantile(p, freedom), student.ppf(p, freedom), rel_tol=2e-3, abs_tol=1e-3)

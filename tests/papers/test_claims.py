@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from made import made, printed, reading
 
+from quickstudy.evaluation.student import student
 from quickstudy.papers.catalog import item
 from quickstudy.papers.hypermaml.claims import time_is_linear
 from quickstudy.papers.runner.claims import WORDS, all_hold, decide, most_hold, some_hold
-from quickstudy.papers.runner.estimate import Bounds, Estimate, seeds_hold, student
+from quickstudy.papers.runner.estimate import Bounds, Estimate, seeds_hold
 from quickstudy.papers.runner.found import Found, MissingError, lost_tasks
 from quickstudy.papers.runner.items import Cell, Claim, Item, Reported, Row
 from quickstudy.papers.runner.measures import Reading
@@ -349,7 +350,7 @@ def test_differences_are_paired_over_tasks_and_seeds():
     here = made({("maml", "x"): ([1.0, 5.0], [3.0, 5.0]), ("fast", "x"): ([1.0, 1.0], [1.0, 1.0])})
     over = here.difference("maml", "fast", "x")
     assert (over.estimate.mean, over.estimate.seeds, over.tasks) == (-2.5, (-2.0, -3.0), 2)
-    assert over.estimate.tasks == pytest.approx(1.96 * 1.5 / 2**0.5)
+    assert over.estimate.tasks == pytest.approx(12.706205 * 1.5)
     other = replace(here.first("fast", "x"), tasks="other")
     with pytest.raises(MissingError, match="same tasks"):
         replace(here, readings={**here.readings, ("fast", "x"): (other,)}).difference("maml", "fast", "x")

@@ -1,13 +1,13 @@
 """Metrics of a task's query set, and their mean over tasks with a 95% interval.
 
-The interval is over tasks, not over seeds: 1.96 standard deviations of the tasks' values, divided by the square root of
-their number. Tasks whose value is not finite have no part in the mean; they are counted and shown. One task alone has
-no interval.
+The interval is over tasks, not over seeds: that of Student's t. With hundreds of tasks it is the usual one, 1.96
+standard deviations of the tasks' values, divided by the square root of their number; with few tasks it is wider. Tasks
+whose value is not finite have no part in the mean; they are counted and shown. One task alone has no interval.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError, suggest_nearest
-
-Z95 = 1.96
+from quickstudy.evaluation.student import student
 
 
 def accuracy(output: Float[Tensor, "*t n ways"], y: Int[Tensor, "*t n"]) -> Float[Tensor, "*t"]:
@@ -123,9 +122,10 @@ def compute_spread(values: NDArray[np.floating]) -> Spread:
     """The mean of the tasks' values, with its interval.
 
     >>> print(compute_spread(np.array([1.0, 3.0, float("nan")])))
-    2 ± 1.4 (1 of 3 diverged)
+    2 ± 13 (1 of 3 diverged)
     """
     finite = values[np.isfinite(values)].astype(np.float64)
     mean = float(finite.mean()) if len(finite) else float("nan")
-    interval = float(Z95 * finite.std() / len(finite) ** 0.5) if len(finite) > 1 else float("nan")
-    return Spread(mean, interval, len(finite), len(values))
+    n = len(finite)
+    interval = student(0.95, n - 1) * float(finite.std(ddof=1)) / sqrt(n) if n > 1 else float("nan")
+    return Spread(mean, interval, n, len(values))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.errors import InputError
+from quickstudy.evaluation.student import student
 from quickstudy.everyday.bases import Base, count_distinct, open_base, run_outputs, typical_shots
 from quickstudy.everyday.items import read_folder, read_items
 from quickstudy.everyday.labels import check_classes, number_labels, read_labels
@@ -273,26 +274,12 @@ def _difference(
     each = np.nanmean(gaps, axis=1)
     taught, test = splits[0]
     variance = (1 / len(each) + len(test) / len(taught)) * float(each.var(ddof=1))
-    mean, interval = float(each.mean()), student_quantile(1 - level / 2, len(each) - 1) * math.sqrt(variance)
+    mean, interval = float(each.mean()), student(1 - level, len(each) - 1) * math.sqrt(variance)
     by_example = np.nan_to_num(np.nanmean(np.where(np.isnan(gaps).all(0), 0.0, gaps), axis=0))
     differing = int((by_example != 0).sum())
     # If chance decided each of these examples, all would fall to one side with this probability.
     could_be_told = 2.0 ** (1 - differing) <= level
     return mean, interval, could_be_told and abs(mean) > interval
-
-
-def student_quantile(p: float, freedom: int) -> float:
-    """The quantile of Student's t above one half, by halving in its distribution, the integral of its density.
-
-    >>> round(student_quantile(0.975, 9), 2), round(student_quantile(0.975, 1000), 2)
-    (2.26, 1.96)
-    """
-    # Substituting t = sqrt(freedom) tan(a) makes the density a power of the cosine, on a finite range.
-    angles = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angles) ** (freedom - 1)
-    total = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    share = 0.5 + total / (2 * total[-1])
-    return math.sqrt(freedom) * math.tan(float(angles[int(np.searchsorted(share, p))]))
 
 
 def _percent(share: float) -> str:

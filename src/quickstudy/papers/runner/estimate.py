@@ -1,7 +1,7 @@
 """A number that was found with several seeds, its interval over tasks and seeds, and what that interval decides.
 
-Two chances are in a number: which tasks were drawn, and how the trainings went. Their variances add up. Over tasks the
-interval is normal; over seeds, of which there are few, it is Student's.
+Two chances are in a number: which tasks were drawn, and how the trainings went. Their variances add up. Both
+intervals are Student's; several comparisons widen the one over tasks, of which there are many, as a normal one.
 
 - A verdict takes three seeds; five where their own numbers would give different verdicts.
 - A number keeps within bounds where its whole interval does, and breaks them where its whole interval is outside.
@@ -10,11 +10,12 @@ interval is normal; over seeds, of which there are few, it is Student's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from math import cos, inf, isfinite, log, pi, sin, sqrt, tan
+from math import inf, isfinite, log, sqrt
 from statistics import NormalDist
 
 import numpy as np
+
+from quickstudy.evaluation.student import student
 
 SEEDS = 3
 """Trainings that a verdict takes."""
@@ -135,29 +136,3 @@ def seeds_hold(held: Sequence[bool]) -> bool | None:
     z = NormalDist().inv_cdf(0.975)  # Wilson's interval of a share
     middle, reach = (k + z * z / 2) / (n + z * z), z * sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
     return True if middle - reach > 0.5 else False if middle + reach < 0.5 else None
-
-
-@cache
-def student(confidence: float, freedom: int) -> float:
-    """The t beyond which, on both sides, Student's distribution has what a confidence leaves (26.7.3 and 26.7.4 of AS).
-
-    >>> [round(student(0.95, n), 3) for n in (1, 2, 9)]
-    [12.706, 4.303, 2.262]
-    """
-    low, high = 0.0, pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _between(middle, freedom) < confidence else (low, middle)
-    return tan(low) * sqrt(freedom)
-
-
-def _between(angle: float, freedom: int) -> float:
-    """Student's probability of lying between -t and t, where t is the tangent of an angle times the root of freedom."""
-    odd = freedom % 2
-    term = total = cos(angle) if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= (k - 1) / k * cos(angle) ** 2
-        total += term
-    if not odd:
-        return sin(angle) * total
-    return 2 / pi * (angle + (sin(angle) * total if freedom > 1 else 0.0))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quickstudy.errors import RunError
-from quickstudy.evaluation.metrics import Z95, Spread, compute_spread
+from quickstudy.evaluation.metrics import Spread, compute_spread
 from quickstudy.papers.runner.estimate import Estimate
 from quickstudy.papers.runner.items import Item, Row
 from quickstudy.papers.runner.measures import Reading, Trained
@@ -111,7 +111,7 @@ class Found:
             return Estimate(logs, float(np.hypot(ours.tasks / ours.mean, others.tasks / others.mean)))
         # What each task adds to the logarithm of a ratio of means.
         pull = one / one.mean() - two / two.mean()
-        return Estimate(logs, float(Z95 * pull.std() / len(pull) ** 0.5))
+        return Estimate(logs, compute_spread(pull).interval)
 
     def pairs(self, first: str, second: str, column: str) -> list[tuple[float, float]]:
         """Two rows' values by seed, for the seeds that both have: a run that was stopped may have fewer."""
@@ -155,7 +155,7 @@ class Found:
         levels = parts.mean(2, keepdims=True)
         scatter = np.sqrt(((parts - levels) ** 2).sum() / (parts.size - levels.size))
         rise = float((levels[:, 1] - levels[:, 0]).mean())
-        return rise, float(Z95 * scatter * np.sqrt(2 / (fifth * len(parts))))
+        return rise, float(1.96 * scatter * np.sqrt(2 / (fifth * len(parts))))
 
     def is_rising(self, row: str) -> bool:
         """Whether a row's validation still rose, by more than its interval, in the last fifth of training."""
