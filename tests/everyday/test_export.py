@@ -293,6 +293,7 @@ def test_batch_statistics_are_refused_with_the_way_out(name, tmp_path):
     [
         (lambda: maml(net(), inner_lr=0.1, norms="support"), "takes gradient steps"),
         (lambda: hypermaml(net(), norms="support", emission=0.5), "takes gradient steps"),
+        (lambda: METHODS["mamlpp"](net()), "takes gradient steps"),
         (lambda: METHODS["nearest_neighbour"](WAYS), "NearestNeighbour is not exported with its learning"),
     ],
 )

@@ -2,10 +2,14 @@
 
 import copy
 import math
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -231,6 +235,21 @@ def test_a_subclass_with_the_same_forward_is_a_cell_and_other_layers_are_named()
     with pytest.warns(SharedLayersWarning, match="share 0.parametrizations"):
         learner = mnet(normed)
     assert isinstance(learner, RuleLearner) and learner.adapts == ("1.weight", "1.bias")
+
+
+def test_a_warning_about_shared_layers_names_the_line_that_made_the_learner(tmp_path: Path) -> None:
+    """In a process of its own: the checks of types in tests add calls in between."""
+    masked = ["mtnet", "mnet", "mtnet_full", "mnet_full", "emit_mtnet", "gated_emission"]
+    names = ["tnet", *masked, "emit_tnet", "warpgrad"]
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from torch import nn\nfrom quickstudy.methods.registry import METHODS\n"
+        "model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 3))\n"
+        + "".join(f'METHODS["{name}"](model)\n' for name in names)
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    warned = re.findall(r"program\.py:(\d+): SharedLayersWarning", done.stderr)
+    assert warned == [str(line) for line in range(4, 4 + len(names))], done.stderr
 
 
 def test_a_layer_used_twice_in_one_parent_is_one_cell_in_both_places() -> None:

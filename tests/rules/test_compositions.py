@@ -54,7 +54,7 @@ from quickstudy.models.nets import conv_net, linear, mlp
 from quickstudy.models.set_hypernet import SetHypernet
 from quickstudy.models.split import split_head
 from quickstudy.rules.along_path import AlongPath
-from quickstudy.rules.criteria import get_criterion, mse
+from quickstudy.rules.criteria import CRITERIA, get_criterion, mse
 from quickstudy.rules.damped_newton import DampedNewton
 from quickstudy.rules.gated import Gated
 from quickstudy.rules.gaussian_emit import divergence_from_standard
@@ -67,6 +67,7 @@ from quickstudy.tasks.synthetic.sine import Sine
 from quickstudy.types import pick
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+BY_CLASS = ("protonet", "nca", "hypershot")
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -114,6 +115,37 @@ def test_regression_is_the_same_under_vmap_and_on_the_loop(
 def test_what_writes_a_row_for_each_class_refuses_a_regression(name: str) -> None:
     with pytest.raises(InputError, match="compares no classes.*set_emit"):
         METHODS[name](mlp(1, 1), loss="mse")
+
+
+@pytest.mark.parametrize("name", ["bayes_hypermaml", "leo", "protonet", "nca", "hypershot"])
+@pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
+def test_a_loss_is_judged_alike_by_its_name_and_as_a_function(name: str, loss: str) -> None:
+    for given in (loss, CRITERIA[loss]):
+        with pytest.raises(InputError, match=f"the loss '{loss}'"):
+            METHODS[name](mlp(4, 3), *([3] if name in BY_CLASS else []), loss=given)
+
+
+@pytest.mark.parametrize("loss", list(CRITERIA))
+@pytest.mark.parametrize("name", ["r2d2", "set_emit", "emit_ridge", "emit_maml"])
+def test_a_loss_makes_one_learner_by_its_name_and_as_a_function(name: str, loss: str) -> None:
+    made = []
+    for given in (loss, CRITERIA[loss]):
+        torch.manual_seed(0)
+        made.append(METHODS[name](mlp(4, 3), loss=given).state_dict())
+    torch.testing.assert_close(made[1], made[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "class_sum_cross_entropy", "one_hot_mse"])
+@pytest.mark.parametrize("where", ["loss", "inner_loss"])
+def test_every_loss_of_classes_runs_under_vmap(loss: str, where: str) -> None:
+    net = NETS[0]
+    learner, batch = maml(net.build(), **{where: loss}), tasks(net)
+    found = []
+    for learner.engine in (Engine("loop"), Engine("vmap")):
+        outcome, gradients = learner.meta_gradient(batch)
+        assert learner.engine.backend == learner.engine.settings.backend
+        found.append([outcome.loss, outcome.output, *(g for g in gradients if g is not None)])
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
 
 
 # Emission

@@ -39,6 +39,8 @@ from quickstudy.methods.protonet import protonet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.encoders.pictures import PictureEncoder
 from quickstudy.models.norms import is_transductive
+from quickstudy.rules.combine import Mix
+from quickstudy.rules.criteria import one_hot
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.skipping import Skipping
 from quickstudy.storage.files import dumps, explain_disk_errors, write_atomic
@@ -267,7 +269,7 @@ class LearningModule(nn.Module):
         return features
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        member = torch.eye(self.ways, dtype=support_x.dtype)[support_y]
+        member = one_hot(support_y, self.ways, support_x)
         params = self.learner.update(Examples(self.encode(support_x), support_y), {}, evaluating=True)
         logits = self.learner.predict(params, self.encode(query_x))
         return torch.where(member.sum(0) > 0, logits, -torch.inf)
@@ -303,10 +305,9 @@ def _refuse_transductive(module: nn.Module) -> None:
 
 def _learns_at_once(learner: Learner, ways: int | None) -> Learner:
     """The learner for a number of ways, if its update is one pass through networks."""
-    steps = [part for part in learner.modules() if isinstance(part, Descend)]
     if isinstance(learner, RuleLearner):
-        active = [part for part in steps if not _is_skipped(learner, part)]
-        if active:
+        steps = {part for part in learner.modules() if isinstance(part, Descend)}
+        if steps - _skipped(learner.rule):
             raise InputError(
                 "This learner takes gradient steps, which an exporter may get silently wrong. Export the adapted model "
                 "instead (a classifier), or a learner without steps: protonet, or hypermaml with emission 1."
@@ -326,15 +327,16 @@ def _learns_at_once(learner: Learner, ways: int | None) -> Learner:
     return learner if ways in (None, learner.ways) else learner.with_ways(ways)
 
 
-def _is_skipped(learner: RuleLearner, step: nn.Module) -> bool:
-    """Whether a part of a rule has weight 0, so that it does not run."""
-    for part in learner.rule.modules():
-        if isinstance(part, Skipping):
-            rules = getattr(part, "rules", ())
-            for zero, rule in zip(part.zeros(), rules, strict=True):
-                if zero and any(inner is step for inner in rule.modules()):
-                    return True
-    return False
+def _skipped(rule: nn.Module) -> set[nn.Module]:
+    """The parts of a rule that do not run, as their branch of a `Mix` has weight 0."""
+    return {
+        part
+        for mix in rule.modules()
+        if isinstance(mix, Mix)
+        for is_zero, branch in zip(mix.zeros(), mix.rules, strict=True)
+        if is_zero
+        for part in branch.modules()
+    }
 
 
 def _export(

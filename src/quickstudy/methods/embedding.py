@@ -26,7 +26,7 @@ from quickstudy.models.norms import (
     with_safe_norms,
 )
 from quickstudy.models.split import split_head
-from quickstudy.rules.criteria import check_class_numbers, get_criterion
+from quickstudy.rules.criteria import check_class_numbers, compares_classes, describe_loss, get_criterion, one_hot
 from quickstudy.rules.params import with_prefix
 from quickstudy.types import Criterion, Examples, Inputs, Params
 
@@ -55,10 +55,11 @@ class EmbeddingLearner(Learner):
         self, model: nn.Module, ways: int, loss: str | Criterion, *, head: str | None = None, norms: str = "batch"
     ) -> None:
         super().__init__(get_criterion(loss))
-        if ways < 2 or loss in ("mse", "binary_cross_entropy"):
+        if ways < 2 or compares_classes(loss) is False:
             raise InputError(
-                f"This method compares classes, and these tasks have {ways} output(s) and the loss {loss!r}. "
-                "Use it on tasks with two classes or more and the loss cross_entropy, such as `drawings`."
+                f"This method compares classes, and these tasks have {ways} output(s) and the loss "
+                f"{describe_loss(loss)}. Use it on tasks with two classes or more and the loss cross_entropy, such as "
+                "`drawings`."
             )
         body, _ = split_head(model, head)
         self.body = with_safe_norms(body, refuse_per_step(norms, "this method takes no step through them"))
@@ -135,7 +136,7 @@ class AdaptedLearner(nn.Module):
 
 def class_means(e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], ways: int) -> Float[Tensor, "ways features"]:
     """The mean embedding of each class. It is NaN for a class without examples; training and evaluation report that."""
-    member = F.one_hot(y, ways).to(e.dtype)  # [n_s, ways]
+    member = one_hot(y, ways, e)
     return member.T @ e / member.sum(0)[:, None]
 
 

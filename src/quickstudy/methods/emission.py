@@ -17,20 +17,18 @@ from quickstudy.models.split import last_linear, split_head
 from quickstudy.models.trace import trace_calls
 from quickstudy.rules.base import Rule
 from quickstudy.rules.combine import Chain
+from quickstudy.rules.criteria import compares_classes, describe_loss
 from quickstudy.rules.on_features import OnFeatures
 from quickstudy.rules.set_emit import SetEmit
 from quickstudy.types import Params
 
-CLASS_LOSSES = ("cross_entropy", "class_sum_cross_entropy", "one_hot_mse")
-NUMBER_LOSSES = ("mse", "binary_cross_entropy")
-
 
 def refuse_numbers(loss: Loss, name: str) -> None:
     """Refuse the loss of a regression, for a method that reads classes."""
-    if loss in NUMBER_LOSSES:
+    if compares_classes(loss) is False:
         raise InputError(
-            f"{name} writes one row of the head for each class, and the loss {loss!r} compares no classes. Use tasks "
-            "with classes, or a method that takes numbers, such as set_emit or emit_mtnet."
+            f"{name} writes one row of the head for each class, and the loss {describe_loss(loss)} compares no "
+            "classes. Use tasks with classes, or a method that takes numbers, such as set_emit or emit_mtnet."
         )
 
 
@@ -114,9 +112,11 @@ def choose_summary(summary: str | None, loss: Loss) -> str:
     """What an emission reads and writes, "set" or "class": by the loss, where it is not given."""
     if summary not in (None, "set", "class"):
         raise InputError(f"`summary` is 'set' or 'class', not {summary!r}.")
-    if summary == "class" and loss in NUMBER_LOSSES:
-        raise InputError(f"`summary` is 'class', and the loss {loss!r} compares no classes. Use summary='set'.")
-    return summary or ("class" if loss in CLASS_LOSSES else "set")
+    if summary == "class" and compares_classes(loss) is False:
+        raise InputError(
+            f"`summary` is 'class', and the loss {describe_loss(loss)} compares no classes. Use summary='set'."
+        )
+    return summary or ("class" if compares_classes(loss) else "set")
 
 
 def emit_then(

@@ -28,7 +28,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
 from quickstudy.rules.combine import Chain
-from quickstudy.rules.criteria import check_class_numbers
+from quickstudy.rules.criteria import check_class_numbers, one_hot
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.params import adaptable, trainable
 from quickstudy.rules.rescale import Chart, Rescale
@@ -68,7 +68,7 @@ class RelationEncoder(nn.Module):
         n = len(e)
         pairs = torch.cat([e[:, None].expand(n, n, -1), e[None].expand(n, n, -1)], dim=-1)
         relations = self.relate(pairs).mean(1)  # [n, latent]
-        member = torch.eye(self.ways, dtype=x.dtype, device=x.device)[y]
+        member = one_hot(y, self.ways, x)
         return {"z": member.T @ relations / member.sum(0).clamp(min=1)[:, None]}
 
 

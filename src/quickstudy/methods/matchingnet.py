@@ -24,6 +24,7 @@ from quickstudy.errors import InputError, check_positive, suggest_nearest
 from quickstudy.methods.embedding import EmbeddingLearner, pairwise_cosines
 from quickstudy.methods.learner import Learner
 from quickstudy.models.split import split_head
+from quickstudy.rules.criteria import one_hot
 from quickstudy.types import Criterion, Params
 
 
@@ -113,7 +114,7 @@ class MatchingNet(EmbeddingLearner):
     def summarize(self, e: Float[Tensor, "n_s features"], y: Int[Tensor, "n_s"], evaluating: bool) -> Params:
         del evaluating
         e = e if self.context is None else self.context.of_support(e)
-        return {"embeddings": e, "labels": F.one_hot(y, self.ways).to(e.dtype)}
+        return {"embeddings": e, "labels": one_hot(y, self.ways, e)}
 
     def compare(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
         e = e if self.context is None else self.context.of_queries(e, params["embeddings"])

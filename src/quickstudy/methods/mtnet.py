@@ -14,8 +14,7 @@ tasks, with a warning.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Unpack
 
 from torch import nn
@@ -24,11 +23,9 @@ from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.cells import cell_param_names, with_metric
-from quickstudy.rules.base import Rate
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.mask import Masked
 from quickstudy.rules.params import adaptable, layer_of
-from quickstudy.types import Params
 
 
 def tnet(
@@ -56,8 +53,11 @@ def mtnet(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """MT-net (Lee & Choi, 2018, algorithm 2): a T-net in which one draw per task decides which rows adapt."""
-    mask = partial(Masked, draw=draw, temperature=temperature)
-    return _masked(with_metric(model), Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
+    cells = with_metric(model)
+    names = adaptable_cells(cells)
+    rate = Masked(Constant(inner_lr), adaptable(cells, names), draw=draw, temperature=temperature)
+    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
+    return make_rule_learner(cells, rule, adapts=names, **options)
 
 
 def mtnet_full(
@@ -71,8 +71,11 @@ def mtnet_full(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """MT-net-full: a mask logit for each weight instead of each row."""
-    mask = partial(Masked, draw=draw, temperature=temperature, per_weight=True)
-    return _masked(with_metric(model), Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
+    cells = with_metric(model)
+    names = adaptable_cells(cells)
+    rate = Masked(Constant(inner_lr), adaptable(cells, names), draw=draw, temperature=temperature, per_weight=True)
+    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
+    return make_rule_learner(cells, rule, adapts=names, **options)
 
 
 def mnet(
@@ -86,8 +89,10 @@ def mnet(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """M-net: MT-net's masks without the metric T."""
-    mask = partial(Masked, draw=draw, temperature=temperature)
-    return _masked(model, Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
+    names = adaptable_cells(model)
+    rate = Masked(Constant(inner_lr), adaptable(model, names), draw=draw, temperature=temperature)
+    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
+    return make_rule_learner(model, rule, adapts=names, **options)
 
 
 def mnet_full(
@@ -101,22 +106,10 @@ def mnet_full(
     **options: Unpack[HeadOptions],
 ) -> Learner:
     """M-net-full: a mask logit for each weight, without the metric T."""
-    mask = partial(Masked, draw=draw, temperature=temperature, per_weight=True)
-    return _masked(model, Constant(inner_lr), mask, inner_steps, eval_inner_steps, **options)
-
-
-def _masked(
-    cells: nn.Module,
-    rate: Rate,
-    mask: Callable[[Rate, Params], Masked],
-    steps: int,
-    eval_steps: int | None,
-    **options: Unpack[HeadOptions],
-) -> Learner:
-    """Descent on W and b of all cells, at a rate under a mask."""
-    names = adaptable_cells(cells)
-    rule = Descend(mask(rate, adaptable(cells, names)), steps, eval_steps=eval_steps)
-    return make_rule_learner(cells, rule, adapts=names, **options)
+    names = adaptable_cells(model)
+    rate = Masked(Constant(inner_lr), adaptable(model, names), draw=draw, temperature=temperature, per_weight=True)
+    rule = Descend(rate, inner_steps, eval_steps=eval_inner_steps)
+    return make_rule_learner(model, rule, adapts=names, **options)
 
 
 class SharedLayersWarning(UserWarning):
@@ -138,6 +131,6 @@ def adaptable_cells(model: nn.Module) -> Sequence[str]:
         warnings.warn(
             f"T and masks act on plain Linear and Conv2d layers; all tasks will share {', '.join(sorted(others))}.",
             SharedLayersWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     return names

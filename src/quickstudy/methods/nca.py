@@ -30,9 +30,10 @@ from quickstudy.engine.twin import call_on
 from quickstudy.errors import InputError
 from quickstudy.methods.embedding import EmbeddingLearner, class_means, pairwise_cosines
 from quickstudy.methods.learner import Learner, Noise
+from quickstudy.rules.criteria import cross_entropy, describe_loss, get_criterion
 from quickstudy.rules.params import log_parameter
 from quickstudy.rules.torch_private import tree_map
-from quickstudy.types import Examples, Outcome, Params
+from quickstudy.types import Criterion, Examples, Outcome, Params
 
 
 def neighbour_loss(similarity: Float[Tensor, "n n"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -57,16 +58,17 @@ class NCA(EmbeddingLearner):
         self,
         model: nn.Module,
         ways: int,
-        loss: str,
+        loss: str | Criterion,
         *,
         scale: float = 10.0,
         head: str | None = None,
         norms: str = "batch",
     ) -> None:
         super().__init__(model, ways, loss, head=head, norms=norms)
-        if loss != "cross_entropy":
+        if get_criterion(loss) is not cross_entropy:
             raise InputError(
-                f"`nca` trains by a loss of its own, over pairs, so loss={loss!r} cannot be used: leave it out."
+                f"`nca` trains by a loss of its own, over pairs, so the loss {describe_loss(loss)} cannot be used: "
+                "leave it out."
             )
         like = next(self.body.parameters(), torch.zeros(()))
         self.log_scale = log_parameter("scale", scale, "it multiplies cosines before a softmax", like)
@@ -92,7 +94,7 @@ def nca(
     outputs: int,
     *,
     scale: float = 10.0,
-    loss: str = "cross_entropy",
+    loss: str | Criterion = "cross_entropy",
     head: str | None = None,
     norms: str = "batch",
 ) -> Learner:

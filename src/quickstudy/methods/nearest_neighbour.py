@@ -6,14 +6,13 @@ r"""Nearest neighbour on the raw inputs: how far one gets without learning.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.methods.embedding import AdaptedLearner
 from quickstudy.methods.learner import Learner, Noise
-from quickstudy.rules.criteria import check_class_numbers, get_criterion
+from quickstudy.rules.criteria import check_class_numbers, get_criterion, one_hot
 from quickstudy.types import Criterion, Examples, Params
 
 
@@ -38,7 +37,8 @@ class NearestNeighbour(Learner):
             raise InputError(
                 "This method compares inputs that are one tensor. Use protonet on a model that reads yours."
             )
-        return {"x": support.x.flatten(1), "member": F.one_hot(support.y, self.ways).bool()}  # member [n_s, ways]
+        member = one_hot(support.y, self.ways, support.x).bool()  # [n_s, ways]
+        return {"x": support.x.flatten(1), "member": member}
 
     def predict(self, params: Params, x: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ways"]:
         # Not by a matrix product, which rounds, and not by differences [n, n_s, features], gigabytes for photographs.

@@ -19,11 +19,11 @@ from typing import Unpack
 
 from torch import nn
 
-from quickstudy.methods.emission import NUMBER_LOSSES, find_linear_head
+from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
-from quickstudy.rules.criteria import binary_cross_entropy, get_criterion
+from quickstudy.rules.criteria import binary_cross_entropy, compares_classes, get_criterion
 from quickstudy.rules.ridge import Ridge
 
 
@@ -45,7 +45,7 @@ def r2d2(
     body, last = split_head(model, head)
     loss = options.get("loss", "cross_entropy")
     if scale is None:
-        scale = 1.0 if loss in NUMBER_LOSSES else 10.0
+        scale = 1.0 if compares_classes(loss) is False else 10.0
     targets = "signs" if get_criterion(loss) is binary_cross_entropy else "given"
     rule = Ridge(outputs, ridge=ridge, scale=scale, prior=prior, targets=targets)
     return make_rule_learner(last, rule, body=body, **options)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.rules.criteria import check_class_numbers
+from quickstudy.rules.criteria import check_class_numbers, one_hot
 from quickstudy.types import Params
 
 
@@ -65,8 +65,7 @@ class ClassHypernet(nn.Module):
     def forward(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
         """The update of the head, by parameter name."""
         check_class_numbers(y)
-        # [n, ways]. Not F.one_hot, whose shape depends on the values of the labels: that cannot be compiled.
-        member = torch.eye(self.ways, dtype=x.dtype, device=x.device)[y]
+        member = one_hot(y, self.ways, x)
         label = member if self.labels == "one_hot" else y.to(x.dtype)[:, None]
         rows = torch.cat([x, guess, label] if self.enhance else [x, label], dim=-1)
         # The mean over the shots of each class, [ways, columns]; a class without examples has a row of zeros.

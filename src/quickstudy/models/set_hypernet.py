@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
+from quickstudy.rules.criteria import one_hot
 from quickstudy.types import Params
 
 
@@ -55,12 +56,7 @@ class SetHypernet(nn.Module):
         self, x: Float[Tensor, "n inputs"], guess: Float[Tensor, "n outputs"], y: Shaped[Tensor, "n ..."]
     ) -> Params:
         """The update, by parameter name."""
-        # Not F.one_hot, whose shape depends on the values of the labels: that cannot be compiled.
-        target = (
-            y.reshape(len(x), -1)
-            if y.is_floating_point()
-            else torch.eye(self.outputs, dtype=x.dtype, device=x.device)[y]
-        )
+        target = y.reshape(len(x), -1) if y.is_floating_point() else one_hot(y, self.outputs, x)
         if target.shape[-1] != self.outputs:
             raise InputError(
                 f"The hypernetwork was made for targets of {self.outputs} numbers, or class numbers below that, and "

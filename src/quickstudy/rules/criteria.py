@@ -1,8 +1,8 @@
 """Losses by name, each with its reduction.
 
-The reduction of the inner loss changes the effective inner step size. The papers' inner cross-entropy is a sum over
-classes (the sum over the support divided by the shots), which is N times the mean: at 5 ways, their rate of 0.4 equals
-2.0 with a mean.
+The reduction of the inner loss changes the effective inner step size. MT-net's released code divides the inner
+cross-entropy, a sum over the support, by the shots, which is N times the mean: at 5 ways its rate of 0.4 equals 2.0
+with a mean.
 """
 
 import torch
@@ -26,7 +26,7 @@ def class_sum_cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]
 
 def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """Squared error of each class's sigmoid, against 1 for the true class and 0 otherwise; mean over both axes."""
-    return (output.sigmoid() - F.one_hot(y, output.shape[-1])).square().mean()
+    return (output.sigmoid() - one_hot(y, output.shape[-1], output)).square().mean()
 
 
 def mse(output: Float[Tensor, "n *out"], y: Float[Tensor, "n *out"]) -> Float[Tensor, ""]:
@@ -42,6 +42,14 @@ def binary_cross_entropy(output: Float[Tensor, "n 1"], y: Float[Tensor, "n 1"]) 
     return F.binary_cross_entropy_with_logits(output, y)
 
 
+def one_hot(y: Int[Tensor, "n"], ways: int, like: Float[Tensor, "..."]) -> Float[Tensor, "n ways"]:
+    """A row for each label, with 1 at its class and 0 elsewhere, in the type and on the device of another tensor.
+
+    Not `F.one_hot`: it reads the values of the labels, which a gradient under `vmap` and the compiler refuse.
+    """
+    return torch.eye(ways, dtype=like.dtype, device=like.device)[y]
+
+
 CRITERIA: dict[str, Criterion] = {
     f.__name__: f for f in (cross_entropy, class_sum_cross_entropy, one_hot_mse, mse, binary_cross_entropy)
 }
@@ -55,6 +63,19 @@ def check_class_numbers(y: Tensor) -> None:
             f"This method reads the class of each support example, and the y of a task is {list(y.shape)} of {kind}. "
             "Give class numbers from 0, as integers: y [n]."
         )
+
+
+def compares_classes(loss: str | Criterion) -> bool | None:
+    """Whether a loss compares classes, by its name or as a function; None for a function from elsewhere."""
+    criterion = get_criterion(loss)
+    if criterion in (cross_entropy, class_sum_cross_entropy, one_hot_mse):
+        return True
+    return False if criterion in (mse, binary_cross_entropy) else None
+
+
+def describe_loss(loss: str | Criterion) -> str:
+    """The name of a loss in quotes, also where it was given as a function."""
+    return repr(getattr(loss, "__name__", loss))
 
 
 def get_criterion(given: str | Criterion) -> Criterion:

@@ -26,7 +26,7 @@ from quickstudy.rules.base import Rule, check_built_for, check_part
 from quickstudy.rules.descend import Descend, check_steps
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.on_features import refuse_features_inside
-from quickstudy.rules.params import dotted_params, layer_of, parameter_dict
+from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
 from quickstudy.types import Params, Shape
 
 
@@ -59,7 +59,9 @@ class Rescale(Rule):
 
     def __init__(self, inner: Rule, chart: Chart, scope: Sequence[str]) -> None:
         super().__init__()
-        self.inner, self.chart, self.scope = check_gain(inner, chart, scope)
+        check_part(inner, Rule, "What finds a gain", "Descend(Constant(1.0), 1)")
+        check_part(chart, Chart, "What a gain means", "Tanh()")
+        self.inner, self.chart, self.scope = inner, chart, check_scope(scope)
 
     def forward(self, params: Params, objective: Objective) -> Params:
         return self.scale(self.find(params, objective), params)
@@ -134,61 +136,25 @@ class Anneal(Rescale):
         return params | apply_chart(chart, t, params, self.scope)
 
 
-class Coadapt(Rule):
+class Coadapt(Rescale):
     r"""The gain and the parameters found together, each at a rate of its own.
 
     .. math:: (t, \theta) \leftarrow (t, \theta) - r \odot \nabla L_S(C(t)\,\theta), \qquad \phi = C(t)\,\theta
 
-    Sections 4.1 and 5 of the paper suggest it and do not evaluate it. The inner rule finds t under names that begin
-    with `gain:` (the name of a module contains no colon), so the two rates are
-    `ByName({"gain:": Constant(gamma), "": Constant(alpha)})`.
-
-    Args:
-        inner: The rule that moves both.
-        chart: What t means.
-        scope: Names of the parameters that C multiplies.
+    Sections 4.1 and 5 of the paper suggest it and do not evaluate it. The coordinates are t, under names that begin
+    with `gain:` (the name of a module contains no colon), and :math:`\theta`. So the two rates are
+    `ByName({"gain:": Constant(gamma), "": Constant(alpha)})`. The arguments are those of `Rescale`.
     """
 
-    def __init__(self, inner: Rule, chart: Chart, scope: Sequence[str]) -> None:
-        super().__init__()
-        self.inner, self.chart, self.scope = check_gain(inner, chart, scope)
+    def start(self, params: Params) -> Params:
+        return {f"gain:{name}": t for name, t in super().start(params).items()} | params
 
-    def join(self, params: Params) -> Params:
-        """t0 and theta in one dictionary, where the inner rule starts."""
-        return {f"gain:{n}": t for n, t in self.chart.start(select_scope(params, self.scope)).items()} | params
-
-    def split(self, joint: Params) -> tuple[Params, Params]:
-        """t and theta of a joint dictionary."""
-        t = {name.removeprefix("gain:"): v for name, v in joint.items() if name.startswith("gain:")}
-        return t, {name: p for name, p in joint.items() if not name.startswith("gain:")}
-
-    def combine(self, joint: Params, params: Params) -> Params:
-        """C(t) theta of a joint dictionary; `params` is where the task began."""
-        del params
-        t, moved = self.split(joint)
-        return moved | apply_chart(self.chart, t, moved, self.scope)
-
-    def find(self, params: Params, objective: Objective) -> Params:
-        """Where the inner rule ends, in one dictionary."""
-        return self.inner(self.join(params), self.on_both(params, objective))
-
-    def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
-        ends = self.inner.endpoints(self.join(params), self.on_both(params, objective))
-        return [(weight, self.combine(joint, params)) for weight, joint in ends]
-
-    def on_both(self, params: Params, objective: Objective) -> Objective:
-        """The objective as a function of a joint dictionary."""
-        return objective.pullback(lambda joint: self.combine(joint, params))
-
-    def forward(self, params: Params, objective: Objective) -> Params:
-        return self.combine(self.find(params, objective), params)
-
-    def noise(self, params: Params) -> dict[str, Shape]:
-        refuse_features_inside(self, self.inner)
-        return self.inner.noise(self.join(params))
+    def scale(self, t: Params, params: Params) -> Params:
+        theta = {name: t[name] for name in params}
+        return theta | apply_chart(self.chart, with_prefix(t, "gain:"), theta, self.scope)
 
     def observe(self, params: Params, objective: Objective) -> dict[str, Tensor]:
-        t, _ = self.split(self.find(params, objective))
+        t = with_prefix(self.find(params, objective), "gain:")
         return {f"gain.{name}".rstrip("."): value for name, value in t.items()}
 
 
@@ -204,20 +170,12 @@ class GainAndShift(Coadapt):
     at :math:`\theta`: unlike in `Coadapt`, the sign of C does not turn the step.
     """
 
-    def join(self, params: Params) -> Params:
-        return super().join(params) | {name: torch.zeros_like(p) for name, p in params.items()}
+    def start(self, params: Params) -> Params:
+        return super().start(params) | {name: torch.zeros_like(p) for name, p in params.items()}
 
-    def combine(self, joint: Params, params: Params) -> Params:
-        t, shift = self.split(joint)
-        scaled = params | apply_chart(self.chart, t, params, self.scope)
-        return {name: scaled[name] + shift[name] for name in params}
-
-
-def check_gain(inner: Rule, chart: Chart, scope: Sequence[str]) -> tuple[Rule, Chart, tuple[str, ...]]:
-    """The parts of a rule that finds a gain, or an error where one of them can be none."""
-    check_part(inner, Rule, "What finds a gain", "Descend(Constant(1.0), 1)")
-    check_part(chart, Chart, "What a gain means", "Tanh()")
-    return inner, chart, check_scope(scope)
+    def scale(self, t: Params, params: Params) -> Params:
+        scaled = params | apply_chart(self.chart, with_prefix(t, "gain:"), params, self.scope)
+        return {name: scaled[name] + t[name] for name in params}
 
 
 def check_scope(scope: Sequence[str]) -> tuple[str, ...]:

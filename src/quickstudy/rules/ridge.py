@@ -5,6 +5,7 @@ from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
+from quickstudy.rules.criteria import one_hot
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import log_parameter
@@ -59,7 +60,7 @@ class Ridge(Rule):
         z, y = objective.support
         # Not `zeros_like`: a head that is not used has a gradient of 0, and does not pass for one that was forgotten.
         theta = params if self.prior == "learned" else {name: 0 * p for name, p in params.items()}
-        target = y.reshape(len(y), -1) if y.is_floating_point() else torch.eye(self.outputs, device=y.device)[y]
+        target = y.reshape(len(y), -1) if y.is_floating_point() else one_hot(y, self.outputs, z)
         if self.targets == "signs":
             target = 2 * target - 1
         rows = solve_in_kernel(z, theta, self.log_ridge.exp(), target - objective.predict(theta))
