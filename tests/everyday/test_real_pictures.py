@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
 
 import quickstudy as qs
 from conftest import find_real_set, listing_of
 from quickstudy.evaluation.calibration import calibrate_on_tasks, calibration_error, collect_outputs
-from quickstudy.everyday.packing import UnitLength
+from quickstudy.everyday.heads import nearest_mean_learner
 from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.models.encoders.photos import has_photos
 from quickstudy.tasks.images.sets import IMAGE_SETS
@@ -32,7 +31,7 @@ def test_birds_by_a_frozen_encoder_calibrated_on_others(real, shots, accuracy, e
     """Five birds of classes that calibrated nothing: right answers, honest probabilities, sets of the right size."""
     real("cub")
     family = features(of=IMAGE_SETS["cub"](), shots=shots)
-    learner = qs.METHODS["protonet"](nn.Sequential(UnitLength(), nn.Linear(family.inputs[0], 5)), 5)
+    learner = nearest_mean_learner(family.inputs[0], 5)
     known = calibrate_on_tasks(learner, family, 5, shots)
     outputs, y = collect_outputs(learner, family, "test", 600)
     outputs, y = outputs.flatten(0, 1), y.flatten()

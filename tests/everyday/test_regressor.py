@@ -13,7 +13,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.errors import InputError
-from quickstudy.everyday.heads import PENALTIES, Ridge
+from quickstudy.everyday.heads import PENALTIES, RidgeLine
 from quickstudy.everyday.packing import pack_run
 from quickstudy.storage.run import Run
 from quickstudy.training import config
@@ -28,7 +28,7 @@ def data(n=12, features=3, outputs=1, seed=0):
 
 def test_it_is_scikit_learns_ridge_on_standardised_features():
     x, y = data(outputs=2)
-    line = Ridge(torch.from_numpy(x), torch.from_numpy(y))
+    line = RidgeLine(torch.from_numpy(x), torch.from_numpy(y))
     # scikit-learn sums squared errors over examples, where ours is a mean.
     same = make_pipeline(StandardScaler(), SklearnRidge(alpha=line.penalty * len(x)))
     assert np.allclose(line(torch.from_numpy(x)).numpy(), same.fit(x, y).predict(x))
@@ -42,7 +42,7 @@ def test_the_penalty_has_the_smallest_error_on_examples_left_out():
     for penalty in PENALTIES:
         found = cross_val_predict(SklearnRidge(alpha=penalty * len(z)), z, y[:, 0], cv=LeaveOneOut())
         errors[penalty] = float(np.sqrt(np.square(found - y[:, 0]).mean()))
-    line = Ridge(torch.from_numpy(x), torch.from_numpy(y))
+    line = RidgeLine(torch.from_numpy(x), torch.from_numpy(y))
     assert errors[line.penalty] == pytest.approx(min(errors.values()), rel=0.02)
     assert line.deviation == pytest.approx(min(errors.values()), rel=0.1)
 

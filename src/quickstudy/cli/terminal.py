@@ -354,6 +354,15 @@ def open_tensorboard(folder: Path) -> list[Any]:
         return []
 
 
+def describe_pairs(pairs: Mapping[Any, object]) -> str:
+    """Names with what belongs to each, such as the number of its examples.
+
+    >>> describe_pairs({"cat": 5, "dog": 3})
+    'cat 5, dog 3'
+    """
+    return ", ".join(f"{name} {value}" for name, value in pairs.items())
+
+
 def describe_values(values: Mapping[str, Any]) -> str:
     """A task family's description in words.
 

@@ -169,8 +169,9 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, property):
         return [value.fget]
     if isinstance(value, types.FunctionType):
-        is_users = not value.__module__.startswith(("torch.", "quickstudy."))
-        return [*parts_of(value), *_globals(value)] if is_users else []
+        if value.__module__.startswith(("torch.", "quickstudy.")):
+            return []
+        return [*parts_of(value), *_globals(value)]
     return parts_of(value)
 
 

@@ -48,7 +48,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 ATOMS = (str, bytes, int, float, complex, bool, type(None), type, Tensor, torch.dtype, torch.device)
 """What holds no parameter that a twin could give, apart from a parameter itself."""
 NO_DATA = (*ATOMS, nn.Module, types.ModuleType, types.FunctionType, types.MethodType, functools.partial)
-"""What is no object of plain data: values, and what is told by its identity."""
+"""What is no object of plain data: values, and objects that are compared by identity."""
 PLAIN = (str, int, float, bool, type(None))
 """What a change of mode may set on a module beside its flag."""
 UNCOPYABLE = (TypeError, NotImplementedError, PicklingError, AttributeError)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
-from quickstudy.everyday.heads import NearestMean, PerOutput, Ridge, leave_one_out
+from quickstudy.everyday.heads import NearestMean, PerOutput, RidgeLine, leave_one_out
 from quickstudy.everyday.items import Items, as_inputs, as_pictures, refuse_single_picture
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
@@ -36,6 +36,7 @@ from quickstudy.storage.trust import code_parts, remember
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.draws import as_integer
 from quickstudy.training.config import Blueprint, build_tasks, complete_run, parse_config
+from quickstudy.training.config.blueprint import Interface
 from quickstudy.training.restore import load, load_learner
 from quickstudy.types import Examples
 
@@ -128,7 +129,7 @@ class TableBase(Base):
         return calibrate_by_leaving_out(module, x, y, shots)
 
     def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
-        line = Ridge(x, y.to(x.dtype))
+        line = RidgeLine(x, y.to(x.dtype))
         return line, line.deviation
 
     def describe(self) -> dict[str, Any]:
@@ -171,7 +172,7 @@ class EncoderBase(Base):
         return calibrate_by_leaving_out(module, x, y, shots)
 
     def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
-        line = Ridge(x.double(), y.double())
+        line = RidgeLine(x.double(), y.double())
         return nn.Sequential(_Double(), line), line.deviation
 
     def describe(self) -> dict[str, Any]:
@@ -261,16 +262,20 @@ class LearnerBase(Base):
         return None if values is None else Blueprint.model_validate(values)
 
     @property
+    def tasks(self) -> Interface | None:
+        """What is known of the tasks that it was made for."""
+        return None if self.blueprint is None else self.blueprint.tasks
+
+    @property
     def takes(self) -> str:
-        tasks = None if self.blueprint is None else self.blueprint.tasks
         if self.encoder is not None:
             return self.encoder.takes
-        return "arrays" if tasks is None or tasks.picture is None else "pictures"
+        return "arrays" if self.tasks is None or self.tasks.picture is None else "pictures"
 
     @cached_property
     def encoder(self) -> Encoder | None:
         """What computes the features that the learner reads; None if it reads something else."""
-        wanted = self.blueprint.tasks.encoder if self.blueprint and self.blueprint.tasks else None
+        wanted = None if self.tasks is None else self.tasks.encoder
         return None if wanted is None else open_known_encoder(wanted.name, wanted.digest, self.name)
 
     def time_one(self, items: Items) -> float:
@@ -282,7 +287,7 @@ class LearnerBase(Base):
         return own + (0 if self.encoder is None else count_parameters(self.encoder))
 
     def prepare(self, items: Items, progress: Progress | None = None) -> Tensor:
-        tasks = None if self.blueprint is None else self.blueprint.tasks
+        tasks = self.tasks
         if self.encoder is not None and not self._are_features(items):
             return encode(self.encoder, items, progress)
         if tasks is not None and tasks.picture is not None:
@@ -303,7 +308,7 @@ class LearnerBase(Base):
         return isinstance(items, Tensor) and items.ndim == 2 and items.is_floating_point()
 
     def adapt(self, x: Tensor, y: Tensor, ways: int) -> nn.Module:
-        if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss != "cross_entropy":
+        if self.tasks is not None and self.tasks.loss != "cross_entropy":
             raise InputError(
                 f"{self.name} predicts quantities, and classes are asked for: use FewShotRegressor, or give another "
                 "base."
@@ -336,7 +341,7 @@ class LearnerBase(Base):
         return min(known, key=lambda one: distance(one, ways, shots), default=None)
 
     def adapt_regression(self, x: Tensor, y: Tensor) -> tuple[nn.Module, PerOutput]:
-        if self.blueprint is not None and self.blueprint.tasks and self.blueprint.tasks.loss == "cross_entropy":
+        if self.tasks is not None and self.tasks.loss == "cross_entropy":
             raise InputError(f"{self.name} was trained to tell classes apart: give a run on tasks of regression.")
         shots, known = len(x), {} if self.blueprint is None else self.blueprint.errors
         adapted = self.learner.adapt(Examples(x, y.to(torch.float32)))

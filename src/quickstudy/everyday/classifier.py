@@ -329,9 +329,8 @@ def _tell_contradictions(x: Tensor, labels: Sequence[Hashable]) -> list[str]:
     return []
 
 
-def _check_lengths(x: int, y: Sequence[Any] | int) -> None:
-    n = y if isinstance(y, int) else len(y)
-    if x != n:
-        raise InputError(f"Found input variables with inconsistent numbers of samples: X has {x} examples, y has {n}.")
+def _check_lengths(x: int, y: int) -> None:
+    if x != y:
+        raise InputError(f"Found input variables with inconsistent numbers of samples: X has {x} examples, y has {y}.")
     if not x:
         raise InputError("There are no examples: give one or more of each class.")

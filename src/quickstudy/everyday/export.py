@@ -1,7 +1,7 @@
 """Export: an adapted classifier, or a learner that learns elsewhere, as one file of ONNX or of `torch.export`.
 
-An exported file is run before it is kept, and its answers are compared with PyTorch's: on the inputs that were given,
-and on other numbers of them. A file that differs is never kept. What a program needs beside the numbers (class names,
+An exported file is run before it is kept, and its answers are compared with PyTorch's: on the given inputs, and on
+batches of other sizes. A file that differs is never kept. What a program needs beside the numbers (class names,
 preparation, calibration) is in the file's metadata.
 
 | file | inputs | outputs |
@@ -25,17 +25,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import call_on, copy_module
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.everyday.bases import Base, EncoderBase, LearnerBase
+from quickstudy.everyday.heads import nearest_mean_learner
 from quickstudy.everyday.items import read_items
 from quickstudy.methods.embedding import EmbeddingLearner
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.misfits import explain_support_misfit
-from quickstudy.methods.protonet import protonet
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.encoders.pictures import PictureEncoder
 from quickstudy.models.norms import is_transductive
@@ -184,7 +183,7 @@ def _describe_base(base: Base) -> dict[str, Any]:
         return about | {"encoder": encoder.digest, "preparation": encoder.preparation.key_fields()}
     if encoder is not None:
         return about | {"encoder": encoder.digest, "preparation": {"features of": encoder.name}}
-    tasks = base.blueprint.tasks if isinstance(base, LearnerBase) and base.blueprint is not None else None
+    tasks = base.tasks if isinstance(base, LearnerBase) else None
     return about if tasks is None or tasks.picture is None else about | {"preparation": asdict(tasks.picture)}
 
 
@@ -221,23 +220,15 @@ def _with_encoder(base: Base, adapted: nn.Module, taught: Tensor, inputs: Any) -
     return adapted if encoder is None else nn.Sequential(encoder.network, adapted), x
 
 
-class _Unit(nn.Module):
-    """Features of length 1, as the nearest class mean of an encoder compares them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1)
-
-
 def _learner_of(base: Base, ways: int) -> tuple[Learner, tuple[int, ...]]:
     """The learner of a base, and the shape of one of its inputs: of its features, if it has an encoder."""
     if isinstance(base, LearnerBase):
-        tasks = None if base.blueprint is None else base.blueprint.tasks
-        if tasks is None:
+        if base.tasks is None:
             raise InputError("It is not known what this learner takes: use export_learner, with examples.")
-        return base.learner, tasks.single_input()
+        return base.learner, base.tasks.single_input()
     if isinstance(base, EncoderBase):
         size = base.encoder.features
-        return protonet(nn.Sequential(_Unit(), nn.Linear(size, ways)), ways), (size,)
+        return nearest_mean_learner(size, ways), (size,)
     raise InputError(
         "Nothing was learnt before these examples, so there is no learner. Export the model as it was taught."
     )

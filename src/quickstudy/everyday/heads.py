@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quickstudy.methods.embedding import class_means
+from quickstudy.methods.learner import Learner
+from quickstudy.methods.protonet import protonet
 
 ROUNDING = 8
 """A feature whose deviation is at most so many units in the last place of its largest value is constant."""
@@ -57,6 +59,18 @@ class NearestMean(nn.Module):
         return -torch.cdist(self.place(x), self.means, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def nearest_mean_learner(features: int, ways: int) -> Learner:
+    """The nearest class mean on features of length 1, as a learner: what `NearestMean` fits, for any task."""
+    return protonet(nn.Sequential(UnitLength(), nn.Linear(features, ways)), ways)
+
+
+class UnitLength(nn.Module):
+    """Features scaled to length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1)
+
+
 def leave_one_out(head: NearestMean, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs for each example by the means of the other ones, and their classes; of classes with two or more.
 
@@ -95,7 +109,7 @@ def _without_flat(scale: Tensor, x: Tensor) -> Tensor:
     return torch.where(flat, torch.inf, scale)
 
 
-class Ridge(nn.Module):
+class RidgeLine(nn.Module):
     """A line through the examples, `[n, outputs]`, by the penalty with the smallest error on examples left out.
 
     Every output has its own penalty, so it has the values that it would have alone. Examples that are there twice count

@@ -16,6 +16,7 @@ from quickstudy.everyday.classifier import FewShotClassifier
 from quickstudy.everyday.labels import load_labels
 from quickstudy.everyday.regressor import FewShotRegressor
 from quickstudy.methods.learner import Learner
+from quickstudy.rules.params import with_prefix
 from quickstudy.storage.checkpoints import describe_misfit
 from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, read_model
 from quickstudy.storage.records import first_fault
@@ -142,7 +143,7 @@ def _open_base(path: Path, saved: _SavedBase, tensors: Mapping[str, Tensor], giv
     if saved.kind == "table":
         return TableBase()
     if saved.kind == "learner":
-        own = {name.removeprefix(LEARNER): value for name, value in tensors.items() if name.startswith(LEARNER)}
+        own = with_prefix(tensors, LEARNER)
         return LearnerBase(make_learner(saved.learner, own, path, trust=trust), saved.name)
     try:
         return EncoderBase(open_known_encoder(saved.name, saved.digest, str(path), given))

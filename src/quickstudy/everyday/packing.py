@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import (
@@ -21,8 +19,8 @@ from quickstudy.evaluation.calibration import (
 from quickstudy.evaluation.evaluate import compare, evaluate
 from quickstudy.evaluation.metrics import METRIC_FOR_LOSS, get_metric
 from quickstudy.everyday.bases import find_tasks, serve
+from quickstudy.everyday.heads import nearest_mean_learner
 from quickstudy.methods.learner import Learner
-from quickstudy.methods.protonet import protonet
 from quickstudy.models.encoders.encoder import Encoder
 from quickstudy.storage.model_files import read_kind
 from quickstudy.storage.run import Run
@@ -118,7 +116,7 @@ def measure_encoder(encoder: Encoder, families: Sequence[Episodes], *, episodes:
 
     What is returned is what a file of `everyday/calibrations/` holds.
     """
-    learner = protonet(nn.Sequential(UnitLength(), nn.Linear(encoder.features, 2)), 2)
+    learner = nearest_mean_learner(encoder.features, 2)
     found = []
     for ways in PACK_WAYS:
         for shots in PACK_SHOTS:
@@ -135,13 +133,6 @@ def measure_encoder(encoder: Encoder, families: Sequence[Episodes], *, episodes:
             )
     rounded = [one.model_copy(update={"levels": tuple(round(p, 4) for p in one.levels)}) for one in found]
     return {"digest": encoder.digest, "calibrations": [one.model_dump(mode="json") for one in rounded]}
-
-
-class UnitLength(nn.Module):
-    """Features scaled to length 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1)
 
 
 def measure_norms(trained: Learner, served: Learner, family: TaskFamily, episodes: int) -> str:

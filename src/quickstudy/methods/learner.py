@@ -33,6 +33,7 @@ from quickstudy.engine.twin import Twins, copy_module, set_mode, sources_of, wat
 from quickstudy.errors import InputError
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
+from quickstudy.rules.params import with_prefix
 from quickstudy.rules.torch_private import (
     count_changes,
     is_tracing,
@@ -550,9 +551,7 @@ class Learner(nn.Module, ABC):
 
         own = self.tensors()
         check_matches(tensors, own, what)
-        self.load_state_dict(
-            {name.removeprefix(STATE): value for name, value in tensors.items() if name.startswith(STATE)}
-        )
+        self.load_state_dict(with_prefix(tensors, STATE))
         with torch.no_grad():
             for name, buffer in self.named_buffers():
                 if f"{SETTING}{name}" in own:

@@ -48,7 +48,7 @@ class FullContext(nn.Module):
     .. math:: g_i = e_i + \overrightarrow{h}_i + \overleftarrow{h}_i, \qquad
               h_k = \mathrm{LSTM}([f, r_{k-1}], h_{k-1}) + f, \quad r_k = \mathrm{softmax}(h_k g^\top)\, g
 
-    The order of the support set matters.
+    with :math:`h_0 = f`, and an LSTM whose cell begins at 0. The order of the support set matters.
     """
 
     def __init__(self, features: int) -> None:

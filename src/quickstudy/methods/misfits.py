@@ -39,14 +39,14 @@ def list_tasks(tasks: object) -> list[Task]:
     return listed
 
 
-def as_class_numbers(examples: Examples, axes: int, criteria: Sequence[Criterion]) -> Examples:
+def as_class_numbers(examples: Examples, axes: int, losses: Sequence[Criterion]) -> Examples:
     """Examples with class numbers of any integer type as int64, the only type that every loss of torch takes.
 
-    Truth values stay as they are if one of the criteria is the user's own: it may index by them, or invert them.
+    Truth values stay as they are if one of the losses is the user's own: it may index by them, or invert them.
     """
     y = examples.y
     integers = y.ndim == axes and not y.is_floating_point() and not y.is_complex()
-    stay = y.dtype == torch.bool and not all(map(_takes_class_numbers, criteria))
+    stay = y.dtype == torch.bool and not all(map(_takes_class_numbers, losses))
     return examples._replace(y=y.long()) if integers and not stay else examples
 
 

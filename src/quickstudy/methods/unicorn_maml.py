@@ -23,12 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import Twins, copy_module
-from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.methods.rule_learner import RuleLearner
 from quickstudy.models.split import last_linear, split_head
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_adapts
 from quickstudy.rules.combine import Chain
 from quickstudy.rules.descend import Constant, Descend
 from quickstudy.rules.objective import Objective
@@ -58,12 +57,8 @@ class ShareRows(Rule):
         return params | shared
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        missing = [name for name in self.names if name not in params]
-        if missing:
-            raise InputError(
-                f"The head that all classes share has {', '.join(missing)}, which does not adapt. What adapts is: "
-                f"{', '.join(params)}. Widen `adapts`, or name another `head`."
-            )
+        advice = "Widen `adapts`, or name another `head`."
+        check_adapts(self.names, params, "The head that all classes share has", advice)
         return {}
 
 

@@ -59,8 +59,17 @@ def check_built_for(own: Iterable[str], params: Params, what: str) -> None:
         )
 
 
+def check_adapts(names: Iterable[str], params: Params, what: str, advice: str) -> None:
+    """Refuse names that are not among the parameters that adapt. `what` begins the message, `advice` ends it."""
+    missing = [name for name in names if name not in params]
+    if missing:
+        raise InputError(
+            f"{what} {', '.join(missing)}, which does not adapt. What adapts is: {', '.join(params)}. {advice}"
+        )
+
+
 def check_part(part: object, kind: type, what: str, example: str) -> None:
-    """Refuse what is no part of the kind that a rule is made of."""
+    """Refuse a value that is not of the class that is needed."""
     if not isinstance(part, kind):
         given = f"a {type(part).__name__}" if isinstance(part, nn.Module) else getattr(part, "__name__", repr(part))
         raise InputError(f"{what} is a {kind.__name__}, such as {example}; {given} was given.")

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_adapts
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import log_parameter
@@ -54,10 +53,5 @@ class DampedNewton(Rule):
         return params | {name: params[name] - self.rate * row for name, row in rows.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        missing = [name for name in self.names if name not in params]
-        if missing:
-            raise InputError(
-                f"The closed-form step moves {', '.join(missing)}, which does not adapt. What adapts is: "
-                f"{', '.join(params)}. Widen `adapts`."
-            )
+        check_adapts(self.names, params, "The closed-form step moves", "Widen `adapts`.")
         return {}

@@ -26,9 +26,16 @@ def gradient_direction(gradient: Tensor) -> Tensor:
 
 AtStep = Callable[[int], Objective]
 """From the number of a step to its objective."""
+Steps = Callable[[Params, Objective, AtStep], Iterator[Params]]
+"""What yields the iterates of gradient steps: `Descend.iterates`, or `Descend.trained_iterates`."""
 
 MOST_STEPS = 1_000_000
 """More inner steps than this are a mistake: the rates of all of them are held in memory."""
+
+
+def last(iterates: Iterator[Params]) -> Params:
+    """The last of the iterates. The others are freed as the steps go on."""
+    return deque(iterates, maxlen=1).pop()
 
 
 class Descend(Rule):
@@ -72,7 +79,7 @@ class Descend(Rule):
         self.direction = direction
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return deque(self.iterates(params, objective), maxlen=1).pop()  # keeps the last only; the others are freed
+        return last(self.iterates(params, objective))
 
     def iterates(
         self,
@@ -87,7 +94,7 @@ class Descend(Rule):
             params: theta_0.
             objective: The task.
             at_step: The objective of each step, where it is not the same at all of them.
-            go_on: From where a step has come to where the next one begins.
+            go_on: Applied to the parameters before every step but the first.
         """
         steps = self.eval_steps if objective.evaluating else self.steps
         step = objective.autodiff.step(self.step)
@@ -105,7 +112,7 @@ class Descend(Rule):
 
     def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
         """The iterates whose query losses are added up in training, with their weights: here the last alone."""
-        return [(1.0, deque(iterates, maxlen=1).pop())]
+        return [(1.0, last(iterates))]
 
     def step(self, params: Params, rate: Params, objective: Objective) -> Params:
         """One step; pure."""

@@ -1,20 +1,10 @@
 """HyperMAML's rule: a hypernetwork computes the update from the support set."""
 
-from typing import Protocol
-
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy.rules.base import Rule, check_built_for
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params
-
-
-class Emitter(Protocol):
-    """What `Emit` calls: from a support set and the head's guesses to an update with the head's names and shapes."""
-
-    def __call__(self, x: Float[Tensor, "n features"], guess: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Params:
-        """The update of each parameter that adapts."""
 
 
 class Emit(Rule):

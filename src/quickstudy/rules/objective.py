@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from quickstudy.rules.params import with_prefix
 from quickstudy.types import Criterion, Examples, Params
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -72,5 +73,4 @@ class Objective:
 
     def part(self, prefix: str) -> "Objective":
         """The objective for one part of a composed rule: with the noise of that part only."""
-        mark = f"{prefix}."
-        return replace(self, noise={n[len(mark) :]: v for n, v in self.noise.items() if n.startswith(mark)})
+        return replace(self, noise=with_prefix(self.noise, f"{prefix}."))

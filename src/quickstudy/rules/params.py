@@ -98,14 +98,6 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def group_by_layer(params: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Parameter names by layer, in order of appearance."""
-    groups: dict[str, list[str]] = {}
-    for name in params:
-        groups.setdefault(layer_of(name), []).append(name)
-    return groups
-
-
 def row_groups(params: Mapping[str, Tensor]) -> dict[str, str]:
     """The group of each parameter: those of one layer with the same number of rows are in one group.
 

@@ -1,14 +1,13 @@
 """Parameters with a value of their own at every inner step: MAML++'s batch norms, for one."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule
-from quickstudy.rules.descend import Descend, check_steps
+from quickstudy.rules.descend import Descend, Steps, check_steps, last
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import dotted_params, parameter_dict
 from quickstudy.rules.torch_private import stand_in_for
@@ -62,10 +61,8 @@ class PerStep(Rule):
         first = {name: params[name] for name in later}
         return theta, [first, *(dict(zip(later, step, strict=True)) for step in zip(*later.values(), strict=True))]
 
-    def iterates(
-        self, params: Params, objective: Objective, taken: Callable[..., Iterator[Params]] | None = None
-    ) -> Iterator[Params]:
-        """As `Descend.iterates`, or what else takes the steps of the inner rule, with each step's own values."""
+    def iterates(self, params: Params, objective: Objective, steps: Steps) -> Iterator[Params]:
+        """theta_0, theta_1, ... with each step's own values; `steps` is what yields the iterates of the inner rule."""
         theta, own = self.split(params)
 
         def beta(step: int) -> Params:
@@ -74,11 +71,11 @@ class PerStep(Rule):
         def at_step(step: int) -> Objective:
             return objective.pullback(lambda theta: theta | beta(step))
 
-        for k, theta_k in enumerate((taken or self.rule.iterates)(theta, objective, at_step)):
+        for k, theta_k in enumerate(steps(theta, objective, at_step)):
             yield theta_k | beta(max(k - 1, 0))
 
     def forward(self, params: Params, objective: Objective) -> Params:
-        return deque(self.iterates(params, objective), maxlen=1).pop()
+        return last(self.iterates(params, objective, self.rule.iterates))
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
         return self.rule.weigh(self.iterates(params, objective, self.rule.trained_iterates))

@@ -13,7 +13,6 @@ is the printed order of steps.
 
 import warnings
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.errors import InputError
-from quickstudy.rules.base import Rule, check_built_for, check_part
-from quickstudy.rules.descend import Descend, check_steps
+from quickstudy.rules.base import Rule, check_adapts, check_built_for, check_part
+from quickstudy.rules.descend import Descend, Steps, check_steps, last
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.on_features import refuse_features_inside
 from quickstudy.rules.params import dotted_params, layer_of, parameter_dict, with_prefix
@@ -117,19 +116,16 @@ class Anneal(Rescale):
         self.charts = nn.ModuleList(charts)
 
     def find(self, params: Params, objective: Objective) -> Params:
-        return deque(self.iterates(params, objective), maxlen=1).pop()
+        return last(self.iterates(params, objective, self.inner.iterates))
 
     def endpoints(self, params: Params, objective: Objective) -> list[tuple[Tensor | float, Params]]:
         iterates = self.iterates(params, objective, self.inner.trained_iterates)
         return [(weight, self.scale(t, params)) for weight, t in self.inner.weigh(iterates)]
 
-    def iterates(
-        self, params: Params, objective: Objective, taken: Callable[..., Iterator[Params]] | None = None
-    ) -> Iterator[Params]:
-        """t_0, t_1, ..., each step by its own chart; `taken` takes the steps in another way than `iterates`."""
+    def iterates(self, params: Params, objective: Objective, steps: Steps) -> Iterator[Params]:
+        """t_0, t_1, ..., each step by its own chart; `steps` is what yields the iterates of the inner rule."""
         each = [objective.pullback(partial(self.scale_by, chart, params)) for chart in self.charts]
-        take = taken or self.inner.iterates
-        return take(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
+        return steps(self.start(params), each[-1], lambda step: each[min(step, len(each) - 1)])
 
     def scale_by(self, chart: nn.Module, params: Params, t: Params) -> Params:
         """C(t) theta by the chart of one step."""
@@ -200,12 +196,7 @@ def apply_chart(chart: Callable[[Params, Params], Params], t: Params, params: Pa
 
 def select_scope(params: Params, scope: Sequence[str]) -> Params:
     """The parameters in scope; an error if one of them does not adapt."""
-    missing = [name for name in scope if name not in params]
-    if missing:
-        raise InputError(
-            f"`scope` names {', '.join(missing)}, which does not adapt. What adapts is: {', '.join(params)}. "
-            "Widen `adapts` or narrow `scope`."
-        )
+    check_adapts(scope, params, "`scope` names", "Widen `adapts` or narrow `scope`.")
     return {name: params[name] for name in scope}
 
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.errors import InputError
-from quickstudy.rules.base import Rule
+from quickstudy.rules.base import Rule, check_adapts
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import detach_params
 from quickstudy.types import Params, Shape
@@ -41,10 +40,6 @@ class SetEmit(Rule):
         return params | {name: params[name] + delta[name].to(params[name].dtype) for name in self.names}
 
     def noise(self, params: Params) -> dict[str, Shape]:
-        missing = [name for name in self.names if name not in params]
-        if missing:
-            raise InputError(
-                f"The emission writes {', '.join(missing)}, which does not adapt. What adapts is: {', '.join(params)}. "
-                "Widen `adapts`, or build the network for parameters that adapt."
-            )
+        advice = "Widen `adapts`, or build the network for parameters that adapt."
+        check_adapts(self.names, params, "The emission writes", advice)
         return {}

@@ -14,6 +14,9 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import check_format, loads
 from quickstudy.storage.records import check_state
 
+MODEL = "model."
+"""Begins the names of the learner's tensors in a checkpoint."""
+
 
 class Checkpoint(NamedTuple):
     """Tensors by name, on the CPU, and the plain values saved with them."""

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.tasks.draws import SPLITS
+from quickstudy.errors import InputError
+from quickstudy.tasks.draws import SPLITS, check_split
 
 ArrayOrTensor = NDArray[Any] | Tensor
 """A NumPy array or a torch tensor, as a user gives it."""
@@ -71,8 +71,7 @@ def check_splits(splits: Mapping[str, ArrayOrTensor], n: int) -> None:
         raise InputError("splits are empty: give the image numbers of at least one of train, val and test.")
     home = np.full(n, -1)
     for split, images in splits.items():
-        if split not in SPLITS:
-            raise InputError(f"There is no split {split!r}. {suggest_nearest(split, SPLITS)}")
+        check_split(split)
         numbers = as_integers(f"splits[{split!r}]", images)
         if len(numbers) == 0:
             raise InputError(f"Split {split!r} has no images: leave it out, or give it some.")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.tasks.draws import SPLITS, Draws
+from quickstudy.errors import InputError
+from quickstudy.tasks.draws import SPLITS, Draws, check_split
 from quickstudy.types import Integer
 
 Fractions = tuple[float, float, float]
@@ -84,8 +84,7 @@ def split_by_list(labels: NDArray[np.int64], classes: Mapping[str, Sequence[int]
     home: dict[int, str] = {}
     known = set(np.unique(labels).tolist())
     for split, members in classes.items():
-        if split not in SPLITS:
-            raise InputError(f"There is no split {split!r}. {suggest_nearest(split, SPLITS)}")
+        check_split(split)
         for label in members:
             if label not in known:
                 raise InputError(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.rules.params import layer_of, matches
+from quickstudy.rules.params import layer_of, matches, with_prefix
 from quickstudy.rules.per_step import PerStep
-from quickstudy.storage.checkpoints import describe_misfit, describe_step, read_checkpoint
+from quickstudy.storage.checkpoints import MODEL, describe_misfit, describe_step, read_checkpoint
 from quickstudy.storage.run import Run
 from quickstudy.types import Params
 
@@ -81,7 +81,7 @@ def find_start(asked: InitFrom, learner: Learner, model_shapes: Mapping[str, tor
         model_shapes: The shapes of the model's tensors, by the model's own names.
     """
     tensors, source = _read_source(asked.run)
-    theirs = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    theirs = with_prefix(tensors, MODEL)
     ours = learner.state_dict()
     here, there = match_names(model_shapes, ours), match_names(model_shapes, theirs)
     wanted = [name for name in model_shapes if name in here and any(matches(name, p) for p in asked.only)]

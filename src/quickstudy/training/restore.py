@@ -15,7 +15,8 @@ from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.errors import InputError, RunError
 from quickstudy.evaluation.leakage import check_leakage
 from quickstudy.methods.learner import Learner
-from quickstudy.storage.checkpoints import Checkpoint, check_matches
+from quickstudy.rules.params import with_prefix
+from quickstudy.storage.checkpoints import MODEL, Checkpoint, check_matches
 from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, read_model
 from quickstudy.storage.run import Run
 from quickstudy.storage.trust import code_parts, named_code
@@ -42,7 +43,7 @@ from quickstudy.training.progress import read_progress
 
 def check_model(learner: Learner, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """A checkpoint's model, for `load_state_dict`. That of another method, of other shapes or types is refused."""
-    own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    own = with_prefix(tensors, MODEL)
     check_matches(own, learner.state_dict(), what)
     return own
 

@@ -30,7 +30,7 @@ from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
 from quickstudy.rules.torch_private import tree_leaves
-from quickstudy.storage.checkpoints import check_matches
+from quickstudy.storage.checkpoints import MODEL, check_matches
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run, resume_command
 from quickstudy.training.compile_ahead import CompileAhead
@@ -51,7 +51,7 @@ MAX_PIECE, MAX_PIECE_NUMBERS = 32, 2**18
 TIMED_STEPS, WORTH_COMPILING = 40, 60.0
 """With `compute.compile: auto`: the steps by which a training is timed, and the seconds that must be left of it."""
 
-TRIALS, MAX_COMPILED_ERROR = 6, 1e-3
+TIMINGS, MAX_COMPILED_ERROR = 6, 1e-3
 """How often a step is timed both ways, and how far (relative, in float32) the two gradients may differ."""
 
 MAX_PROBED_VALUES = 64
@@ -251,7 +251,7 @@ class _Trainer:
         found: dict[Engine, Tensor] = {}
         with restoring_buffers(learner), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a refusal to compile; the log says it
-            for engine in (eager, compiled) * TRIALS:
+            for engine in (eager, compiled) * TIMINGS:
                 learner.engine, start = engine, perf_counter()
                 _, gradients = learner.meta_gradient(tasks, seed=self.setup.config.seed)
                 seconds[engine].append(perf_counter() - start)
@@ -405,7 +405,7 @@ class _Trainer:
             self._raise_diverged(self.progress.step, f"parameter {broken[0]} became infinite or NaN")
         if not self.world.first:
             return
-        tensors = {f"model.{n}": t for n, t in self.learner.state_dict().items()}
+        tensors = {f"{MODEL}{n}": t for n, t in self.learner.state_dict().items()}
         if name == "last":
             for index, slots in self.optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Folder, TrustingCommand
 from quickstudy.cli.taught import describe_model, tell_taught
-from quickstudy.cli.terminal import Console
+from quickstudy.cli.terminal import Console, describe_pairs
 from quickstudy.errors import InputError, printable
 
 
@@ -60,7 +60,7 @@ class Adapt(TrustingCommand):
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})
         else:
-            counts = ", ".join(f"{name} {count}" for name, count in classifier.shots_.items())
+            counts = describe_pairs(classifier.shots_)
             print(printable(f"{out}: {len(classifier.classes_)} classes ({counts})"))
 
     def _refuse_model(self, out: Path) -> None:

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 import quickstudy
 from quickstudy.cli.command import ConfigCommand
-from quickstudy.cli.terminal import Console, describe_values
+from quickstudy.cli.terminal import Console, describe_pairs, describe_values
 from quickstudy.errors import InputError, RunError, suggest_nearest
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Info(ConfigCommand):
             console.print_json(rows)
         else:
             if isinstance(counts := rows.get("classes"), dict):
-                rows["classes"] = ", ".join(f"{name} {count}" for name, count in counts.items())
+                rows["classes"] = describe_pairs(counts)
             console.listing("", {name: _format_row(value) for name, value in rows.items()})
 
     def _describe(self, console: Console, overrides: Sequence[str]) -> Rows:
@@ -114,7 +114,7 @@ def describe_run(run: Run) -> Rows:
         "steps": f"{max((row.get('step', 0) for row in rows), default=0)} of {settings.train.steps} logged",
         "checkpoints": ", ".join(f"{name} ({_checkpoint_state(run, name)})" for name in run.checkpoints()) or "none",
         **{f"result {name}": format_score(result.summary) for name, result in run.results().items()},
-        "started with": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
+        "started with": describe_pairs(run.versions),
     }
 
 

@@ -96,15 +96,14 @@ def build(
     _check_compatible("evaluate.metric", metric.name, family.loss, readable)
     device = devices.choose_device(config.compute.device)
     learner.to(device)
-    shared = eval_family is family
     if device.type != "cpu":
-        family = family.to_device(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
-        if shared:
-            eval_family = family
-        else:
-            eval_family = eval_family.to_device(
-                device, (devices.memory_budget(device, config.compute.memory) or 0) // 2
-            )
+
+        def placed(own: TaskFamily) -> TaskFamily:
+            return own.to_device(device, (devices.memory_budget(device, config.compute.memory) or 0) // 2)
+
+        shared = eval_family is family
+        family = placed(family)
+        eval_family = family if shared else placed(eval_family)
     learner.engine = Engine.from_settings(config.compute, devices.memory_budget(device, config.compute.memory))
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     learner.blueprint = plan.model_copy(update={"method": method, "model": net}).model_dump(mode="json")
