@@ -10,6 +10,7 @@ from PIL import Image
 from quickstudy.errors import InputError
 from quickstudy.evaluation.leakage import LeakageWarning
 from quickstudy.storage.run import Run
+from quickstudy.tasks.images.drawings import read_drawings
 from quickstudy.training import config
 from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.train import train
@@ -159,6 +160,46 @@ def test_parts_of_one_set_that_are_divided_otherwise_are_refused(place, seed, re
             evaluate(run)
     else:
         assert evaluate(run)["tasks"] == 5
+
+
+def drawn_folder(place, name, *, side=28, invert=False):
+    """Some of Omniglot's drawings as files, by the names of their classes."""
+    found = read_drawings()
+    for number in range(0, 20 * 40):
+        values = found.pixels[number, 0]
+        folder = place / name / found.classes[found.labels[number]].replace("/", " ")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(255 - values if invert else values).resize((side, side))
+        picture.save(folder / f"{number:04d}.png")
+    return {"name": "folder", "path": str(place / name), "size": 16, "ways": 2, "queries": 1, "split": "image"}
+
+
+@pytest.mark.parametrize("changes", [{"size": 12}, {"fit": "stretch", "size": 20}])
+def test_the_same_pictures_under_another_name_and_decoding_are_refused(place, changes):
+    run = train_run(drawn_folder(place, "shapes"))
+    copy = drawn_folder(place, "copy", side=40, invert=True)
+    with pytest.raises(InputError, match="pictures of copy .* are among those that run was trained on"):
+        evaluate(run, "--tasks", json.dumps(copy | changes | {"seed": 7}))
+    same = evaluate(run, "--tasks", json.dumps(copy | changes))  # divided as in training
+    assert same["tasks"] == 5
+
+
+def test_drawings_of_another_size_and_split_are_refused(place):
+    tasks = {"name": "drawings", "split": "complete", "ways": 2, "queries": 1}
+    run = train_run(tasks)
+    for changes in ({"split": "finn"}, {"split": "finn", "size": 20}):
+        with pytest.raises(InputError, match="pictures of drawings .* are among those that run was trained on"):
+            evaluate(run, "--tasks", json.dumps(tasks | changes), "--evaluate.split", "test")
+
+
+def test_other_pictures_with_the_same_names_are_evaluated(place):
+    run = train_run(pictures(place / "one", "parts", classes=12))
+    other = pictures(place / "two", "parts", classes=12)
+    for number, file in enumerate(sorted((place / "two" / "parts").rglob("*.png"))):
+        values = np.random.default_rng(1000 + number).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(values).save(file)
+    for changes in ({"seed": 1}, {"split": "class", "size": 6}):
+        assert evaluate(run, "--tasks", json.dumps(other | {"seed": 3} | changes))["tasks"] == 5
 
 
 def test_tasks_that_are_no_pictures_may_be_changed(place):

@@ -20,6 +20,7 @@ from quickstudy.tasks.images.listing import FilePictures
 from quickstudy.tasks.images.readers import READERS, recognise
 from quickstudy.tasks.images.readers.omniglot import lake_sets
 from quickstudy.tasks.images.readers.unpickle import load_pickle
+from quickstudy.tasks.images.store import locate_source, source_stamp
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -176,6 +177,51 @@ def test_links_that_loop_do_not_hang_and_links_to_pictures_work(tmp_path):
     assert "leads nowhere" in skipped["a/self.png"] and "leads nowhere" in skipped["a/gone.png"]
 
 
+def test_folders_that_all_link_to_each_other_are_read_in_short(tmp_path):
+    names = [f"class{number}" for number in range(12)]
+    for name in names:
+        put(tmp_path / name, "1.png", "2.png")
+        for other in names:
+            if other != name:
+                (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    listing = read(tmp_path)
+    assert listing.classes == sorted(names) and len(listing.pictures) == 24
+    assert len(listing.skipped) < 1000 and "one link of many to the same folder" in dict(listing.skipped).values()
+    source_stamp(tmp_path)  # each folder once: by all ways it would not end
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_by_name(tmp_path, monkeypatch):
+    put(tmp_path, "a/1.png", "b/1.png", "lost+found/1.png")
+    readable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "lost" not in str(path) and readable(path, mode))
+    before = source_stamp(tmp_path)
+    listing = read(tmp_path)
+    assert listing.classes == ["a", "b"] and list(dict(listing.skipped)) == ["lost+found"]
+    put(tmp_path, "a/2.png")
+    assert source_stamp(tmp_path) != before
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".pbm", ".pnm"])
+def test_less_usual_names_of_pictures_are_known(tmp_path, suffix):
+    put(tmp_path, f"a/1{suffix}", f"b/1{suffix}")
+    assert len(read(tmp_path).pictures) == 2
+
+
+def test_a_table_that_is_a_link_lists_the_pictures_beside_the_link(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\n1.png,a\n2.png,b\n")
+    for at, name in enumerate("AB"):
+        put(tmp_path / name, "1.png", "2.png", data=png(100 * at + 9))
+        (tmp_path / name / "list.csv").symlink_to(tmp_path / "list.csv")
+        assert locate_source(tmp_path / name / "list.csv") == tmp_path / name / "list.csv"
+        assert np.asarray(read(locate_source(tmp_path / name / "list.csv")).pictures[0]).max() == 100 * at + 9
+
+
+def test_flat_pictures_with_a_table_of_other_columns_are_refused_with_the_known_ones(tmp_path):
+    put(tmp_path, "1.png", "2.png")
+    write(tmp_path, "labels.csv", "id,species", "1.png,cat")
+    refused(tmp_path, "labels.csv is a table that is not read: its columns are id, species, known headers filename")
+
+
 def test_what_is_no_data_is_refused_with_what_was_found(tmp_path):
     refused(tmp_path, "an empty folder", "Known layouts", "class folders")
     refused(tmp_path / "gone", "There is nothing at")
@@ -249,6 +295,23 @@ def test_of_an_omniglot_archive_and_a_folder_beside_it_the_one_that_is_named_is_
     put(tmp_path, "images_background/Latin/character01/1.png")
     assert read(tmp_path / "images_background.zip").classes == ["Greek/character01"]
     assert read(tmp_path / "images_background").classes == ["Latin/character01"]
+
+
+def test_an_omniglot_archive_beside_an_unpacked_set_keeps_each_picture_with_its_class(tmp_path):
+    for at, (top, alphabets) in enumerate({"images_background": "AM", "images_evaluation": "BZ"}.items()):
+        for alphabet in alphabets:
+            data = png(100 * at + ord(alphabet))
+            put(tmp_path / "plain" / top / f"{alphabet}aa" / "character01", "0.png", "1.png", data=data)
+    with ZipFile(tmp_path / "images_evaluation.zip", "w") as archive:
+        for file in sorted((tmp_path / "plain" / "images_evaluation").rglob("*.png")):
+            archive.write(file, file.relative_to(tmp_path / "plain"))
+    (tmp_path / "plain" / "images_background").rename(tmp_path / "images_background")
+    listing = read(tmp_path)
+    assert len(listing.pictures) == 8
+    for number, label in enumerate(listing.labels):
+        alphabet = listing.classes[label][0]
+        value = ord(alphabet) + (100 if alphabet in "BZ" else 0)
+        assert np.asarray(listing.pictures[number]).max() == value
 
 
 def test_unpacked_omniglot_equals_the_archives(tmp_path):

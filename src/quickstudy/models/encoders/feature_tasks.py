@@ -24,7 +24,14 @@ from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.listing import FilePictures, Listing
 from quickstudy.tasks.images.readers import recognise
-from quickstudy.tasks.images.sets import choose_split, describe_left_out, divide, fit_task_size, require_place
+from quickstudy.tasks.images.sets import (
+    choose_split,
+    class_names,
+    describe_left_out,
+    divide,
+    fit_task_size,
+    require_place,
+)
 from quickstudy.tasks.images.store import Progress, check_any_readable
 from quickstudy.types import Integer
 
@@ -98,8 +105,9 @@ def features(
         return _features_of(of, opened, ways, shots, queries, progress)
     place = require_place(path)
     found, encoded = _encode_listing(recognise(place), opened, progress)
+    only = class_names(only)
     split, undivided = choose_split(found, split, only, ways)
-    splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
+    splits, rule, missing = divide(found, split, place.name, seed, only)
     ways, queries = fit_task_size(found, splits, split, ways, shots, queries)
     return FeatureEpisodes(
         encoded.features.numpy(),

@@ -24,7 +24,7 @@ from quickstudy.tasks.draws import as_integer
 from quickstudy.tasks.images.family import ImageEpisodes
 from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import all_classes
-from quickstudy.tasks.images.sets import IMAGE_SETS, divide
+from quickstudy.tasks.images.sets import IMAGE_SETS, class_names, divide
 from quickstudy.tasks.images.store import StoredPictures
 from quickstudy.types import Integer
 
@@ -73,7 +73,7 @@ def drawings(
             f"{' and '.join(PACKED_RECIPES)} read them. Use one of these, or the originals: --tasks.name omniglot."
         )
     found = read_drawings(as_integer("size", size, 1))
-    splits, rule, _ = divide(found, "finn" if split == "complete" else split, "omniglot", seed, tuple(only))
+    splits, rule, _ = divide(found, "finn" if split == "complete" else split, "omniglot", seed, class_names(only))
     if split == "complete":
         splits = {"train": np.sort(np.concatenate([splits["train"], splits["test"]])), "val": splits["val"]}
         rule = "by class (classes disjoint), complete"

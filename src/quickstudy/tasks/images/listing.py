@@ -13,6 +13,8 @@ from PIL import Image
 
 from quickstudy.tasks.images.limits import check_unpacked
 
+PicturePlace = Path | tuple[ZipFile, str]
+"""A file, or an archive with the name of a member."""
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """The formats that Pillow may read, whatever the name of a file is. Of its others, EPS starts Ghostscript."""
 
@@ -47,6 +49,10 @@ class Listing:
     classes: Sequence[str]
     splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     skipped: Sequence[tuple[str, str]] = ()
+
+    def __post_init__(self) -> None:
+        counts = (len(self.pictures), len(self.names), len(self.labels))
+        assert len(set(counts)) == 1, f"{self.layout} was read as {counts} pictures, names and labels"
 
     def keep(self, kept: Sequence[int], skipped: Mapping[int, str]) -> "Listing":
         """The listing of those pictures that could be read. A class without any is removed; the others are renumbered.
@@ -106,16 +112,22 @@ class SomePictures:
 
 
 @dataclass(frozen=True)
-class ZipPictures:
-    """Pictures inside zip archives. They are read in place, so no name in an archive ever becomes a path on disk."""
+class PlacedPictures:
+    """Pictures of which some are inside zip archives, and the others are files.
 
-    places: Sequence[tuple[ZipFile, str]]
+    An archive is read in place, so no name in it ever becomes a path on disk.
+    """
+
+    places: Sequence[PicturePlace]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, number: int) -> Image.Image:
-        archive, member = self.places[number]
+        place = self.places[number]
+        if isinstance(place, Path):
+            return open_picture(place)
+        archive, member = place
         info = archive.getinfo(member)
         check_unpacked(member, info.compress_size, info.file_size)
         return open_picture(BytesIO(archive.read(member)))

@@ -24,6 +24,7 @@ from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import published_names as published_names
 from quickstudy.tasks.images.published import published_split
 from quickstudy.tasks.images.readers import recognise
+from quickstudy.tasks.images.readers.gather import nfc
 from quickstudy.tasks.images.store import Progress, StoredPictures, load_pictures
 from quickstudy.tasks.splits import Indices, split_by_class, split_by_image, split_by_list
 from quickstudy.types import Integer
@@ -119,7 +120,7 @@ class ImageSet:
         """
         place = Path(path).expanduser().absolute() if path else self.require_folder()
         found = self.read(place, size or self.size, recipe or self.recipe, progress)
-        splits, rule, missing = divide(found, split or self.split, self.name, seed, tuple(only))
+        splits, rule, missing = divide(found, split or self.split, self.name, seed, class_names(only))
         return ImageEpisodes(
             found.pixels,
             found.labels,
@@ -181,6 +182,13 @@ class ImageSet:
 
 Found = StoredPictures | Listing
 """Pictures whose labels, classes and splits are known."""
+
+
+def class_names(only: Sequence[str]) -> tuple[str, ...]:
+    """The names of `only`, each once and in the form in which the names of classes are kept."""
+    if isinstance(only, str):
+        raise InputError(f"`only` is a list of the names of classes, such as [{only!r}, ...]; given is one text.")
+    return tuple(dict.fromkeys(map(nfc, only)))
 
 
 def divide(found: Found, split: str, of: str, seed: Integer, only: tuple[str, ...]) -> tuple[Indices, str, list[str]]:
@@ -284,8 +292,9 @@ def image_folder(
         raise InputError(f"ink={ink!r} cannot be used: give 'dark' or 'light' for drawings, nothing for photographs.")
     how = preparation_named(recipe)
     found = load_pictures(place, recognise, how.decoding(size, channels, ink, fit), progress)
+    only = class_names(only)
     split, undivided = choose_split(found, split, only, ways)
-    splits, rule, missing = divide(found, split, place.name, seed, tuple(only))
+    splits, rule, missing = divide(found, split, place.name, seed, only)
     ways, queries = fit_task_size(found, splits, split, ways, shots, queries)
     return ImageEpisodes(
         found.pixels,

@@ -81,8 +81,13 @@ def cache_root() -> Path:
     return Path(given).expanduser() if given else user_cache_path("quickstudy", appauthor=False)
 
 
+def locate_source(source: Path) -> Path:
+    """Where a source is, without links in its folders. A file keeps its own name and folder: pictures are beside it."""
+    return source.resolve() if source.is_dir() else source.parent.resolve() / source.name
+
+
 def source_stamp(source: Path) -> str:
-    """A hash of the names, sizes, times and permissions of a file, or of all files under a folder.
+    """A hash of the names, sizes, times and permissions of a file, or of all files under a folder that are not hidden.
 
     For a table it covers the whole folder, which has the pictures. For an idx file it covers the idx files beside it,
     which have the labels.
@@ -90,7 +95,7 @@ def source_stamp(source: Path) -> str:
     digest = hashlib.sha256()
     try:
         if source.is_dir() or source.suffix.lower() in TABLE_SUFFIXES:
-            found = sorted(_files(source if source.is_dir() else source.parent, "", ()))
+            found = sorted(_files(source if source.is_dir() else source.parent, "", _own_folders()))
         elif IDX_MARK in source.name.lower():
             marked = [path for path in source.parent.iterdir() if IDX_MARK in path.name.lower()]
             found = sorted((path.name, path.stat()) for path in marked if path.is_file())
@@ -104,17 +109,34 @@ def source_stamp(source: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _files(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iterator[tuple[str, os.stat_result]]:
-    """All files under a folder. A link to a folder above itself, to itself or to nothing is not followed."""
+def _own_folders() -> set[tuple[int, int]]:
+    """The cache's own folder, which is no part of a source although it may be in its folder."""
+    with suppress(OSError):
+        own = cache_root().stat()
+        return {(own.st_dev, own.st_ino)}
+    return set()
+
+
+def _files(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """All files under a folder, in each folder once however many links lead to it. Hidden ones are left out.
+
+    A folder below that cannot be read stands for what is in it: no reader reads it either.
+    """
     own = folder.stat()
-    if any(os.path.samestat(own, other) for other in above):
+    if (own.st_dev, own.st_ino) in seen:
         return
+    seen.add((own.st_dev, own.st_ino))
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if os.path.isdir(entry.path):
-                yield from _files(Path(entry.path), f"{prefix}{entry.name}/", (*above, own))
-            elif os.path.isfile(entry.path):
-                yield f"{prefix}{entry.name}", entry.stat()
+        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in listed:
+        name = f"{prefix}{entry.name}"
+        if os.path.isdir(entry.path):
+            if os.access(entry.path, os.R_OK | os.X_OK):
+                yield from _files(Path(entry.path), f"{name}/", seen)
+            else:
+                yield name, entry.stat()
+        elif os.path.isfile(entry.path):
+            yield name, entry.stat()
 
 
 def load_pictures(
@@ -128,7 +150,7 @@ def load_pictures(
         how: The decoding.
         progress: Called after each decoded picture.
     """
-    source = source.resolve()
+    source = locate_source(source)
     named = dumps({"source": str(source), **how.key_fields()})
     key = hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     root = cache_root()

@@ -92,8 +92,9 @@ def _read_pictures(one: ImageSet | None, place: Path, console: Console) -> tuple
     """The listing, and the decoded pictures. They are decoded as for tasks, so training finds them in the cache."""
     from quickstudy.tasks.images.readers import recognise
     from quickstudy.tasks.images.sets import FOLDER_DECODING
-    from quickstudy.tasks.images.store import discard_if_damaged, load_pictures
+    from quickstudy.tasks.images.store import discard_if_damaged, load_pictures, locate_source
 
+    place = locate_source(place)
     listing = recognise(place)
 
     def read() -> StoredPictures:

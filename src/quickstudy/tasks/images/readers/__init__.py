@@ -56,7 +56,8 @@ def recognise(path: Path) -> Listing:
                 unread = dict(unread_tables(path)) if reader is not read_table else {}
                 others = [(left, why) for left, why in listing.skipped if left not in unread]
                 return replace(listing, skipped=[*others, *unread.items()])
-    raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}. {KNOWN_LAYOUTS}")
+    tables = "".join(f" {name} is {why}." for name, why in unread_tables(path))
+    raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}.{tables} {KNOWN_LAYOUTS}")
 
 
 def _describe_path(path: Path) -> str:

@@ -8,11 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import Listing
+from quickstudy.tasks.images.listing import Listing, PicturePlace
 from quickstudy.tasks.images.readers.gather import (
     NOT_AN_IMAGE,
     PathParts,
-    PicturePlace,
     PictureRow,
     Tree,
     folder_tree,

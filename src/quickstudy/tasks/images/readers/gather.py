@@ -1,10 +1,12 @@
 """Shared by the readers: names of pictures, trees of folders or archive members, and listings made from rows.
 
-Every tree is read to a fixed depth, and a link to a folder above itself is not followed, so no loop of links can hang.
+Every tree is read to a fixed depth. A link to a folder above itself is not followed, and neither are more than a few
+links to one folder, so no loop of links can hang.
 Hidden files and folders (names that begin with a dot) and `__MACOSX` are ignored.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +19,14 @@ import numpy as np
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.tasks.draws import SPLITS
-from quickstudy.tasks.images.listing import FilePictures, Listing, ZipPictures
+from quickstudy.tasks.images.listing import FilePictures, Listing, PicturePlace, PlacedPictures
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp"),
+    *(".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+FOLLOWED_LINKS = 8
+"""So many links to one folder are followed."""
 NOT_AN_IMAGE = "not an image by its name"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "base", "meta_train"), "train"),
@@ -28,7 +35,6 @@ SPLIT_NAMES = {
 }
 """Names that data sets use for a split, and the split that they mean."""
 
-PicturePlace = Path | tuple[ZipFile, str]
 PathParts = tuple[str, ...]
 
 
@@ -90,11 +96,11 @@ def listing_of(layout: str, rows: Iterable[PictureRow], skipped: Sequence[tuple[
     classes = sorted({row.label for row in rows})
     number = {name: at for at, name in enumerate(classes)}
     splits = {split: np.flatnonzero([row.split == split for row in rows]) for split in SPLITS}
-    paths = [row.place for row in rows if isinstance(row.place, Path)]
-    members = [row.place for row in rows if not isinstance(row.place, Path)]
+    places = [row.place for row in rows]
+    files = [place for place in places if isinstance(place, Path)]
     return Listing(
         layout=nfc(layout),
-        pictures=ZipPictures(members) if members else FilePictures(paths),
+        pictures=FilePictures(files) if len(files) == len(places) else PlacedPictures(places),
         names=[row.name for row in rows],
         labels=np.array([number[row.label] for row in rows], dtype=np.int64),
         classes=classes,
@@ -133,15 +139,23 @@ def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
 
 def folder_tree(root: Path, depth: int) -> Tree:
     """The tree under a folder, down to `depth`; the entries of the folder itself have depth 1."""
-    tree = Tree()
+    tree, followed = Tree(), Counter[tuple[int, int]]()
 
     def enter(folder: str, parts: PathParts, above: tuple[os.stat_result, ...]) -> None:
         for entry in list_folder(folder):
             here = (*parts, entry.name)
             if os.path.isdir(entry.path):
                 inside = os.stat(entry.path)
+                followed[inside.st_dev, inside.st_ino] += entry.is_symlink()
+                reason = ""
                 if any(os.path.samestat(inside, other) for other in above):
-                    tree.skipped.append(("/".join(here), "a link to a folder above it"))
+                    reason = "a link to a folder above it"
+                elif entry.is_symlink() and followed[inside.st_dev, inside.st_ino] > FOLLOWED_LINKS:
+                    reason = "one link of many to the same folder"
+                elif not os.access(entry.path, os.R_OK | os.X_OK):
+                    reason = "a folder that cannot be read: check its permissions"
+                if reason:
+                    tree.skipped.append(("/".join(here), reason))
                     continue
                 tree.folders.append(here)
                 if len(here) < depth:
