@@ -18,20 +18,33 @@ if TYPE_CHECKING:
     from quickstudy.everyday.opening import open  # noqa: A004, F401  # for type checkers
     from quickstudy.everyday.regressor import FewShotRegressor
     from quickstudy.methods.amortised_gain import amortised_gain
+    from quickstudy.methods.baseline_pp import baseline_pp
     from quickstudy.methods.bayes_hypermaml import bayes_hypermaml
+    from quickstudy.methods.cavia import cavia
     from quickstudy.methods.emit_ridge import emit_ridge
+    from quickstudy.methods.feature_transfer import feature_transfer
     from quickstudy.methods.gated_emission import gated_emission
     from quickstudy.methods.hypermaml import hypermaml
+    from quickstudy.methods.hypershot import hypershot
     from quickstudy.methods.learner import Learner
     from quickstudy.methods.leo import leo
     from quickstudy.methods.maml import anil, fomaml, maml, meta_sgd
+    from quickstudy.methods.mamlpp import mamlpp
+    from quickstudy.methods.matchingnet import matchingnet
     from quickstudy.methods.meta_curvature import meta_curvature
     from quickstudy.methods.mtnet import mnet, mnet_full, mtnet, mtnet_full, tnet
+    from quickstudy.methods.nca import nca
+    from quickstudy.methods.nearest_neighbour import nearest_neighbour
+    from quickstudy.methods.protonet import protonet
     from quickstudy.methods.r2d2 import r2d2
     from quickstudy.methods.registry import METHODS, RECIPES
+    from quickstudy.methods.relationnet import relationnet
+    from quickstudy.methods.reptile import reptile
     from quickstudy.methods.rule_learner import RuleLearner
     from quickstudy.methods.sampled_sign import sampled_sign
     from quickstudy.methods.set_emit import emit_maml, emit_mtnet, emit_tnet, set_emit
+    from quickstudy.methods.sign_maml import sign_maml
+    from quickstudy.methods.unicorn_maml import unicorn_maml
     from quickstudy.methods.warpgrad import warpgrad
     from quickstudy.methods.wormhole import wormhole
     from quickstudy.models.cells import MetricConv2d, MetricLinear, with_metric
@@ -109,7 +122,9 @@ __all__ = [
     "TaskFamily",
     "amortised_gain",
     "anil",
+    "baseline_pp",
     "bayes_hypermaml",
+    "cavia",
     "choose",
     "compare",
     "emit_maml",
@@ -117,24 +132,35 @@ __all__ = [
     "emit_ridge",
     "emit_tnet",
     "evaluate",
+    "feature_transfer",
     "fomaml",
     "gated_emission",
     "hypermaml",
+    "hypershot",
     "leo",
     "load",
     "maml",
+    "mamlpp",
+    "matchingnet",
     "meta_curvature",
     "meta_sgd",
     "mnet",
     "mnet_full",
     "mtnet",
     "mtnet_full",
+    "nca",
+    "nearest_neighbour",
     "open_encoder",
+    "protonet",
     "r2d2",
+    "relationnet",
+    "reptile",
     "sampled_sign",
     "set_emit",
+    "sign_maml",
     "tnet",
     "train",
+    "unicorn_maml",
     "warpgrad",
     "with_metric",
     "wormhole",
@@ -144,25 +170,38 @@ _NAMES = {
     "engine.engine": "Engine",
     "errors": "InputError RunError",
     "evaluation.evaluate": "compare evaluate",
-    "methods.amortised_gain": "amortised_gain",
-    "methods.bayes_hypermaml": "bayes_hypermaml",
-    "methods.emit_ridge": "emit_ridge",
-    "methods.gated_emission": "gated_emission",
     "everyday.choose": "choose",
     "everyday.classifier": "FewShotClassifier",
     "everyday.opening": "open",
     "everyday.regressor": "FewShotRegressor",
+    "methods.amortised_gain": "amortised_gain",
+    "methods.baseline_pp": "baseline_pp",
+    "methods.bayes_hypermaml": "bayes_hypermaml",
+    "methods.cavia": "cavia",
+    "methods.emit_ridge": "emit_ridge",
+    "methods.feature_transfer": "feature_transfer",
+    "methods.gated_emission": "gated_emission",
     "methods.hypermaml": "hypermaml",
+    "methods.hypershot": "hypershot",
     "methods.learner": "Learner",
     "methods.leo": "leo",
     "methods.maml": "anil fomaml maml meta_sgd",
+    "methods.mamlpp": "mamlpp",
+    "methods.matchingnet": "matchingnet",
     "methods.meta_curvature": "meta_curvature",
     "methods.mtnet": "mnet mnet_full mtnet mtnet_full tnet",
+    "methods.nca": "nca",
+    "methods.nearest_neighbour": "nearest_neighbour",
+    "methods.protonet": "protonet",
     "methods.r2d2": "r2d2",
     "methods.registry": "METHODS RECIPES",
+    "methods.relationnet": "relationnet",
+    "methods.reptile": "reptile",
     "methods.rule_learner": "RuleLearner",
     "methods.sampled_sign": "sampled_sign",
     "methods.set_emit": "emit_maml emit_mtnet emit_tnet set_emit",
+    "methods.sign_maml": "sign_maml",
+    "methods.unicorn_maml": "unicorn_maml",
     "methods.warpgrad": "warpgrad",
     "methods.wormhole": "wormhole",
     "models.cells": "MetricConv2d MetricLinear with_metric",

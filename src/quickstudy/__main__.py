@@ -18,7 +18,10 @@ def main() -> int:
     from quickstudy.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
-    return cli.run_command()
+    code = cli.run_command()
+    if signal.getsignal(signal.SIGINT) is _interrupt:  # all is done, and Python takes a moment to end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

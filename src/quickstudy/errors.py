@@ -50,6 +50,10 @@ def check_positive(name: str, value: float, why: str) -> None:
         raise InputError(f"`{name}` was {value}; {why}, so it must be above 0 and finite.")
 
 
+MOST_NAMES, FEW = 60, 10
+"""More names than these are not listed in a message, but so many of them."""
+
+
 def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """The known name closest to `word`, as the end of an error message.
 
@@ -61,8 +65,9 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "None are known."
-    close = get_close_matches(word, names, n=1, cutoff=0.5)
-    return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {', '.join(names)}."
+    close = get_close_matches(str(word), names, n=1, cutoff=0.5)
+    listed = ", ".join(names) if len(names) <= MOST_NAMES else f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
+    return (f"Did you mean `{close[0]}`? " if close else "") + f"Known: {listed}."
 
 
 def suggest_setting(key: str, known: Iterable[str], paths: Mapping[str, str]) -> str:

@@ -764,8 +764,8 @@ def test_a_part_in_place_of_another_leaves_the_others_options_behind_and_says_so
     assert {"inner_lr", "inner_steps"}.isdisjoint(yaml.safe_load(done.out)["method"])
     assert yaml.safe_load(done.out)["model"] == {"name": "mlp", "hidden": [40, 40], "std": 0.1}
     assert done.err == (
-        "note: --method protonet: `inner_lr`, `inner_steps` of maml left out, no option of protonet.\n"
-        "note: --model mlp: `filters`, `blocks` of conv_net left out, no option of mlp.\n"
+        "note: --method protonet: protonet has no `inner_lr`, `inner_steps`; the values for maml are left out.\n"
+        "note: --model mlp: mlp has no `filters`, `blocks`; the values for conv_net are left out.\n"
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from quickstudy.errors import InputError
 from quickstudy.evaluation.calibration import (
@@ -17,7 +18,7 @@ from quickstudy.evaluation.calibration import (
 )
 from quickstudy.methods.registry import METHODS
 from quickstudy.models.nets import mlp
-from quickstudy.tasks import FAMILIES, Episodes
+from quickstudy.tasks import FAMILIES, Batches, Cross, Episodes, drawings
 
 
 def drawn(n=4000, ways=4, temperature=1.0, seed=0):
@@ -137,6 +138,20 @@ def test_episodes_have_the_sizes_that_are_asked_for_or_the_nearest():
     assert (found.ways, found.shots) == (6, 11)
     found = calibrate_on_tasks(learner, episodes(fractions=(1.0, 0.0, 0.0)), 3, 1, episodes=5)
     assert "training classes" in found.source
+
+
+def test_batches_are_calibrated_on_the_classes_that_they_are_drawn_from():
+    learner = METHODS["protonet"](mlp(4, 3, hidden=(8,), std=None), 3)
+    family = Cross(train=Batches(episodes()), test=episodes())
+    found = calibrate_on_tasks(learner, family, 4, 2, episodes=5)
+    assert (found.ways, found.shots) == (4, 2) and "training classes" in found.source
+
+
+def test_tasks_of_one_alphabet_have_at_most_its_classes():
+    family = drawings("lake", within="alphabet")
+    learner = METHODS["protonet"](nn.Sequential(nn.AvgPool2d(7), nn.Flatten(), nn.Linear(16, 5)), 5)
+    largest = np.unique(family.groups("val"), return_counts=True)[1].max()
+    assert calibrate_on_tasks(learner, family, 400, 1, episodes=2).ways == largest
 
 
 def test_a_learner_of_more_classes_answers_with_the_first_of_them():

@@ -308,7 +308,7 @@ def test_repeats_are_summed_up_by_the_deviation_of_their_means(run, monkeypatch)
     parts = [evaluate_run(run, overrides=["--evaluate.tasks", "30", "--evaluate.seed", str(seed)]) for seed in range(3)]
     means = [part["mean"] for part in parts]
     assert summary["mean"] == pytest.approx(np.mean(means), rel=1e-12)
-    assert summary["interval"] == pytest.approx(np.std(means), rel=1e-12)
+    assert summary["interval"] == pytest.approx(np.std(means, ddof=1), rel=1e-12)
     assert summary["hash"] == "+".join(part["hash"] for part in parts)
     assert (summary["tasks"], summary["finite"]) == (90, 90) and "3 task lists" in summary["spread"]
 

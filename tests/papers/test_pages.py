@@ -91,7 +91,7 @@ def test_every_number_of_the_paper_is_on_its_page(paper):
 
 
 def test_an_item_at_two_scales_has_each_claim_once_at_the_scale_that_decides_it():
-    (one,) = [one for one in STORED["hypermaml"] if one["item"] == "table-5"]
+    (one,) = [one for one in STORED["hypermaml"] if one["item"] == "table-5" and one["scale"] != "cpu"]
     first, second, *rest = one["claims"]
     cpu = {**one, "scale": "cpu", "claims": [{**first, "holds": True}, second, *rest]}
     text = page.render("hypermaml", [one, cpu], PAGES, "md")

@@ -11,8 +11,10 @@ from torch import nn
 
 import quickstudy
 from quickstudy.errors import InputError
+from quickstudy.evaluation.dry_run import draw_first_tasks
 from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash
-from quickstudy.evaluation.metrics import METRICS
+from quickstudy.evaluation.metrics import METRICS, get_metric
+from quickstudy.methods.maml import maml
 from quickstudy.rules.torch_private import tree_leaves
 from quickstudy.tasks import AverageThreshold, Batches, Cross, Episodes, Gaussians, TaskFamily, digits
 from quickstudy.tasks.images.sets import image_folder
@@ -205,3 +207,57 @@ def test_what_a_users_family_raises_in_a_later_batch_is_an_error_of_one_line(mon
     next(batches)
     with pytest.raises(InputError, match=f"tasks of step 1 failed: {type(error).__name__}.*test_order.py, line"):
         next(batches)
+
+
+@dataclass(frozen=True)
+class Lines(Rising):
+    """A user's own lines, of a slope that the description does not name."""
+
+    slope: float = 1.0
+
+    def sample(self, draws, size, part):
+        x = torch.from_numpy(draws.uniform("x", size, 8, 1)[part].astype(np.float32))
+        return Examples(x, self.slope * x), Examples(x, self.slope * x), {}
+
+
+class FromTorch(Rising):
+    """Takes its numbers from torch."""
+
+    def sample(self, draws, size, part):
+        x = torch.rand(size, 8, 1)[part]
+        return Examples(x, x), Examples(x, x), {}
+
+
+class PartOnly(Rising):
+    """Draws less where a part is asked for, so that a part has other tasks."""
+
+    def sample(self, draws, size, part):
+        count = len(range(*part.indices(size)))
+        x = torch.arange(8.0)[:, None].repeat(count, 1, 1) * count
+        return Examples(x, x), Examples(x, x), {}
+
+
+class Two(Rising):
+    """Returns two things."""
+
+    def sample(self, draws, size, part):
+        return super().sample(draws, size, part)[:2]
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        (FromTorch(), "FromTorch gives other tasks when the same step is drawn again.*from its `draws`"),
+        (PartOnly(), "PartOnly gives other tasks when a part of a step is drawn.*return those of `part`"),
+        (Two(), "`sample` of Two returns three things"),
+    ],
+)
+def test_a_family_whose_tasks_are_no_function_of_the_step_is_refused(family, words):
+    with pytest.raises(InputError, match=words):
+        draw_first_tasks(family, "train", size=4)
+
+
+def test_lists_of_a_family_whose_description_leaves_something_out_have_hashes_of_their_own():
+    learner, metric = maml(nn.Linear(1, 1), loss="mse"), get_metric("mse")
+    hashes = [evaluate(learner, Lines(slope=slope), metric, n=40).hash for slope in (1.0, 100.0, 1.0)]
+    assert hashes[0] == hashes[2] != hashes[1]

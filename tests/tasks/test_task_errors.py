@@ -1,6 +1,7 @@
 """The errors of the task families, and of the check of the first batch of a source."""
 
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -161,3 +162,48 @@ def test_a_support_set_with_nan_is_named_when_a_learner_adapts(bad, half):
     getattr(support, half)[3, 0] = bad
     with pytest.raises(InputError, match=f"{half} of the support set holds NaN or infinity in 1 .* first in example 3"):
         learner.adapt(support)
+
+
+WRONG_TYPES = {
+    "Sine(amplitude=3.0)": "amplitude=3.0 is no range",
+    "Sine(x=None)": "x=None is no range",
+    "Sine(phase=('0', '1'))": "is no range",
+    "Gaussians(sd='a')": "sd='a' is not a standard deviation",
+    "Polynomial(divisor='2')": "divisor='2' must be positive",
+    "Episodes.by_image(images, labels, fractions=0.6)": "fractions=0.6 do not divide the data",
+    "Episodes.by_image(images, labels, fractions=('a', 'b', 'c'))": "do not divide the data",
+    "Episodes.by_class(images, labels, classes=[[0, 1], [2, 3]])": "are no lists by split",
+    "Episodes.by_class(images, labels, classes={'train': 3})": "are no lists by split",
+    "Episodes(images, labels, [1, 2, 3])": "splits are a list: give the image numbers by split",
+    "Batches(Episodes.by_image(images, labels, ways=2, queries=1), hold_out='a')": "hold_out='a' is not a fraction",
+    "Cross(train='sine', test=Sine())": "`train` are tasks, such as Sine\\(\\) or drawings\\(\\); given is a str",
+    "Cross(train=Sine(), test=None)": "`test` are tasks",
+    "drawings(only='Latin')": "`only` is a list of the names of classes",
+}
+
+
+def test_values_of_wrong_types_are_refused_in_words():
+    """In a process of its own: the checks of types in tests would refuse them before."""
+    program = f"""
+import re, numpy as np
+from quickstudy.errors import InputError
+from quickstudy.tasks import Batches, Cross, Episodes, Gaussians, Polynomial, Sine, drawings
+images, labels = np.zeros((40, 4), np.float32), np.repeat([3, 8], 20)
+for code, words in {WRONG_TYPES!r}.items():
+    try:
+        eval(code)
+    except InputError as error:
+        assert re.search(words, str(error)), (code, str(error))
+    else:
+        raise SystemExit(code + " was taken")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_of_very_many_known_names_a_few_are_listed():
+    with pytest.raises(
+        InputError, match=r"`only` names class 'Latn/character01'. Did you mean `Latin/character01`\?"
+    ) as e:
+        quickstudy.tasks.drawings(only=["Latn/character01"])
+    assert len(str(e.value)) < 600 and "and 1613 more" in str(e.value)

@@ -52,7 +52,7 @@ def parsed(*overrides, **changes):
         (["--evaluate.taks", "5"], "`evaluate.taks` is no setting. Did you mean `tasks`"),
         (["--evaluate.split", "tset"], "`evaluate.split`: there is no split 'tset'. Did you mean `test`"),
         (["--train.milestones", "[-5, 5]"], "`train.milestones.0`: input should be greater than or equal to 0"),
-        (["--tasks.amplitude", "[5]"], "`tasks.amplitude` has too few values .given: .5"),
+        (["--tasks.amplitude", "[5]"], "`tasks.amplitude` has too few values: it has 2 or more .given: .5"),
         (["--train.schedules", "{rule.rate.value: {start: 0, end: 5, before: 1, after: 0}}"],
          "`train.schedules.rule.rate.value` does not say its `kind`: ramp .start, end, before, after, every. or"),
         (["--train.schedules.rule.rate.value", "{start: 0, end: 5, before: 1, after: 0}"],

@@ -54,6 +54,11 @@ def describe_model(classifier: FewShotClassifier) -> dict[str, Any]:
     }
 
 
+def count_distinct_examples(classifier: FewShotClassifier) -> int:
+    """How many different examples a classifier was taught."""
+    return len({row.numpy().tobytes() for row in classifier._x})
+
+
 def name_classes(labels: Iterable[Hashable]) -> dict[Hashable, str]:
     """Classes in words; of those that read alike, such as 1 and "1", with their quotes."""
     listed = list(labels)

@@ -170,6 +170,9 @@ def _read_box(box: str, prog: str) -> str:
     message = " ".join(takewhile(bool, dropwhile(not_, lines)))
     if missing := re.match(r"Missing value for argument '([^' ]+)", message):
         return f"{missing[1]} has no value; write {missing[1]} VALUE."
+    if wrong := re.match(r"Error parsing (\S+): no type matching \S*(FLOAT|INT)\S* .*\['(.*)'\]", message):
+        kind = "a number, such as 0.9" if wrong[2] == "FLOAT" else "a whole number"
+        return f"{wrong[1]} takes {kind}; given: {wrong[3]!r}. For more: {prog} --help"
     return f"{message.removeprefix('Error parsing ').rstrip('.')}. For more: {prog} --help"
 
 

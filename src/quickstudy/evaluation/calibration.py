@@ -27,7 +27,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.evaluation.evaluate import task_batches
 from quickstudy.methods.learner import Learner
-from quickstudy.tasks import Episodes, TaskFamily
+from quickstudy.tasks import Batches, Episodes, TaskFamily
 from quickstudy.types import Integer
 
 EPISODES = 200
@@ -74,9 +74,9 @@ class Calibration(BaseModel, frozen=True, extra="forbid"):
     def __str__(self) -> str:
         by = f"{self.episodes} tasks of {self.source}" if self.episodes else self.source
         return (
-            f"{self.ways} classes of {self.shots} on {by}: {100 * self.accuracy:.1f} % right, calibration error "
-            f"{100 * self.error_before:.1f} % before and {100 * self.error_after:.1f} % after (temperature "
-            f"{self.temperature:.3g})"
+            f"{self.ways} classes with {self.shots} examples each, on {by}: {100 * self.accuracy:.1f} % right, "
+            f"calibration error {100 * self.error_before:.1f} % before and {100 * self.error_after:.1f} % after "
+            f"(temperature {self.temperature:.3g})"
         )
 
 
@@ -180,13 +180,16 @@ def _find_levels(true: NDArray[np.float64]) -> tuple[float, ...]:
 def with_sizes(family: TaskFamily, split: str, ways: Integer, shots: Integer) -> tuple[Episodes, int, int]:
     """The tasks of a split with other ways and shots, or the nearest for which it has enough classes and images."""
     part = family.of_split(split)
+    part = part.of if isinstance(part, Batches) else part
     if not isinstance(part, Episodes) or split not in part.pools:
         raise InputError(f"These tasks have no classes of a split {split!r}, so nothing can be calibrated on them.")
     classes, _, counts = part.pools[split]
+    groups = part.groups(split)
+    most = len(classes) if groups is None else int(np.unique(groups, return_counts=True)[1].max())
     least = int(counts.min())
-    if len(classes) < 2 or least < 2:
+    if most < 2 or least < 2:
         raise InputError(f"{split!r} has too few classes or images for a task.")
-    near_ways, near_shots = min(int(ways), len(classes)), min(int(shots), least - 1)
+    near_ways, near_shots = min(int(ways), most), min(int(shots), least - 1)
     queries = min(QUERIES, least - near_shots)
     return replace(part, ways=near_ways, shots=near_shots, queries=queries), near_ways, near_shots
 

@@ -9,7 +9,7 @@ from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, RunError, describe_error
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.misfits import ModelError
-from quickstudy.rules.torch_private import tree_map
+from quickstudy.rules.torch_private import tree_leaves, tree_map
 from quickstudy.tasks.base import TaskFamily, TaskSource
 from quickstudy.tasks.check import check_task
 from quickstudy.types import Inputs, InputShapes, Integer, Outcome, Task, pick
@@ -40,7 +40,32 @@ def draw_first_tasks(family: TaskFamily, split: str, *, seed: Integer = 0, size:
             )
     if family.loss != "cross_entropy":
         _check_targets(family, tasks)
+    if not type(family).__module__.startswith("quickstudy."):
+        _check_draws(family, split, seed, tasks)
     return tasks
+
+
+def _check_draws(family: TaskFamily, split: str, seed: Integer, tasks: Task) -> None:
+    """Refuse a user's own family whose tasks are others when they are drawn again, or when some of them are drawn."""
+    size = len(tasks.key)
+    source = family.source(split, seed=seed, size=size)
+    name = type(family).__name__
+    if not _are_equal(draw_tasks(source, 0), tasks):
+        raise InputError(
+            f"{name} gives other tasks when the same step is drawn again, so no run could be resumed and no result be "
+            "compared. Take all random numbers in `sample` from its `draws`, none from torch, NumPy or `random`."
+        )
+    if size > 1 and not _are_equal(draw_tasks(source, 0, slice(0, 1)), pick(tasks, slice(0, 1))):
+        raise InputError(
+            f"{name} gives other tasks when a part of a step is drawn, as each of several workers does. Draw for all "
+            "`size` tasks in `sample`, and return those of `part`."
+        )
+
+
+def _are_equal(one: Task, other: Task) -> bool:
+    """Whether two batches have the same examples; NaN equals NaN."""
+    pairs = zip(tree_leaves((one.support, one.query)), tree_leaves((other.support, other.query)), strict=True)
+    return all(a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)
 
 
 def input_shapes(x: Inputs) -> InputShapes:

@@ -111,7 +111,10 @@ def task_batches(
 
 
 def task_hash(family: TaskFamily, tasks: list[Task]) -> str:
-    """Twelve hexadecimal digits that name a task list. They depend on the family, on all sizes and on all draws."""
+    """Twelve hexadecimal digits that name a task list. They depend on the family, on all sizes and on all draws.
+
+    Of a user's own family, whose description may leave something out, they also depend on the examples.
+    """
     digest = sha256(json.dumps([TASK_FORMAT, family.describe()], sort_keys=True, default=str).encode())
     for task in tasks:
         leaves = tree_leaves((task.support, task.query))
@@ -181,10 +184,23 @@ def _evaluate_batch(
     return _BatchResult(
         metric.measure(outcome.output, tasks.query.y).numpy(),
         outcome.loss.numpy(),
-        Task(support, query, tasks.key, tasks.about),
+        Task(support, query, tasks.key, tasks.about | ({} if _is_ours(family) else _hash_examples(tasks))),
         predictions,
         _example_arrays(tasks, outcome.output) if first else {},
     )
+
+
+def _is_ours(family: TaskFamily) -> bool:
+    """Whether a family is of this library: its tasks follow from its description and their draws."""
+    return type(family).__module__.startswith("quickstudy.")
+
+
+def _hash_examples(tasks: Task) -> dict[str, torch.Tensor]:
+    """A hash of the examples, as one more entry of `about`."""
+    digest = sha256()
+    for leaf in tree_leaves((tasks.support, tasks.query)):
+        digest.update(leaf.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"examples": torch.tensor(list(digest.digest()), dtype=torch.uint8)}
 
 
 def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:

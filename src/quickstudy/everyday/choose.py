@@ -219,7 +219,6 @@ def _try(
 def _unjudged(found: Sequence[_Tried], ways: int) -> Choice:
     """With one example of each class none can be left out: what is known is how the bases do on their own tasks."""
     rows = [Candidate(one.name, one.episodes, 0.0, math.nan, one.seconds, one.parameters) for one in found]
-    rows.sort(key=lambda row: (math.isnan(row.accuracy), -row.accuracy))
     note = (
         "There is one example of each class, so none can be left out to test, and the bases cannot be judged on them. "
         f"Shown is how each does on training episodes of {ways} classes with one example, where it has such tasks: "

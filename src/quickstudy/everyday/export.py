@@ -9,8 +9,8 @@ preparation, calibration) is in the file's metadata.
 | classifier | `x [n, *input]` | `logits [n, classes]` |
 | learner | `support_x [s, *input]`, `support_y [s]`, `query_x [n, *input]` | `logits [n, ways]` |
 
-A learner is exported if it takes no gradient steps: ProtoNet and its kin, and HyperMAML by its emission alone.
-Steps would be unrolled into the graph, and an exporter may differentiate them silently wrong.
+A learner is exported if it takes no gradient steps: ProtoNet, NCA, MatchingNet and HyperShot, and HyperMAML by its
+emission alone. Steps would be unrolled into the graph, and an exporter may differentiate them silently wrong.
 """
 
 import io

@@ -147,4 +147,4 @@ def measure_norms(trained: Learner, served: Learner, family: TaskFamily, episode
     amount = (
         f"{100 * difference.mean:+.1f} ± {100 * difference.interval:.1f} points" if share else difference.format("+.3g")
     )
-    return f"the change of norms makes {amount} of {metric.name} on {len(before.values)} validation tasks"
+    return f"with these norms the {metric.name} changes by {amount}, on {len(before.values)} validation tasks"

@@ -141,9 +141,10 @@ def draw_example_task(result: EvaluationResult) -> tuple[bytes, str] | None:
 
 
 def metric_name(run: Run) -> str:
-    """The name of a run's metric, from its results or else from its settings. Rows of validation do not have it."""
+    """The name of a run's metric, from its results or else from its validations. Those of old runs do not have it."""
     names = [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
-    return str((names or [run.config.get("metric", "metric")])[0])
+    names += [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
+    return str((names or ["metric"])[0])
 
 
 def _draw_plane_task(

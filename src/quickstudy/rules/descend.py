@@ -161,6 +161,11 @@ class Constant(Rate):
             raise InputError(f"A constant rate is a number, such as 0.01, not {value!r} (decay {decay!r}).") from None
         if not (isfinite(value) and isfinite(decay)):
             raise InputError(f"A constant rate is a finite number, such as 0.01, not {value} (decay {decay}).")
+        if value < 0 or decay < 0:
+            raise InputError(
+                f"A constant rate is 0 or more, such as 0.01, not {value} (decay {decay}): below 0 a step would raise "
+                "the support loss."
+            )
         self.register_buffer("value", torch.tensor(value), persistent=False)
         self.register_buffer("decay", torch.tensor(decay), persistent=False)
 

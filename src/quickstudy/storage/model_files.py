@@ -151,6 +151,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for _ in range(READS):
         try:
             text = read_file(path / CONFIG_FILE, MAX_CONFIG_BYTES)
+        except FileNotFoundError as error:
+            if not any((path / name).exists() for name in (TENSORS_FILE, NEXT_FILE)):
+                raise InputError(
+                    f"{path} is no saved model: it has no {CONFIG_FILE}. To teach one with a folder of pictures: "
+                    f"quickstudy adapt {path} --from photos"
+                ) from error
+            raise InputError(
+                f"{path} has no {CONFIG_FILE}, so it is not a whole model. Save the model again, or give another one."
+            ) from error
         except OSError as error:
             raise InputError(
                 f"{path / CONFIG_FILE} cannot be read ({error.strerror or error}), so {path} is not a whole model. "

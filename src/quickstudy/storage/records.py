@@ -40,6 +40,7 @@ class ValidationRow(Row):
     interval: float
     finite: NonNegativeInt
     tasks: NonNegativeInt
+    name: str = "metric"
 
 
 class ProbeRow(Row):

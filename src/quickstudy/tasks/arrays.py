@@ -67,6 +67,10 @@ def check_images(images: NDArray[Any]) -> None:
 
 def check_splits(splits: Mapping[str, ArrayOrTensor], n: int) -> None:
     """Refuse unknown split names, indices without an image, and images that are given twice."""
+    if not isinstance(splits, Mapping):
+        raise InputError(
+            f"splits are a {type(splits).__name__}: give the image numbers by split, {{'train': [0, 1, ...], ...}}."
+        )
     if not splits:
         raise InputError("splits are empty: give the image numbers of at least one of train, val and test.")
     home = np.full(n, -1)

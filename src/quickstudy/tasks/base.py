@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quickstudy.errors import InputError
 from quickstudy.rules.torch_private import tree_map
 from quickstudy.tasks.check import check_layout
 from quickstudy.tasks.draws import Draws, as_integer
@@ -106,7 +107,13 @@ class TaskSource:
 
     def __call__(self, step: Integer, part: slice = slice(None)) -> Task:
         draws = Draws(self.seed, self.split, step, self.augmented)
-        support, query, about = self.family.sample(draws, self.size, part)
+        sampled = self.family.sample(draws, self.size, part)
+        if not isinstance(sampled, tuple) or len(sampled) != 3:
+            raise InputError(
+                f"`sample` of {type(self.family).__name__} returns three things: the support and the query, each "
+                "Examples(x, y), and a dictionary of what else is known of each task, which may be empty."
+            )
+        support, query, about = sampled
         task = check_layout(Task(support, query, draws.keys(self.size)[part], about))
         return _order_examples(task, draws, self.size, part)
 

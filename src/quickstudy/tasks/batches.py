@@ -18,7 +18,7 @@ from torch import Tensor
 from quickstudy.errors import InputError
 from quickstudy.tasks.arrays import as_integers
 from quickstudy.tasks.base import TaskFamily, TaskSource
-from quickstudy.tasks.draws import SPLITS, Draws, store_integers
+from quickstudy.tasks.draws import SPLITS, Draws, is_finite, store_integers
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.splits import Pool, split_by_image
 from quickstudy.types import Examples, Integer, Shape
@@ -71,7 +71,7 @@ class Batches(TaskFamily):
     def __post_init__(self) -> None:
         store_integers(self, "size", least=1)
         store_integers(self, "seed")
-        if not 0 <= self.hold_out < 1:
+        if not (is_finite(self.hold_out) and 0 <= self.hold_out < 1):
             raise InputError(
                 f"hold_out={self.hold_out!r} is not a fraction: give 0 or more and less than 1, for example 0.1."
             )

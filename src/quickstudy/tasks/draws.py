@@ -8,7 +8,7 @@ same tasks, and a new quantity does not change the draws of the others.
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from operator import index
 from typing import Any
 from zlib import crc32
@@ -32,6 +32,14 @@ def check_split(split: str) -> str:
 
 
 _NOISE_STREAM = 3  # the noise of adaptation has a stream of its own, beside those of the splits
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is one finite number."""
+    try:
+        return isfinite(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def as_integer(name: str, value: Any, least: int | None = None) -> int:

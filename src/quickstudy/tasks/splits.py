@@ -4,14 +4,14 @@ By image, a test task shows new images of the training classes. By class, it sho
 is what most papers report; the first needs far fewer classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.draws import SPLITS, Draws, check_split
+from quickstudy.tasks.draws import SPLITS, Draws, check_split, is_finite
 from quickstudy.types import Integer
 
 Fractions = tuple[float, float, float]
@@ -49,7 +49,8 @@ def rank_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _assign_splits(place: NDArray[np.float64], fractions: Fractions) -> NDArray[np.int64]:
     """The number of the split for each position in (0, 1) of a shuffled row."""
-    if len(fractions) != 3 or not all(0 <= share <= 1 for share in fractions) or abs(sum(fractions) - 1) > 1e-6:
+    are_three = isinstance(fractions, Sequence) and len(fractions) == 3 and all(map(is_finite, fractions))
+    if not are_three or not all(0 <= share <= 1 for share in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(
             f"fractions={fractions!r} do not divide the data: give the fractions of train, val and test, "
             "each 0 to 1 and adding up to 1, for example (0.6, 0.2, 0.2)."
@@ -81,6 +82,10 @@ def split_by_class(labels: NDArray[np.int64], fractions: Fractions, seed: Intege
 
 def split_by_list(labels: NDArray[np.int64], classes: Mapping[str, Sequence[int]]) -> Indices:
     """Divide the classes as listed. Classes that no split lists are left out."""
+    if not isinstance(classes, Mapping) or not all(isinstance(members, Iterable) for members in classes.values()):
+        raise InputError(
+            f"classes={classes!r} are no lists by split: give them as {{'train': [0, 1], 'test': [2, 3]}}."
+        )
     home: dict[int, str] = {}
     known = set(np.unique(labels).tolist())
     for split, members in classes.items():

@@ -58,7 +58,7 @@ def evaluate_run(
         mean, interval, spread = first.spread.mean, first.spread.interval, "95% interval over tasks"
     else:
         means = np.array([repeat.spread.mean for repeat in repeats])
-        mean, interval = float(means.mean()), float(means.std())
+        mean, interval = float(means.mean()), float(means.std(ddof=1))
         spread = f"standard deviation over {plan.repeats} task lists"
     summary = {
         "name": name,

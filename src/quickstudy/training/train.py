@@ -390,7 +390,7 @@ class _Trainer:
             spread = summary.spread
             self._log(
                 "val", loss=summary.loss.mean, metric=spread.mean, interval=spread.interval,
-                finite=spread.finite, tasks=spread.tasks,
+                finite=spread.finite, tasks=spread.tasks, name=self.metric.name,
             )  # fmt: skip
             score = spread.mean if self.metric.larger_is_better else -spread.mean
             # During HyperMAML's warm-up the learner is MAML in effect. So `best` is chosen only after all schedules.

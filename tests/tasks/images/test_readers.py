@@ -216,6 +216,16 @@ def test_a_table_that_is_a_link_lists_the_pictures_beside_the_link(tmp_path):
         assert np.asarray(read(locate_source(tmp_path / name / "list.csv")).pictures[0]).max() == 100 * at + 9
 
 
+@pytest.mark.parametrize("name", ["features.npz", "features_train.pkl", "train.json"])
+def test_a_file_that_is_no_data_beside_class_folders_is_refused_with_the_way_out(tmp_path, name):
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    if name.endswith("npz"):
+        np.savez(tmp_path / name, f=np.zeros(3))
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps({"a": 1}) if name.endswith("pkl") else b"{")
+    refused(tmp_path, "There are class folders too (cat, dog): to read these, move that file out of")
+
+
 def test_flat_pictures_with_a_table_of_other_columns_are_refused_with_the_known_ones(tmp_path):
     put(tmp_path, "1.png", "2.png")
     write(tmp_path, "labels.csv", "id,species", "1.png,cat")

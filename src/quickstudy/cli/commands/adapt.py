@@ -23,14 +23,14 @@ class Adapt(TrustingCommand):
     folder: Positional[Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
     """A folder with one folder of pictures for each class."""
     base: Annotated[str | None, arg(name="from", metavar="BASE", help_behavior_hint="")] = None
-    """What is taught: `photos`, `timm:NAME`, `hf:NAME`, `open_clip:NAME/WEIGHTS`, a run, or a learner that `pack`
-    saved."""
+    """What is taught: `photos`, `drawings`, `timm:NAME`, `hf:NAME`, `open_clip:NAME/WEIGHTS`, a run, or a learner that
+    `pack` saved."""
     out: Folder = None
     """Directory of the model (default: the name of FOLDER with .model, in this directory)."""
     norms: str = "support"
     """`support`: batch norms take the statistics of the examples, so no answer depends on its neighbours; `trained`."""
     episodes: int = 200
-    """Validation tasks that calibrate a run whose data are at hand; 0 for none."""
+    """Validation tasks that are used for calibration, if the data of a run are on this machine; 0: no calibration."""
     report: Folder = None
     """Directory for a page with the pictures that were taught."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -14,10 +14,13 @@ from quickstudy.cli.command import TrustingCommand
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError
 
+if TYPE_CHECKING:
+    from quickstudy.everyday.choose import Candidate
+
 
 @dataclass(frozen=True)
 class Choose(TrustingCommand):
-    """Compare bases on your own pictures, by repeated splits: the cheapest that cannot be told from the best."""
+    """Compare bases on your own pictures: it names the fastest of those that are not clearly worse than the best."""
 
     folder: Positional[Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")]] = None
     """A folder with one folder of pictures for each class."""
@@ -44,16 +47,23 @@ class Choose(TrustingCommand):
             rows = [vars(row) for row in found.candidates]
             console.print_json({**vars(found), "candidates": rows})
             return
-        measured = "accuracy" if found.judged else "on training episodes"
         table = [
             (
                 row.name,
                 "not known" if math.isnan(row.accuracy) else f"{100 * row.accuracy:.1f} %",
-                "-" if math.isnan(row.interval) else f"{100 * row.behind:.1f} ± {100 * row.interval:.1f} points",
+                *([_behind(row)] if found.judged else []),
                 f"{1000 * row.seconds:.3g}",
                 f"{row.parameters:,}",
             )
             for row in found.candidates
         ]
-        console.table("", ("base", measured, "behind the best", "ms an example", "parameters"), table)
-        console.note(found.note, always=True)
+        measured = ("accuracy", "behind the best") if found.judged else ("on tasks of its own",)
+        if not found.judged:
+            console.note(found.note, always=True)
+        console.table("", ("base", *measured, "ms an example", "parameters"), table)
+        if found.judged:
+            console.note(found.note, always=True)
+
+
+def _behind(row: Candidate) -> str:
+    return "-" if math.isnan(row.interval) else f"{100 * row.behind:.1f} ± {100 * row.interval:.1f} points"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from quickstudy.errors import InputError, UserErrors
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.evaluate import Difference, Summary
+    from quickstudy.evaluation.metrics import Spread
     from quickstudy.storage.run import Run
 
 
@@ -50,11 +51,13 @@ class Compare(ConfigCommand):
                 row = {"run": path, "method": method, **vars(summary.spread), "hash": summary.hash}
                 console.print_json(row | {"metric": summary.metric.name, "difference": gap})
             return
+        share = reference.metric.name == "accuracy"
+        scale: Callable[[Spread], Spread] = _in_percent if share else lambda spread: spread
         console.table(
             "",
-            ("run", "method", reference.metric.name, "paired difference"),
+            ("run", "method", f"{reference.metric.name}{', %' * share}", f"paired difference{', points' * share}"),
             [
-                (path, method, str(s.spread), "reference" if d is None else _format_gap(d))
+                (path, method, str(scale(s.spread)), "reference" if d is None else _format_gap(d, scale))
                 for path, method, s, d in rows
             ],
             caption=f"{len(reference.values)} identical tasks, list {reference.hash}; ± is a 95% interval over tasks",
@@ -76,8 +79,12 @@ def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str], trust:
     return setup.config.method.name, summary
 
 
-def _format_gap(difference: Difference) -> str:
-    gap = difference.spread
+def _in_percent(spread: Spread) -> Spread:
+    return replace(spread, mean=100 * spread.mean, interval=100 * spread.interval)
+
+
+def _format_gap(difference: Difference, scale: Callable[[Spread], Spread]) -> str:
+    gap = scale(difference.spread)
     doubt = "" if gap.sign else ", not distinguishable"
     lost = f", {difference.left_out} tasks left out" if difference.left_out else ""
     return f"{gap.format('+.4g')}{doubt}{lost}"

@@ -32,8 +32,8 @@ class Reproduce(ImageCommand):
     """
 
     paper: Positional[Annotated[str | None, arg(metavar="PAPER", help_behavior_hint="")]] = None
-    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open. Or a YAML file: a queue of items,
-    which is worked off in its order and goes on where it was stopped (with --list: what is done and left, in hours)."""
+    """mtnet, wormhole, hypermaml, or beyond: questions that the papers leave open. Or a YAML file: a queue, whose
+    items are run in their order; it goes on where it was stopped (with --list: what is done and left, in hours)."""
     item: Positional[Annotated[str | None, arg(metavar="ITEM", help_behavior_hint="")]] = None
     """A table or figure, such as table-6.1 (see --list), or all."""
     list: Flag = False

@@ -37,7 +37,7 @@ class Sweep(ConfigCommand):
     under `search` in the file: log:1e-4..0.1, 0.1..0.9, int:1..5, maml,mtnet. Other settings are overridden by
     --key.sub value; --seed is also that of the sampling."""
     trials: int = 20
-    """Trials in all, with those that an earlier command began."""
+    """Total number of trials, including those of earlier commands."""
     workers: int = 1
     """Processes that run trials side by side."""
     out: Folder = None

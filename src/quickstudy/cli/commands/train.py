@@ -79,7 +79,7 @@ class Train(SharedCommand):
         with console.decoding() as progress:
             setup = world.agree(partial(config.build, settings, progress))
         if self.print_config:
-            _print_config(setup)
+            _print_config(setup, console)
             return
         if self.config == "folder" and not is_about_pixels(overrides):
             console.note(FOLDER_WITH_PHOTOS if has_photos() else FOLDER_WITHOUT_PHOTOS)
@@ -104,7 +104,7 @@ class Train(SharedCommand):
         setup = self.with_trust(console, partial(rebuild, run, world=world))
         steps = setup.config.train.steps
         if self.print_config:
-            _print_config(setup)
+            _print_config(setup, console)
         elif world.from_first(partial(run.has_reached, steps)):
             console.note(f"{run.path} is finished: {steps} steps are done.")
             self._finish(run, setup, console, world)
@@ -170,9 +170,12 @@ class Train(SharedCommand):
             console.note(f"next: quickstudy evaluate {quote(str(run.path))}")
 
 
-def _print_config(setup: Setup) -> None:
+def _print_config(setup: Setup, console: Console) -> None:
     import yaml
 
+    if console.json:
+        console.print_json(setup.config.model_dump(mode="json"))
+        return
     print(yaml.safe_dump(setup.config.model_dump(mode="json"), sort_keys=False), end="")
 
 

@@ -12,7 +12,14 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from quickstudy.cli.command import Folder, TrustingCommand
-from quickstudy.cli.taught import describe_model, name_by_known_classes, name_classes, open_classifier, tell_taught
+from quickstudy.cli.taught import (
+    count_distinct_examples,
+    describe_model,
+    name_by_known_classes,
+    name_classes,
+    open_classifier,
+    tell_taught,
+)
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, printable
 
@@ -48,11 +55,14 @@ class Update(TrustingCommand):
         # In place, two updates at once would lose one of them; elsewhere the old model need not be writable.
         with model_lock(path) if out.resolve() == path.resolve() else nullcontext():
             classifier = self.with_trust(console, partial(open_classifier, self.model))
-            before = classifier.shots_
+            before, distinct = classifier.shots_, count_distinct_examples(classifier)
             labels = name_by_known_classes(taught.labels, classifier.classes_)
             with console.progress("reading") as progress:
                 classifier.update(taught.items, labels, progress=progress)
             classifier.save(out)
+        again = len(taught.items) - (count_distinct_examples(classifier) - distinct)
+        if again:
+            console.note(f"{again} of the {len(taught.items)} new pictures are there already, and are counted again")
         tell_taught(console, classifier, taught, self.report)
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})

@@ -1,4 +1,4 @@
-"""Encoders from open_clip: the pictures' half of a model, by `NAME/WEIGHTS`.
+"""Encoders from open_clip: the image encoder of a model, by `NAME/WEIGHTS`.
 
 open_clip needs torchvision. Where the two cannot be imported, as in the environment of this package's tests, opening a
 model says so; the preparation is tested by open_clip's own numbers.

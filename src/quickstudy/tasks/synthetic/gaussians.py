@@ -8,7 +8,6 @@ no numbers; the standard deviation, shots and queries are ours.
 """
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import float_tensor
-from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.draws import Draws, is_finite, store_integers
 from quickstudy.tasks.synthetic.options import Formula, draw_signs
 from quickstudy.types import Examples, Integer, Shape
 
@@ -47,7 +46,7 @@ class Gaussians(Formula):
 
     def __post_init__(self) -> None:
         store_integers(self, "shots", "queries", least=1)
-        if not isfinite(self.sd) or self.sd < 0:
+        if not is_finite(self.sd) or self.sd < 0:
             raise InputError(f"sd={self.sd!r} is not a standard deviation: give 0 or more, for example 0.25.")
 
     @property

@@ -1,7 +1,7 @@
 """Shared by the formulas: their options and checks of these, and uniform draws scaled to a range."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import TaskFamily
+from quickstudy.tasks.draws import is_finite
 from quickstudy.types import Shape
 
 Interval = tuple[float, float]
@@ -36,7 +37,8 @@ class Formula(TaskFamily):
 def check_ranges(**ranges: Interval) -> None:
     """Refuse ranges that are not two finite numbers (low, high) with low <= high."""
     for name, limits in ranges.items():
-        if len(limits) != 2 or not all(map(isfinite, limits)) or limits[0] > limits[1]:
+        is_pair = isinstance(limits, Sequence | np.ndarray) and len(limits) == 2
+        if not is_pair or not all(map(is_finite, limits)) or limits[0] > limits[1]:
             raise InputError(
                 f"{name}={limits!r} is no range: give two finite numbers (low, high) with low <= high, "
                 f"or the same number twice to fix {name}."

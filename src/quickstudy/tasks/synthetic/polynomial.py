@@ -8,7 +8,6 @@ has the same size at |x| = 2. `divisor=1` follows the text of the thesis.
 """
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError
 from quickstudy.tasks.base import float_tensor
-from quickstudy.tasks.draws import Draws, store_integers
+from quickstudy.tasks.draws import Draws, is_finite, store_integers
 from quickstudy.tasks.synthetic.options import Formula, Interval, check_ranges, draw_within
 from quickstudy.types import Examples, Integer
 
@@ -51,7 +50,7 @@ class Polynomial(Formula):
         store_integers(self, "order", least=0)
         store_integers(self, "shots", "queries", least=1)
         check_ranges(x=self.x)
-        if not isfinite(self.divisor) or self.divisor <= 0:
+        if not is_finite(self.divisor) or self.divisor <= 0:
             raise InputError(
                 f"divisor={self.divisor!r} must be positive: the author's code has 2.0, the text of the thesis 1.0."
             )

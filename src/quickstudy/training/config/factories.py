@@ -177,7 +177,7 @@ def drop_foreign_options(raw: Mapping[Any, Any], overrides: Sequence[str], known
         if dropped:
             listed = ", ".join(f"`{option}`" for option in dropped)
             warnings.warn(
-                f"--{what} {name}: {listed} of {part.get('name')} left out, no option of {name}.",
+                f"--{what} {name}: {name} has no {listed}; the values for {part.get('name')} are left out.",
                 DroppedOptions,
                 stacklevel=4,
             )

@@ -35,19 +35,21 @@ def explain_validation(error: ValidationError, place: str = "") -> str:
             advice = suggest_setting(steps[-1], _known_settings(item["loc"][:-1]), PATHS)
             sentences.append(f"`{where}` is no setting. {advice}")
         elif item["type"] == "missing" and isinstance(item["loc"][-1], int):  # of a list, and not of the settings
-            sentences.append(f"`{place or '.'.join(steps[:-1])}` has too few values (given: {given}).")
+            needed = item["loc"][-1] + 1
+            sentences.append(
+                f"`{place or '.'.join(steps[:-1])}` has too few values: it has {needed} or more (given: {given})."
+            )
         elif item["type"] == "missing":
-            sentences.append(f"`{where}` is missing.")
+            part = "" if place or len(steps) > 1 else " `quickstudy train NAME --print-config` prints a whole example."
+            sentences.append(f"`{where}` is missing.{part}")
         elif item["type"] == "union_tag_not_found":
             sentences.append(_explain_kind(where, item["input"]))
         else:
             message = item["msg"].removeprefix("Value error, ")
             wants_list = "tuple" in message or "list" in message or "Sequence" in message
-            hint = (
-                f" Write a list: '[{given.strip(chr(39))}]'."
-                if wants_list and not isinstance(item["input"], dict)
-                else ""
-            )
+            value = given.strip("'")
+            example = f"{value}, {value}" if "tuple" in message and steps[0] == "tasks" else value  # of tasks: a range
+            hint = f" Write a list: '[{example}]'." if wants_list and not isinstance(item["input"], dict) else ""
             sentences.append(f"`{where}`: {message[:1].lower()}{message[1:]} (given: {given}).{hint}")
     return " ".join(dict.fromkeys(sentences))
 

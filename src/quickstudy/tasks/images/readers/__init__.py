@@ -35,6 +35,8 @@ READERS: dict[str, Reader] = {
     "folders": read_class_folders,
 }
 """The readers by name, in the order in which they are tried."""
+FROM_FILES = ("pickles", "class_lists", "file_lists", "table", "npz")
+"""Layouts that a file in a folder is taken for."""
 KNOWN_LAYOUTS = (
     "Known layouts are class folders (<class>/*.png or {train,val,test}/<class>/*.png, zipped or not), csv or parquet "
     "tables of paths and classes, npz with images and labels, and those of the published sets (docs/data.md)."
@@ -51,13 +53,30 @@ def recognise(path: Path) -> Listing:
     if not path.exists():
         raise InputError(f"There is nothing at {path}: check the path, or get the data with `quickstudy data prepare`.")
     for name, reader in READERS.items():
-        with explain_damage(f"{path} was taken for the layout {name!r} and cannot be read"):
-            if (listing := reader(path)) is not None:
-                unread = dict(unread_tables(path)) if reader is not read_table else {}
-                others = [(left, why) for left, why in listing.skipped if left not in unread]
-                return replace(listing, skipped=[*others, *unread.items()])
+        try:
+            with explain_damage(f"{path} was taken for the layout {name!r} and cannot be read"):
+                if (listing := reader(path)) is not None:
+                    unread = dict(unread_tables(path)) if reader is not read_table else {}
+                    others = [(left, why) for left, why in listing.skipped if left not in unread]
+                    return replace(listing, skipped=[*others, *unread.items()])
+        except InputError as error:
+            raise InputError(f"{error}{_offer_folders(path, name)}") from error
     tables = "".join(f" {name} is {why}." for name, why in unread_tables(path))
     raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}.{tables} {KNOWN_LAYOUTS}")
+
+
+def _offer_folders(path: Path, layout: str) -> str:
+    """What to do where a file that is no part of the data stands beside class folders."""
+    if not path.is_dir() or layout not in FROM_FILES:
+        return ""
+    try:
+        found = read_class_folders(path)
+    except InputError:
+        return ""
+    if found is None:
+        return ""
+    few = ", ".join(found.classes[:3]) + (", ..." if len(found.classes) > 3 else "")
+    return f" There are class folders too ({few}): to read these, move that file out of {path}."
 
 
 def _describe_path(path: Path) -> str:
