@@ -92,12 +92,19 @@ def test_settings_that_a_schedule_moved_are_in_the_file(tmp_path):
     assert qs.load(tmp_path / "l").get_buffer("rule.weights").tolist() == [0.25, 0.75]
 
 
+def test_a_place_that_holds_something_else_is_refused_before_anything_is_measured(trained, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"is not empty \(it has mine.txt\)"):
+        pack_run(trained("maml"), tmp_path, episodes=10**9)  # whose calibrations would take years
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_packing_changes_the_norms_measures_it_and_calibrates(trained, tmp_path):
     packed = pack_run(trained("protonet"), tmp_path / "p", episodes=5)
     blueprint = packed.blueprint
     assert (blueprint.method.options["norms"], blueprint.trained_norms) == ("support", "batch")
     assert "it serves with statistics of the support set" in packed.notes[0]
-    assert "of accuracy on 10 validation tasks" in blueprint.norms_cost
+    assert "the accuracy changes by" in blueprint.norms_cost and "on 10 validation tasks" in blueprint.norms_cost
     assert {(one.ways, one.shots) for one in blueprint.calibrations} >= {(5, 1), (5, 5), (20, 1)}
     served = qs.load(tmp_path / "p")
     assert "not transductive" in served.norms

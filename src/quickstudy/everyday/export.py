@@ -16,6 +16,7 @@ emission alone. Steps would be unrolled into the graph, and an exporter may diff
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -343,6 +344,8 @@ def _export(
         raise InputError(f"{path} ends in {path.suffix!r}: give a name that ends in .onnx or .pt2.")
     if not path.parent.is_dir():
         raise InputError(f"There is no directory {path.parent} for the exported file.")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"Nothing can be written in {path.parent}. Give another path for the exported file.")
     try:
         plain = json.loads(dumps({"format": EXPORT_FORMAT, **about}))
     except TypeError as error:

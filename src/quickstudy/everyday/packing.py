@@ -22,7 +22,7 @@ from quickstudy.everyday.bases import find_tasks, serve
 from quickstudy.everyday.heads import nearest_mean_learner
 from quickstudy.methods.learner import Learner
 from quickstudy.models.encoders.encoder import Encoder
-from quickstudy.storage.model_files import read_kind
+from quickstudy.storage.model_files import check_place, read_kind
 from quickstudy.storage.run import Run
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.episodes import Episodes
@@ -74,6 +74,7 @@ def pack_run(
             f"{path} holds a model that was taught, with its examples, and a learner would replace it. Give another "
             "directory."
         )
+    check_place(Path(path))  # before the calibrations, which take minutes
     trained = load(run.path, checkpoint, trust=trust)
     served, remarks = serve(trained, norms, run.path.name)
     notes, family = list(remarks), find_tasks(run)

@@ -68,7 +68,7 @@ def model_lock(path: Path) -> Iterator[None]:
 @contextmanager
 def claim_place(path: Path) -> Iterator[None]:
     """Keep other processes from saving at a path, where there need be nothing yet."""
-    _check_place(path)
+    check_place(path)
     with explain_disk_errors(path, "Give a directory that can be written."):
         path.mkdir(parents=True, exist_ok=True)
     with model_lock(path):
@@ -85,7 +85,7 @@ def read_kind(path: Path) -> str:
 
 def write_model(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a model, in place of an older one at the same path. It has the old contents or the new ones at any time."""
-    _check_place(path)
+    check_place(path)
     # Copied, because safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     digest = hash_tensors(copies, "")
@@ -117,7 +117,7 @@ def _to_json(about: Mapping[str, Any]) -> bytes:
     return text
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
     """Refuse to write a model over something else."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, and a model is a directory. Give another path.")
