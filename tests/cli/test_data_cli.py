@@ -235,6 +235,19 @@ def test_duplicates_within_and_across(cli, place, root):
     assert "identical: train/a/x.png (a, train) = train/a/y.png (a, train)" in text
 
 
+def test_a_picture_that_is_turned_by_its_tag_is_the_same_picture(cli, place, root):
+    own = place / "own"
+    folder(own, ("a", "b"))
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8))
+    upright.save(own / "a/upright.png")
+    turned = upright.rotate(90)
+    tag = Image.Exif()
+    tag[0x0112] = 6  # to be seen turned by 90 degrees clockwise
+    turned.save(own / "b/turned.png", exif=tag)
+    told = checked(cli, "own")["identical"]
+    assert [sorted(p["name"] for p in group) for group in told["first"]] == [["a/upright.png", "b/turned.png"]]
+
+
 def test_a_damaged_picture_with_a_good_header_is_not_counted_among_the_sizes(cli, place, root):
     folder(place / "own")
     whole = place / "own" / "a" / "whole.jpg"

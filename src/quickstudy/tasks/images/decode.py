@@ -230,10 +230,11 @@ def decode(pictures: Pictures, number: int, how: Decoding) -> tuple[UInt8[np.nda
 
 
 def hash_picture(pictures: Pictures, number: int) -> bytes:
-    """A digest of the values of a picture at its full size, whatever the format of its file."""
+    """A digest of the values of a picture at its full size, upright, whatever the format of its file."""
     with _opened(pictures, number) as picture:
         deep = _read_deep_values(picture, pictures, number)
-        values = np.asarray(picture.convert("RGBA")) if deep is None else deep.astype(np.float64)
+        upright = ImageOps.exif_transpose(picture)
+        values = np.asarray(upright.convert("RGBA")) if deep is None else deep.astype(np.float64)
     return blake2b(f"{values.dtype} {values.shape}".encode() + values.tobytes()).digest()
 
 
