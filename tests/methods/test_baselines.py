@@ -497,7 +497,7 @@ def test_norms_per_step_are_refused_where_no_step_runs_through_them(baseline: Ba
 def test_options_without_a_meaning_are_refused() -> None:
     with pytest.raises(InputError, match="compares classes.*'mse'"):
         nca(untouched(), WAYS, loss="mse")
-    with pytest.raises(InputError, match="loss='one_hot_mse' cannot be used: leave it out"):
+    with pytest.raises(InputError, match="the loss 'one_hot_mse' cannot be used: leave it out"):
         nca(untouched(), WAYS, loss="one_hot_mse")
     with pytest.raises(InputError, match="`scale` was 0"):
         matchingnet(untouched(), WAYS, scale=0.0)
