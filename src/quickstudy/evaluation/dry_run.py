@@ -26,6 +26,11 @@ def draw_tasks(source: TaskSource, step: Integer, part: slice = slice(None)) -> 
         raise InputError(f"Drawing the {source.split} tasks of step {step} failed: {describe_error(error)}.") from error
 
 
+def is_ours(family: TaskFamily) -> bool:
+    """Whether a family is of this library: its tasks follow from its description and their draws."""
+    return type(family).__module__.startswith("quickstudy.")
+
+
 def draw_first_tasks(family: TaskFamily, split: str, *, seed: Integer = 0, size: Integer = 1) -> Task:
     """Draw the first batch of a split, and check its shapes, labels and targets."""
     family = family.of_split(split)
@@ -40,7 +45,7 @@ def draw_first_tasks(family: TaskFamily, split: str, *, seed: Integer = 0, size:
             )
     if family.loss != "cross_entropy":
         _check_targets(family, tasks)
-    if not type(family).__module__.startswith("quickstudy."):
+    if not is_ours(family):
         _check_draws(family, split, seed, tasks)
     return tasks
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.errors import InputError, suggest_nearest
-from quickstudy.evaluation.dry_run import draw_tasks
+from quickstudy.evaluation.dry_run import draw_tasks, is_ours
 from quickstudy.evaluation.metrics import Metric, Spread, compute_spread
 from quickstudy.evaluation.thumbnails import Counts, count_confusions, predict_classes
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.torch_private import tree_leaves, tree_map
+from quickstudy.storage.checkpoints import hash_tensors
 from quickstudy.tasks import Episodes, TaskFamily
 from quickstudy.tasks.base import TASK_FORMAT
 from quickstudy.tasks.draws import as_integer
@@ -184,23 +185,17 @@ def _evaluate_batch(
     return _BatchResult(
         metric.measure(outcome.output, tasks.query.y).numpy(),
         outcome.loss.numpy(),
-        Task(support, query, tasks.key, tasks.about | ({} if _is_ours(family) else _hash_examples(tasks))),
+        Task(support, query, tasks.key, tasks.about | ({} if is_ours(family) else _hash_examples(tasks))),
         predictions,
         _example_arrays(tasks, outcome.output) if first else {},
     )
 
 
-def _is_ours(family: TaskFamily) -> bool:
-    """Whether a family is of this library: its tasks follow from its description and their draws."""
-    return type(family).__module__.startswith("quickstudy.")
-
-
 def _hash_examples(tasks: Task) -> dict[str, torch.Tensor]:
     """A hash of the examples, as one more entry of `about`."""
-    digest = sha256()
-    for leaf in tree_leaves((tasks.support, tasks.query)):
-        digest.update(leaf.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {"examples": torch.tensor(list(digest.digest()), dtype=torch.uint8)}
+    leaves = tree_leaves((tasks.support, tasks.query))
+    digest = hash_tensors({str(number): leaf for number, leaf in enumerate(leaves)}, "")
+    return {"examples": torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)}
 
 
 def _example_arrays(tasks: Task, output: torch.Tensor) -> dict[str, NDArray[np.generic]]:

@@ -142,7 +142,7 @@ def _look_alike(
 
 def _small(family: ImageEpisodes, numbers: NDArray[np.int64]) -> Tensor:
     """Grey pictures of `SMALL` pixels a side, as rows with mean 0 and length 1."""
-    pictures = torch.from_numpy(np.stack([as_array(family.images[number]) for number in numbers])).double()
+    pictures = family.take_images(numbers).cpu().double()
     small = F.adaptive_avg_pool2d(pictures.mean(1, keepdim=True), SMALL).flatten(1)
     return F.normalize(small - small.mean(1, keepdim=True), dim=1)
 

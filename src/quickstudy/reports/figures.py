@@ -143,7 +143,7 @@ def draw_example_task(result: EvaluationResult) -> tuple[bytes, str] | None:
 def metric_name(run: Run) -> str:
     """The name of a run's metric, from its results or else from its validations. Those of old runs do not have it."""
     names = [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
-    names += [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
+    names = names or [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
     return str((names or ["metric"])[0])
 
 

@@ -36,8 +36,9 @@ class Cross(TaskFamily):
     val: TaskFamily | None = None
 
     def __post_init__(self) -> None:
-        for name, part in (("train", self.train), ("test", self.test), *([("val", self.val)] if self.val else [])):
-            if not isinstance(part, TaskFamily):
+        for name in ("train", "test", "val"):
+            part = getattr(self, name)
+            if not isinstance(part, TaskFamily) and (name, part) != ("val", None):
                 raise InputError(f"`{name}` are tasks, such as Sine() or drawings(); given is a {type(part).__name__}.")
         for name, other in (("test", self.test), ("val", self.val)):
             if other is None:

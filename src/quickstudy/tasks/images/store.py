@@ -111,10 +111,13 @@ def source_stamp(source: Path) -> str:
 
 def _own_folders() -> set[tuple[int, int]]:
     """The cache's own folder, which is no part of a source although it may be in its folder."""
-    with suppress(OSError):
-        own = cache_root().stat()
-        return {(own.st_dev, own.st_ino)}
-    return set()
+    root = cache_root()
+    return {_identity(root.stat())} if os.path.isdir(root) else set()
+
+
+def _identity(about: os.stat_result) -> tuple[int, int]:
+    """What a folder and every link to it have in common."""
+    return about.st_dev, about.st_ino
 
 
 def _files(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
@@ -123,9 +126,9 @@ def _files(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tu
     A folder below that cannot be read stands for what is in it: no reader reads it either.
     """
     own = folder.stat()
-    if (own.st_dev, own.st_ino) in seen:
+    if _identity(own) in seen:
         return
-    seen.add((own.st_dev, own.st_ino))
+    seen.add(_identity(own))
     with os.scandir(folder) as entries:
         listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in listed:

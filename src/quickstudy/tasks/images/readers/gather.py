@@ -146,11 +146,12 @@ def folder_tree(root: Path, depth: int) -> Tree:
             here = (*parts, entry.name)
             if os.path.isdir(entry.path):
                 inside = os.stat(entry.path)
-                followed[inside.st_dev, inside.st_ino] += entry.is_symlink()
+                same = (inside.st_dev, inside.st_ino)
+                followed[same] += entry.is_symlink()
                 reason = ""
                 if any(os.path.samestat(inside, other) for other in above):
                     reason = "a link to a folder above it"
-                elif entry.is_symlink() and followed[inside.st_dev, inside.st_ino] > FOLLOWED_LINKS:
+                elif entry.is_symlink() and followed[same] > FOLLOWED_LINKS:
                     reason = "one link of many to the same folder"
                 elif not os.access(entry.path, os.R_OK | os.X_OK):
                     reason = "a folder that cannot be read: check its permissions"
