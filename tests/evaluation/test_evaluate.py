@@ -387,6 +387,9 @@ def test_comparing_runs_pairs_their_tasks(cli, run):
     assert cli("train", "sine.yaml", "--tasks.shots", 6, "--out", "third", "--no-tensorboard").code == 0
     done = cli("compare", "run", "third")
     assert done.code == 2 and "different tasks" in done.err
+    assert cli("train", "sine.yaml", "--evaluate.metric", "mae", "--out", "fourth", "--no-tensorboard").code == 0
+    done = cli("compare", "run", "fourth")
+    assert done.code == 2 and "run is evaluated by mse, and fourth by mae" in done.err
 
 
 def test_losses_are_summed_up_beside_the_metric():

@@ -55,6 +55,16 @@ def trained(tmp_path, method, steps, **model):
     return Trained(run, 0)
 
 
+def test_columns_of_one_evaluation_share_it_and_others_do_not(tmp_path):
+    one, judged = trained(tmp_path, "tnet", 5), evaluate_metric
+    error = judged(one, tasks=20)
+    assert judged(one, tasks=20, of="loss", times=10.0).value == pytest.approx(10 * error.value, rel=1e-6)
+    assert len(one.made) == 1
+    fewer = judged(one, tasks=20, settings={"tasks.shots": 5})
+    assert len(one.made) == 2 and fewer.value != error.value
+    assert judged(Trained(one.run, 0), tasks=20, settings={"tasks.shots": 5}).each.tolist() == fewer.each.tolist()
+
+
 def test_fractions_are_those_of_the_checkpoint_s_logits_and_the_two_signs_add_up_to_one(tmp_path):
     one = trained(tmp_path, "mtnet", 5)
     logits = [v for n, v in one.run.load("last").tensors.items() if n.startswith("model.rule.rate.logits")]

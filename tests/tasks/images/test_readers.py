@@ -900,3 +900,50 @@ def test_real_csvs_without_their_images_say_so(tmp_path):
         lines = (find_real_set("mini_imagenet_splits") / f"{split}.csv").read_text().splitlines()
         write(tmp_path, f"{split}.csv", *lines[:101])
     refused(tmp_path, "none of the 300 pictures", "images")
+
+
+# What is beside a layout
+
+
+def test_class_folders_beside_images_are_named(tmp_path):
+    put(tmp_path, "images/a/1.png", "images/b/1.png", "cat/1.png", "cat/2.png", "dog/1.png", "lone.png")
+    listing = read(tmp_path)
+    assert set(by_name(listing)) == {"images/a/1.png", "images/b/1.png"}
+    skipped = dict(listing.skipped)
+    assert set(skipped) == {"cat/", "dog/1.png", "lone.png"}
+    assert "2 pictures" in skipped["cat/"] and "cat/1.png" in skipped["cat/"]
+
+
+def test_class_folders_beside_an_archive_are_named(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.stack([GREY, GREY]), labels=np.array(["a", "b"]))
+    put(tmp_path, "cat/1.png", "cat/2.png")
+    assert [name for name, _ in read(tmp_path).skipped] == ["cat/"]
+
+
+def test_pictures_deeper_than_class_folders_are_named(tmp_path):
+    put(tmp_path, "a/1.png", "b/1.png", "b/old/older/oldest/2.png")
+    assert [name for name, _ in read(tmp_path).skipped] == ["b/old/older/oldest/2.png"]
+
+
+def test_pictures_that_no_list_names_are_counted(tmp_path):
+    put(tmp_path, "images/1.png", "images/2.png", "images/3.png", "more/4.png")
+    write(tmp_path, "table.csv", "path,label", "1.png,a", "2.png,b")
+    listing = read(tmp_path)
+    assert len(listing.names) == 2 and not listing.skipped
+    assert "2 pictures are in no list" in listing.layout
+
+
+def test_tables_and_archives_beside_those_of_splits_are_named(tmp_path):
+    put(tmp_path, "1.png", "2.png")
+    write(tmp_path, "train.csv", "path,label", "1.png,a")
+    write(tmp_path, "test.csv", "path,label", "2.png,b")
+    write(tmp_path, "more.csv", "path,label", "2.png,b")
+    assert [name for name, _ in read(tmp_path).skipped] == ["more.csv"]
+    for name in ("train", "test", "more"):
+        np.savez(tmp_path / f"{name}.npz", images=np.stack([GREY]), labels=np.array([name]))
+    (tmp_path / "sets").mkdir()
+    for name in ("train", "test", "more"):
+        (tmp_path / f"{name}.npz").rename(tmp_path / "sets" / f"{name}.npz")
+    listing = read(tmp_path / "sets")
+    assert by_split(listing) == {"train": ["train"], "test": ["test"]}
+    assert [name for name, _ in listing.skipped] == ["more.npz"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quickstudy.evaluation.evaluate import Difference, Summary
     from quickstudy.evaluation.metrics import Spread
     from quickstudy.storage.run import Run
+    from quickstudy.training.config import Setup
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,15 @@ class Compare(ConfigCommand):
 
         if len(self.runs) < 2:
             raise InputError(f"Comparing takes two runs or more; {len(self.runs)} given.")
-        found = []
+        opened: list[tuple[str, Setup]] = []
         for path, run in [(path, Run.open(path)) for path in self.runs]:
             with name_run_in_errors(path):
-                evaluate_with = partial(_evaluate, run, self.checkpoint, overrides)
-                found.append((path, *self.with_trust(console, evaluate_with)))
+                opened.append((path, self.with_trust(console, partial(_open, run, self.checkpoint, overrides))))
+        _check_comparable(opened)
+        found = []
+        for path, setup in opened:
+            with name_run_in_errors(path):
+                found.append((path, setup.config.method.name, _evaluate(path, setup)))
         reference = found[0][2]
         rows: list[tuple[str, str, Summary, Difference | None]] = [(*found[0], None)]
         for path, method, summary in found[1:]:
@@ -64,19 +69,51 @@ class Compare(ConfigCommand):
         )
 
 
-def _evaluate(run: Run, checkpoint: str | None, overrides: Sequence[str], trust: bool) -> tuple[str, Summary]:
-    """The method of a run, and its values on the tasks that the configuration names."""
+def _open(run: Run, checkpoint: str | None, overrides: Sequence[str], trust: bool) -> Setup:
+    """The learner of a run, with its tasks and metric."""
+    from quickstudy.training.restore import restore
+
+    return restore(run, checkpoint, overrides, trust=trust)[0]
+
+
+def _check_comparable(opened: Sequence[tuple[str, Setup]]) -> None:
+    """Refuse runs whose tasks or metrics differ, before the work of evaluating them. Their first tasks are compared."""
+    from quickstudy.evaluation.evaluate import task_batches, task_hash
+
+    def facts(setup: Setup) -> tuple[str, str]:
+        on = setup.config.evaluate
+        family = setup.eval_family.of_split(on.split)
+        first = next(task_batches(family, on.split, 1, on.seed))
+        tasks = f"{on.tasks} of {on.split}, seed {on.seed}, the first is {task_hash(family, [first])}"
+        return setup.metric.name, tasks
+
+    (reference, setup), *others = opened
+    metric, tasks = facts(setup)
+    for path, other in others:
+        with name_run_in_errors(path):
+            its_metric, its_tasks = facts(other)
+        if its_metric != metric:
+            raise InputError(
+                f"{reference} is evaluated by {metric}, and {path} by {its_metric}, so they cannot be compared. If "
+                "their tasks allow it, give both the same --evaluate.metric."
+            )
+        if its_tasks != tasks:
+            raise InputError(
+                f"{reference} and {path} are evaluated on different tasks ({tasks}; {its_tasks}), so they cannot be "
+                "paired. Give both the same tasks, split, seed and number of tasks."
+            )
+
+
+def _evaluate(path: str, setup: Setup) -> Summary:
+    """What a learner does on the tasks that its configuration names."""
     from quickstudy.engine.threads import use_threads
     from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import evaluate
-    from quickstudy.training.restore import restore
 
-    setup, _ = restore(run, checkpoint, overrides, trust=trust)
     learner, family, on = setup.learner, setup.eval_family, setup.config.evaluate
-    with use_threads(setup.config.compute.threads), UserErrors(lambda what: f"Evaluating {run.path} failed: {what}."):
+    with use_threads(setup.config.compute.threads), UserErrors(lambda what: f"Evaluating {path} failed: {what}."):
         dry_run(learner, family.of_split(on.split), draw_first_tasks(family, on.split, seed=on.seed))
-        summary = evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
-    return setup.config.method.name, summary
+        return evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
 
 
 def _in_percent(spread: Spread) -> Spread:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from quickstudy.errors import InputError
-from quickstudy.evaluation.evaluate import evaluate, task_batches, task_hash, time_adaptation
+from quickstudy.evaluation.evaluate import Summary, evaluate, task_batches, task_hash, time_adaptation
 from quickstudy.evaluation.metrics import METRICS, compute_spread
 from quickstudy.storage.result import Array
 from quickstudy.storage.run import Run
@@ -49,6 +49,7 @@ class Trained:
 
     run: Run | None  # None for a row without a configuration
     seed: int  # of the training; a measure without one draws from it
+    made: dict[str, Summary] = field(default_factory=dict, compare=False, repr=False)  # evaluations by what they are of
 
     def setup(self, settings: Settings = None, checkpoint: str | None = None) -> Setup:
         """The learner at its best checkpoint where it was validated, else at its last, with its tasks.
@@ -58,6 +59,14 @@ class Trained:
         if self.run is None:
             raise InputError("A measure asked for a training, and its row has no configuration.")
         return restore(self.run, checkpoint, overrides(settings or {}))[0]
+
+    def evaluate(self, tasks: int, settings: Settings = None, checkpoint: str | None = None) -> Summary:
+        """What the learner does on the test's first tasks: evaluated once, however many columns show numbers of it."""
+        asked = json.dumps([tasks, settings or {}, checkpoint], sort_keys=True)
+        if asked not in self.made:
+            setup = self.setup(settings, checkpoint)
+            self.made[asked] = evaluate(setup.learner, setup.eval_family, setup.metric, split="test", n=tasks, seed=0)
+        return self.made[asked]
 
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
@@ -128,8 +137,7 @@ def evaluate_metric(
     checkpoint: str | None = None,
 ) -> Reading:  # fmt: skip
     """The metric (or the query loss) on fixed tasks, the same for every row; `of` is "metric" or "loss"."""
-    setup = one.setup(settings, checkpoint)
-    found = evaluate(setup.learner, setup.eval_family, setup.metric, split="test", n=tasks, seed=0)
+    found = one.evaluate(tasks, settings, checkpoint)
     values = times * np.asarray(found.losses if of == "loss" else found.values, dtype=np.float64)
     over = compute_spread(values)
     return over_tasks(values, found.hash, {"finite": over.finite, "tasks": over.tasks, "loss": found.loss.mean})

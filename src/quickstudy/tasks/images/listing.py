@@ -133,6 +133,13 @@ class PlacedPictures:
         return open_picture(BytesIO(archive.read(member)))
 
 
+def picture_files(pictures: Pictures) -> list[Path]:
+    """The pictures that are files of their own."""
+    if isinstance(pictures, PlacedPictures):
+        return [place for place in pictures.places if isinstance(place, Path)]
+    return list(pictures.paths) if isinstance(pictures, FilePictures) else []
+
+
 @dataclass(frozen=True)
 class ArrayPictures:
     """Pictures in an array: `[N, height, width]` grey or `[N, height, width, 3]` colour, uint8."""

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.errors import InputError
-from quickstudy.tasks.images.listing import Listing, Reader
+from quickstudy.tasks.images.listing import Listing, Reader, picture_files
 from quickstudy.tasks.images.readers.filelists import read_class_lists, read_file_lists
 from quickstudy.tasks.images.readers.folders import read_class_folders, read_zipped_folders
-from quickstudy.tasks.images.readers.gather import explain_damage, list_folder
+from quickstudy.tasks.images.readers.gather import explain_damage, folder_tree, is_picture, list_folder, nfc
 from quickstudy.tasks.images.readers.idx import read_idx
 from quickstudy.tasks.images.readers.npz import read_npz
 from quickstudy.tasks.images.readers.omniglot import lake_sets, read_alphabets, read_lake
@@ -37,6 +37,11 @@ READERS: dict[str, Reader] = {
 """The readers by name, in the order in which they are tried."""
 FROM_FILES = ("pickles", "class_lists", "file_lists", "table", "npz")
 """Layouts that a file in a folder is taken for."""
+LISTS = ("file_lists", "table")
+"""Layouts in which a list says which pictures are meant, so that others may well be left out."""
+DEPTH = 6
+"""So many folders deep are pictures looked for that a layout has no place for."""
+NO_PLACE = "this layout has no place for it"
 KNOWN_LAYOUTS = (
     "Known layouts are class folders (<class>/*.png or {train,val,test}/<class>/*.png, zipped or not), csv or parquet "
     "tables of paths and classes, npz with images and labels, and those of the published sets (docs/data.md)."
@@ -58,11 +63,34 @@ def recognise(path: Path) -> Listing:
                 if (listing := reader(path)) is not None:
                     unread = dict(unread_tables(path)) if reader is not read_table else {}
                     others = [(left, why) for left, why in listing.skipped if left not in unread]
-                    return replace(listing, skipped=[*others, *unread.items()])
+                    return _name_unread(path, name, replace(listing, skipped=[*others, *unread.items()]))
         except InputError as error:
             raise InputError(f"{error}{_offer_folders(path, name)}") from error
     tables = "".join(f" {name} is {why}." for name, why in unread_tables(path))
     raise InputError(f"The layout of {path} was not recognised: {_describe_path(path)}.{tables} {KNOWN_LAYOUTS}")
+
+
+def _name_unread(path: Path, layout: str, listing: Listing) -> Listing:
+    """Name the pictures under a folder that its layout has no place for; those that no list names are counted only."""
+    if not path.is_dir():
+        return listing
+    listed = {os.path.normpath(place) for place in picture_files(listing.pictures)}
+    listed |= {name for name, _ in listing.skipped}
+    unread: dict[str, list[str]] = {}
+    for parts, _ in folder_tree(path, DEPTH).files:
+        name = "/".join(parts)
+        if is_picture(name) and os.path.normpath(path / name) not in listed and nfc(name) not in listed:
+            unread.setdefault(parts[0], []).append(nfc(name))
+    if layout in LISTS:
+        count = sum(map(len, unread.values()))
+        return replace(listing, layout=listing.layout + f"; {count} pictures are in no list") if count else listing
+    left = [
+        (names[0], NO_PLACE)
+        if len(names) == 1
+        else (f"{nfc(top)}/", f"{len(names)} pictures that this layout has no place for, first {names[0]}")
+        for top, names in unread.items()
+    ]
+    return replace(listing, skipped=[*listing.skipped, *left])
 
 
 def _offer_folders(path: Path, layout: str) -> str:

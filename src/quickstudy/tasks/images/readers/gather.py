@@ -28,6 +28,7 @@ PICTURE_SUFFIXES = (
 FOLLOWED_LINKS = 8
 """So many links to one folder are followed."""
 NOT_AN_IMAGE = "not an image by its name"
+NO_SPLIT = "the files beside it are named after splits, and this one is not"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "base", "meta_train"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "meta_val"), "val"),

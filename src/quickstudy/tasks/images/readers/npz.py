@@ -7,6 +7,7 @@ the split before or after the name (`train_images`, `x_train`). Splits may share
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from quickstudy.errors import InputError
 from quickstudy.tasks.images.limits import check_unpacked
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.readers.arrays import LabelledPictures, as_labels, as_pictures, join_pictures
-from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, explain_damage, list_folder, split_of
+from quickstudy.tasks.images.readers.gather import NO_SPLIT, SPLIT_NAMES, explain_damage, list_folder, split_of
 
 ARRAY_NAMES = (("images", "labels"), ("data", "labels"), ("x", "y"))
 
@@ -34,7 +35,12 @@ def read_npz(path: Path) -> Listing | None:
         )
     if len(files) > 1 and not divided:
         raise InputError(f"{path} has several archives ({', '.join(f.name for f in files)}): give the path of one.")
-    return _list_archives(divided or files) if files else None
+    if not files:
+        return None
+    chosen = divided or files
+    found = _list_archives(chosen)
+    left = [(file.name, NO_SPLIT) for file in files if file not in chosen]
+    return replace(found, skipped=[*found.skipped, *left])
 
 
 def load_npz(file: Path) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.images.limits import check_unpacked
 from quickstudy.tasks.images.listing import Listing
-from quickstudy.tasks.images.readers.gather import SPLIT_NAMES, explain_damage, list_folder, split_of
+from quickstudy.tasks.images.readers.gather import NO_SPLIT, SPLIT_NAMES, explain_damage, list_folder, split_of
 from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
 PATH_COLUMNS = ("path", "filename", "image_name", "image", "file", "filepath")
@@ -37,9 +38,12 @@ def read_table(path: Path) -> Listing | None:
     for folder in (path, path / "splits"):
         files = _find_tables(folder)
         divided = [file for file in files if split_of(file.stem)]
-        known = [file for file in divided or files if _find_columns(_table_lines(file)) is not None]
+        with_columns = [file for file in files if _find_columns(_table_lines(file)) is not None]
+        known = [file for file in divided or files if file in with_columns]
         if known and (len(known) == 1 or divided):
-            return _list_tables(known, path)
+            left = [(file.relative_to(path).as_posix(), NO_SPLIT) for file in with_columns if file not in known]
+            found = _list_tables(known, path)
+            return replace(found, skipped=[*found.skipped, *left])
         if known:
             raise InputError(
                 f"{folder} has several tables ({', '.join(file.name for file in known)}): give the path of one, or "
