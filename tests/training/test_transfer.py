@@ -402,6 +402,15 @@ def test_other_classes_in_training_are_for_transfer_only():
         check_training(config.build(config.parse_config({**PRETRAIN, "method": {"name": "maml"}})))
 
 
+def test_batches_for_pretraining_are_not_evaluated_on(tmp_path):
+    with pytest.raises(InputError, match="'train' of these tasks are batches for pretraining.*Evaluate on 'test'"):
+        check_training(config.build(config.parse_config({**PRETRAIN, "evaluate": {"split": "train"}})))
+    run = trained(tmp_path / "pre", {**PRETRAIN, "train": {"steps": 0}})
+    with pytest.raises(InputError, match="'train' of these tasks are batches for pretraining"):
+        evaluate_run(run, overrides=["--evaluate.split", "train"])
+    assert evaluate_run(run, overrides=["--evaluate.split", "val"])["tasks"] == 5
+
+
 def test_baselines_learn_digits_and_are_compared_on_the_tasks_of_others(tmp_path):
     few = {"name": "digits", "split": "class", "ways": 3, "shots": 5, "queries": 5}
     data = {

@@ -11,6 +11,7 @@ from quickstudy.methods.learner import Learner
 from quickstudy.methods.misfits import ModelError
 from quickstudy.rules.torch_private import tree_leaves, tree_map
 from quickstudy.tasks.base import TaskFamily, TaskSource
+from quickstudy.tasks.batches import Batches
 from quickstudy.tasks.check import check_task
 from quickstudy.types import Inputs, InputShapes, Integer, Outcome, Task, pick
 
@@ -94,6 +95,17 @@ def _check_targets(family: TaskFamily, tasks: Task) -> None:
             )
         if family.loss == "binary_cross_entropy" and not ((y == 0) | (y == 1)).all():
             raise InputError(f"{half}.y has values other than 0 and 1, and the family's loss is binary_cross_entropy.")
+
+
+def dry_run_evaluation(learner: Learner, family: TaskFamily, split: str, seed: Integer) -> None:
+    """Try the first task of an evaluation. Batches, which pretraining has in the place of tasks, are refused."""
+    part = family.of_split(split)
+    if isinstance(part, Batches) and not isinstance(family, Batches):
+        raise InputError(
+            f"The {split!r} of these tasks are batches for pretraining, and a learner is not evaluated on these. "
+            "Evaluate on 'test'."
+        )
+    dry_run(learner, part, draw_first_tasks(family, split, seed=seed))
 
 
 def dry_run(learner: Learner, family: TaskFamily, tasks: Task, *, training: bool = False) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from quickstudy.engine.distributed import SINGLE_WORKER, World
 from quickstudy.engine.threads import use_threads
 from quickstudy.errors import UserErrors
-from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
+from quickstudy.evaluation.dry_run import dry_run_evaluation
 from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
 from quickstudy.evaluation.thumbnails import collect_thumbnails
 from quickstudy.storage.files import to_plain_or_text
@@ -92,6 +92,4 @@ def evaluate_run(
 
 def check_evaluation(setup: Setup) -> None:
     """Refuse tasks that the learner does not fit, before the evaluation begins."""
-    asked = setup.config.evaluate
-    tasks = draw_first_tasks(setup.eval_family, asked.split, seed=asked.seed)
-    dry_run(setup.learner, setup.eval_family.of_split(asked.split), tasks)
+    dry_run_evaluation(setup.learner, setup.eval_family, setup.config.evaluate.split, setup.config.evaluate.seed)

@@ -25,7 +25,7 @@ from quickstudy.engine.engine import Engine, Gradients
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.engine.threads import use_threads
 from quickstudy.errors import InputError, RunError, UserErrors, describe_error, suggest_nearest
-from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, restoring_buffers
+from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, dry_run_evaluation, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
@@ -108,10 +108,10 @@ def _check_gradients(setup: Setup) -> None:
 def _dry_run_evaluation(setup: Setup, tasks: Task) -> None:
     """Try an evaluation on the training tasks, or on those of the evaluation where training has other classes."""
     family, asked = setup.family.of_split("train"), setup.config.evaluate
-    if family.outputs != setup.family.outputs:
-        family = setup.eval_family.of_split(asked.split)
-        tasks = draw_first_tasks(setup.eval_family, asked.split, seed=asked.seed)
-    dry_run(setup.learner, family, tasks)
+    if family.outputs == setup.family.outputs:
+        dry_run(setup.learner, family, tasks)
+    else:
+        dry_run_evaluation(setup.learner, setup.eval_family, asked.split, asked.seed)
 
 
 def train(setup: Setup, run: Run, watch: Watcher | None = None, world: World = SINGLE_WORKER) -> None:

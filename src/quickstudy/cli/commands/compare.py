@@ -107,12 +107,12 @@ def _check_comparable(opened: Sequence[tuple[str, Setup]]) -> None:
 def _evaluate(path: str, setup: Setup) -> Summary:
     """What a learner does on the tasks that its configuration names."""
     from quickstudy.engine.threads import use_threads
-    from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run
     from quickstudy.evaluation.evaluate import evaluate
+    from quickstudy.training.evaluate_run import check_evaluation
 
     learner, family, on = setup.learner, setup.eval_family, setup.config.evaluate
     with use_threads(setup.config.compute.threads), UserErrors(lambda what: f"Evaluating {path} failed: {what}."):
-        dry_run(learner, family.of_split(on.split), draw_first_tasks(family, on.split, seed=on.seed))
+        check_evaluation(setup)
         return evaluate(learner, family, setup.metric, split=on.split, n=on.tasks, seed=on.seed)
 
 
