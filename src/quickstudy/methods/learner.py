@@ -8,7 +8,7 @@ behind a body that all tasks share.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,25 +17,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.engine.autodiff import CompileRefusedWarning, tape_leaves
 from quickstudy.engine.engine import Engine, Gradients, sum_gradients
 from quickstudy.engine.gradient_check import (
     GradientCheck,
     WrongGradient,
     check_learner,
     check_learner_here,
-    have_same_numbers,
 )
-from quickstudy.engine.outside import what_is_read
 from quickstudy.engine.precision import autocast_products
-from quickstudy.engine.second_derivatives import is_strange, twice_differentiable
-from quickstudy.engine.twin import Twins, copy_module, set_mode, sources_of, watch_twins
+from quickstudy.engine.second_derivatives import twice_differentiable
+from quickstudy.engine.twin import Twins, copy_module, set_mode
 from quickstudy.errors import InputError
+from quickstudy.methods.first_task import look_at_what_is_left, look_at_what_is_read, refuse_writes
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
 from quickstudy.rules.params import with_prefix
 from quickstudy.rules.torch_private import (
-    count_changes,
     is_tracing,
     outside_transforms,
     tree_leaves,
@@ -111,110 +108,24 @@ class Learner(nn.Module, ABC):
             return
         known = not is_tracing() and self.device.type != "meta"  # the values of tensors are
         if self.training not in self.checked:
-            with twice_differentiable(), self._refuse_writes() if known else nullcontext():
+            with twice_differentiable(), refuse_writes(self) if known else nullcontext():
                 self.check_first_task(tree_map(torch.clone, support))
                 if known:
-                    self._look_at_what_is_left(tree_map(torch.clone, support))
+                    own = tree_map(torch.clone, support)
+                    look_at_what_is_left(
+                        self, self.engine, self.criteria, lambda: self.update(own, self._first_noise(own))
+                    )
             self.checked |= {self.training}
         if known and torch.is_grad_enabled() and not self.reads_known:
             with twice_differentiable():
-                self._look_at_what_is_read(tree_map(torch.clone, support))
+                own = tree_map(torch.clone, support)
+                look_at_what_is_read(self, self.criteria, lambda: self.solve(own, own, self._first_noise(own)))
             self.reads_known = True
 
-    @contextmanager
-    def _refuse_writes(self) -> Iterator[None]:
-        """Refuse what changes a parameter; its numbers are put back."""
-        before = {name: (p.detach().clone(), count_changes(p)) for name, p in self.named_parameters()}
-        yield
-        changed = [
-            name
-            for name, p in self.named_parameters()
-            if count_changes(p) != before[name][1] or not have_same_numbers(p.detach(), before[name][0])
-        ]
-        if changed:
-            with torch.no_grad():
-                for name, p in self.named_parameters():
-                    if name in changed:
-                        p.data = before[name][0]
-            raise InputError(explain_writes(changed))
-
-    def _noise_of_first(self, support: Examples) -> Noise:
+    def _first_noise(self, support: Examples) -> Noise:
         """The noise of a first task that is only looked at."""
         noise: Noise = pick(self.draw(Task(support, support, torch.zeros(1, dtype=torch.int64), {})), 0)
         return noise
-
-    def _look_at_what_is_read(self, support: Examples) -> None:
-        """Refuse a loss of the user's that reads the module of which the learner has a copy."""
-        if not any(map(is_strange, self.criteria)):
-            return
-        noise = self._noise_of_first(support)
-        with torch.random.fork_rng(devices=[]):
-            try:
-                outcome = self.solve(support, support, noise)
-            except Exception:  # a query loss may take nothing but query sets; its own error comes with the first
-                return
-        self.refuse_other_reads(outcome.loss, outcome.output)
-
-    def refuse_other_reads(self, loss: Tensor, output: Any, given: Params | None = None) -> None:
-        """Refuse a loss that depends, not by the output, on a tensor of which one of the learner's is a copy.
-
-        Where it is not known of what a parameter is a copy, equal numbers tell; but not where all of them are equal: a
-        loss may have zeros of its own.
-        """
-        own = {name: p for name, p in self.named_parameters() if not name.startswith("criterion.")}
-        outputs = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
-        known = {id(leaf) for part in outputs for leaf in tape_leaves(part)}
-        known |= {id(p) for p in (*own.values(), *(given or {}).values())}
-        others = [leaf for leaf in tape_leaves(loss) if id(leaf) not in known]
-        read = [
-            name
-            for name, p in own.items()
-            if any(
-                any(leaf is source for source in sources_of(p))
-                or (
-                    (p.shape, p.device) == (leaf.shape, leaf.device)
-                    and torch.equal(p, leaf)
-                    and bool((p != p.flatten()[:1]).any())
-                )
-                for leaf in others
-            )
-        ]
-        if read:
-            raise InputError(
-                f"The loss reads {', '.join(read)} of the module that this learner was made from, and the learner has "
-                "a copy of it, whose numbers adapt and train. Let the forward compute what the loss needs of them, and "
-                "return it with the output, as one more column for example."
-            )
-
-    def _look_at_what_is_left(self, support: Examples) -> None:
-        """Refuse a loss that reads what a forward leaves on its module, and do not compile a forward that leaves any.
-
-        The calls of a learner run on copies of its modules, which are dropped; compiled ones on the modules themselves.
-        """
-        reads = [what_is_read(loss) for loss in self.criteria if is_strange(loss)]
-        kinds = tuple(kind for own, _ in reads for kind in own)
-        names = {name for _, own in reads for name in own}
-        looks = any(isinstance(part, kinds) for part in self.modules())
-        if not looks and not (self.engine.compile and self.engine.has_strangers):
-            return
-        noise = self._noise_of_first(support)
-        with watch_twins() as left, torch.random.fork_rng(devices=[]), torch.no_grad():
-            self.update(support, noise)
-            found = sorted(left(), key=lambda pair: pair[1])
-        if found and self.engine.compile:
-            self.engine.compile = False
-            warnings.warn(
-                f"`compile` has no effect here: the forward keeps `{found[0][1]}` on its module, and what is compiled "
-                "cannot drop it after a call.",
-                CompileRefusedWarning,
-                stacklevel=5,
-            )
-        if read := [name for kind, name in found if name in names and issubclass(kind, kinds)]:
-            raise InputError(
-                f"The loss reads `{read[0]}`, which a forward leaves on its module. A learner calls copies of it, "
-                "so the loss would not see that. Return it with the output, as (logits, term), and add it in a loss "
-                "that takes both."
-            )
 
     @abstractmethod
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
@@ -561,14 +472,6 @@ class Learner(nn.Module, ABC):
     def norms(self) -> str:
         """The norm policy in words; it is printed with every result."""
         return describe_norms(self.modules())
-
-
-def explain_writes(names: Sequence[str]) -> str:
-    """The message where a forward changes parameters."""
-    return (
-        f"The forward writes to {', '.join(names)} in place, so every call would begin from other numbers. (An "
-        "embedding with max_norm does.) Compute a new tensor from the parameter in the forward instead."
-    )
 
 
 def _refuse_divergence(params: Params) -> None:

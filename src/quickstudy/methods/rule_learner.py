@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 from quickstudy.engine.engine import Engine
 from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
-from quickstudy.methods.learner import Learner, Noise, explain_writes
+from quickstudy.methods.first_task import explain_writes, refuse_other_reads
+from quickstudy.methods.learner import Learner, Noise
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
@@ -178,7 +179,7 @@ class RuleLearner(Learner):
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()
         if not is_tracing() and loss.device.type != "meta":  # values are not known there
             self._refuse_writes_to(theta, places)
-            self.refuse_other_reads(loss, output, theta)
+            refuse_other_reads(self, loss, output, theta)
         unused = [name for name, g in zip(theta, grads or [None] * len(theta), strict=True) if g is None]
         # What was right in the other mode may leave out a part in this one, but not all.
         if unused and not self.allow_unused and (not self.checked or len(unused) == len(theta)):
