@@ -24,19 +24,27 @@ from quickstudy.engine.distributed import SINGLE_WORKER, RemoteError, StepSums, 
 from quickstudy.engine.engine import Engine, Gradients
 from quickstudy.engine.memory import explain_out_of_memory
 from quickstudy.engine.threads import use_threads
-from quickstudy.errors import InputError, RunError, UserErrors, describe_error, suggest_nearest
+from quickstudy.errors import InputError, RunError, UserErrors, suggest_nearest
 from quickstudy.evaluation.dry_run import draw_first_tasks, dry_run, dry_run_evaluation, restoring_buffers
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
 from quickstudy.rules.torch_private import tree_leaves
-from quickstudy.storage.checkpoints import MODEL, check_matches
+from quickstudy.storage.checkpoints import MODEL
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run, resume_command
 from quickstudy.training.compile_ahead import CompileAhead
 from quickstudy.training.config import Interface, Setup, schedule
 from quickstudy.training.fastest_way import find_fastest_way
 from quickstudy.training.init_from import apply_start, find_start
+from quickstudy.training.optimizer import (
+    check_generators,
+    check_optimizer,
+    generator_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    restore_generators,
+)
 from quickstudy.training.progress import Progress, read_progress
 from quickstudy.training.restore import check_model
 from quickstudy.training.watcher import Watcher
@@ -140,11 +148,7 @@ class _Trainer:
         self.learner, self.family, self.metric = setup.learner, setup.family, setup.metric
         self.source = self.family.source("train", seed=setup.config.seed, size=self.config.meta_batch_size)
         self.params = self.learner.meta_params()
-        kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-        options = {"momentum": self.config.momentum} if self.config.optimizer == "sgd" else {"fused": True}
-        # An optimizer refuses an empty list; some methods have no parameters.
-        trained = list(self.params.values()) or [torch.zeros(0)]
-        self.optimizer = kinds[self.config.optimizer](trained, lr=self.config.meta_lr, **options)
+        self.optimizer = make_optimizer(self.config, self.params)
         self.progress = Progress()
         self.probes = _select_probes(setup, self.source(0)) if self.config.probes and self.config.steps else []
         self.validate_every = self.config.interval(self.config.validate_every, VALIDATIONS)
@@ -407,11 +411,7 @@ class _Trainer:
             return
         tensors = {f"{MODEL}{n}": t for n, t in self.learner.state_dict().items()}
         if name == "last":
-            for index, slots in self.optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{n}": t for n, t in slots.items() if isinstance(t, Tensor)}
-            tensors["rng"] = torch.get_rng_state()  # a user's dropout draws from it
-            if self.learner.device.type == "cuda":
-                tensors["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
+            tensors |= optimizer_tensors(self.optimizer) | generator_tensors(self.learner.device)
         tensors = {n: t.detach().cpu() for n, t in tensors.items()}
         tasks = {
             "tasks": to_plain_or_text(self.family.describe()),
@@ -442,17 +442,13 @@ class _Trainer:
         checkpoint, what = self.run.load("last"), f"Checkpoint `last` of {self.run.path}"
         progress, tensors = read_progress(checkpoint, what), checkpoint.tensors
         model = check_model(self.learner, tensors, what)
-        slots = self._check_optimizer_state(tensors, progress.step)
+        slots = check_optimizer(self.config, self.params, tensors, progress.step, what)
+        check_generators(tensors, self.learner.device, what)
         self._check_data(checkpoint.state.get("tasks", {}))
         self.learner.load_state_dict(model)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        try:
-            torch.set_rng_state(tensors["rng"])
-            if self.learner.device.type == "cuda" and "rng.cuda" in tensors:  # it is missing if the run began on a CPU
-                torch.cuda.set_rng_state(tensors["rng.cuda"], self.learner.device)
-        except RuntimeError as error:
-            raise RunError(f"{what} is damaged: {describe_error(error)}.") from error
+        restore_generators(tensors, self.learner.device, what)
         self.progress = progress
         self.run.rewind(progress.step)
 
@@ -465,45 +461,6 @@ class _Trainer:
                     f"{self.run.path} was trained on {then.get('name')}, data {then['data']}. The files are now "
                     f"{now.get('name')}, data {now.get('data')}. Put the old files back, or start a new run."
                 )
-
-    def _check_optimizer_state(self, tensors: Params, step: int) -> dict[int, dict[str, Tensor]]:
-        """The optimizer's state by parameter. A checkpoint without it, or with that of another one, is refused.
-
-        Every tensor is held against what it replaces: a fused optimizer would write past the end of a shorter one.
-        """
-        what = f"Checkpoint `last` of {self.run.path}"
-        if "rng" not in tensors:
-            raise InputError(
-                f"{what} has no optimizer state, so training cannot go on from it; a copy of `best` has none. Start a "
-                "new run, or evaluate this one."
-            )
-        wanted = {
-            "adam": {"step", "exp_avg", "exp_avg_sq"},
-            "sgd": {"momentum_buffer"} if self.config.momentum else set(),
-        }[self.config.optimizer]
-        saved = {name: value for name, value in tensors.items() if name.startswith("optimizer.")}
-        if step and self.params and {name.split(".", 2)[-1] for name in saved} != wanted:
-            raise InputError(
-                f"{what} has the state of another optimizer than config.yaml names ({self.config.optimizer}, momentum "
-                f"{self.config.momentum}). Put config.yaml back, or start a new run."
-            )
-        slots = {
-            index: {slot: f"optimizer.{index}.{slot}" for slot in wanted}
-            for index in range(len(self.params))
-            if any(name.startswith(f"optimizer.{index}.") for name in saved)  # one without a gradient has none
-        }
-        count = torch.zeros((), dtype=torch.float32)
-        params = list(self.params.values())
-        replaced = {
-            name: count if slot == "step" else params[index]
-            for index, names in slots.items()
-            for slot, name in names.items()
-        }
-        generators = {"rng": torch.get_rng_state()}
-        if self.learner.device.type == "cuda" and "rng.cuda" in tensors:
-            generators["rng.cuda"] = torch.cuda.get_rng_state(self.learner.device)
-        check_matches(saved | {name: tensors[name] for name in generators}, replaced | generators, what)
-        return {index: {slot: saved[name] for slot, name in names.items()} for index, names in slots.items()}
 
     def _log_probes(self) -> None:
         if not self.world.first:
