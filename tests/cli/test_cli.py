@@ -406,6 +406,8 @@ RISING = "{rule.rate.value: {kind: ramp, start: 0, end: 1, before: 0.1, after: 0
 @pytest.mark.parametrize(
     ("trained", "override", "said", "instead"),
     [
+        (["--evaluate.options", "{shots: 7}"], "--tasks={name: sine, shots: 3, queries: 5}",
+         "`evaluate.options.shots` is set and takes its place", "--evaluate.options.shots=3"),
         (["--evaluate.options", "{shots: 7}"], "--tasks.shots=3", "`evaluate.options.shots` is set and takes its place",
          "--evaluate.options.shots=3"),
         (["--method.eval_inner_steps", 2], "--method.inner_steps=7", "`method.eval_inner_steps` is set",

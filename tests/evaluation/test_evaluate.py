@@ -5,6 +5,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from conftest import SINE
 from quickstudy.errors import InputError
 from quickstudy.evaluation import metrics
 from quickstudy.evaluation.evaluate import BATCH, PROTOCOLS, Summary, compare, evaluate, get_protocol, task_batches
+from quickstudy.evaluation.thumbnails import collect_thumbnails
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.criteria import mse
 from quickstudy.storage.run import Run
-from quickstudy.tasks import Gaussians, Sine
+from quickstudy.tasks import Episodes, Gaussians, Sine
 from quickstudy.training import config
 from quickstudy.training.evaluate_run import evaluate_run
 from quickstudy.training.train import train
@@ -85,6 +87,24 @@ def test_a_family_that_says_too_little_still_has_its_sizes_in_the_hash():
             return support, query, {}
 
     assert evaluate_on(Answers(), Terse(queries=5)).hash != evaluate_on(Answers(), Terse(queries=6)).hash
+
+
+def test_episodes_of_a_users_own_need_no_classes_and_no_names():
+    class Plain(Episodes):
+        names: ClassVar = {0: "zero"}
+
+        def sample(self, draws, size, part):
+            support, query, about = super().sample(draws, size, part)
+            return support, query, {} if self.shots == 2 else about
+
+    images, labels = np.random.default_rng(0).random((40, 1, 6, 6), dtype=np.float32), np.arange(40) % 4
+    learner = quickstudy.protonet(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), 4)
+    for shots in (1, 2):
+        own = Plain(images, labels, {"test": np.arange(40)}, ways=2, shots=shots, queries=2)
+        summary = evaluate(learner, own, metrics.get_metric("accuracy"), n=20)
+        shown = collect_thumbnails(own, "test", summary.example, [summary.confusion])
+        assert ("confusion" in shown) == (shots == 1)
+        assert [own.class_name(label) for label in (0, 3)] == ["zero", "3"] and "3" in shown["names"]
 
 
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():

@@ -103,3 +103,15 @@ def test_a_few_examples_decide_nothing_however_clear_they_look():
 def test_what_cannot_be_compared_is_refused(data, among, message):
     with pytest.raises(InputError, match=message):
         qs.choose(data, among)
+
+
+def test_copies_of_an_example_do_not_test_what_they_have_taught():
+    draw = np.random.default_rng(10)
+    x, y = draw.normal(size=(20, 50)), draw.permutation([0, 1] * 10)  # the labels are noise
+    bases = [None, ("lines", nn.Linear(50, 30))]
+    found = qs.choose((np.r_[x, x], np.r_[y, y]), bases)
+    assert max(row.accuracy for row in found.candidates) < 0.75
+    with pytest.raises(InputError, match="two or more different bases"):
+        qs.choose((x, y), [None])
+    once = qs.choose((np.repeat(x[:2], 3, axis=0), [0, 0, 0, 1, 1, 1]), bases)
+    assert not once.judged, "of each class there is one example, three times"

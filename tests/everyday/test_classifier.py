@@ -502,3 +502,31 @@ def test_a_score_on_labels_of_another_kind_is_refused():
     assert taught.score([[0.5], [7.0]], [0, 5]) == 0.5  # a class that the model does not know is an error of it
     with pytest.raises(InputError, match="None of the labels in y is a class of this model: y has '0', .* are 0, 1"):
         taught.score([[0.5], [7.0]], ["0", "1"])
+
+
+class Shifts(nn.Module):
+    """It changes what it is given, and returns a dictionary, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x -= 0.5
+        return {"logits": self.head(x), "hidden": x}
+
+
+def test_a_forward_may_change_its_input_and_return_more_than_logits():
+    x, y = np.random.default_rng(0).random((9, 4), dtype=np.float32), [0, 1, 2] * 3
+    before = x.copy()
+    taught = qs.FewShotClassifier(qs.maml(Shifts(), inner_lr=0.1)).fit(x, y)
+    first = taught.predict_proba(x)
+    assert np.array_equal(first, taught.predict_proba(x)) and np.array_equal(x, before)
+
+
+def test_no_input_is_left_alone_where_a_norm_takes_the_statistics_of_a_batch():
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    x = np.random.default_rng(0).random((514, 4), dtype=np.float32)
+    taught = qs.FewShotClassifier(qs.protonet(net, 3), norms="trained").fit(x[:9], [0, 1, 2] * 3)
+    for count in (257, 513):
+        assert np.isfinite(taught.predict_proba(x[:count])).all()

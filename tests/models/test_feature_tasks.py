@@ -1,10 +1,12 @@
 """Tasks over features: from a folder or from a set, in splits as for pictures, and trained on by any method."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 
@@ -120,6 +122,10 @@ def test_a_run_that_was_made_before_there_was_a_choice_keeps_its_stretched_pictu
     run = Run.create("run", old)
     assert config.parse_config(complete_run(run.config)).tasks.options["fit"] == "stretch"
     assert config.load_config("run/config.yaml").tasks.options["fit"] == "stretch", "a run like it is made like it"
+    own = Path("own", "config.yaml")
+    own.parent.mkdir()
+    own.write_text(yaml.safe_dump(plain))
+    assert config.build(config.load_config(own)).config.tasks.options["fit"] == "crop", "a file of the user's own"
     joined = complete_run({"tasks": {"name": "cross", "train": {"name": "batches", "of": part}, "test": part}})
     assert joined["tasks"]["train"]["of"]["fit"] == joined["tasks"]["test"]["fit"] == "stretch"
     assert complete_run(now.model_dump(mode="json")) == now.model_dump(mode="json")

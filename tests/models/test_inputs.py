@@ -359,3 +359,26 @@ def test_attention_that_reads_its_weight_itself_cannot_be_a_target() -> None:
     assert LoRA(layer, targets=["linear1"], trains=[]) is not None
     with pytest.raises(InputError, match="matched no Linear layer that is called by itself"):
         LoRA(layer, targets=["out_proj"], trains=[])
+
+
+def test_what_lora_is_asked_to_train_trains_also_in_a_layer_that_it_changes():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    trained = [
+        n for n, p in LoRA(net, targets=["0"], trains=["0.bias", "2.bias"]).named_parameters() if p.requires_grad
+    ]
+    assert sorted(trained) == ["model.0.bias", "model.0.down", "model.0.up", "model.2.bias"]
+    every = [n for n, p in LoRA(net, targets=["0", "2"], trains="*.bias").named_parameters() if p.requires_grad]
+    assert {"model.0.bias", "model.2.bias"} <= set(every) and "model.2.weight" not in every
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda net: maml(net, adapts=["2.weight", "2.wieght"]), "`adapts` has '2.wieght'.*`2.weight`"),
+        (lambda net: LoRA(net, targets=["0", "qeury"]), "`targets` has 'qeury', which is no Linear layer"),
+        (lambda net: LoRA(net, targets=["0"], trains=["2.bias", "2.wieght"]), "`trains` has '2.wieght'"),
+    ],
+)
+def test_a_name_that_names_nothing_is_refused_beside_names_that_do(make, said):
+    with pytest.raises(InputError, match=said):
+        make(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))

@@ -21,11 +21,10 @@ from quickstudy.papers.runner.queue import (
     read_queue,
     stand,
     stand_all,
-    whole_plan,
     work_off,
 )
 from quickstudy.papers.runner.store import Store
-from quickstudy.papers.runner.work import Plan, collect
+from quickstudy.papers.runner.work import Plan, collect, with_done
 from quickstudy.training.train import StoppedError
 from quickstudy.training.watcher import Watcher
 
@@ -184,12 +183,16 @@ def test_a_queue_stops_when_its_time_is_over(tmp_path):
     assert not Until(Watcher(), None).stopping and not Until(Watcher(), time.time() + 60).stopping
 
 
-def test_entries_of_one_item_are_one_result(tmp_path):
-    a, b = row("a"), row("b", inner_lr=0.02)
-    more = queued(tmp_path, a, b)
-    few = replace(more, plan=replace(more.plan, rows=(b,), seeds=3))
-    whole = whole_plan([few, more], few)
-    assert [one.name for one in whole.rows] == ["a", "b"] and whole.seeds == 3
+def test_what_was_done_before_is_part_of_a_result(tmp_path):
+    a, b, c = row("a"), row("b", inner_lr=0.02), row("c", inner_lr=0.03)
+    every = queued(tmp_path, a, b, c)
+    first = replace(every, plan=replace(every.plan, rows=(b,), seeds=2))
+    second = replace(every, plan=replace(every.plan, rows=(a,), seeds=1))
+    Log().run(first, second)
+    whole = with_done(second.plan)
+    assert [one.name for one in whole.rows] == ["a", "b"] and whole.seeds == 2
+    found, _ = collect(whole)
+    assert {name: len(found.all(name, "error")) for name in "ab"} == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(

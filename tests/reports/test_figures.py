@@ -172,6 +172,34 @@ def test_different_task_lists_are_pointed_out(tmp_path):
     assert "different task lists (ab12cd34ef56: a; ffff0000: b)" in page.text
 
 
+def test_a_result_of_several_lists_says_what_its_spread_is(tmp_path):
+    lists = {"hash": "ab12cd34ef56+ffff0000ffff", "spread": "standard deviation over 2 task lists", "tasks": 1200}
+    runs = [invent(tmp_path / "a", logs=False), invent(tmp_path / "b", logs=False, **lists)]
+    page = read(write_report(runs, tmp_path / "out"))
+    assert page.text.count("± is the standard deviation over 2 task lists") == 1
+    assert "different task lists (ab12cd34ef56: a; ab12cd34ef56 and 1 more: b)" in page.text
+    assert "b (the first list of tasks)" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_validation_curves_have_the_name_of_their_own_metric(tmp_path):
+    run = invent(tmp_path / "a", metric="mae")
+    with run.writing():
+        row = {"step": 10, "loss": 0.5, "metric": 0.5, "interval": 0.1, "finite": 9, "tasks": 9}
+        run.log({"kind": "val", "name": "mse", **row})
+    assert figures.metric_name(run) == "mse" and figures.metric_name(invent(tmp_path / "b", metric="mae")) == "mae"
+
+
+def test_classes_that_are_ruled_out_are_no_answers():
+    output = np.array([[1, -np.inf], [-np.inf, 2], [np.nan, 0]])
+    assert canvas.predicted_classes(output).tolist() == [0, 1, -1]
+
+
+def test_a_run_without_versions_has_a_report(tmp_path):
+    run = invent(tmp_path / "run")
+    (run.path / "versions.json").unlink()
+    assert "not recorded" in read(write_report([run], tmp_path / "out")).text
+
+
 def test_runs_of_one_name_are_told_apart_and_one_run_twice_stands_once(tmp_path):
     runs = [invent(tmp_path / seed / "run", logs=False, tested=False) for seed in ("s0", "s1")]
     page = read(write_report([*runs, runs[0]], tmp_path / "out"))

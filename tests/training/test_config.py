@@ -142,10 +142,56 @@ def test_overrides_reach_their_place_and_leave_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 1e-3), ("-2E+4", -2e4), ("1e3", 1000.0), ("7", 7), ("1e-3x", "1e-3x")]
-)
-def test_numbers_with_an_exponent_are_numbers(text, value):
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("-2E+4", -2e4), ("1e3", 1000.0), ("7", 7), ("1e-3x", "1e-3x"), ("1.5e3", 1500.0),
+        (".5e3", 500.0), ("010", 10), ("-08", -8), ("1_000", 1000), ("0x1f", 31), ("1:30", "1:30"), ("1.2.3", "1.2.3"),
+        ("1e", "1e"),
+    ],
+)  # fmt: skip
+def test_numbers_are_what_a_person_means_by_them(text, value):
     assert parse_yaml(text) == value and type(parse_yaml(text)) is type(value)
+
+
+def test_merged_mappings_are_read_wherever_they_stand():
+    text = "base: &b {x: 1, y: 0}\np: {q: &a {<<: *b, x: 2}}\nc: {<<: *a, y: 3}\n"
+    assert parse_yaml(text) == {"base": {"x": 1, "y": 0}, "p": {"q": {"x": 2, "y": 0}}, "c": {"x": 2, "y": 3}}
+    with pytest.raises(ValueError, match="'x' is given twice in line 2"):
+        parse_yaml("b: &b {x: 1}\np: {<<: *b, x: 1, x: 2}")
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "seed", "train.meta_lr", "train.clip_norm", "evaluate.tasks"])
+def test_a_truth_value_is_no_number(setting):
+    with pytest.raises(InputError, match=rf"^`{setting}` is a number; true was given"):
+        config.parse_config(SINE, [f"--{setting}=true"])
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("--train.clip_norm=inf", "train.clip_norm"),
+        ("--train.clip_value='inf'", "train.clip_value"),
+        (
+            "--train.schedules={x: {kind: ramp, before: [nan, 0], after: [1, 0], start: 0, end: 1}}",
+            "train.schedules.x.b",
+        ),
+    ],
+)
+def test_infinity_as_a_text_is_refused_too(words, path):
+    with pytest.raises(InputError, match=rf"^`{path}.* is (inf|nan); every number of a configuration must be finite"):
+        config.parse_config(SINE, [words])
+
+
+def test_a_default_that_a_run_cannot_record_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "boundless.py").write_text(
+        "from torch import nn\n"
+        "def net(inputs, outputs, limit=float('inf')):\n"
+        "    return nn.Linear(inputs[0], outputs)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="^`model.limit` is inf by default; every number"):
+        config.build(config.parse_config({**SINE, "model": "boundless:net"}))
+    config.build(config.parse_config({**SINE, "model": {"name": "boundless:net", "limit": 3.0}}))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def _evaluate_batch(
     # Clones: an empty view would keep the whole batch alive, and send it to the other workers.
     support, query = tree_map(torch.clone, pick((tasks.support, tasks.query), slice(0, 0)))
     predictions = None
-    if isinstance(family, Episodes):
+    if isinstance(family, Episodes) and "classes" in tasks.about:  # of a user's own kind they may have none
         predictions = tasks.about["classes"], tasks.query.y, predict_classes(outcome.output, family.ways)
     return _BatchResult(
         metric.measure(outcome.output, tasks.query.y).numpy(),

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import logits_of
 from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES, Calibration, calibrate, calibrate_on_tasks, measure_error
 from quickstudy.everyday.heads import NearestMean, PerOutput, RidgeLine, leave_one_out
@@ -405,8 +406,9 @@ def run_outputs(module: nn.Module, x: Tensor) -> Tensor:
     """The outputs of a module for any number of inputs, on the CPU."""
     outputs, device = [], next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with torch.no_grad():
-        for start in range(0, len(x), CHUNK):
-            outputs.append(module(x[start : start + CHUNK].to(device)).cpu())
+        # Parts of equal size: a norm of a batch has no statistics of one input that is left over.
+        for part in x.tensor_split(max(1, -(-len(x) // CHUNK))):
+            outputs.append(logits_of(module(part.to(device, copy=True))).cpu())  # a forward may change what it is given
     return torch.cat(outputs)
 
 

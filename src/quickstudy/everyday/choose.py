@@ -12,7 +12,9 @@ enough examples on which two bases differ: fewer could all fall to one side by c
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from quickstudy.errors import InputError
@@ -123,9 +126,9 @@ def choose(
         raise InputError(f"Give two or more different bases to choose among; given were {[name for name, _ in named]}.")
     if splits < 2:
         raise InputError(f"`splits` was {splits}; an interval needs 2 or more.")
-    counts = torch.bincount(y)
-    judged = bool((counts > 1).any())
-    every = _draw_splits(y, splits, seed) if judged else []
+    members = _group_copies(items, y)
+    judged = any(len(own) > 1 for own in members)
+    every = _draw_splits(members, len(y), splits, seed) if judged else []
     found: list[_Tried] = []
     for number, (name, given) in enumerate(named):
         base = open_base(given, norms=norms, trust=trust)
@@ -158,17 +161,45 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: progress(before + done, total)
 
 
-def _draw_splits(y: Tensor, splits: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+Members = list[list[list[int]]]
+"""Of each class, the numbers of its examples; those that are copies of each other are together."""
+
+
+def _group_copies(items: Any, y: Tensor) -> Members:
+    """The examples of each class. Copies are together, as a split that divided them would test what it has taught."""
+    groups: list[dict[bytes, list[int]]] = [{} for _ in range(int(y.max()) + 1)]
+    for number, label in enumerate(y.tolist()):
+        groups[label].setdefault(_content(items[number]), []).append(number)
+    return [list(own.values()) for own in groups]
+
+
+def _content(item: Any) -> bytes:
+    """What an example is: the bytes of a row, of a picture or its file, or of a text."""
+    if isinstance(item, Tensor):
+        return item.contiguous().numpy().tobytes()
+    if isinstance(item, Image.Image):
+        return f"{item.mode} {item.size} ".encode() + item.tobytes()
+    path = item if isinstance(item, Path) else Path(str(item)) if len(str(item)) < 4096 else None
+    with suppress(OSError, ValueError):
+        if path is not None and path.is_file():
+            return sha256(path.read_bytes()).digest()
+    return str(item).encode("utf-8", "surrogatepass")
+
+
+def _draw_splits(members: Members, count: int, splits: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """The examples that teach and those that test, for each split. Each class keeps at least one that teaches."""
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(y.numpy() == number) for number in range(int(y.max()) + 1)]
     drawn = []
     for _ in range(splits):
         tests = [
-            rng.permutation(own)[: max(1, len(own) // TESTED)] if len(own) > 1 else own[:0] for own in members
-        ]  # fmt: skip
-        test = np.sort(np.concatenate(tests))
-        taught = np.setdiff1d(np.arange(len(y)), test)
+            number
+            for own in members
+            if len(own) > 1
+            for group in rng.permutation(len(own))[: max(1, len(own) // TESTED)]
+            for number in own[group]
+        ]
+        test = np.sort(np.array(tests))
+        taught = np.setdiff1d(np.arange(count), test)
         drawn.append((torch.from_numpy(taught), torch.from_numpy(test)))
     return drawn
 

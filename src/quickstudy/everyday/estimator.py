@@ -228,7 +228,10 @@ def as_values(y: Any, n: int) -> tuple[NDArray[np.float64], bool]:
         values = as_array(y) if np.ma.is_masked(y) else np.asarray(y)
         if values.dtype.kind == "c":
             raise InputError("Complex data not supported: y holds complex values. Give real ones.")
+        missing = np.isnat(values) if values.dtype.kind in "mM" else None
         shape, values = values.shape, values.astype(np.float64)
+        if missing is not None:
+            values[missing] = np.nan
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InputError):
             raise

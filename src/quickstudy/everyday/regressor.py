@@ -99,6 +99,8 @@ class FewShotRegressor(Estimator):
         values = np.asarray(self.predict(X))
         values = values[:, None] if values.ndim == 1 else values
         true, _ = as_values(y, len(values))
+        if true.shape != values.shape:
+            raise InputError(f"y has {true.shape[1]} outputs for each example, and this model {values.shape[1]}.")
         weight = as_weights(sample_weight, len(true))
         mean = np.average(true, axis=0, weights=weight)
         left, whole = (weight @ np.square(true - guess) for guess in (values, mean))

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import copy_module
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.split import last_linear
 from quickstudy.models.surgery import change_class, leave_fast_paths
-from quickstudy.rules.params import Selection, matches, select
+from quickstudy.rules.params import Selection, is_name, matches, select
 
 
 class LowRankLinear(nn.Linear):
@@ -31,6 +31,10 @@ class LowRankLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         change = F.linear(F.linear(input, self.down), self.up)
         return super().forward(input) + self.scale * change
+
+
+TARGETS = ("query", "value")
+"""What attention calls its layers in many models; some have only one of them."""
 
 
 class LoRA(nn.Module):
@@ -57,7 +61,7 @@ class LoRA(nn.Module):
         self,
         model: nn.Module,
         r: int = 4,
-        targets: Sequence[str] = ("query", "value"),
+        targets: Sequence[str] = TARGETS,
         *,
         alpha: float | None = None,
         trains: Selection | None = None,
@@ -80,6 +84,11 @@ class LoRA(nn.Module):
                 f"`targets` was {', '.join(map(repr, patterns)) or 'empty'} and matched no Linear layer that is called "
                 f"by itself. Layers are: {', '.join(linears) or 'none'}."
             )
+        strange = [p for p in patterns if is_name(p) and not any(_is_target(name, p) for name in linears)]
+        if strange and tuple(patterns) != TARGETS:
+            raise InputError(
+                f"`targets` has {strange[0]!r}, which is no Linear layer. {suggest_nearest(strange[0], linears)}"
+            )
         own = [name for name, _ in self.model.named_parameters()]
         free = (
             [] if isinstance(trains, Sequence) and not trains else select(own, trains or last_linear(model), "trains")
@@ -90,7 +99,7 @@ class LoRA(nn.Module):
                 _add_change(layer, r, 1.0 if alpha is None else alpha / r)
         leave_fast_paths(self.model)  # which read W without B A
         for name in free:
-            if linears.get(name.rpartition(".")[0]) not in chosen:
+            if trains is not None or linears.get(name.rpartition(".")[0]) not in chosen:  # the head may be a target
                 params[name].requires_grad_(True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -27,8 +27,8 @@ DPI = 160
 
 
 def predicted_classes(output: Array) -> Array:
-    """The predicted class of each query, -1 where the output is not finite."""
-    guess: Array = np.where(np.isfinite(output).all(1), np.nan_to_num(output).argmax(1), -1)
+    """The predicted class of each query, -1 where an output is NaN. A class that is ruled out has minus infinity."""
+    guess: Array = np.where(np.isnan(output).any(1), -1, output.argmax(1))
     return guess
 
 

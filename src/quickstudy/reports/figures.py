@@ -141,9 +141,9 @@ def draw_example_task(result: EvaluationResult) -> tuple[bytes, str] | None:
 
 
 def metric_name(run: Run) -> str:
-    """The name of a run's metric, from its results or else from its validations. Those of old runs do not have it."""
-    names = [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
-    names = names or [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
+    """The name of the metric of a run's validations. Those of old runs do not say it, so their results do."""
+    names = [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
+    names = names or [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
     return str((names or ["metric"])[0])
 
 

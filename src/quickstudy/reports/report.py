@@ -22,7 +22,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from quickstudy.errors import InputError, RunError
 from quickstudy.reports import canvas, figures, image_figures
 from quickstudy.storage.files import write_atomic
-from quickstudy.storage.result import Array, EvaluationResult
+from quickstudy.storage.result import INTERVAL, Array, EvaluationResult
 from quickstudy.storage.run import Run
 
 UNTESTED = "This run has no results yet: it was not tested."
@@ -169,7 +169,7 @@ def _describe_run(label: str, run: Run, results: Mapping[str, EvaluationResult],
             )
     section["probes"] = drawn.add(f"probes-{label}", figures.draw_probes(run))
     for part, held in (("settings", run.config), ("versions", run.versions)):
-        section[part] = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
+        section[part] = yaml.safe_dump(held, sort_keys=False, allow_unicode=True) if held else "not recorded"
     return section
 
 
@@ -220,8 +220,15 @@ def _table_row(title: str, summary: Mapping[str, Any], shared_data: str) -> dict
         "parameters": _format_number(summary.get("parameters"), 0),
         "data": "as above" if shared_data else _describe_data(summary) or DASH,
         "protocol": _format_setting(summary.get("protocol")),
-        "hash": _format_setting(summary.get("hash"))[:12],
+        "hash": _name_lists(summary.get("hash")),
+        "spread": "" if summary.get("spread") in (None, INTERVAL) else f"± is the {summary['spread']}",
     }
+
+
+def _name_lists(tasks: Any) -> str:
+    """The hash of a list of tasks; of several lists, the first, and how many there are."""
+    first, *more = _format_setting(tasks).split("+")
+    return first[:12] + (f" and {len(more)} more" if more else "")
 
 
 def format_amount(mean: float, interval: float, metric: str) -> str:
@@ -272,7 +279,10 @@ def _find_unequal_lists(results: Results) -> list[dict[str, str]]:
             by_hash = lists.setdefault((name, str(result.summary.get("metric"))), {})
             by_hash.setdefault(_format_setting(result.summary.get("hash")), []).append(label)
     return [
-        {"result": name, "groups": "; ".join(f"{key[:12]}: {', '.join(labels)}" for key, labels in by_hash.items())}
+        {
+            "result": name,
+            "groups": "; ".join(f"{_name_lists(key)}: {', '.join(labels)}" for key, labels in by_hash.items()),
+        }
         for (name, _), by_hash in sorted(lists.items())
         if len(by_hash) > 1
     ]
@@ -284,7 +294,9 @@ def _draw_spreads(results: Results, drawn: _Figures) -> list[dict[str, Any]]:
     for label, own in results.items():
         for name in _sort_names(own):
             metric = str(own[name].summary.get("metric", "metric"))
-            by_metric.setdefault(metric, {})[_title(label, name)] = own[name]
+            several = "+" in str(own[name].summary.get("hash"))
+            title = _title(label, name) + (" (the first list of tasks)" if several else "")
+            by_metric.setdefault(metric, {})[title] = own[name]
     return [
         {
             "metric": metric,

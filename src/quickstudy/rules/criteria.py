@@ -16,12 +16,23 @@ from quickstudy.types import Criterion
 
 def cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """Mean over examples."""
+    _refuse_values(y)
     return F.cross_entropy(output, y)
 
 
 def class_sum_cross_entropy(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """Sum over classes of the mean over the examples of a class; for classes of equal size, ways times the mean."""
+    _refuse_values(y)
     return output.shape[-1] * F.cross_entropy(output, y)
+
+
+def _refuse_values(y: Tensor) -> None:
+    """Refuse quantities where classes are read: torch takes them for probabilities, and one output has just one."""
+    if y.is_floating_point():
+        raise InputError(
+            "The loss is cross entropy, which reads class numbers, and y holds floating-point values. For quantities "
+            "give loss='mse'; for probabilities of classes, a function of your own."
+        )
 
 
 def one_hot_mse(output: Float[Tensor, "n ways"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, check_positive
+from quickstudy.errors import InputError, check_positive, suggest_nearest
 from quickstudy.types import Params, Shape
 
 Selection = str | Sequence[str] | Callable[[str], bool]
@@ -45,6 +45,11 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
+def is_name(pattern: str) -> bool:
+    """Whether a pattern can only match one name."""
+    return not any(mark in pattern for mark in "*?[")
+
+
 def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
     """The names that a selection picks, in their order; an error if it picks none.
 
@@ -58,6 +63,13 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
         patterns = [selection] if isinstance(selection, str) else list(selection)
         selected = [name for name in known if any(matches(name, pattern) for pattern in patterns)]
         given = ", ".join(repr(pattern) for pattern in patterns) or "an empty list"
+        strange = [
+            pattern for pattern in patterns if is_name(pattern) and not any(matches(name, pattern) for name in known)
+        ]
+        if selected and strange:
+            raise InputError(
+                f"`{what}` has {strange[0]!r}, which is no parameter. {suggest_nearest(strange[0], known)}"
+            )
     if not selected:
         raise InputError(
             f"`{what}` was {given} and matched none of the parameters, so nothing would adapt. "

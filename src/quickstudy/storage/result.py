@@ -18,6 +18,9 @@ WAYS_SHOWN, SHOTS_SHOWN, QUERIES_SHOWN = 10, 5, 8
 NO_ANSWER = int(np.iinfo(np.int64).min)
 """The predicted class where the output was NaN. No data set has this label."""
 
+INTERVAL = "95% interval over tasks"
+"""What ± is beside a result of one list of tasks."""
+
 Array = NDArray[Any]
 """A NumPy array of any type."""
 

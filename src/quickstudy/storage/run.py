@@ -119,8 +119,9 @@ class Run:
 
     @property
     def versions(self) -> dict[str, Any]:
-        """The versions of packages, platform, threads and commit that the run was started with."""
-        return read_json(self.path / "versions.json")
+        """The versions of packages, platform, threads and commit that the run was started with; {} if they are gone."""
+        place = self.path / "versions.json"
+        return read_json(place) if place.exists() else {}
 
     def folder(self, name: str) -> Path:
         """The path of a directory inside the run, which may not exist yet, but is no link to another place."""

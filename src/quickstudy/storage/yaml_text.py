@@ -5,7 +5,6 @@ are counted as if each alias were written out. Tags that make other objects (byt
 """
 
 import re
-from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -69,20 +68,35 @@ SavedYaml.yaml_implicit_resolvers = {
 
 
 class TypedYaml(SavedYaml):
-    """YAML that a person typed, without two traps: here 1e-3 is a number, and a key that is given twice is an error."""
+    """YAML that a person typed, without its traps: 1e-3 is a number, 010 is ten, and a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it was typed, before `<<` puts the keys of others into it."""
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number. YAML 1.1 reads 010 as eight."""
+        digits = node.value.replace("_", "")
+        return int(digits) if digits.lstrip("+-").isdecimal() else int(super().construct_yaml_int(node))
 
 
-# YAML 1.1 reads 1e-3 as text: it wants a decimal point before an exponent.
-TypedYaml.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+# YAML 1.1 reads 1e-3 and 1.5e3 as texts (it wants a point before an exponent, and a sign in it), and 1:30 as ninety.
+TypedYaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+    for first, resolvers in SavedYaml.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in (
+    ("int", r"[-+]?([0-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    ("float", r"[-+]?(([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
+):
+    TypedYaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-+0123456789."))
 
 
 def parse_yaml(text: str, kind: type[SavedYaml] = TypedYaml) -> Any:

@@ -129,7 +129,8 @@ class Episodes(TaskFamily):
         if len(classes) < self.ways:
             raise InputError(
                 f"{wanted} {self.ways} classes; {split!r} has {len(classes)}. "
-                f"Lower ways to {len(classes)} or less, or give {split!r} more classes."
+                + (f"Lower ways to {len(classes)} or less, or give" if len(classes) > 1 else "Give")
+                + f" {split!r} more classes."
             )
         groups = self.groups(split)
         if groups is not None and np.bincount(groups).max() < self.ways:
@@ -232,9 +233,12 @@ class Episodes(TaskFamily):
         }
 
     def class_name(self, label: int) -> str:
-        """The name of a class in figures and messages: from `names` if the data have them, else its number."""
+        """The name of a class in figures and messages: from `names` if the data have it there, else its number."""
         names = getattr(self, "names", None)
-        return str(label if names is None else names[label])
+        try:
+            return str(label if names is None else names[label])
+        except (KeyError, IndexError):
+            return str(label)
 
     @cached_property
     def fingerprint(self) -> str:

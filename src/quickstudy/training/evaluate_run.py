@@ -13,6 +13,7 @@ from quickstudy.evaluation.dry_run import dry_run_evaluation
 from quickstudy.evaluation.evaluate import Protocol, evaluate, get_protocol, time_adaptation
 from quickstudy.evaluation.thumbnails import collect_thumbnails
 from quickstudy.storage.files import to_plain_or_text
+from quickstudy.storage.result import INTERVAL
 from quickstudy.storage.run import Run, check_name
 from quickstudy.training.config import Setup
 from quickstudy.training.restore import restore
@@ -55,7 +56,7 @@ def evaluate_run(
         adapt_ms = world.from_first(partial(time_adaptation, learner, family, asked.split, asked.seed))
     first = repeats[0]
     if plan.repeats == 1:
-        mean, interval, spread = first.spread.mean, first.spread.interval, "95% interval over tasks"
+        mean, interval, spread = first.spread.mean, first.spread.interval, INTERVAL
     else:
         means = np.array([repeat.spread.mean for repeat in repeats])
         mean, interval = float(means.mean()), float(means.std(ddof=1))

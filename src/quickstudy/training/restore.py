@@ -171,6 +171,7 @@ def restore(
 def _refuse_hidden(run: Run, config: Config, changed: Sequence[tuple[Sequence[str], Any]]) -> None:
     """Refuse overrides in whose place an evaluation takes another setting."""
     given = {".".join(keys) for keys, _ in changed}
+    given |= {".".join((*keys, str(name))) for keys, value in changed if isinstance(value, Mapping) for name in value}
     hidden = {f"tasks.{name}": f"evaluate.options.{name}" for name in config.evaluate.options}
     if config.method.options.get("eval_inner_steps") is not None:
         hidden["method.inner_steps"] = "method.eval_inner_steps"

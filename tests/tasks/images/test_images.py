@@ -711,6 +711,13 @@ def test_a_class_with_one_picture_is_named(root):
     assert image_folder(mine, size=8, only=["dog", "owl"]).ways == 2
 
 
+@pytest.mark.parametrize(("rotations", "ways"), [("classes", 4), ("mirrored", 5)])
+def test_a_turned_class_is_a_class_of_its_own_where_tasks_are_sized(root, rotations, ways):
+    mine = str(files(root / "mine", dict.fromkeys("abcde", 12)))
+    data = image_folder(mine, size=8, split="class", rotations=rotations)
+    assert data.ways == ways and data.source("val", size=1)(0).support.x.shape[1] == ways
+
+
 @pytest.mark.parametrize(
     ("counts", "options", "words"),
     [

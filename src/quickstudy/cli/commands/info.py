@@ -114,7 +114,7 @@ def describe_run(run: Run) -> Rows:
         "steps": f"{max((row.get('step', 0) for row in rows), default=0)} of {settings.train.steps} logged",
         "checkpoints": ", ".join(f"{name} ({_checkpoint_state(run, name)})" for name in run.checkpoints()) or "none",
         **{f"result {name}": format_score(result.summary) for name, result in run.results().items()},
-        "started with": describe_pairs(run.versions),
+        "started with": describe_pairs(run.versions) or "not recorded",
     }
 
 

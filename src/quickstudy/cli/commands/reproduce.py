@@ -86,6 +86,8 @@ class Reproduce(ImageCommand):
                 "--rows names rows of one item, and all items were asked for. Leave it out, or name the item."
             )
         rows = None if self.rows is None else [word.strip() for word in self.rows.split(",") if word.strip()]
+        if rows == []:
+            raise InputError(f"`--rows` was {self.rows!r}, which names none. Leave it out to run all rows.")
         for name in _missing_data(one):
             raise InputError(
                 f"{one.paper} {one.name} needs the image set {name!r}, which is not here. `quickstudy data list` says "
@@ -125,7 +127,7 @@ class Reproduce(ImageCommand):
         for one in queue:
             if stand(one).complete:  # a process may have been killed before it wrote what it had done
                 try:
-                    _write_queued(queue, one, console)
+                    _write_queued(one, console)
                 except (InputError, RunError) as error:
                     console.note(f"the result of {one.name} could not be written: {error}", always=True)
         try:
@@ -235,15 +237,16 @@ def _run_plan(plan: Plan, workers: int, console: Console) -> None:
 def _write_result(plan: Plan, console: Console) -> dict[str, Any]:
     """The result of what is there of a plan, as it is written with its table and figures."""
     from quickstudy.papers.runner.results import result
-    from quickstudy.papers.runner.work import collect
+    from quickstudy.papers.runner.work import collect, with_done
     from quickstudy.storage.versions import describe_machine
 
     folder = plan.folder / "readings"
     misfit = f"The readings in {folder} do not fit {plan.item.paper} {plan.item.name}: {{}}. Delete them to read again."
     with UserErrors(misfit.format):  # each figure and claim expects arrays of its own
-        here, about = collect(plan)
-        made = result(plan, here, about, describe_machine())
-        _write_item(plan, made, here, console)
+        whole = with_done(plan)
+        here, about = collect(whole)
+        made = result(whole, here, about, describe_machine())
+        _write_item(whole, made, here, console)
     return made
 
 
@@ -301,7 +304,7 @@ def _work_on_queue(watcher: Watcher, console: Console, queue: Sequence[Queued], 
 
     def finish(one: Queued) -> None:
         console.note(f"{one.name} is done")
-        _write_queued(queue, one, console)
+        _write_queued(one, console)
 
     def fail(unit: Unit, error: Exception) -> None:
         console.note(f"{unit.row}, seed {unit.seed} failed: {describe_error(error)}", always=True)
@@ -309,13 +312,10 @@ def _work_on_queue(watcher: Watcher, console: Console, queue: Sequence[Queued], 
     work_off(queue, Until(watcher, until), tell, finish, fail)
 
 
-def _write_queued(queue: Sequence[Queued], one: Queued, console: Console) -> None:
-    """The result of all that a queue has done of an entry's item, and its paper's page."""
-    from quickstudy.papers.runner.queue import whole_plan
-
-    plan = whole_plan(queue, one)
-    _write_result(plan, console)
-    _write_pages(plan.item.paper, plan.folder, Console(quiet=True))
+def _write_queued(one: Queued, console: Console) -> None:
+    """The result of all that is done of an entry's item, and its paper's page."""
+    _write_result(one.plan, console)
+    _write_pages(one.plan.item.paper, one.plan.folder, Console(quiet=True))
 
 
 def _work_on_trainings(watcher: Watcher, console: Console, units: Sequence[Unit], folder: Path, title: str) -> None:

@@ -63,12 +63,14 @@ class Encoder(ABC):
         digest: 24 hexadecimal digits, which depend on the weights and on how items are prepared.
         takes: What it encodes: "pictures", "texts" or "arrays".
         caches: Whether features are kept on disk. Those of a user's module are not: its code may change unseen.
+        is_pure: Whether several threads may use it at once.
     """
 
     name: str
     digest: str
     takes: str
     caches: ClassVar[bool] = True
+    is_pure: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -155,7 +157,7 @@ class Encoder(ABC):
                 return attempt(missing[at][1], self.encode_one)
 
         computed: dict[bytes, Tensor] = {}
-        threads = torch.get_num_threads()
+        threads = torch.get_num_threads() if self.is_pure else 1
         try:
             with use_threads(1):
                 for at, features in enumerate(map_on_threads(work, len(missing), threads)):
@@ -186,6 +188,9 @@ def digest_module(model: nn.Module, about: Mapping[str, Any]) -> str:
     """24 hexadecimal digits of the numbers of a module, and of what else decides the features that it gives."""
     digest = sha256(dumps(about).encode())
     for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):  # an extra state of the module's own
+            digest.update(f"{name} {value!r}".encode())
+            continue
         plain = value.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.flatten().view(torch.uint8).numpy().data)

@@ -143,6 +143,12 @@ class TextEncoder(Encoder):
         about = {"kind": model.config.to_json_string(), "words": words, "unit": unit, "tokens": self.most_tokens}
         self.digest = digest_module(model, about)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
+
     @property
     def features(self) -> int:
         return self._size

@@ -1,6 +1,5 @@
 """Any module as an encoder of arrays."""
 
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quickstudy.engine.twin import copy_module
 from quickstudy.errors import InputError, describe_error
 from quickstudy.models.encoders.cache import hash_content
 from quickstudy.models.encoders.encoder import Encoder, digest_module
+from quickstudy.storage.checkpoints import hash_tensors
 
 
 class ModuleEncoder(Encoder):
@@ -21,11 +22,14 @@ class ModuleEncoder(Encoder):
 
     takes = "arrays"
     caches = False
+    is_pure = False  # it may keep features on itself for a moment, as forward hooks do
 
     def __init__(self, module: nn.Module) -> None:
         self.name = type(module).__name__
-        self.module = deepcopy(module).eval().requires_grad_(False)
-        self.digest = digest_module(self.module, {"kind": repr(module)})
+        self.module = copy_module(module).eval().requires_grad_(False)
+        saved = self.module.state_dict()
+        others = {name: hash_tensors({name: b}, "") for name, b in self.module.named_buffers() if name not in saved}
+        self.digest = digest_module(self.module, {"kind": repr(module)} | others)
         self._size: int | None = None
 
     @property
@@ -40,7 +44,7 @@ class ModuleEncoder(Encoder):
 
     def encode_one(self, item: Any) -> Float[Tensor, " features"]:
         x = torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
-        like = next(self.module.parameters(), torch.zeros(()))
+        like = _widest(self.module)
         try:
             output = self._run(x, like)
         except Exception as error:  # the user's module may fail in any way
@@ -50,14 +54,25 @@ class ModuleEncoder(Encoder):
         if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != 1:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"{self.name} gives {shape} for one input; an encoder gives [1, features]")
+        if output.is_complex():
+            raise ValueError(f"{self.name} gives complex numbers; an encoder gives real ones, such as their sizes")
         self._size = output[0].numel()
         return output[0].flatten()
 
     def _run(self, x: Tensor, like: Tensor) -> Any:
-        """The module's output. Integers are given as such, as numbers of words are, to a module that takes them."""
+        """The module's output. Integers are given as such, as numbers of words are, to a module that takes them.
+
+        It gets a copy, which it may change.
+        """
         if not x.is_floating_point():
             try:
-                return self.module(x[None])
+                return self.module(x[None].clone())
             except RuntimeError:  # of the types that torch's layers do not take
-                return self.module(x[None].to(like))
-        return self.module(x[None].to(like))
+                pass
+        return self.module(x[None].to(like, copy=True))
+
+
+def _widest(module: nn.Module) -> Tensor:
+    """A tensor of the module's widest floating-point type, on its device."""
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    return max(tensors, key=lambda t: t.element_size(), default=torch.zeros(()))

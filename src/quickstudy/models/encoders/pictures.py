@@ -85,11 +85,14 @@ class PictureEncoder(Encoder):
             return hash_content(b"file", path.read_bytes())
         if isinstance(item, Image.Image):
             check_pixels(*item.size)
+            item.load()  # a file may say behind its pixels how it is turned
             turned = item.info.get("exif", b"")
             if "xmp" in item.info or "XML:com.adobe.xmp" in item.info:  # which may say how the picture is turned too
                 turned += f"turned {item.getexif().get(ExifTags.Base.Orientation)}".encode()
             through = repr(item.info.get("transparency")).encode()
-            palette = item.palette.tobytes() if item.mode in ("P", "PA") and item.palette else b""
+            palette = b""
+            if item.mode in ("P", "PA") and item.palette:
+                palette = item.palette.mode.encode() + item.palette.tobytes()
             about = f"{item.mode} {item.size}".encode()
             return hash_content(b"image", about, item.tobytes(), turned, through, palette)
         pixels = as_pixels(item)

@@ -120,14 +120,6 @@ def stand_all(queue: Sequence[Queued]) -> list[Standing]:
     return found
 
 
-def whole_plan(queue: Sequence[Queued], one: Queued) -> Plan:
-    """All that a queue asks of one entry's item at its scale: what its result is made of."""
-    same = [other.plan for other in queue if (other.plan.item, other.plan.scale) == (one.plan.item, one.plan.scale)]
-    wanted = {row.name for plan in same for row in plan.rows}
-    rows = tuple(row for row in one.plan.item.rows if row.name in wanted)
-    return Plan(one.plan.item, one.plan.scale, max(plan.seeds for plan in same), rows, one.plan.folder)
-
-
 class Until(Watcher):
     """Asks to stop when another watcher does, or when the time is over."""
 

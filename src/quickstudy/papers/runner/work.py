@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from time import perf_counter
@@ -197,6 +197,20 @@ def stand_ins(settings: Any) -> list[str]:
     text = json.dumps(settings)
     named = [image_set for name, image_set in IMAGE_SETS.items() if f'"{name}"' in text]
     return sorted(place for image_set in named if (place := image_set.stand_in_name()))
+
+
+def with_done(plan: Plan) -> Plan:
+    """A plan with the other rows and seeds of its item that have been done before: a result shows all that is there."""
+    store = Store(plan.folder)
+    every = replace(plan, rows=plan.item.rows, made={})
+    done = {unit.row for unit in every.chosen_units() if unit.seed == 0 and store.is_done(unit)}
+    rows = tuple(row for row in plan.item.rows if row in plan.rows or row.name in done)
+    seeds = plan.seeds
+    while any(
+        store.is_done(unit) for unit in replace(every, rows=rows, seeds=seeds + 1).chosen_units() if unit.seed == seeds
+    ):
+        seeds += 1
+    return replace(plan, rows=rows, seeds=seeds, made={})
 
 
 def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:

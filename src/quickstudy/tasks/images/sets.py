@@ -18,7 +18,7 @@ from platformdirs import user_data_path
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.tasks.draws import as_integer
-from quickstudy.tasks.images.family import ImageEpisodes
+from quickstudy.tasks.images.family import COPIES, ImageEpisodes
 from quickstudy.tasks.images.listing import Listing
 from quickstudy.tasks.images.preparations import preparation_named
 from quickstudy.tasks.images.published import published_names as published_names
@@ -295,7 +295,8 @@ def image_folder(
     only = class_names(only)
     split, undivided = choose_split(found, split, only, ways)
     splits, rule, missing = divide(found, split, place.name, seed, only)
-    ways, queries = fit_task_size(found, splits, split, ways, shots, queries)
+    copies = COPIES.get(rotations, 1)
+    ways, queries = fit_task_size(found, splits, split, ways, shots, queries, copies)
     return ImageEpisodes(
         found.pixels,
         found.labels,
@@ -348,11 +349,15 @@ def fit_task_size(
     ways: Integer | None,
     shots: Integer,
     queries: Integer | None,
+    copies: int = 1,
 ) -> tuple[Integer, Integer]:
-    """Ways and queries: as given, or at most 5 and 15, and as many as every split allows."""
+    """Ways and queries: as given, or at most 5 and 15, and as many as every split allows.
+
+    Of each class there are several `copies` where it is turned or mirrored, and each is a class of its own.
+    """
     if ways is not None and queries is not None:
         return ways, queries
-    most_ways, most_queries = _largest_task(found, splits, split, as_integer("shots", shots, 1))
+    most_ways, most_queries = _largest_task(found, splits, split, as_integer("shots", shots, 1), copies)
     return min(5, most_ways) if ways is None else ways, min(15, most_queries) if queries is None else queries
 
 
@@ -366,13 +371,15 @@ def find_small_classes(found: Found, splits: Mapping[str, NDArray[Any]], least: 
     return few
 
 
-def _largest_task(found: Found, splits: Mapping[str, NDArray[Any]], split: str, shots: int) -> tuple[int, int]:
+def _largest_task(
+    found: Found, splits: Mapping[str, NDArray[Any]], split: str, shots: int, copies: int
+) -> tuple[int, int]:
     """The largest ways and queries for which every split has enough classes and pictures."""
     counts = {name: np.unique(found.labels[images], return_counts=True) for name, images in splits.items()}
     narrow = min(counts, key=lambda name: len(counts[name][0]))
     scarce = min(counts, key=lambda name: int(counts[name][1].min()))
     classes, (labels, images) = counts[narrow][0], counts[scarce]
-    if len(classes) < 2:
+    if copies * len(classes) < 2:
         raise InputError(
             f"Split {split!r} leaves {narrow!r} one class, {found.classes[classes[0]]!r}: a task needs 2 or more. "
             "Add classes, or use another split."
@@ -394,7 +401,7 @@ def _largest_task(found: Found, splits: Mapping[str, NDArray[Any]], split: str, 
             f"{scarce!r} (split {split!r}); {shots}-shot needs {shots + 1} there, one of them as a query. Add pictures "
             f"of it, or {advice}."
         )
-    return len(classes), least - shots
+    return copies * len(classes), least - shots
 
 
 IMAGE_SETS = {

@@ -23,7 +23,7 @@ from quickstudy.tasks import FAMILIES
 from quickstudy.tasks.base import TaskFamily
 from quickstudy.tasks.images.store import Progress
 from quickstudy.training.config.blueprint import Blueprint, Interface
-from quickstudy.training.config.factories import fit_value, import_factory, is_plain, options_of, walk
+from quickstudy.training.config.factories import check_finite, fit_value, import_factory, is_plain, options_of, walk
 from quickstudy.training.config.messages import explain_validation
 from quickstudy.training.config.schema import Config, Part
 from quickstudy.training.init_from import freeze
@@ -108,6 +108,7 @@ def build(
     compute = config.compute.model_copy(update={"threads": config.compute.threads or torch.get_num_threads()})
     learner.blueprint = plan.model_copy(update={"method": method, "model": net}).model_dump(mode="json")
     resolved = config.model_copy(update={"tasks": tasks, "model": net, "method": method, "compute": compute})
+    check_finite(resolved.model_dump(), " by default")  # a run could not record it
     return Setup(resolved, family, eval_family, learner, metric, parts.model_shapes)
 
 

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -137,6 +138,18 @@ def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     parts = dict(enumerate(value)) if isinstance(value, list | tuple) else value
     for key, part in parts.items() if isinstance(parts, Mapping) else ():
         yield from walk(part, f"{path}.{key}" if path else str(key))
+
+
+def check_finite(settings: Any, whose: str = "") -> None:
+    """Refuse infinity and NaN at any depth: one such setting makes every number of a run so, and many pass a bound.
+
+    >>> check_finite({"method": {"inner_lr": [0.1, float("nan")]}})
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: `method.inner_lr.1` is nan; every number of a configuration must be finite.
+    """
+    for path, value in walk(settings):
+        if isinstance(value, float) and not isfinite(value):
+            raise InputError(f"`{path}` is {value}{whose}; every number of a configuration must be finite.")
 
 
 def is_plain(value: Any) -> bool:

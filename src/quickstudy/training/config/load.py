@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.encoders.photos import has_photos
 from quickstudy.training.config.build import FACTORIES
-from quickstudy.training.config.factories import drop_foreign_options, walk
+from quickstudy.training.config.factories import check_finite, drop_foreign_options, walk
 from quickstudy.training.config.messages import explain_mistaken_name, explain_validation
 from quickstudy.training.config.overrides import apply_overrides, parse_overrides, read_file
 from quickstudy.training.config.schema import CONFIG_FORMAT, Config
@@ -20,6 +19,9 @@ from quickstudy.training.config.trust import belongs_to_run, check_trust
 
 LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {"folder": {"fit": "stretch"}}
 """Options that came after runs had been made, by the name of their part, with what was done before."""
+
+RECORDED = {"format", "seed", "tasks", "model", "method", "train", "evaluate", "compute"}
+"""What every run has recorded of its configuration. A file that a user writes leaves something out."""
 
 PIXEL_PATHS = [["tasks", name] for name in ("name", "size", "channels", "ink", "recipe", "rotations", "fit")]
 """Paths of the options of `folder` that features do not have."""
@@ -38,18 +40,6 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), trust: bool =
     """
     chosen = "features" if source == "folder" and has_photos() and not is_about_pixels(overrides) else source
     return parse_config(read_config(chosen, trust), overrides)
-
-
-def check_finite(settings: Any) -> None:
-    """Refuse infinity and NaN at any depth: one such setting makes every number of a run so, and many pass a bound.
-
-    >>> check_finite({"method": {"inner_lr": [0.1, float("nan")]}})
-    Traceback (most recent call last):
-    quickstudy.errors.InputError: `method.inner_lr.1` is nan; every number of a configuration must be finite.
-    """
-    for path, value in walk(settings):
-        if isinstance(value, float) and not isfinite(value):
-            raise InputError(f"`{path}` is {value}; every number of a configuration must be finite.")
 
 
 def is_about_pixels(overrides: Sequence[str]) -> bool:
@@ -77,8 +67,7 @@ def read_config(source: str | Path, trust: bool = False) -> dict[Any, Any]:
     raw = read_file(path)
     if belongs_to_run(path):
         check_trust(path, raw, trust)
-        return complete_run(raw)
-    return raw
+    return complete_run(raw) if set(raw) >= RECORDED else raw
 
 
 def complete_run(settings: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -101,6 +90,18 @@ def parse_config(raw: Mapping[Any, Any], overrides: Sequence[str] = ()) -> Confi
         )
     check_finite(data)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
         raise InputError(explain_validation(error)) from None
+    read = config.model_dump()
+    check_finite(read)  # again: "inf" is a text before it is read
+    _check_truth_values(data, read)
+    return config
+
+
+def _check_truth_values(given: Any, read: Any) -> None:
+    """Refuse true and false where a number is read: they would be 1 and 0."""
+    numbers = {path: value for path, value in walk(read) if isinstance(value, int | float)}
+    for path, value in walk(given):
+        if isinstance(value, bool) and path in numbers and not isinstance(numbers[path], bool):
+            raise InputError(f"`{path}` is a number; {str(value).lower()} was given.")

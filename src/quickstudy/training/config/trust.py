@@ -26,9 +26,10 @@ class UntrustedCodeError(InputError):
 
     def __init__(self, place: str, settings: Mapping[str, Any]) -> None:
         self.place, self.settings, self.code = place, settings, "; ".join(named_code(settings))
+        own = "" if Path(place).name != "config.yaml" else " (A file of your own needs another name than config.yaml.)"
         super().__init__(
             f"{place} was not made by you here, and it would run code that is not quickstudy's: {self.code}. If "
-            "you know this code and trust the run, add --trust-code (in Python: trust=True)."
+            f"you know this code and trust the run, add --trust-code (in Python: trust=True).{own}"
         )
 
 
