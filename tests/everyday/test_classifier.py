@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
@@ -530,3 +531,14 @@ def test_no_input_is_left_alone_where_a_norm_takes_the_statistics_of_a_batch():
     taught = qs.FewShotClassifier(qs.protonet(net, 3), norms="trained").fit(x[:9], [0, 1, 2] * 3)
     for count in (257, 513):
         assert np.isfinite(taught.predict_proba(x[:count])).all()
+
+
+def test_a_learner_in_double_precision_gets_what_it_was_given():
+    x, y = np.random.default_rng(0).random((9, 4)), [0, 1, 2] * 3
+    net = nn.Linear(4, 3)
+    single, double = (
+        qs.FewShotClassifier(qs.maml(own, inner_lr=0.1)).fit(x, y) for own in (net, deepcopy(net).double())
+    )
+    assert np.allclose(single.predict_proba(x), double.predict_proba(x), atol=1e-5)
+    values = qs.FewShotRegressor(qs.maml(nn.Linear(4, 1).double(), loss="mse", inner_lr=0.1)).fit(x, x[:, 0]).predict(x)
+    assert np.isfinite(values).all()

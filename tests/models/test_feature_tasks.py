@@ -74,6 +74,13 @@ def test_the_features_of_a_set_have_its_splits(place):
             features(of=other, encoder=means())
 
 
+@pytest.mark.parametrize("given", [{"split": "image"}, {"only": ["class 0"]}, {"seed": 7}])
+def test_what_divides_other_pictures_is_refused_beside_those_of_a_set(place, given):
+    of = image_folder(str(colours(place / "mine")), size=12, ways=2, queries=1)
+    with pytest.raises(InputError, match=f"`{next(iter(given))}` divides the pictures of `path`"):
+        features(of=of, encoder=means(), **given)
+
+
 def test_a_picture_that_cannot_be_read_is_left_out_by_name(place):
     root = colours(place / "mine", classes=2)
     (root / "class 0" / "x.png").write_text("broken")

@@ -464,6 +464,28 @@ def test_a_body_pretrained_by_transfer_starts_any_learner(pretrained, method, sl
     )
 
 
+def test_a_head_of_any_name_goes_over_between_methods_that_split_it_off(place, monkeypatch):
+    (place / "named.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, inputs, outputs):\n"
+        "        super().__init__()\n"
+        "        self.enc, self.fc = nn.Linear(64, 8), nn.Linear(8, outputs)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(self.enc(x.flatten(1)).relu())\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    split = {**FINE, "model": "named:Net", "method": {"name": "anil", "inner_lr": 0.1}}
+    trained("pre", split)
+    source = Run.open("pre").load("last").tensors
+    found, learner = begun(data=split)
+    assert sorted(found.loaded) == ["enc.bias", "enc.weight", "fc.bias", "fc.weight"] and not found.unused
+    assert torch.equal(learner.state_dict()["head.weight"], source["model.head.weight"])
+    whole, _ = begun(data={**split, "method": {"name": "maml", "inner_lr": 0.1}})
+    assert sorted(whole.loaded) == sorted(found.loaded) and not whole.unused
+    assert begun(data=split, only=["fc.*"])[0].loaded == ["fc.weight", "fc.bias"]
+
+
 def test_a_head_goes_over_where_its_shape_is_the_same(place):
     trained("pre", FINE)
     source = Run.open("pre").load("last").tensors

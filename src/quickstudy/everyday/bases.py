@@ -295,7 +295,9 @@ class LearnerBase(Base):
             pictures = as_pictures(items)
             if pictures is not None:
                 return tasks.picture.prepare(pictures, progress)
-        x = as_inputs(items, None if tasks is None else tasks.single_input(), self.name)
+        double = any(p.dtype == torch.float64 for p in self.learner.parameters())
+        dtype = torch.float64 if double else torch.float32
+        x = as_inputs(items, None if tasks is None else tasks.single_input(), self.name, dtype)
         if tasks is not None and tasks.picture is not None and tasks.picture.has_other_paper(x):
             warnings.warn(
                 f"X holds floating-point numbers, which {self.name} takes as prepared inputs. These are "
@@ -345,7 +347,7 @@ class LearnerBase(Base):
         if self.tasks is not None and self.tasks.loss == "cross_entropy":
             raise InputError(f"{self.name} was trained to tell classes apart: give a run on tasks of regression.")
         shots, known = len(x), {} if self.blueprint is None else self.blueprint.errors
-        adapted = self.learner.adapt(Examples(x, y.to(torch.float32)))
+        adapted = self.learner.adapt(Examples(x, y.to(x.dtype)))
         if self.family is not None and self.episodes and shots not in known:
             error = measure_error(self.learner, self.family, shots, episodes=self.episodes)
             if not isfinite(error):  # the learner diverges on one of its own tasks: nobody knows how far it is off

@@ -139,14 +139,25 @@ def match_names(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
     {'conv.weight': 'body.conv.weight', 'head.weight': 'head.weight'}
     >>> match_names(["conv.weight", "head.weight"], ["head.conv.weight", "head.head.weight"])
     {'conv.weight': 'head.conv.weight', 'head.weight': 'head.head.weight'}
+    >>> match_names(["conv.weight", "fc.weight"], ["body.conv.weight", "head.weight"])  # the head was split off
+    {'conv.weight': 'body.conv.weight', 'fc.weight': 'head.weight'}
     >>> two = ["body.conv.weight", "relation.conv.weight", "relation.head.weight"]
     >>> match_names(["conv.weight", "head.weight"], two)
     {'conv.weight': 'body.conv.weight'}
     """
-    own = [name for name in learner if name.startswith(MODEL_PREFIXES)]
-    inside = {name.partition(".")[2]: name for name in own}
-    whole = set(own)
-    return {n: inside.get(n, n) for n in model if n in inside or n in whole}
+    names, own = list(model), {name for name in learner if name.startswith(MODEL_PREFIXES)}
+    places = {n: next((p for p in (f"body.{n}", f"head.{n}", n) if p in own), None) for n in names}
+    missing = [n for n in names if places[n] is None]
+    free = own - set(places.values())
+    heads = {layer: [n for n in names if layer_of(n) == layer] for layer in map(layer_of, missing)}
+    fitting = [
+        layer
+        for layer, parts in heads.items()
+        if all(n in missing and f"head.{n.removeprefix(f'{layer}.')}" in free for n in parts)
+    ]
+    if len(fitting) == 1:
+        places |= {n: f"head.{n.removeprefix(f'{fitting[0]}.')}" for n in heads[fitting[0]]}
+    return {n: place for n, place in places.items() if place is not None}
 
 
 def _read_source(given: str) -> tuple[Mapping[str, Tensor], str]:

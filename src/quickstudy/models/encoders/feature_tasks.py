@@ -90,7 +90,7 @@ def features(
         shots: Support pictures per class.
         queries: Query pictures per class; by default 15, or fewer if a class has too few pictures.
         only: Names of the classes to use; all by default; not with `of`.
-        seed: The seed of the splits "class" and "image".
+        seed: The seed of the splits "class" and "image"; not with `of`.
         progress: Called while pictures are encoded, which is done once.
     """
     if not path and of is None:
@@ -98,6 +98,12 @@ def features(
             "`features` needs pictures: give a folder (--tasks.path DIRECTORY), or tasks over pictures "
             "(--tasks.of '{name: cub}')."
         )
+    for name, given in (("split", split != "auto"), ("only", bool(only)), ("seed", seed != 0)):
+        if of is not None and given:
+            raise InputError(
+                f"`{name}` divides the pictures of `path`, and those of `of` are divided there: give it in `of` "
+                f"(--tasks.of.{name})."
+            )
     opened = open_encoder(encoder)
     if opened.takes != "pictures":
         raise InputError(f"The encoder {opened.name!r} takes {opened.takes}, and these are pictures.")
