@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cases import METHODS, ONE_OF_EACH_KIND, WAYS, Method, Net, learner, tasks
-from quickstudy import Examples, InputError, LoRA, Task, TaskFamily, evaluate, maml
+from quickstudy import Examples, InputError, LoRA, Task, TaskFamily, baseline_pp, evaluate, feature_transfer, maml
 from quickstudy.evaluation.dry_run import draw_first_tasks
 from quickstudy.evaluation.metrics import METRICS
 from quickstudy.methods.protonet import protonet
@@ -382,3 +382,22 @@ def test_what_lora_is_asked_to_train_trains_also_in_a_layer_that_it_changes():
 def test_a_name_that_names_nothing_is_refused_beside_names_that_do(make, said):
     with pytest.raises(InputError, match=said):
         make(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+
+
+class Pair(nn.Module):
+    """It takes one or two inputs, and returns a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, one, two=None):
+        return {"logits": self.head(self.enc(one if two is None else one + two).relu())}
+
+
+@pytest.mark.parametrize("make", [feature_transfer, baseline_pp])
+def test_a_module_that_transfer_adapts_takes_what_the_model_took(make):
+    learner, x, y = make(Pair(), 3, 3), torch.rand(6, 4), torch.tensor([0, 1, 2] * 2)
+    assert learner.adapt(Examples(x, y))(x).shape == (6, 3)
+    by_name = learner.adapt(Examples({"one": x, "two": x}, y))
+    assert torch.equal(by_name(one=x, two=x), learner.adapt(Examples((x, x), y))(x, x))

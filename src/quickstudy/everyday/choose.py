@@ -30,6 +30,7 @@ from quickstudy.evaluation.student import student
 from quickstudy.everyday.bases import Base, count_distinct, open_base, run_outputs, typical_shots
 from quickstudy.everyday.items import read_folder, read_items
 from quickstudy.everyday.labels import check_classes, number_labels, read_labels
+from quickstudy.tasks.draws import as_integer
 
 SPLITS = 30
 TESTED = 4
@@ -122,9 +123,11 @@ def choose(
     classes = check_classes(labels)
     y = torch.from_numpy(number_labels(labels, classes))
     named = [_name(one) for one in among]
-    if len(named) < 2 or len({name for name, _ in named}) < len(named):
-        raise InputError(f"Give two or more different bases to choose among; given were {[name for name, _ in named]}.")
-    if splits < 2:
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names) or len(names) < 2:
+        tell = " To tell two of one name apart, give pairs (name, base)." if len(names) > 1 else ""
+        raise InputError(f"Give two or more different bases to choose among; given were {names}.{tell}")
+    if as_integer("splits", splits) < 2:
         raise InputError(f"`splits` was {splits}; an interval needs 2 or more.")
     members = _group_copies(items, y)
     judged = any(len(own) > 1 for own in members)

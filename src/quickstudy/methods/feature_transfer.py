@@ -23,6 +23,7 @@ from quickstudy.engine.twin import Twins, call_on, copy_module
 from quickstudy.errors import InputError
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Loss
+from quickstudy.methods.rule_learner import AdaptedBody
 from quickstudy.models.norms import (
     WarnSingleExample,
     is_transductive,
@@ -119,7 +120,7 @@ class FeatureTransfer(Learner):
         for name, value in _head_params(params).items():
             setattr(head, name, nn.Parameter(value))
         head.out_features = self.ways
-        adapted = nn.Sequential(body, head)
+        adapted = AdaptedBody(body, head)
         if is_transductive(adapted):
             adapted.register_forward_pre_hook(WarnSingleExample())
         return adapted.eval().requires_grad_(False)
