@@ -206,7 +206,6 @@ def test_a_default_that_a_run_cannot_record_is_refused(tmp_path, monkeypatch):
         (b"tasks: !!python/object/apply:os.getcwd []\n", "not readable as YAML"),
         (b"tasks: &a [*a]\n", "stands inside of what it repeats"),
         (b"seed: 0x" + b"f" * 5000, "a number has 5002 digits"),
-        (b"seed: 1" + b":1" * 500, "a number has"),
         (b"tasks: !!binary aGk=\n", "not readable as YAML"),
         (
             b"a: &a [1, 1]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 120)),
