@@ -121,7 +121,7 @@ class Run:
     def versions(self) -> dict[str, Any]:
         """The versions of packages, platform, threads and commit that the run was started with; {} if they are gone."""
         place = self.path / "versions.json"
-        return read_json(place) if place.exists() else {}
+        return read_json(place) if os.path.lexists(place) else {}
 
     def folder(self, name: str) -> Path:
         """The path of a directory inside the run, which may not exist yet, but is no link to another place."""
