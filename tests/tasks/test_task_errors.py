@@ -31,7 +31,7 @@ def with_value(value):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"split": "test"}, "2-way 1-shot with 2 queries needs 2 classes; 'test' has 1.*Lower ways to 1"),
+        ({"split": "test"}, "2-way 1-shot with 2 queries needs 2 classes; 'test' has 1. Give 'test' more classes"),
         ({"queries": 20}, "2-way 1-shot with 20 queries needs 21 images per class; class '3' of 'train' has 20"),
         ({"split": "val"}, "'shapes' .* has no 'val' images; it has train, test"),
         ({"ways": 1}, "ways=1 .* at least 2"),
