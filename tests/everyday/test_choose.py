@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import quickstudy as qs
 from quickstudy.errors import InputError
-from quickstudy.everyday.choose import cheapest
+from quickstudy.everyday.choose import _group_copies, cheapest
 
 
 class Projected(nn.Module):
@@ -115,3 +116,19 @@ def test_copies_of_an_example_do_not_test_what_they_have_taught():
         qs.choose((x, y), [None])
     once = qs.choose((np.repeat(x[:2], 3, axis=0), [0, 0, 0, 1, 1, 1]), bases)
     assert not once.judged, "of each class there is one example, three times"
+
+
+def test_what_is_a_copy_is_told_by_all_of_it(tmp_path):
+    """Arrays that differ in one number of many, a picture by path and again under another name, texts."""
+    large, other = np.zeros((40, 50), dtype=np.uint8), np.zeros((41, 50), dtype=np.uint8)
+    changed = large.copy()
+    changed[20, 20] = 1
+    y = torch.zeros(4, dtype=torch.int64)
+    assert [len(one) for one in _group_copies([large, changed, large.copy(), other], y)[0]] == [2, 1, 1]
+    names = [tmp_path / f"{name}.png" for name in "abc"]
+    for name, pixels in zip(names, (large, large, changed), strict=True):
+        Image.fromarray(pixels).save(name)
+    broken = tmp_path / "d.png"
+    broken.write_bytes(b"")
+    assert _group_copies([*names, broken], y) == [[[0, 1], [2], [3]]]
+    assert _group_copies(["a text", "a text", "another", str(names[0])], y) == [[[0, 1], [2], [3]]]

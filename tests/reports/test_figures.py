@@ -186,7 +186,8 @@ def test_validation_curves_have_the_name_of_their_own_metric(tmp_path):
     with run.writing():
         row = {"step": 10, "loss": 0.5, "metric": 0.5, "interval": 0.1, "finite": 9, "tasks": 9}
         run.log({"kind": "val", "name": "mse", **row})
-    assert figures.metric_name(run) == "mse" and figures.metric_name(invent(tmp_path / "b", metric="mae")) == "mae"
+    other = invent(tmp_path / "b", metric="mae")
+    assert figures.metric_name(run, run.metrics()) == "mse" and figures.metric_name(other, other.metrics()) == "mae"
 
 
 def test_classes_that_are_ruled_out_are_no_answers():

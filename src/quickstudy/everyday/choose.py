@@ -11,10 +11,9 @@ enough examples on which two bases differ: fewer could all fall to one side by c
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from quickstudy.errors import InputError
@@ -30,6 +28,7 @@ from quickstudy.evaluation.student import student
 from quickstudy.everyday.bases import Base, count_distinct, open_base, run_outputs, typical_shots
 from quickstudy.everyday.items import read_folder, read_items
 from quickstudy.everyday.labels import check_classes, number_labels, read_labels
+from quickstudy.models.encoders.pictures import picture_key
 from quickstudy.tasks.draws import as_integer
 
 SPLITS = 30
@@ -177,16 +176,15 @@ def _group_copies(items: Any, y: Tensor) -> Members:
 
 
 def _content(item: Any) -> bytes:
-    """What an example is: the bytes of a row, of a picture or its file, or of a text."""
+    """What an example is: a row of numbers, a text, or a picture. One that cannot be read is like no other."""
     if isinstance(item, Tensor):
         return item.contiguous().numpy().tobytes()
-    if isinstance(item, Image.Image):
-        return f"{item.mode} {item.size} ".encode() + item.tobytes()
-    path = item if isinstance(item, Path) else Path(str(item)) if len(str(item)) < 4096 else None
-    with suppress(OSError, ValueError):
-        if path is not None and path.is_file():
-            return sha256(path.read_bytes()).digest()
-    return str(item).encode("utf-8", "surrogatepass")
+    if isinstance(item, str) and not os.path.isfile(item):
+        return item.encode("utf-8", "surrogatepass")
+    try:
+        return picture_key(item)
+    except Exception:  # a damaged picture may raise anything; its base will name it
+        return str(id(item)).encode()
 
 
 def _draw_splits(members: Members, count: int, splits: int, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -24,7 +24,7 @@ def draw_learning_curves(runs: Mapping[str, Run]) -> bytes | None:
     rows = {label: run.metrics() for label, run in runs.items()}
     train = {label: of for label in runs if (of := [row for row in rows[label] if row.get("kind") == "train"])}
     val = {label: of for label in runs if (of := [row for row in rows[label] if row.get("kind") == "val"])}
-    metrics = {label: metric_name(run) for label, run in runs.items()}
+    metrics = {label: metric_name(run, rows[label]) for label, run in runs.items()}
     panels = (["loss"] if train else []) + sorted({metrics[label] for label in val})
     if not panels:
         return None
@@ -140,9 +140,9 @@ def draw_example_task(result: EvaluationResult) -> tuple[bytes, str] | None:
     return None
 
 
-def metric_name(run: Run) -> str:
-    """The name of the metric of a run's validations. Those of old runs do not say it, so their results do."""
-    names = [row["name"] for row in run.metrics() if row.get("kind") == "val" and "name" in row]
+def metric_name(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The metric of a run's validations, by the rows of its log. Those of old runs do not say it; their results do."""
+    names = [row["name"] for row in rows if row.get("kind") == "val" and "name" in row]
     names = names or [result.summary["metric"] for result in run.results().values() if "metric" in result.summary]
     return str((names or ["metric"])[0])
 

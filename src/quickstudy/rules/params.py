@@ -63,9 +63,7 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
         patterns = [selection] if isinstance(selection, str) else list(selection)
         selected = [name for name in known if any(matches(name, pattern) for pattern in patterns)]
         given = ", ".join(repr(pattern) for pattern in patterns) or "an empty list"
-        strange = [
-            pattern for pattern in patterns if is_name(pattern) and not any(matches(name, pattern) for name in known)
-        ]
+        strange = [pattern for pattern in patterns if is_name(pattern) and pattern not in known]
         if selected and strange:
             raise InputError(
                 f"`{what}` has {strange[0]!r}, which is no parameter. {suggest_nearest(strange[0], known)}"

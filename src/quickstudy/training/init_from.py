@@ -147,16 +147,15 @@ def match_names(model: Iterable[str], learner: Iterable[str]) -> dict[str, str]:
     """
     names, own = list(model), {name for name in learner if name.startswith(MODEL_PREFIXES)}
     places = {n: next((p for p in (f"body.{n}", f"head.{n}", n) if p in own), None) for n in names}
-    missing = [n for n in names if places[n] is None]
     free = own - set(places.values())
-    heads = {layer: [n for n in names if layer_of(n) == layer] for layer in map(layer_of, missing)}
-    fitting = [
+    split_off = {n: f"head.{n.rpartition('.')[2]}" for n in names}
+    heads = [
         layer
-        for layer, parts in heads.items()
-        if all(n in missing and f"head.{n.removeprefix(f'{layer}.')}" in free for n in parts)
+        for layer in dict.fromkeys(map(layer_of, names))
+        if all(places[n] is None and split_off[n] in free for n in names if layer_of(n) == layer)
     ]
-    if len(fitting) == 1:
-        places |= {n: f"head.{n.removeprefix(f'{fitting[0]}.')}" for n in heads[fitting[0]]}
+    if len(heads) == 1:
+        places |= {n: split_off[n] for n in names if layer_of(n) == heads[0]}
     return {n: place for n, place in places.items() if place is not None}
 
 

@@ -87,11 +87,12 @@ def _check_comparable(opened: Sequence[tuple[str, Setup]]) -> None:
         tasks = f"{on.tasks} of {on.split}, seed {on.seed}, the first is {task_hash(family, [first])}"
         return setup.metric.name, tasks
 
-    (reference, setup), *others = opened
-    metric, tasks = facts(setup)
-    for path, other in others:
+    known = []
+    for path, setup in opened:
         with name_run_in_errors(path):
-            its_metric, its_tasks = facts(other)
+            known.append((path, *facts(setup)))
+    (reference, metric, tasks), *others = known
+    for path, its_metric, its_tasks in others:
         if its_metric != metric:
             raise InputError(
                 f"{reference} is evaluated by {metric}, and {path} by {its_metric}, so they cannot be compared. If "

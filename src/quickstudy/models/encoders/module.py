@@ -28,8 +28,10 @@ class ModuleEncoder(Encoder):
         self.name = type(module).__name__
         self.module = copy_module(module).eval().requires_grad_(False)
         saved = self.module.state_dict()
-        others = {name: hash_tensors({name: b}, "") for name, b in self.module.named_buffers() if name not in saved}
-        self.digest = digest_module(self.module, {"kind": repr(module)} | others)
+        others = {name: b.cpu() for name, b in self.module.named_buffers() if name not in saved}
+        buffers = {"buffers": hash_tensors(others, "")} if others else {}
+        self.digest = digest_module(self.module, {"kind": repr(module)} | buffers)
+        self._like = _widest(self.module)
         self._size: int | None = None
 
     @property
@@ -44,9 +46,8 @@ class ModuleEncoder(Encoder):
 
     def encode_one(self, item: Any) -> Float[Tensor, " features"]:
         x = torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
-        like = _widest(self.module)
         try:
-            output = self._run(x, like)
+            output = self._run(x)
         except Exception as error:  # the user's module may fail in any way
             raise ValueError(
                 f"{self.name} fails on an input of shape {list(x.shape)}: {describe_error(error)}"
@@ -59,7 +60,7 @@ class ModuleEncoder(Encoder):
         self._size = output[0].numel()
         return output[0].flatten()
 
-    def _run(self, x: Tensor, like: Tensor) -> Any:
+    def _run(self, x: Tensor) -> Any:
         """The module's output. Integers are given as such, as numbers of words are, to a module that takes them.
 
         It gets a copy, which it may change.
@@ -69,7 +70,7 @@ class ModuleEncoder(Encoder):
                 return self.module(x[None].clone())
             except RuntimeError:  # of the types that torch's layers do not take
                 pass
-        return self.module(x[None].to(like, copy=True))
+        return self.module(x[None].to(self._like, copy=True))
 
 
 def _widest(module: nn.Module) -> Tensor:

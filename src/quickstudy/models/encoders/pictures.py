@@ -78,26 +78,31 @@ class PictureEncoder(Encoder):
         return self._features
 
     def key(self, item: Any) -> bytes:
-        if isinstance(item, str | PathLike):
-            path = Path(item)
-            if path.stat().st_size > max_bytes():
-                raise ValueError(f"{path} has more than {max_bytes()} bytes, which QUICKSTUDY_MAX_BYTES allows")
-            return hash_content(b"file", path.read_bytes())
-        if isinstance(item, Image.Image):
-            check_pixels(*item.size)
-            item.load()  # a file may say behind its pixels how it is turned
-            turned = item.info.get("exif", b"")
-            if "xmp" in item.info or "XML:com.adobe.xmp" in item.info:  # which may say how the picture is turned too
-                turned += f"turned {item.getexif().get(ExifTags.Base.Orientation)}".encode()
-            through = repr(item.info.get("transparency")).encode()
-            palette = b""
-            if item.mode in ("P", "PA") and item.palette:
-                palette = item.palette.mode.encode() + item.palette.tobytes()
-            about = f"{item.mode} {item.size}".encode()
-            return hash_content(b"image", about, item.tobytes(), turned, through, palette)
-        pixels = as_pixels(item)
-        return hash_content(b"array", str(pixels.shape).encode(), pixels.tobytes())
+        return picture_key(item)
 
     def encode_one(self, item: Any) -> Float[Tensor, " features"]:
         features: Tensor = self.network(self.preparation(item))[0]
         return features
+
+
+def picture_key(item: Any) -> bytes:
+    """A hash of what a picture is: of its file, of a PIL image with all that says how it is shown, or of an array."""
+    if isinstance(item, str | PathLike):
+        path = Path(item)
+        if path.stat().st_size > max_bytes():
+            raise ValueError(f"{path} has more than {max_bytes()} bytes, which QUICKSTUDY_MAX_BYTES allows")
+        return hash_content(b"file", path.read_bytes())
+    if isinstance(item, Image.Image):
+        check_pixels(*item.size)
+        item.load()  # a file may say behind its pixels how it is turned
+        turned = item.info.get("exif", b"")
+        if "xmp" in item.info or "XML:com.adobe.xmp" in item.info:  # which may say how the picture is turned too
+            turned += f"turned {item.getexif().get(ExifTags.Base.Orientation)}".encode()
+        through = repr(item.info.get("transparency")).encode()
+        palette = b""
+        if item.mode in ("P", "PA") and item.palette:
+            palette = item.palette.mode.encode() + item.palette.tobytes()
+        about = f"{item.mode} {item.size}".encode()
+        return hash_content(b"image", about, item.tobytes(), turned, through, palette)
+    pixels = as_pixels(item)
+    return hash_content(b"array", str(pixels.shape).encode(), pixels.tobytes())

@@ -202,7 +202,7 @@ def stand_ins(settings: Any) -> list[str]:
 def with_done(plan: Plan) -> Plan:
     """A plan with the other rows and seeds of its item that have been done before: a result shows all that is there."""
     store = Store(plan.folder)
-    every = replace(plan, rows=plan.item.rows, made={})
+    every = replace(plan, rows=plan.item.rows)
     done = {unit.row for unit in every.chosen_units() if unit.seed == 0 and store.is_done(unit)}
     rows = tuple(row for row in plan.item.rows if row in plan.rows or row.name in done)
     seeds = plan.seeds
@@ -210,7 +210,7 @@ def with_done(plan: Plan) -> Plan:
         store.is_done(unit) for unit in replace(every, rows=rows, seeds=seeds + 1).chosen_units() if unit.seed == seeds
     ):
         seeds += 1
-    return replace(plan, rows=rows, seeds=seeds, made={})
+    return replace(plan, rows=rows, seeds=seeds)
 
 
 def collect(plan: Plan) -> tuple[Found, list[dict[str, Any]]]:
