@@ -939,6 +939,9 @@ def test_tables_and_archives_beside_those_of_splits_are_named(tmp_path):
     write(tmp_path, "test.csv", "path,label", "2.png,b")
     write(tmp_path, "more.csv", "path,label", "2.png,b")
     assert [name for name, _ in read(tmp_path).skipped] == ["more.csv"]
+    (tmp_path / "notes.csv").write_bytes("Übung;Größe".encode("latin-1"))  # it is named, and nothing of it is read
+    assert [name for name, _ in read(tmp_path).skipped] == ["more.csv", "notes.csv"]
+    (tmp_path / "notes.csv").unlink()
     for name in ("train", "test", "more"):
         np.savez(tmp_path / f"{name}.npz", images=np.stack([GREY]), labels=np.array([name]))
     (tmp_path / "sets").mkdir()

@@ -38,10 +38,10 @@ def read_table(path: Path) -> Listing | None:
     for folder in (path, path / "splits"):
         files = _find_tables(folder)
         divided = [file for file in files if split_of(file.stem)]
-        with_columns = [file for file in files if _find_columns(_table_lines(file)) is not None]
-        known = [file for file in divided or files if file in with_columns]
+        known = [file for file in divided or files if _find_columns(_table_lines(file)) is not None]
         if known and (len(known) == 1 or divided):
-            left = [(file.relative_to(path).as_posix(), NO_SPLIT) for file in with_columns if file not in known]
+            others = [file for file in files if file not in divided] if divided else []
+            left = [(file.relative_to(path).as_posix(), NO_SPLIT) for file in others]
             found = _list_tables(known, path)
             return replace(found, skipped=[*found.skipped, *left])
         if known:
