@@ -39,6 +39,7 @@ from quickstudy.methods.r2d2 import r2d2
 from quickstudy.methods.registry import METHODS
 from quickstudy.methods.reptile import reptile
 from quickstudy.methods.warpgrad import warpgrad
+from quickstudy.methods.wormhole import wormhole
 from quickstudy.rules.torch_private import outside_transforms
 from quickstudy.types import pick
 
@@ -451,6 +452,45 @@ def test_a_head_may_be_made_of_several_layers() -> None:
     assert torch.allclose(learner(tasks).loss, same(tasks).loss)
     with pytest.raises(InputError, match="`head` is 'body', but the model computes more after it"):
         anil(net, head="body")
+
+
+class HeadFirst(nn.Module):
+    """The head is defined first; an auxiliary head runs after it, and one layer never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = nn.Linear(5, WAYS), nn.Linear(4, 5)
+        self.auxiliary, self.unused, self.kept = nn.Linear(5, 7), nn.Linear(5, WAYS), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x).tanh()
+        logits = self.head(h)
+        self.kept = self.auxiliary(h)
+        return logits
+
+
+class Untraced(HeadFirst):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > -9e9 else x
+
+
+def test_the_head_is_the_linear_that_the_output_comes_from() -> None:
+    torch.manual_seed(0)
+    net, tasks = HeadFirst(), some_tasks(4)
+    learner, same = anil(net, inner_lr=RATE, inner_steps=1), maml(net, adapts="head.*", inner_lr=RATE, inner_steps=1)
+    assert list(learner.params()) == ["weight", "bias"]
+    assert torch.allclose(learner(tasks).loss, same(tasks).loss)
+    assert wormhole(net).rule.rules[0].scope == ("head.weight", "head.bias")  # type: ignore[union-attr]
+    adapted = [name for name, p in LoRA(net, targets=["body"]).named_parameters() if p.requires_grad]
+    assert adapted == ["model.head.weight", "model.head.bias", "model.body.down", "model.body.up"]
+    with pytest.raises(InputError, match="`head` is 'unused', but the model does not call it by itself"):
+        anil(net, head="unused")
+
+
+def test_where_calls_cannot_be_traced_the_head_is_the_last_defined_and_its_use_is_checked() -> None:
+    with pytest.raises(InputError, match="`head` is 'unused', but the model does not call it by itself"):
+        anil(Untraced())(some_tasks(4))
+    assert list(anil(Untraced(), head="head").params()) == ["weight", "bias"]
 
 
 class Closing(nn.Module):

@@ -8,18 +8,21 @@ from torch import Tensor, nn
 from quickstudy.engine.twin import copy_module, logits_of
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.models.surgery import refuse_parameter_hooks
-from quickstudy.models.trace import trace_calls
+from quickstudy.models.trace import last_called, trace_calls
 
 
 def last_linear(model: nn.Module) -> str:
-    """The name pattern of the last Linear's parameters: the default head, and the default scope of a gain."""
+    """The name pattern of the last Linear's parameters: the default head, and the default scope of a gain.
+
+    It is the one that is called last on the way to the output; where calls cannot be traced, the one defined last.
+    """
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise InputError(
             "The model has no Linear layer, so there is no default head or scope. "
             f"Name one; modules are: {', '.join(name for name, _ in model.named_modules() if name)}."
         )
-    return f"{linears[-1]}.*".lstrip(".")
+    return f"{last_called(model, linears) or linears[-1]}.*".lstrip(".")
 
 
 class HeadPlaceholder(nn.Module):
@@ -68,16 +71,21 @@ class _CheckSplit:
         del args
         placeholder = body.get_submodule(self.head)
         assert isinstance(placeholder, HeadPlaceholder)
-        is_last = len(placeholder.recorded) == 1 and placeholder.recorded[0] is logits_of(output)
+        calls = len(placeholder.recorded)
+        is_last = calls == 1 and placeholder.recorded[0] is logits_of(output)
         placeholder.recorded.clear()
         if not is_last:
-            raise InputError(_HEAD_NOT_LAST.format(self.head))
+            raise _not_last(self.head, calls)
 
 
-_HEAD_NOT_LAST = (
-    "`head` is {!r}, but the model computes more after it, so it cannot be split into features and a head. "
-    "Name the module whose output is the model's output, or move what follows into the loss."
-)
+def _not_last(head: str, calls: int) -> InputError:
+    fault = (
+        "computes more after it" if calls == 1 else "calls it more than once" if calls else "does not call it by itself"
+    )
+    return InputError(
+        f"`head` is {head!r}, but the model {fault}, so it cannot be split into features and a head. "
+        "Name the module whose output is the model's output, or move what follows into the loss."
+    )
 
 
 def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn.Module]:
@@ -102,7 +110,7 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:
-            raise InputError(_HEAD_NOT_LAST.format(name))
+            raise _not_last(name, len(heads))
     body = copy_module(model)
     last = body.get_submodule(name)
     placeholder = HeadPlaceholder()

@@ -35,6 +35,24 @@ def trace_calls(model: nn.Module, whole: str | None = None) -> fx.Graph | None:
         return None
 
 
+def last_called(model: nn.Module, layers: Iterable[str]) -> str | None:
+    """Which of the named layers is called last on the way to the output.
+
+    None if the model's calls cannot be traced, or if no such layer is called by itself. A layer that the output does
+    not depend on, such as an auxiliary head, is not on the way.
+    """
+    graph = trace_calls(model)
+    if graph is None:
+        return None
+    before = {node for node in graph.nodes if node.op == "output"}
+    for node in reversed(graph.nodes):
+        if node in before:
+            before.update(node.all_input_nodes)
+    names = set(layers)
+    called = [str(n.target) for n in graph.nodes if n in before and n.op == "call_module" and n.target in names]
+    return called[-1] if called else None
+
+
 def layers_before_norm(model: nn.Module, layers: Iterable[str], statistics: str = "batch") -> list[str]:
     """Those of the named layers whose output goes into norms only.
 
