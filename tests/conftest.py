@@ -32,6 +32,17 @@ torch.set_num_threads(1)
 # What a shell starts in the background ignores Ctrl-C, and so would every process started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(autouse=True)
+def threads_stay():
+    """A test that leaves another number of threads behind fails, and not one that comes after it."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before
+
+
 # Real pictures: QUICKSTUDY_DATA is their folder; without it, tests look beside this checkout. A test that needs a set
 # which is not there is skipped, and the reason says how to get the set. The whole session has one cache, so that a set
 # is decoded once. It is never the user's own cache. The workers of xdist inherit both.
@@ -136,6 +147,7 @@ def copy_of_this_process(work: Callable[[], object]) -> int:
         child = os.fork()
     if child:
         return child
+    torch.set_num_threads(1)  # the threads of kernels are not copied: a kernel that has several would wait for ever
     try:
         work()
         os._exit(0)

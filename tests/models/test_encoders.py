@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from conftest import find_real_set
+from quickstudy.engine.threads import use_threads
 from quickstudy.errors import InputError
 from quickstudy.models.encoders import ItemError, open_encoder
 from quickstudy.models.encoders.cache import FeatureCache, NoCacheWarning
@@ -157,12 +158,8 @@ def test_features_do_not_depend_on_neighbours_order_or_threads():
     several = pictures(7)
     alone = torch.cat([small().encode([one]) for one in several])
     os.environ["QUICKSTUDY_CACHE"] += "-other"
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with use_threads(3):
         together = small().encode(several[::-1]).flip(0)
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(alone, together)
 
 
@@ -363,11 +360,10 @@ class Keeps(nn.Module):
         return self.kept
 
 
-def test_a_module_that_keeps_features_gives_each_item_its_own(monkeypatch):
+def test_a_module_that_keeps_features_gives_each_item_its_own():
     module, x = Keeps(), torch.randn(60, 4)
-    asked = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: asked.append(1) or 4)
-    assert torch.allclose(open_encoder(module).encode(x), module(x).detach(), atol=1e-6)
+    with use_threads(4):
+        assert torch.allclose(open_encoder(module).encode(x), module(x).detach(), atol=1e-6)
 
 
 def test_a_module_that_changes_its_input_changes_a_copy():
