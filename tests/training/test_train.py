@@ -460,6 +460,9 @@ def test_a_test_that_cannot_be_drawn_is_refused_before_training(cli, place):
     words = ["train", "few.yaml", "--evaluate.options", "{queries: 500}", "--train.steps", "3", "--out", "run"]
     done = cli(*words, "--test")
     assert done.code == 2 and "needs 501 images per class" in done.err and not (place / "run").exists()
+    done = cli(*words)
+    assert done.code == 0 and "cannot be evaluated as it is set: 3-way 1-shot with 500 queries" in done.err
+    assert (place / "run").exists()
 
 
 ONCE = """

@@ -933,6 +933,21 @@ def test_pictures_that_no_list_names_are_counted(tmp_path):
     assert "2 pictures are in no list" in listing.layout
 
 
+def test_a_table_of_a_split_without_known_columns_is_refused(tmp_path):
+    put(tmp_path, "1.png", "2.png")
+    write(tmp_path, "train.csv", "path,label", "1.png,a")
+    write(tmp_path, "test.csv", "id,species", "2.png,b")
+    refused(tmp_path, "test.csv has the columns id, species", "Or give the path of one table, such as", "train.csv")
+    assert list(by_name(read(tmp_path / "train.csv"))) == ["1.png"]
+
+
+def test_a_table_may_be_tsv(tmp_path):
+    put(tmp_path, "1.png", "2, 3.png")
+    write(tmp_path, "table.tsv", "path\tlabel", "1.png\ta, b", "2, 3.png\tc")
+    expected = {"1.png": "a, b", "2, 3.png": "c"}
+    assert by_name(read(tmp_path)) == by_name(read(tmp_path / "table.tsv")) == expected
+
+
 def test_tables_and_archives_beside_those_of_splits_are_named(tmp_path):
     put(tmp_path, "1.png", "2.png")
     write(tmp_path, "train.csv", "path,label", "1.png,a")

@@ -85,7 +85,7 @@ class Train(SharedCommand):
             console.note(FOLDER_WITH_PHOTOS if has_photos() else FOLDER_WITHOUT_PHOTOS)
         _advise(setup, console)
         world.agree(partial(check_training, setup))
-        self._check_test(setup, world)
+        self._check_test(setup, console, world)
         if init := setup.config.init_from:  # refused here, before a directory is made
             start = world.from_first(lambda: str(find_start(init, setup.learner, setup.model_shapes)))
             console.note(f"start: {start}")
@@ -109,16 +109,21 @@ class Train(SharedCommand):
             console.note(f"{run.path} is finished: {steps} steps are done.")
             self._finish(run, setup, console, world)
         else:
-            self._check_test(setup, world)
+            self._check_test(setup, console, world)
             _advise(setup, console)
             self._train(run, setup, console, world)
 
-    def _check_test(self, setup: Setup, world: World) -> None:
-        """Refuse tasks of `--test` that cannot be drawn, before hours of training."""
+    def _check_test(self, setup: Setup, console: Console, world: World) -> None:
+        """Before hours of training: refuse tasks of `--test` that cannot be drawn; without `--test`, say so."""
         from quickstudy.training.evaluate_run import check_evaluation
 
         if self.test:
             world.agree(partial(check_evaluation, setup))
+        elif world.first:
+            try:
+                check_evaluation(setup)
+            except InputError as error:  # some train where the test pictures are not
+                console.note(f"this run cannot be evaluated as it is set: {error}")
 
     def _create_run(self, setup: Setup, world: World) -> Run:
         """A new run; after a restart by torchrun, the run that this command had begun."""

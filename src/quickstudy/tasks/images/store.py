@@ -38,7 +38,7 @@ BLOCK_BYTES = 1 << 18
 """Bytes of pixels that share one checksum."""
 SAMPLED_BLOCKS = 16
 """How many of these are compared when an entry is opened; `quickstudy data check` compares all."""
-TABLE_SUFFIXES = (".csv", ".parquet", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".json")
 """Suffixes of files that list pictures beside them."""
 IDX_MARK = "ubyte"
 """Part of the names of idx files, whose labels are in another file beside them."""

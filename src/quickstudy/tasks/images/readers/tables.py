@@ -1,4 +1,4 @@
-"""Tables: csv or parquet with a column of paths, a column of classes, and optionally one of splits.
+"""Tables: csv, tsv or parquet with a column of paths, a column of classes, and optionally one of splits.
 
 Known headers: `filename,label` (Ravi & Larochelle: train.csv, val.csv and test.csv beside images/),
 `class_name,image_name` (EasyFSL), `path,label[,split]` and `image,label`. Other columns are ignored. Paths are relative
@@ -23,23 +23,24 @@ from quickstudy.tasks.images.readers.lists import ListEntry, listing_of_entries
 
 PATH_COLUMNS = ("path", "filename", "image_name", "image", "file", "filepath")
 LABEL_COLUMNS = ("label", "class_name", "class")
+SUFFIXES = (".csv", ".tsv", ".parquet")
 KNOWN_HEADERS = "filename,label | class_name,image_name | path,label[,split] | image,label"
 
 
 def read_table(path: Path) -> Listing | None:
-    """Tables (csv or parquet) of paths and classes: {train,val,test}.csv or one file, headers as filename,label."""
+    """Tables (csv, tsv, parquet) of paths and classes: {train,val,test}.csv or one file, headers as filename,label."""
     if path.is_file():
-        if path.suffix.lower() not in (".csv", ".parquet"):
+        if path.suffix.lower() not in SUFFIXES:
             return None
-        if _find_columns(_table_lines(path)) is None:
-            header = next(_table_lines(path), ("", ["nothing"]))[1]
-            raise InputError(f"{path} has the columns {', '.join(header)}. Known headers are: {KNOWN_HEADERS}.")
+        _refuse_unknown_columns([path])
         return _list_tables([path], path.parent)
     for folder in (path, path / "splits"):
         files = _find_tables(folder)
         divided = [file for file in files if split_of(file.stem)]
         known = [file for file in divided or files if _find_columns(_table_lines(file)) is not None]
         if known and (len(known) == 1 or divided):
+            if divided:  # without one of them its split would be missing
+                _refuse_unknown_columns(divided, f" Or give the path of one table, such as {known[0]}.")
             others = [file for file in files if file not in divided] if divided else []
             left = [(file.relative_to(path).as_posix(), NO_SPLIT) for file in others]
             found = _list_tables(known, path)
@@ -50,6 +51,13 @@ def read_table(path: Path) -> Listing | None:
                 "name them train.csv, val.csv and test.csv."
             )
     return None
+
+
+def _refuse_unknown_columns(files: list[Path], advice: str = "") -> None:
+    for file in files:
+        if _find_columns(_table_lines(file)) is None:
+            header = next(_table_lines(file), ("", ["nothing"]))[1]
+            raise InputError(f"{file} has the columns {', '.join(header)}. Known headers are: {KNOWN_HEADERS}.{advice}")
 
 
 def unread_tables(path: Path) -> Iterator[tuple[str, str]]:
@@ -64,7 +72,7 @@ def unread_tables(path: Path) -> Iterator[tuple[str, str]]:
 def _find_tables(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    named = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith((".csv", ".parquet"))]
+    named = [Path(e.path) for e in list_folder(folder) if e.name.lower().endswith(SUFFIXES)]
     return [file for file in named if file.is_file()]
 
 
