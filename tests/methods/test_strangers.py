@@ -485,6 +485,13 @@ def test_the_head_is_the_linear_that_the_output_comes_from() -> None:
     assert adapted == ["model.head.weight", "model.head.bias", "model.body.down", "model.body.up"]
     with pytest.raises(InputError, match="`head` is 'unused', but the model does not call it by itself"):
         anil(net, head="unused")
+    assert list(wormhole(TwoOutputs()).rule.rules[0].scope) == ["head.weight", "head.bias"]  # type: ignore[union-attr]
+
+
+class TwoOutputs(HeadFirst):
+    def forward(self, x: Tensor) -> Any:
+        h = self.body(x).tanh()
+        return {"logits": self.head(h), "auxiliary": self.auxiliary(h)}
 
 
 def test_where_calls_cannot_be_traced_the_head_is_the_last_defined_and_its_use_is_checked() -> None:

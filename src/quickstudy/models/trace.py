@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx, nn
 
-from quickstudy.engine.twin import copy_module
+from quickstudy.engine.twin import copy_module, logits_of
 from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm
 
 
@@ -44,7 +44,8 @@ def last_called(model: nn.Module, layers: Iterable[str]) -> str | None:
     graph = trace_calls(model)
     if graph is None:
         return None
-    before = {node for node in graph.nodes if node.op == "output"}
+    before: set[fx.Node] = set()
+    fx.node.map_arg(logits_of(graph.output_node().args[0]), before.add)
     for node in reversed(graph.nodes):
         if node in before:
             before.update(node.all_input_nodes)
