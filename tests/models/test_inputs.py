@@ -343,7 +343,8 @@ def test_only_the_changes_and_the_head_train_and_the_model_is_copied() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"r": 0}, "`r` was 0; a rank is at least 1"),
+        ({"r": 0}, "`r` was 0; a rank is a whole number of at least 1"),
+        ({"alpha": float("inf")}, "`alpha` was inf; it is a finite number"),
         ({"targets": ["q_proj"]}, "`targets` was 'q_proj' and matched no Linear layer.*Layers are: query, key, value"),
         ({"targets": []}, "`targets` was empty"),
         ({"trains": "head.*"}, "`trains` was 'head.[*]' and matched none"),

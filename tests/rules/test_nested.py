@@ -429,6 +429,7 @@ for make in (
     lambda: Rescale(Descend(Constant(0.1), 1), Tanh, ["a"]), lambda: ByName({"": 0.1}),
     lambda: Constant(number), lambda: Mix([Descend(Constant(0.1), 1)], [number]),
     lambda: Mix([Descend(Constant(0.1), 1)], torch.nn.Parameter(torch.ones(1))),
+    lambda: LoRA(torch.nn.Linear(3, 3), r=2.0, targets=[""]), lambda: maml(torch.nn.Linear(3, 3), adapts=3),
 ):
     try:
         made = make()
@@ -455,5 +456,7 @@ def test_what_is_no_part_is_named() -> None:
         f"A constant rate {COPY}",
         f"A Mix {COPY}",
         f"A Mix {COPY}",
+        "`r` was 2.0; a rank is a whole number of at least 1.",
+        "`adapts` was 3; give a pattern such as 'head.*', a list of names, or a predicate.",
         "[1.0]",
     ]

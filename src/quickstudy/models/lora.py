@@ -7,8 +7,9 @@ W and b stay as they are, A is `[r, in]` and B is `[out, r]`. B starts at 0, so 
 Reference: Hu et al., 2021 (https://arxiv.org/abs/2106.09685).
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,8 +68,10 @@ class LoRA(nn.Module):
         trains: Selection | None = None,
     ) -> None:
         super().__init__()
-        if r < 1:
-            raise InputError(f"`r` was {r}; a rank is at least 1.")
+        if not isinstance(r, SupportsIndex) or r < 1:
+            raise InputError(f"`r` was {r!r}; a rank is a whole number of at least 1.")
+        if alpha is not None and not math.isfinite(alpha):
+            raise InputError(f"`alpha` was {alpha}; it is a finite number, such as {r}.")
         self.model = copy_module(model).requires_grad_(False)
         # This one's weight is read by attention itself, past its forward.
         passed_by = nn.modules.linear.NonDynamicallyQuantizableLinear
@@ -96,7 +99,7 @@ class LoRA(nn.Module):
         params = dict(self.model.named_parameters())
         for layer in self.model.modules():
             if layer in chosen:
-                _add_change(layer, r, 1.0 if alpha is None else alpha / r)
+                _add_change(layer, int(r), 1.0 if alpha is None else alpha / r)
         leave_fast_paths(self.model)  # which read W without B A
         for name in free:
             if trains is not None or linears.get(name.rpartition(".")[0]) not in chosen:  # the head may be a target

@@ -57,6 +57,10 @@ def select(names: Iterable[str], selection: Selection, what: str) -> list[str]:
     ['head.weight', 'head.bias']
     """
     known = list(names)
+    if not callable(selection) and not isinstance(selection, Iterable):
+        raise InputError(
+            f"`{what}` was {selection!r}; give a pattern such as 'head.*', a list of names, or a predicate."
+        )
     if callable(selection):
         selected, given = [name for name in known if selection(name)], "the predicate"
     else:
