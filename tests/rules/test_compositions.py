@@ -3,9 +3,12 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cases import NETS, Net, tasks
@@ -465,11 +468,11 @@ def test_the_ridge_solves_the_normal_equations(n: int, adapting: tuple[str, ...]
     columns = {"weight": z, "bias": torch.ones(n, 1)}
     design = torch.cat([columns[name] for name in adapting], 1)
     at_prior = (0 if "weight" in adapting else z @ head.weight.T) + (0 if "bias" in adapting else head.bias)
-    rows = torch.linalg.solve(design.T @ design + 0.7 * torch.eye(design.shape[1]), design.T @ (y - at_prior))
+    rows = torch.linalg.solve(design.T @ design + 0.7 * torch.eye(design.shape[1]), design.T @ (3 * y - at_prior))
     if "weight" in adapting:
-        torch.testing.assert_close(phi["weight"], 3 * rows[:6].T, **CLOSE)
+        torch.testing.assert_close(phi["weight"], rows[:6].T, **CLOSE)
     if "bias" in adapting:
-        torch.testing.assert_close(phi["bias"], 3 * rows[-1] + 0.4, **CLOSE)
+        torch.testing.assert_close(phi["bias"], rows[-1] + 0.4, **CLOSE)
 
 
 def test_a_ridge_fits_targets_that_are_far_from_zero() -> None:
@@ -523,10 +526,50 @@ def test_a_strong_ridge_stays_at_its_prior() -> None:
         torch.testing.assert_close(phi["weight"], wanted, rtol=0, atol=1e-9)
 
 
-def test_a_weak_ridge_fits_the_support_set_from_any_prior() -> None:
-    z, y = torch.randn(4, 6), torch.randn(4, 2)
-    learner = rule_of(r2d2(nn.Linear(6, 2), loss="mse", ridge=1e-10, prior="learned"))
+@pytest.mark.parametrize("fixed", [(), ("bias",)], ids=["all", "weight"])
+@pytest.mark.parametrize("prior", ["zero", "learned"])
+def test_a_weak_ridge_fits_the_support_set_from_any_prior(prior: str, fixed: tuple[str, ...]) -> None:
+    z, y, labels = torch.randn(4, 6), torch.randn(4, 2), torch.tensor([1, 0, 1, 1])
+    head = nn.Linear(6, 2)
+    for name in fixed:
+        head.get_parameter(name).requires_grad_(False)
+    learner = rule_of(r2d2(head, loss="mse", ridge=1e-10, prior=prior))
     torch.testing.assert_close(learner.predict(learner.update(Examples(z, y), {}), z), y, rtol=0, atol=1e-6)
+    learner, wanted = rule_of(r2d2(head, ridge=1e-10, prior=prior)), 10 * torch.eye(2)[labels]
+    torch.testing.assert_close(learner.predict(learner.update(Examples(z, labels), {}), z), wanted, rtol=0, atol=1e-6)
+
+
+OF_TORCH = {
+    "mse": [nn.MSELoss(), F.mse_loss, partial(F.mse_loss, reduction="mean")],
+    "binary_cross_entropy": [nn.BCEWithLogitsLoss(), F.binary_cross_entropy_with_logits],
+    "cross_entropy": [nn.CrossEntropyLoss(), F.cross_entropy],
+}
+
+
+@pytest.mark.parametrize(("ours", "of_torch"), [(ours, one) for ours, several in OF_TORCH.items() for one in several])
+@pytest.mark.parametrize("name", FOR_NUMBERS)
+def test_a_loss_of_torch_is_taken_for_what_it_is(name: str, ours: str, of_torch: Any) -> None:
+    """What a method decides by its loss, it decides alike for ours and for torch's."""
+    if ours == "cross_entropy":
+        net, batch = NETS[0].build, tasks(NETS[0])
+    else:
+        net, batch = (lambda: mlp(1, 1, hidden=(4,), std=0.5)), regression_tasks(loss=ours)
+    losses = []
+    for loss in (ours, of_torch):
+        torch.manual_seed(0)
+        losses.append(METHODS[name](net(), loss=loss)(batch).loss)
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.HuberLoss(), F.l1_loss, nn.BCEWithLogitsLoss()])
+def test_a_loss_of_numbers_is_refused_where_classes_are_read(loss: Any) -> None:
+    for name in ("leo", "bayes_hypermaml"):
+        with pytest.raises(InputError, match="compares no classes"):
+            METHODS[name](nn.Linear(6, 2), loss=loss)
+    with pytest.raises(InputError, match="This method compares classes"):
+        METHODS["protonet"](nn.Linear(6, 2), 2, loss=loss)
+    with pytest.raises(InputError, match="The loss is the class MSELoss itself; give a loss, such as MSELoss()"):
+        maml(nn.Linear(6, 2), loss=nn.MSELoss)  # type: ignore[arg-type]
 
 
 def test_a_ridge_refuses_what_does_not_exist() -> None:

@@ -69,7 +69,7 @@ def find_linear_head(model: nn.Module, head: str | None = None) -> LinearHead:
     linear = model.get_submodule(name)
     if not isinstance(linear, nn.Linear) or not is_plain(linear):
         raise InputError(
-            f"The hypernetwork reads and writes a linear head, W x + b, and {name!r} is a {type(linear).__name__}. "
+            f"This method reads and writes a linear head, W x + b, and {name!r} is a {type(linear).__name__}. "
             "Name the model's last layer as `head`, and make it a torch.nn.Linear with a weight of its own."
         )
     names = tuple(f"{name}.{leaf}".lstrip(".") for leaf, _ in linear.named_parameters(recurse=False))

@@ -21,7 +21,7 @@ from torch import nn
 from quickstudy.methods.emission import choose_summary, emit_then, find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Loss, Options, make_rule_learner
-from quickstudy.rules.criteria import class_sum_cross_entropy, get_criterion, mse, one_hot_mse
+from quickstudy.rules.criteria import class_sum_cross_entropy, get_criterion, is_squared_error, one_hot_mse
 from quickstudy.rules.damped_newton import DampedNewton
 from quickstudy.rules.params import adaptable, trainable
 
@@ -34,7 +34,7 @@ def first_rate(inner_loss: Loss, outputs: int) -> float:
     over the examples.
     """
     criterion = get_criterion(inner_loss)
-    if criterion is mse:
+    if is_squared_error(criterion):
         return 0.5 * outputs
     if criterion is class_sum_cross_entropy:
         return 10.0 / outputs

@@ -119,8 +119,11 @@ class MatchingNet(EmbeddingLearner):
     def compare(self, params: Params, e: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
         e = e if self.context is None else self.context.of_queries(e, params["embeddings"])
         log_a = (self.scale * pairwise_cosines(e, params["embeddings"])).log_softmax(-1)  # [n, n_s]
-        # log sum_i a_i y_i, computed from logarithms: with a large scale, a_i would round to 0.
-        return (log_a[:, :, None] + params["labels"].log()).logsumexp(1)
+        # log sum_i a_i y_i, computed from logarithms: with a large scale, a_i would round to 0. Of a class without an
+        # example it is log 0, and is set so at the end: the gradient of a logsumexp over nothing else is NaN.
+        missing = (params["labels"] == 0).all(0)
+        log_y = params["labels"].masked_fill(missing, 1.0).log()
+        return (log_a[:, :, None] + log_y).logsumexp(1).masked_fill(missing, -torch.inf)
 
 
 def matchingnet(

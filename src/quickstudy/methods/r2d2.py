@@ -23,7 +23,7 @@ from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.models.split import split_head
-from quickstudy.rules.criteria import binary_cross_entropy, compares_classes, get_criterion
+from quickstudy.rules.criteria import compares_classes, reads_logits
 from quickstudy.rules.ridge import Ridge
 
 
@@ -46,6 +46,6 @@ def r2d2(
     loss = options.get("loss", "cross_entropy")
     if scale is None:
         scale = 1.0 if compares_classes(loss) is False else 10.0
-    targets = "signs" if get_criterion(loss) is binary_cross_entropy else "given"
+    targets = "signs" if reads_logits(loss) else "given"
     rule = Ridge(outputs, ridge=ridge, scale=scale, prior=prior, targets=targets)
     return make_rule_learner(last, rule, body=body, **options)

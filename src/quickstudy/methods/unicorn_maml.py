@@ -13,7 +13,7 @@ Reference: Ye & Chao, 2022 (https://arxiv.org/abs/2106.16245). Each of the N row
 does not change the steps of Adam; a step of SGD on w is N times smaller. The paper pre-trains its encoder on all
 training classes and takes many inner steps; both are left to the user.
 
-A head that is not last, or that does not adapt, is an `InputError`.
+A head that is not linear, not last or frozen, or that does not adapt, is an `InputError`.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import Twins, copy_module
+from quickstudy.errors import InputError
+from quickstudy.methods.emission import find_linear_head
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.methods.rule_learner import RuleLearner
-from quickstudy.models.split import last_linear, split_head
 from quickstudy.rules.base import Rule, check_adapts
 from quickstudy.rules.combine import Chain
 from quickstudy.rules.descend import Constant, Descend
@@ -102,12 +103,18 @@ def unicorn_maml(
 ) -> Learner:
     """Unicorn-MAML (Ye & Chao, 2022): MAML whose tasks start from one head row, the same for all classes.
 
-    `head` is the module with a row for each class: by default the last linear layer. All of its rows start at its first
+    `head` is the Linear with a row for each class: by default the last one. All of its rows start at its first
     row.
     """
-    split_head(model, head)  # an error if it is not last: hidden units that start equal would stay equal
+    names = find_linear_head(model, head).names  # of another head hidden units would start equal, and stay equal
     model = copy_module(model)
-    rows = adaptable(model, last_linear(model) if head is None else f"{head}.*", "head")
+    rows = {name: p for name, p in adaptable(model, "*").items() if name in names}
+    fixed = [name for name in names if name not in rows]
+    if fixed:
+        raise InputError(
+            f"All classes share one row of the head, and {', '.join(fixed)} is frozen: its rows would differ. "
+            "Unfreeze it, or give a head that has none."
+        )
     with torch.no_grad():
         for p in rows.values():
             p.copy_(p[:1].expand_as(p).clone())

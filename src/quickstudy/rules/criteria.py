@@ -5,10 +5,12 @@ cross-entropy, a sum over the support, by the shots, which is N times the mean: 
 with a mean.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.types import Criterion
@@ -76,21 +78,57 @@ def check_class_numbers(y: Tensor) -> None:
         )
 
 
+OF_CLASSES = (cross_entropy, class_sum_cross_entropy, one_hot_mse, F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+MODULES_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+OF_NUMBERS = (mse, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.poisson_nll_loss, F.gaussian_nll_loss)
+MODULES_OF_NUMBERS = (
+    *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.GaussianNLLLoss),
+    *(nn.BCELoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss),  # of answers yes and no
+)
+OF_LOGITS = (binary_cross_entropy, F.binary_cross_entropy_with_logits)
+
+
 def compares_classes(loss: str | Criterion) -> bool | None:
-    """Whether a loss compares classes, by its name or as a function; None for a function from elsewhere."""
-    criterion = get_criterion(loss)
-    if criterion in (cross_entropy, class_sum_cross_entropy, one_hot_mse):
+    """Whether a loss compares classes: one of ours or of torch's, by name or as it is; None for one from elsewhere."""
+    criterion = _without_options(get_criterion(loss))
+    if criterion in OF_CLASSES or isinstance(criterion, MODULES_OF_CLASSES):
         return True
-    return False if criterion in (mse, binary_cross_entropy) else None
+    numbers = criterion in OF_NUMBERS or isinstance(criterion, MODULES_OF_NUMBERS) or reads_logits(criterion)
+    return False if numbers else None
+
+
+def reads_logits(loss: str | Criterion) -> bool:
+    """Whether a loss reads each output as the logit of a yes, as binary cross entropy does, torch's too."""
+    criterion = _without_options(get_criterion(loss))
+    return criterion in OF_LOGITS or isinstance(criterion, nn.BCEWithLogitsLoss)
+
+
+def is_squared_error(loss: str | Criterion) -> bool:
+    """Whether a loss is the mean squared error over examples and outputs, torch's too."""
+    given = get_criterion(loss)
+    criterion, options = _without_options(given), given.keywords if isinstance(given, partial) else {}
+    is_mean = getattr(criterion, "reduction", options.get("reduction", "mean")) == "mean"
+    return is_mean and (criterion in (mse, F.mse_loss) or isinstance(criterion, nn.MSELoss))
+
+
+def _without_options(criterion: Criterion) -> Criterion:
+    while isinstance(criterion, partial):
+        criterion = criterion.func
+    return criterion
 
 
 def describe_loss(loss: str | Criterion) -> str:
-    """The name of a loss in quotes, also where it was given as a function."""
-    return repr(getattr(loss, "__name__", loss))
+    """The name of a loss in quotes, also where it was given as a function or a module."""
+    if isinstance(loss, str):
+        return repr(loss)
+    criterion = _without_options(loss)
+    return repr(getattr(criterion, "__name__", type(criterion).__name__))
 
 
 def get_criterion(given: str | Criterion) -> Criterion:
     """A criterion by its name; a function is returned as it is."""
+    if isinstance(given, type):
+        raise InputError(f"The loss is the class {given.__name__} itself; give a loss, such as {given.__name__}().")
     if callable(given):
         return given
     if given not in CRITERIA:

@@ -15,8 +15,8 @@ from quickstudy.types import Params
 class Ridge(Rule):
     r"""The head that solves the support set as a ridge regression, for classes as for numbers.
 
-    .. math:: W = W_0 + \alpha\, \Lambda_W, \qquad b = b_0 + \alpha\, \Lambda_b + \beta, \qquad
-              [\Lambda_W, \Lambda_b] = Z^T (Z Z^T + \lambda I)^{-1} (Y - f_{W_0, b_0})
+    .. math:: W = W_0 + \Lambda_W, \qquad b = b_0 + \Lambda_b + \beta, \qquad
+              [\Lambda_W, \Lambda_b] = Z^T (Z Z^T + \lambda I)^{-1} (\alpha Y - f_{W_0, b_0})
 
     Z `[n, features + 1]` are the features of the support set with a column of ones for the bias, Y `[n, outputs]` its
     targets, and :math:`f_{W_0, b_0}` the outputs at the prior. :math:`\lambda` (as its logarithm), :math:`\alpha` and
@@ -28,7 +28,7 @@ class Ridge(Rule):
     the ridge then shrinks towards an initial head that meta-training finds.
 
     A bias that does not adapt, or that the head does not have, gets no column and no :math:`\beta`. A fixed bias is a
-    part of the outputs at the prior, so the weight fits what it leaves of Y.
+    part of the outputs at the prior, so the weight fits what it leaves of alpha Y.
 
     Args:
         outputs: The rows of the head.
@@ -63,6 +63,7 @@ class Ridge(Rule):
         target = y.reshape(len(y), -1) if y.is_floating_point() else one_hot(y, self.outputs, z)
         if self.targets == "signs":
             target = 2 * target - 1
-        rows = solve_in_kernel(z, theta, self.log_ridge.exp(), target - objective.predict(theta))
-        phi = {name: p + self.scale * rows[name] for name, p in theta.items()}
+        left = self.scale * target - objective.predict(theta)
+        rows = solve_in_kernel(z, theta, self.log_ridge.exp(), left)
+        phi = {name: p + rows[name] for name, p in theta.items()}
         return {name: p if p.ndim == 2 else p + self.offset for name, p in phi.items()}
