@@ -7,8 +7,10 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from math import inf
+from math import inf, isfinite, nan
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 
 class InputError(ValueError):
@@ -48,6 +50,34 @@ def check_positive(name: str, value: float, why: str) -> None:
     """
     if not 0 < value < inf:
         raise InputError(f"`{name}` was {value}; {why}, so it must be above 0 and finite.")
+
+
+def check_finite(name: str, value: float) -> float:
+    """A number as a float; refused if it is none, NaN or infinite.
+
+    >>> check_finite("start", float("nan"))
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: `start` was nan; give a finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = nan
+    if not isfinite(number):
+        raise InputError(f"`{name}` was {value!r}; give a finite number.")
+    return number
+
+
+def check_count(name: str, value: SupportsIndex) -> int:
+    """A number of things, of which there is one or more.
+
+    >>> check_count("width", 2.5)
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: `width` was 2.5; give a whole number of at least 1.
+    """
+    if not isinstance(value, SupportsIndex) or index(value) < 1:
+        raise InputError(f"`{name}` was {value!r}; give a whole number of at least 1.")
+    return index(value)
 
 
 MOST_NAMES, FEW = 60, 10

@@ -354,6 +354,27 @@ def test_matchingnet_adds_up_the_attention_of_a_class() -> None:
     torch.testing.assert_close(outcome.loss[0], paper, **CLOSE)
 
 
+@pytest.mark.parametrize("context", ["none", "full"])
+def test_matchingnet_has_the_gradient_of_the_classes_that_a_task_has(context: str) -> None:
+    """A batch in which one task lacks the last class: its loss and gradient are those of the task alone."""
+    torch.manual_seed(0)
+    batch, learner = tasks(NETS[0], shots=3), matchingnet(NETS[0].build(), WAYS, context=context)
+    halves = []
+    for half in (batch.support, batch.query):
+        y = half.y.clone()
+        y[0][y[0] == WAYS - 1] = 0
+        halves.append(half._replace(y=y))
+    mixed = pick(batch._replace(support=halves[0], query=halves[1]), slice(2))
+    outcome, gradients = learner.meta_gradient(mixed)
+    assert outcome.output[0, :, -1].eq(-torch.inf).all() and outcome.loss.isfinite().all()
+    parts = [
+        learner.with_ways(ways).meta_gradient(pick(mixed, slice(at, at + 1))) for at, ways in ((0, WAYS - 1), (1, WAYS))
+    ]
+    torch.testing.assert_close(outcome.loss, torch.cat([part.loss for part, _ in parts]), **CLOSE)
+    for whole, *own in zip(gradients, *(g for _, g in parts), strict=True):
+        torch.testing.assert_close(whole, sum(own) / 2, **CLOSE)
+
+
 def test_nca_of_one_shot_compares_by_cosines() -> None:
     batch = tasks(NETS[0], shots=1)
     support, _, query = rows(batch)

@@ -1,13 +1,14 @@
 """Gradient-based methods against their formulas by hand. Float64; equal up to rounding unless a test says otherwise."""
 
+from collections import OrderedDict
 from itertools import permutations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cases import NETS, WAYS, Net, tasks
-from quickstudy import Constant, Descend, Examples, InputError, Objective, RuleLearner, Task, fomaml, maml
+from quickstudy import Constant, Descend, Examples, InputError, LoRA, Objective, RuleLearner, Task, fomaml, maml
 from quickstudy.methods.mamlpp import MultiStep, mamlpp
 from quickstudy.methods.reptile import reptile
 from quickstudy.methods.sign_maml import sign_maml
@@ -158,6 +159,20 @@ def test_a_head_that_does_not_adapt_or_is_not_last_is_refused() -> None:
         unicorn_maml(net, adapts="layer0.*")
     with pytest.raises(InputError, match="computes more after it"):
         unicorn_maml(net, head="layer0")
+
+
+def test_a_head_without_a_row_for_each_class_is_refused() -> None:
+    """Of hidden units, or of the directions of LoRA, equal rows would be one; frozen rows would differ."""
+    several = nn.Sequential(OrderedDict(body=nn.Linear(4, 6), head=nn.Sequential(nn.LayerNorm(6), nn.Linear(6, WAYS))))
+    with pytest.raises(InputError, match="'head' is a Sequential"):
+        unicorn_maml(several, head="head")
+    with pytest.raises(InputError, match="a LowRankLinear"):
+        unicorn_maml(LoRA(several, r=2, targets=["head.1"]))
+    for name in ("weight", "bias"):
+        net = NETS[0].build()
+        net.get_parameter(f"head.{name}").requires_grad_(False)
+        with pytest.raises(InputError, match=f"head.{name} is frozen: its rows would differ"):
+            unicorn_maml(net)
 
 
 # MAML++

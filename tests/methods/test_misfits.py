@@ -1,9 +1,11 @@
 """What does not fit is refused in one line by every method, whichever way a task is given to it."""
 
 import inspect
+import math
 
 import pytest
 import torch
+from torch import nn
 
 import quickstudy as qs
 from quickstudy import Examples, Task
@@ -15,10 +17,10 @@ WAYS = 3
 FITS_ANY_WAYS = ("protonet", "nca", "matchingnet", "relationnet", "nearest_neighbour")
 
 
-def make(name):
+def make(name, **options):
     wanted = inspect.signature(METHODS[name]).parameters
     model = [mlp(4, WAYS)] if "model" in wanted else []
-    return METHODS[name](*model, **{key: WAYS for key in ("outputs", "train_outputs") if key in wanted})
+    return METHODS[name](*model, **{key: WAYS for key in ("outputs", "train_outputs") if key in wanted} | options)
 
 
 def examples(tasks=2, n=6, ways=WAYS, seed=0):
@@ -54,6 +56,7 @@ WHOLE = {
     "no key": lambda: batch()._replace(key=0),
     "no tasks": lambda: Task(examples(0), examples(0), torch.arange(0), {}),
     "empty list": list,
+    "a batch in a list": lambda: [batch()],
 }
 CALLS = {
     "forward": lambda learner, tasks: learner(tasks),
@@ -78,6 +81,18 @@ def test_every_misfit_of_a_batch_is_refused(name, call):
             assert is_refused(CALLS[call], name, with_examples(half, change)), (half, label)
     for label, tasks in WHOLE.items():
         assert is_refused(CALLS[call], name, tasks()), label
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_numbers_that_are_none_are_refused_when_built(name):
+    """Every option of a method that has a number as its default, or may have one."""
+    for option, parameter in inspect.signature(METHODS[name]).parameters.items():
+        kinds = str(parameter.annotation)
+        wrong = [math.nan, math.inf] if "float" in kinds and "Sequence" not in kinds else []
+        wrong += [-1] if "int" in kinds and "Sequence" not in kinds and "tuple" not in kinds else []
+        for value in wrong:
+            with pytest.raises(qs.InputError, match="finite|above 0|whole number|or more|takes 1 to 3|at least"):
+                make(name, **{option: value})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -207,3 +222,94 @@ def test_a_scripted_part_that_should_adapt_is_refused_with_the_way_out():
     net = torch.nn.Sequential(torch.jit.script(torch.nn.Linear(4, 5)), torch.nn.Tanh(), torch.nn.Linear(5, WAYS))
     with pytest.raises(qs.InputError, match="scripted part.*before torch.jit.script"):
         qs.maml(net)(batch())
+
+
+def complex_batch():
+    def double(half):
+        return Examples(half.x + 0j, half.y)
+
+    tasks = batch()
+    return tasks._replace(support=double(tasks.support), query=double(tasks.query))
+
+
+def of_size(output, y):
+    return torch.nn.functional.cross_entropy(output.abs(), y)
+
+
+def test_a_step_size_is_real_also_of_complex_parameters():
+    torch.manual_seed(0)
+    net = nn.Linear(4, WAYS, dtype=torch.cfloat)
+    plain, learned = (method(net, inner_lr=0.1, loss=of_size)(complex_batch()) for method in (qs.maml, qs.meta_sgd))
+    assert torch.equal(plain.loss, learned.loss)
+    _, gradients = qs.reptile(net, inner_lr=0.1, inner_steps=1, loss=of_size).meta_gradient(complex_batch())
+    _, firsts = qs.fomaml(net, inner_lr=0.1, inner_steps=0, loss=of_size).meta_gradient(
+        complex_batch()._replace(query=complex_batch().support)
+    )
+    for one, other in zip(gradients, firsts, strict=True):  # theta - phi is the rate times the support gradient
+        torch.testing.assert_close(one, 0.1 * other)
+
+
+def test_nan_in_complex_inputs_is_refused_by_name():
+    tasks = complex_batch()
+    tasks.support.x[0, 2, 1] = torch.nan
+    with pytest.raises(qs.InputError, match=r"x of support holds NaN or infinity in 1 of 2 tasks"):
+        qs.maml(nn.Linear(4, WAYS, dtype=torch.cfloat), loss=of_size).meta_gradient(tasks)
+
+
+def test_a_meta_gradient_is_computed_where_gradients_are_off():
+    learner = make("maml")
+    _, wanted = learner.meta_gradient(batch())
+    with torch.no_grad():
+        _, found = learner.meta_gradient(batch())
+        assert not torch.is_grad_enabled()
+    assert all(map(torch.equal, wanted, found))
+    with torch.inference_mode(), pytest.raises(qs.InputError, match="Inference mode is on"):
+        learner.meta_gradient(batch())
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (nn.CrossEntropyLoss(reduction="none"), r"support loss of one task has the shape \[6\], and it is one number"),
+        (lambda output, y: 0.5, "support loss of one task is a float"),
+        (lambda output, y: (output.sum(), 1), "support loss of one task is a tuple"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_named(loss, said):
+    with pytest.raises(qs.InputError, match=said):
+        qs.maml(mlp(4, WAYS), loss=loss)(batch())
+    with pytest.raises(qs.InputError, match=said.replace("support", "query")):
+        qs.protonet(mlp(4, WAYS), WAYS, loss=loss)(batch())
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.scale, self.b = nn.Linear(4, 5), nn.Parameter(torch.tensor(1.5)), nn.Linear(5, WAYS)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.scale.reshape(1, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_a_parameter_that_is_one_number_keeps_its_type(kind):
+    net, one = Scaled().to(kind), examples(1)
+    learner = qs.maml(net, inner_lr=0.1, inner_steps=2)
+    adapted = learner.adapt(Examples(one.x[0].to(kind), one.y[0]))
+    assert {p.dtype for p in adapted.state_dict().values()} == {kind}
+    assert adapted(one.x[0].to(kind)).dtype == kind
+
+
+def test_the_biases_of_any_module_are_shifted():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.attention = nn.LSTM(4, 4, batch_first=True), nn.MultiheadAttention(4, 1, batch_first=True)
+            self.head = nn.Linear(4, WAYS)
+
+        def forward(self, x):
+            h, _ = self.lstm(x[:, None])
+            return self.head(self.attention(h, h, h)[0][:, 0])
+
+    biases = {"lstm.bias_ih_l0", "lstm.bias_hh_l0", "attention.in_proj_bias", "attention.out_proj.bias", "head.bias"}
+    assert set(qs.cavia(Reads()).params()) == biases

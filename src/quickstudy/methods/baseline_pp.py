@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from quickstudy.errors import check_count, check_finite
 from quickstudy.methods.feature_transfer import FeatureTransfer, body_and_linear
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Loss
@@ -35,7 +36,7 @@ class Cosine(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, scale: float) -> None:
         super().__init__(in_features, out_features, bias=False)
-        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.scale = nn.Parameter(torch.tensor(check_finite("scale", scale)))
 
     def forward(self, input: Float[Tensor, "n features"]) -> Float[Tensor, "n ways"]:
         return self.scale * F.normalize(input, dim=-1) @ F.normalize(self.weight, dim=-1).T
@@ -55,6 +56,6 @@ def baseline_pp(
 ) -> Learner:
     """Baseline++ (Chen et al., 2019): supervised training, then a new head for each task; both by scaled cosines."""
     body, last = body_and_linear(model, head, "Baseline++")
-    classifier = Cosine(last.in_features, train_outputs, scale).to(last.weight)
+    classifier = Cosine(last.in_features, check_count("train_outputs", train_outputs), scale).to(last.weight)
     rule = Descend(Constant(inner_lr), eval_inner_steps)
     return FeatureTransfer(body, classifier, outputs, rule, get_criterion(loss), norms)

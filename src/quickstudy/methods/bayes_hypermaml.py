@@ -18,6 +18,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from quickstudy.errors import check_finite
 from quickstudy.methods.emission import refuse_numbers
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import HeadOptions, make_rule_learner
@@ -70,5 +71,5 @@ def bayes_hypermaml(
     )
     rule = GaussianEmit(mean, spread, log_variance=log_variance, draws=draws)
     learner = make_rule_learner(last, rule, body=body, kind=BayesHyperMAML, **options)
-    learner.register_buffer("kl_weight", torch.tensor(float(kl_weight)), persistent=False)
+    learner.register_buffer("kl_weight", torch.tensor(check_finite("kl_weight", kl_weight)), persistent=False)
     return learner

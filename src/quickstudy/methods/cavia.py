@@ -16,7 +16,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import check_count
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import HeadOptions, make_rule_learner
 from quickstudy.rules.descend import Constant, Descend
@@ -35,9 +35,7 @@ class ContextChart(Chart):
 
     def __init__(self, params: Params, size: int) -> None:
         super().__init__()
-        if size < 1:
-            raise InputError(f"`context` was {size}; it is the number of values that a task adapts, so 1 or more.")
-        self.size = size
+        self.size = size = check_count("context", size)
         self.maps = parameter_dict(
             {n: p.detach().new_empty(p.numel(), size).normal_() / size**0.5 for n, p in params.items()}
         )
@@ -52,7 +50,8 @@ class ContextChart(Chart):
 
 def is_bias(name: str) -> bool:
     """Whether a parameter is a bias, by its name."""
-    return name.rpartition(".")[2] == "bias"
+    last = name.rpartition(".")[2]
+    return last == "bias" or last.startswith("bias_") or last.endswith("_bias")  # as in torch's LSTM and attention
 
 
 def cavia(

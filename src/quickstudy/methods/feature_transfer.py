@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import Twins, call_on, copy_module
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.methods.options import Loss
 from quickstudy.methods.rule_learner import AdaptedBody
@@ -69,6 +69,7 @@ class FeatureTransfer(Learner):
         self, body: nn.Module, classifier: nn.Linear, ways: int, rule: Rule, criterion: Criterion, norms: str = "batch"
     ) -> None:
         super().__init__(criterion)
+        check_count("outputs", ways)
         self.body = with_safe_norms(
             body, refuse_per_step(norms, "the steps of this method move a head that comes after the norms")
         )
@@ -155,6 +156,6 @@ def feature_transfer(
 ) -> Learner:
     """Feature Transfer (Chen et al., 2019, "Baseline"): supervised training; each task fits a new linear head."""
     body, last = body_and_linear(model, head, "Feature Transfer")
-    classifier = nn.Linear(last.in_features, train_outputs).to(last.weight)
+    classifier = nn.Linear(last.in_features, check_count("train_outputs", train_outputs)).to(last.weight)
     rule = Descend(Constant(inner_lr), eval_inner_steps)
     return FeatureTransfer(body, classifier, outputs, rule, get_criterion(loss), norms)

@@ -31,6 +31,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.first_task import look_at_what_is_left, look_at_what_is_read, refuse_writes
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
+from quickstudy.rules.criteria import check_loss
 from quickstudy.rules.params import with_prefix
 from quickstudy.rules.torch_private import (
     is_tracing,
@@ -150,13 +151,7 @@ class Learner(nn.Module, ABC):
 
     def query_loss(self, output: Any, y: Tensor) -> Tensor:
         """The query loss of one task, which is one number."""
-        loss: Tensor = self.criterion(output, y)
-        if loss.numel() != 1:
-            raise InputError(
-                f"The query loss of one task has the shape {list(loss.shape)}, and it is one number. Give a loss that "
-                "reduces it, such as reduction='mean'."
-            )
-        return loss
+        return check_loss(self.criterion(output, y), "query loss")
 
     def evaluate(self, support: Examples, query: Examples, noise: Noise) -> Outcome:
         """The query loss and outputs of one task in evaluation: after the steps of evaluation, at the last of them."""
@@ -225,7 +220,11 @@ class Learner(nn.Module, ABC):
             return _pad_outcomes(list(outcomes)), [
                 sum_gradients([g if g is None else share * g for g in own]) for own in zip(*every, strict=True)
             ]
-        with explain_batch_misfit(tasks, self.ignored_labels):
+        if torch.is_inference_mode_enabled():
+            raise InputError(
+                "Inference mode is on, in which no gradient can be taken. Compute a meta-gradient outside of it."
+            )
+        with explain_batch_misfit(tasks, self.ignored_labels), torch.enable_grad():
             learner = self.for_labels(tasks.support.y, tasks.query.y, evaluating=False)
             tasks = learner.begin(tasks)
             weight = 1.0 if reduction == "sum" else 1.0 / len(tasks.key)

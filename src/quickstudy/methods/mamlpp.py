@@ -24,7 +24,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_finite
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner, select_moved_params
 from quickstudy.rules.base import Rate
@@ -77,8 +77,10 @@ class MultiStep(Descend, Skipping):
     ) -> None:
         if not weights:
             raise InputError("`weights` is empty; a query loss after every step needs one for each, so 1 or more.")
-        super().__init__(rate, len(weights), eval_steps=eval_steps, direction=DerivativeOrder(second))
-        self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
+        super().__init__(
+            rate, len(weights), eval_steps=eval_steps, direction=DerivativeOrder(check_finite("second", second))
+        )
+        self.register_buffer("weights", torch.tensor([check_finite("weights", w) for w in weights]), persistent=False)
 
     def weigh(self, iterates: Iterator[Params]) -> list[tuple[Tensor | float, Params]]:
         _, *steps = iterates

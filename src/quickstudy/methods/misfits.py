@@ -36,6 +36,13 @@ def list_tasks(tasks: object) -> list[Task]:
             f"A learner takes a batch of tasks, Task(support, query, key, about), or a list of one or more tasks; "
             f"given is {_describe(tasks)}" + (f" of {_describe(listed[0])}." if listed else ", which is empty or none.")
         )
+    batches = [number for number, task in enumerate(listed) if isinstance(task.key, Tensor) and task.key.ndim]
+    if batches:
+        raise InputError(
+            f"Item {batches[0]} of the list is a batch of tasks, whose keys have the shape "
+            f"{list(listed[batches[0]].key.shape)}. Give the batch itself, or tasks without a task axis: "
+            "[pick(batch, 0), pick(batch, 1)]."
+        )
     return listed
 
 
@@ -98,7 +105,7 @@ def _check_examples(name: str, examples: Any, wanted: str, axes: int, ignored: C
     if is_tracing() or not outside_transforms():
         return  # values are not known there
     for part, value in _named(examples):
-        if not value.is_floating_point() or isfinite(value.detach().sum()):
+        if not (value.is_floating_point() or value.is_complex()) or isfinite(value.detach().sum().abs()):
             continue
         finite = value.isfinite().reshape(len(value), -1).all(1)
         if not finite.all():  # the sum alone may have overflowed

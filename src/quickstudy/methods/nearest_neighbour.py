@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count
 from quickstudy.methods.embedding import AdaptedLearner
 from quickstudy.methods.learner import Learner, Noise
 from quickstudy.rules.criteria import check_class_numbers, get_criterion, one_hot
@@ -28,7 +28,7 @@ class NearestNeighbour(Learner):
 
     def __init__(self, ways: int, loss: str | Criterion = "cross_entropy") -> None:
         super().__init__(get_criterion(loss))
-        self.ways = ways
+        self.ways = check_count("outputs", ways)
 
     def update(self, support: Examples, noise: Noise, evaluating: bool = False) -> Params:
         del noise, evaluating

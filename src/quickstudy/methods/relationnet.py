@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count
 from quickstudy.methods.embedding import EmbeddingLearner, class_means
 from quickstudy.methods.learner import Learner
 from quickstudy.models.nets import conv_net, mlp
@@ -98,5 +98,5 @@ def relationnet(
     _, last = split_head(model, head)
     if not isinstance(last, nn.Linear):
         raise InputError(f"`head` is a {type(last).__name__}; the size of the features is read from a Linear head.")
-    relation = relation_module(last.in_features, width, maps).to(last.weight)
+    relation = relation_module(last.in_features, check_count("width", width), maps).to(last.weight)
     return RelationNet(model, relation, outputs, loss, head=head, norms=norms)

@@ -36,7 +36,7 @@ class Reptile(RuleLearner):
         with torch.no_grad():
             phi = self.update(support, noise)
             loss, output = self.query_outcome(phi, query)
-        distance = 0.5 * torch.stack([(p - phi[name]).square().sum() for name, p in theta.items()]).sum()
+        distance = 0.5 * torch.stack([(p - phi[name]).abs().square().sum() for name, p in theta.items()]).sum()
         return Outcome(loss + (distance - distance.detach()), output)  # the loss's value, the distance's gradient
 
 

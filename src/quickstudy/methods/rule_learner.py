@@ -24,6 +24,7 @@ from quickstudy.models.norms import (
     with_safe_norms,
 )
 from quickstudy.rules.base import Rule
+from quickstudy.rules.criteria import check_loss
 from quickstudy.rules.descend import Descend
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.params import Selection, adaptable, check_module, trainable, with_prefix
@@ -173,7 +174,7 @@ class RuleLearner(Learner):
             x = tree_map(lambda value: value.detach().clone(), self.features(support.x))
             before = [count_changes(value) for value in tree_leaves(x)]
             output = self.run_head(theta, x)
-            loss = self.inner_criterion(output, support.y)
+            loss = check_loss(self.inner_criterion(output, support.y), "support loss")
             # Every step must find its input as it was given.
             self.copies_features |= [count_changes(value) for value in tree_leaves(x)] != before
             grads = torch.autograd.grad(loss, list(theta.values()), allow_unused=True) if loss.requires_grad else ()

@@ -18,7 +18,7 @@ from typing import Unpack
 
 from torch import nn
 
-from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.errors import InputError, check_count, check_finite, suggest_nearest
 from quickstudy.methods.learner import Learner
 from quickstudy.methods.options import Options, make_rule_learner
 from quickstudy.models.split import last_linear
@@ -58,6 +58,7 @@ def make_chart(name: str, params: Params, *, start: float = 1.0, rank: int = 1) 
     """A parametrisation of C by name (eq. 3-7), for the parameters in scope."""
     if name not in CHARTS:
         raise InputError(f"There is no chart {name!r}. {suggest_nearest(name, CHARTS)}")
+    start, rank = check_finite("start", start), check_count("rank", rank)  # also where the chart does not use them
     if name.startswith("low_rank"):
         return LowRank(params, rank, literal=name.endswith("literal"))
     plain: dict[str, Callable[[], Chart]] = {"scalar": Scalar, "diagonal": Diagonal, "per_layer": PerLayer}

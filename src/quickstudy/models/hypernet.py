@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count
 from quickstudy.rules.criteria import check_class_numbers, one_hot
 from quickstudy.types import Params
 
@@ -38,6 +38,7 @@ class ClassHypernet(nn.Module):
         self, head: Params, *, width: int = 256, hidden_layers: int = 2, enhance: bool = True, labels: str = "one_hot"
     ) -> None:
         super().__init__()
+        width = check_count("width", width)
         if labels not in ("one_hot", "index"):
             raise InputError(f"`labels` are 'one_hot' or 'index', not {labels!r}.")
         if not 1 <= hidden_layers <= 3:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count
 from quickstudy.rules.criteria import one_hot
 from quickstudy.types import Params
 
@@ -36,6 +36,7 @@ class SetHypernet(nn.Module):
 
     def __init__(self, params: Params, inputs: int, outputs: int, *, width: int = 64, enhance: bool = True) -> None:
         super().__init__()
+        width = check_count("width", width)
         like = next(iter(params.values()))
         self.shapes = {name: tuple(p.shape) for name, p in params.items()}
         self.sizes = [p.numel() for p in params.values()]

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_finite
 from quickstudy.rules.base import Rule, check_part, check_plain_numbers, join_observed
 from quickstudy.rules.objective import Objective
 from quickstudy.rules.skipping import Skipping
@@ -83,7 +83,7 @@ class Mix(_Composite, Skipping):
         check_plain_numbers(weights, "A Mix")
         if len(weights) != len(self.rules):
             raise InputError(f"Mix was given {len(self.rules)} rules and {len(weights)} weights; one weight per rule.")
-        self.register_buffer("weights", torch.tensor([float(w) for w in weights]), persistent=False)
+        self.register_buffer("weights", torch.tensor([check_finite("weights", w) for w in weights]), persistent=False)
 
     def branches(self, objective: Objective) -> list[tuple[Tensor, Rule, Objective]]:
         """Each branch whose weight is not 0: the weight, the rule and its objective."""

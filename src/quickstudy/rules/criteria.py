@@ -117,6 +117,21 @@ def _without_options(criterion: Criterion) -> Criterion:
     return criterion
 
 
+def check_loss(loss: object, what: str) -> Tensor:
+    """Refuse what is no number of which a gradient can be taken: the result of a user's own loss may be anything."""
+    if not isinstance(loss, Tensor):
+        raise InputError(
+            f"The {what} of one task is a {type(loss).__name__}. Give a loss that returns a tensor with one number; "
+            "leave out what makes a plain number of it, such as `.item()`."
+        )
+    if loss.numel() != 1:
+        raise InputError(
+            f"The {what} of one task has the shape {list(loss.shape)}, and it is one number. Give a loss that reduces "
+            "it, such as reduction='mean'."
+        )
+    return loss
+
+
 def describe_loss(loss: str | Criterion) -> str:
     """The name of a loss in quotes, also where it was given as a function or a module."""
     if isinstance(loss, str):

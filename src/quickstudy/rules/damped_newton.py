@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from quickstudy.errors import check_finite
 from quickstudy.rules.base import Rule, check_adapts
 from quickstudy.rules.kernel import solve_in_kernel
 from quickstudy.rules.objective import Objective
@@ -43,7 +44,7 @@ class DampedNewton(Rule):
         super().__init__()
         self.names = tuple(names)
         self.log_damping = log_parameter("damping", damping, "it makes the system solvable")
-        self.rate = nn.Parameter(torch.tensor(float(rate)))
+        self.rate = nn.Parameter(torch.tensor(check_finite("rate", rate)))
 
     def forward(self, params: Params, objective: Objective) -> Params:
         z, y = objective.support

@@ -6,7 +6,7 @@ layer and step, with `Masked(Constant(a), ...)` MT-net. The learner decides whic
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import SupportsIndex, cast
 
 import torch
@@ -119,7 +119,8 @@ class Descend(Rule):
         grads = objective.gradient(params)
         if self.first_order:
             grads = detach_params(grads)
-        return {name: p - rate[name] * self.direction(grads[name]) for name, p in params.items()}
+        # A rate and a parameter that are both one number have the type of the wider one together.
+        return {name: (p - rate[name] * self.direction(grads[name])).to(p.dtype) for name, p in params.items()}
 
     def noise(self, params: Params) -> dict[str, Shape]:
         return self.rate.noise(params)
@@ -249,14 +250,21 @@ class Learned(Rate):
             shapes = {name: (p, tuple(p.shape)) for name, p in params.items()}
         else:
             shapes = {layer_of(name): (p, (steps if per == "layer_step" else 1,)) for name, p in params.items()}
-        low, high = (init, init) if isinstance(init, float | int) else init
-        if not -inf < low <= high < inf:
+        try:
+            low, high = (
+                map(float, init) if isinstance(init, Sequence) and not isinstance(init, str) else 2 * [float(init)]
+            )
+        except (TypeError, ValueError):
+            low = high = nan
+        if not 0 <= low <= high < inf:
             raise InputError(
-                f"A learned rate starts at a finite number or between two, the lower first, not at {init}."
+                f"A learned rate starts at a finite number that is 0 or more, or between two, the lower first, not at "
+                f"{init!r}."
             )
         self.per = per
-        drawn = {name: like.detach().new_empty(shape).uniform_(low, high) for name, (like, shape) in shapes.items()}
-        self.values = parameter_dict(drawn)
+        # Real numbers, also of a complex parameter.
+        drawn = {name: like.detach().real.new_empty(shape) for name, (like, shape) in shapes.items()}
+        self.values = parameter_dict({name: value.uniform_(low, high) for name, value in drawn.items()})
 
     def noise(self, params: Params) -> dict[str, Shape]:
         check_built_for(self.names, params, "A learned rate")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_finite
 from quickstudy.rules.base import Rule, check_built_for
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
@@ -38,7 +38,7 @@ class GaussianEmit(Rule):
             raise InputError(f"`draws` was {draws}; training needs 1 or more draws of the parameters of a task.")
         self.mean = mean
         self.spread = spread
-        self.log_variance = float(log_variance)
+        self.log_variance = check_finite("log_variance", log_variance)
         self.draws = draws
 
     def posterior(self, params: Params, objective: Objective) -> tuple[Params, Params]:

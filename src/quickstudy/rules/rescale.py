@@ -15,12 +15,13 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from math import tanh
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_count, check_finite
 from quickstudy.rules.base import Rule, check_adapts, check_built_for, check_part
 from quickstudy.rules.descend import Descend, Steps, check_steps, last
 from quickstudy.rules.objective import Objective
@@ -224,15 +225,14 @@ class Tanh(Chart):
 
     def __init__(self, start: float = 1.0, slope: float = 1.0) -> None:
         super().__init__()
-        self.slope = float(slope)
-        if abs(start) > 2:
+        self.slope, self.t0 = check_finite("slope", slope), check_finite("start", start)
+        if abs(self.t0) > 2:
             warnings.warn(
-                f"tanh is flat at t = {start:g}, so the gain will hardly change from {torch.tensor(start).tanh():.3g}. "
+                f"tanh is flat at t = {self.t0:g}, so the gain will hardly change from {tanh(self.t0):.3g}. "
                 "Choose a start between -2 and 2.",
                 FlatStartWarning,
                 stacklevel=2,
             )
-        self.t0 = float(start)
 
     def start(self, params: Params) -> Params:
         return {"t": next(iter(params.values())).new_full((), self.t0)}
@@ -278,8 +278,7 @@ class LowRank(Chart):
 
     def __init__(self, params: Params, rank: int, *, literal: bool = False) -> None:
         super().__init__()
-        if rank < 1:
-            raise InputError(f"`rank` was {rank}; a low-rank gain needs a rank of at least 1.")
+        rank = check_count("rank", rank)
         self.literal = literal
         self.names = tuple(params)
         self.v = self._factor(params, rank)

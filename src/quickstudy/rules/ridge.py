@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, check_finite
 from quickstudy.rules.base import Rule
 from quickstudy.rules.criteria import one_hot
 from quickstudy.rules.kernel import solve_in_kernel
@@ -53,7 +53,7 @@ class Ridge(Rule):
         self.prior = prior
         self.targets = targets
         self.log_ridge = log_parameter("ridge", ridge, "it makes the system solvable")
-        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.scale = nn.Parameter(torch.tensor(check_finite("scale", scale)))
         self.offset = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, params: Params, objective: Objective) -> Params:

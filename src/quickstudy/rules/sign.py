@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from quickstudy.errors import check_finite
 from quickstudy.rules.base import Rule, check_part
 from quickstudy.rules.mask import check_draw, draw_switch
 from quickstudy.rules.objective import Objective
@@ -38,7 +39,7 @@ class SampledSign(Rule):
         check_part(inner, Rule, "What finds the logit of a sign", "Descend(Constant(1.0), 1)")
         self.inner = inner
         self.scope = check_scope(scope)
-        self.t0 = float(start)
+        self.t0 = check_finite("start", start)
         self.temperature = temperature
         self.draw = draw
 
