@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
@@ -2072,3 +2073,26 @@ def test_an_operator_without_a_second_derivative_is_named_with_what_there_is_ins
     with pytest.raises(InputError, match="no second derivative in torch. Use a method of first order"):
         maml(net).meta_gradient(some_tasks(4))
     assert fomaml(net).meta_gradient(some_tasks(4))[0].loss.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::quickstudy.engine.engine.LoopFallbackWarning")
+@pytest.mark.parametrize("constrain", [parametrizations.spectral_norm, torch.nn.utils.spectral_norm])
+@pytest.mark.parametrize("build", [maml, anil, lambda net, **_: protonet(net, WAYS)], ids=["maml", "anil", "protonet"])
+def test_a_spectral_norm_holds_while_its_weight_trains(build: Callable[..., Any], constrain: Any) -> None:
+    """Its power iteration goes on from step to step, and two calls with the same weights are the same."""
+    torch.manual_seed(0)
+    tasks, norms = some_tasks(4), []
+    learner = build(nn.Sequential(constrain(nn.Linear(4, 6)), nn.Tanh(), nn.Linear(6, WAYS)), inner_lr=RATE)
+    (constrained,) = (layer for layer in learner.modules() if isinstance(layer, nn.Linear) and layer.out_features == 6)
+    optimizer = torch.optim.SGD(learner.parameters(), 0.1)
+    for _ in range(60):
+        loss = learner(tasks).loss.mean()
+        assert torch.equal(loss, learner(tasks).loss.mean())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        constrained.eval()(torch.ones(1, 4))
+        norms.append(float(torch.linalg.matrix_norm(constrained.weight, 2)))
+        constrained.train()
+    assert max(norms) < 1.4, norms  # with vectors that stay it passes 2
+    assert not learner.check(tasks).fatal

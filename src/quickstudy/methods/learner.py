@@ -31,6 +31,7 @@ from quickstudy.errors import InputError
 from quickstudy.methods.first_task import look_at_what_is_left, look_at_what_is_read, refuse_writes
 from quickstudy.methods.misfits import as_class_numbers, explain_batch_misfit, explain_support_misfit, list_tasks
 from quickstudy.models.norms import describe_norms
+from quickstudy.models.spectral import Changes, advance_power_iterations
 from quickstudy.rules.criteria import check_loss
 from quickstudy.rules.params import with_prefix
 from quickstudy.rules.torch_private import (
@@ -72,6 +73,7 @@ class Learner(nn.Module, ABC):
         self.criterion = criterion
         self.engine = engine or Engine()
         self.trusted = self.differentiated = self.copies_features = self.reads_known = False
+        self.power_iterations: Changes = {}
         self.checked: frozenset[bool] = frozenset()  # the modes, `training` or not, in which a first task was looked at
 
     @property
@@ -180,6 +182,8 @@ class Learner(nn.Module, ABC):
 
     def begin(self, tasks: Task) -> Task:
         """Tasks on the learner's device, once the engine has settled and the first of them has been looked at."""
+        if self.training and outside_transforms():
+            advance_power_iterations(self, self.power_iterations)
         tasks = self.move_tasks(tasks)
         support, query = (as_class_numbers(half, 2, self.criteria) for half in (tasks.support, tasks.query))
         tasks = tasks._replace(support=support, query=query)

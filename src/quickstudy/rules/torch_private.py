@@ -26,6 +26,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm as AnyInstanceNorm
 
 # The modes of Python code that are active in this thread, and by which parametrized parameters are kept.
 from torch.nn.utils import parametrize
+
+# Spectral norm as a parametrization, whose class is private, and as a hook, whose module has the name of a function.
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 # Sees every operator below autograd and `vmap`, where memory is allocated; no documented hook is called there.
@@ -39,6 +43,8 @@ __all__ = [
     "AnyBatchNorm",
     "AnyInstanceNorm",
     "PrefixStore",
+    "SpectralNorm",
+    "SpectralNormHook",
     "Store",
     "TCPStore",
     "TorchDispatchMode",

@@ -1,0 +1,34 @@
+"""Spectral norms that keep up with their weights.
+
+torch's spectral norm divides a weight W by an estimate of its largest singular value. The estimate comes from a power
+iteration, of which each forward in training takes a step; its vectors are buffers. A task works on copies of buffers,
+so what its forwards write there is dropped. So the iteration goes on here, on the learner's own buffers: a step after
+each change of W, as often as a training loop in plain torch takes one.
+"""
+
+import torch
+from torch import nn
+
+from quickstudy.rules.torch_private import SpectralNorm, SpectralNormHook, count_changes
+
+Changes = dict[str, tuple[int, ...]]
+"""By the name of a weight: how often it had been changed when its iteration last went on."""
+
+
+def advance_power_iterations(module: nn.Module, seen: Changes) -> None:
+    """Take a step of the power iteration of every weight that was changed since; `seen` is updated."""
+    for place, part in module.named_modules():
+        if not part.training:
+            continue
+        for name, chain in getattr(part, "parametrizations", {}).items():
+            changes = tuple(count_changes(p) for p in chain.parameters())
+            if any(isinstance(one, SpectralNorm) for one in chain) and seen.get(f"{place}.{name}") != changes:
+                seen[f"{place}.{name}"] = changes
+                with torch.no_grad():
+                    chain()
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNormHook):
+                changes = (count_changes(getattr(part, f"{hook.name}_orig")),)
+                if seen.get(f"{place}.{hook.name}") != changes:
+                    seen[f"{place}.{hook.name}"] = changes
+                    hook.compute_weight(part, do_power_iteration=True)
