@@ -542,3 +542,38 @@ def test_a_learner_in_double_precision_gets_what_it_was_given():
     assert np.allclose(single.predict_proba(x), double.predict_proba(x), atol=1e-5)
     values = qs.FewShotRegressor(qs.maml(nn.Linear(4, 1).double(), loss="mse", inner_lr=0.1)).fit(x, x[:, 0]).predict(x)
     assert np.isfinite(values).all()
+
+
+def test_numbers_that_overflow_have_no_answer():
+    taught = qs.FewShotClassifier().fit([[0.0, 0], [1, 1], [9, 9], [8, 9]], list("aabb"))
+    for answer in (taught.predict, taught.predict_proba, taught.predict_set):
+        with pytest.raises(InputError, match="outputs are not numbers"):
+            answer([[1e200, 1e200]])
+    with pytest.raises(InputError, match="values are not finite"):
+        qs.FewShotRegressor().fit([[0.0], [1], [2]], [0, 1e200, 2e200]).predict([[1e200]])
+
+
+def test_truth_values_are_black_and_white_pictures(folder):
+    pictures, labels, _ = read_folder(folder)
+    grey = [np.asarray(Image.open(path).convert("L")) > 127 for path in pictures]
+    white = [255 * picture.astype(np.uint8) for picture in grey]
+    for first, other in ((grey, white), (np.stack(grey), white)):
+        one, two = (qs.FewShotClassifier("drawings").fit(x, labels).predict_proba(x) for x in (first, other))
+        assert np.array_equal(one, two)
+
+
+def test_labels_beyond_the_floats_are_labels():
+    taught = qs.FewShotClassifier().fit([[0.0], [1.0], [9.0]], [10**400, "x", -(10**400)])
+    assert list(taught.predict([[9.0], [0.0]])) == [-(10**400), 10**400]
+
+
+def test_a_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    qs.FewShotClassifier().fit([[0.0], [1.0]], ["a", "b"]).save("~/z.model")
+    assert (tmp_path / "z.model" / "config.json").is_file()
+    assert qs.open("~/z.model").predict([[0.1]]).tolist() == ["a"]
+    for path in ("", "x" * 300):
+        with pytest.raises(InputError, match="A path is empty|There is nothing at"):
+            qs.open(path)
+    with pytest.raises(InputError, match="There is no encoder"):
+        qs.FewShotClassifier("n" * 500).fit([[0.0], [1.0]], ["a", "b"])

@@ -16,6 +16,7 @@ from quickstudy.everyday.bases import EncoderBase, LearnerBase, open_base, shipp
 from quickstudy.everyday.items import read_folder
 from quickstudy.everyday.packing import PACK_SHOTS, PACK_WAYS
 from quickstudy.models.encoders import open_encoder
+from quickstudy.models.encoders.encoder import Encoder
 from quickstudy.models.encoders.feature_tasks import features
 from quickstudy.models.encoders.photos import has_photos
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
@@ -247,3 +248,30 @@ def test_photos_from_a_folder_to_names(cli, folder, fresh):
     assert qs.open("m").calibration_.episodes
     size = sum(path.stat().st_size for path in (folder.parent / "m").iterdir())
     assert size < 100_000  # the encoder is not in it
+
+
+class Letters(Encoder):
+    """Counts the letters of a text."""
+
+    name, digest, takes, caches, features = "letters", "0" * 24, "texts", False, 26
+
+    def key(self, item):
+        if not isinstance(item, str):
+            raise ValueError(f"a {type(item).__name__} is no text")
+        return item.encode()
+
+    def encode_one(self, item):
+        return torch.tensor([float(item.count(chr(ord("a") + k))) for k in range(26)])
+
+
+def test_a_single_text_is_a_text_whatever_lies_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    taught = qs.FewShotClassifier(Letters()).fit(["aab", "aba", "zzy", "zyz"], ["a", "a", "z", "z"])
+    texts = ["aaa", "~5 zz", "aa " * 2000, "z"]
+    alone = [taught.predict(text)[0] for text in texts]
+    (tmp_path / "aaa").mkdir()
+    (tmp_path / "z").touch()
+    assert alone == [taught.predict(text)[0] for text in texts] == taught.predict(texts).tolist()
+    assert alone == ["a", "z", "a", "z"]
+    with pytest.raises(InputError, match="is no text"):
+        taught.predict(tmp_path / "z")

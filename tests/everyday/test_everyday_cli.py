@@ -286,3 +286,51 @@ def test_a_run_on_numbers_is_sent_to_python(cli, fresh):
     assert cli("train", "sine-maml", "--train.steps", "1", "--no-tensorboard", "--out", "waves").code == 0
     done = cli("predict", "waves", fresh[0])
     assert "waves holds a learner of numbers" in done.err and "FewShotRegressor('waves').fit(X, y)" in done.err
+
+
+def test_what_a_folder_leaves_out_is_told(cli, trained, folder):
+    """By the lists of a table, by splits, and where one picture has two labels."""
+    base = ("--from", trained("protonet"), "--episodes", "10")
+    first = {place.name: sorted(place.glob("*.png"))[0] for place in sorted(folder.iterdir())}
+    shutil.copytree(folder, "listed")
+    lines = [f"{name}/{picture.name},{name}" for name, picture in first.items()]
+    Path("listed/few.csv").write_text("\n".join(["path,label", *lines, ""]))
+    done = cli("adapt", "listed", *base, "--out", "m")
+    assert "m: 3 classes (ga 1, ka 1, nga 1)" in done.out and "3 pictures in listed are in no list of it" in done.err
+    for split in ("train", "test"):
+        shutil.copytree(folder, f"divided/{split}")
+    assert "those in test were left aside" in cli("choose", "divided", "--from", f"drawings,{base[1]}").err
+    shutil.copytree(folder, "doubtful")
+    shutil.copy(first["ka"], "doubtful/ga/again.png")
+    told = "at least one of the two labels is wrong"
+    done = cli("adapt", "doubtful", *base, "--out", "n")
+    assert done.err.count(told) == 1
+
+
+def test_a_missing_file_and_a_pipe_are_named_and_the_others_answered(cli, model, fresh, monkeypatch):
+    os.mkfifo("pipe.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"none.png\npipe.png\n{fresh[0]}\n"))
+    done = cli("predict", model, "-")
+    assert done.code == 1 and done.out.count("\n") == 1 and str(fresh[0]) in done.out
+    assert "2 of 3 could not be read" in done.err and "none.png" in done.err and "is no regular file" in done.err
+    done = cli("predict", model, "none.png")
+    assert done.code == 2 and "There is no file 'none.png'" in done.err
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "", "x" * 300])
+def test_a_path_of_nobody_an_empty_one_and_a_long_one_are_refused_in_words(cli, model, path):
+    words = "A path is empty" if not path else "There is no"
+    for command in (
+        ("predict", model, path),
+        ("adapt", path, "--from", "drawings", "--out", "other"),
+        ("update", model, path),
+        ("choose", path, "--from", "drawings,photos"),
+        ("data", "check", path),
+    ):
+        done = cli(*command)
+        assert done.code == 2 and words in done.err, command
+
+
+def test_choose_refuses_a_seed_that_is_none(cli, folder):
+    done = cli("choose", folder, "--from", "drawings,photos", "--seed", "-1")
+    assert done.code == 2 and "seed=-1 cannot be used" in done.err

@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 from quickstudy.cli import sources
 from quickstudy.cli.terminal import Console
 from quickstudy.errors import InputError, RunError
+from quickstudy.storage.files import as_path
 
 if TYPE_CHECKING:
     from quickstudy.engine.distributed import World
@@ -79,7 +80,7 @@ class ImageCommand(Command):
         if self.data_root is None:
             yield
             return
-        root = Path(self.data_root).expanduser().absolute()
+        root = as_path(self.data_root).absolute()
         if not root.is_dir() and not self.makes_data_root:
             raise InputError(
                 f"--data-root: there is no directory {self.data_root}. Give the one that holds the image sets."

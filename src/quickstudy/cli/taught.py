@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -72,10 +73,13 @@ def name_by_known_classes(names: Iterable[Hashable], classes: Iterable[Hashable]
     return [known.get(name, name) for name in names]
 
 
-def tell_taught(console: Console, classifier: FewShotClassifier, taught: Taught, report: str | None) -> None:
-    """Say what a folder left unused and what calibrated the model; write the page if there is a place for it."""
-    for note in taught.notes:
-        console.note(note)
+def tell_taught(
+    console: Console, classifier: FewShotClassifier, taught: Taught, report: str | None, known_notes: Sequence[str] = ()
+) -> None:
+    """Say what was remarked on, beside what was known, and what calibrated the model; write the page if asked to."""
+    for note in dict.fromkeys([*taught.notes, *classifier.notes_]):
+        if note not in {*known_notes, *classifier._base.notes}:  # those of a base are warnings, shown already
+            console.note(note)
     known = classifier.calibration_
     if known is None:
         console.note("nothing calibrates the probabilities: give two examples of a class, or a base with tasks")
@@ -88,9 +92,11 @@ def tell_taught(console: Console, classifier: FewShotClassifier, taught: Taught,
 def find_inputs(given: Sequence[str], takes: str) -> list[Any]:
     """What is to be predicted: files by path or pattern, the pictures of folders, and with `-` the lines of stdin.
 
-    For a model of texts, each word of the command line is a text.
+    For a model of texts, each word of the command line is a text. A name of nothing that is there stays: beside others
+    it is one that cannot be read.
     """
     from quickstudy.everyday.items import pictures_in
+    from quickstudy.storage.files import as_path
 
     words: list[str] = []
     for word in given:
@@ -101,16 +107,16 @@ def find_inputs(given: Sequence[str], takes: str) -> list[Any]:
         raise InputError("This model takes rows of numbers: use it from Python, by quickstudy.open(MODEL).predict(X).")
     found: list[Any] = []
     for word in words:
-        place = Path(word).expanduser()
-        if place.is_dir():
+        place = as_path(word)
+        if os.path.isdir(place):
             found += pictures_in(place)
-        elif place.exists():
+        elif os.path.exists(place):
             found.append(place)
         else:
             matched = sorted(path for path in map(Path, glob(str(place), recursive=True)) if path.is_file())
-            if not matched:
-                raise InputError(f"There is no file {word!r}, and nothing that fits it as a pattern.")
-            found += matched
+            found += matched or [place]
+    if not any(map(os.path.exists, found)) and words:
+        raise InputError(f"There is no file {words[0]!r}, and nothing that fits it as a pattern.")
     return found
 
 

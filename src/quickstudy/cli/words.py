@@ -6,6 +6,7 @@ tyro parses a verb's own options and prints `--help`. It is imported only when t
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -156,7 +157,7 @@ def _with_paths(verb: Command) -> Command:
             option = f"--{_spelling(hints[name], name)}"
             raise InputError(f"{option} is empty: give a path, or leave it out. Is a variable of your shell unset?")
         if value is not None and value.startswith("~"):
-            read[name] = str(Path(value).expanduser())
+            read[name] = os.path.expanduser(value)
     return replace(verb, **read)
 
 

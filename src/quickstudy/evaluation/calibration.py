@@ -149,6 +149,8 @@ def calibrate(
         source: See `Calibration`.
         first: Which of them are in the first half; by default those that come first.
     """
+    if outputs.isnan().any() or not outputs.amax(-1).isfinite().all():  # of a class it may be minus infinity
+        raise InputError("The outputs for the examples are not numbers. The inputs may be too large: scale them.")
     temperature = fit_temperature(outputs, y, PRIOR)
     first = torch.arange(len(y)) < len(y) // 2 if first is None else first
     halves = [(first, ~first), (~first, first)] if 0 < int(first.sum()) < len(y) else [(first | True,) * 2]

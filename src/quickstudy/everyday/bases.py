@@ -4,6 +4,7 @@ A base makes a user's X ready, and adapts to examples. It knows no class of the 
 """
 
 import json
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -466,7 +467,7 @@ def open_base(base: Any, *, norms: str = "support", episodes: int = EPISODES, tr
         return LearnerBase(served, "the learner", notes)
     if isinstance(base, Run):
         base = base.path
-    if isinstance(base, str | Path) and (Path(base) / "config.yaml").is_file():
+    if isinstance(base, str | Path) and os.path.isfile(Path(base) / "config.yaml"):
         return _open_run(Run.open(base), norms, episodes, trust)
     if isinstance(base, str | Path) and is_model(Path(base)):
         return _open_saved(Path(base), norms, trust)

@@ -12,8 +12,8 @@ enough examples on which two bases differ: fewer could all fall to one side by c
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -73,6 +73,7 @@ class Choice:
         winner: The base that is better than every other one beyond doubt; None if there is none.
         best: The cheapest of those that cannot be told from the best, by time, then size; None if nothing was judged.
         note: What to make of it, in words.
+        notes: Remarks on what was not used, and on the bases.
     """
 
     candidates: tuple[Candidate, ...]
@@ -81,6 +82,7 @@ class Choice:
     winner: str | None
     best: str | None
     note: str
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -90,7 +92,7 @@ class Choice:
             + f", {1000 * row.seconds:.3g} ms an example"
             for row in self.candidates
         ]  # fmt: skip
-        return "\n".join([*lines, self.note])
+        return "\n".join([*lines, self.note, *self.notes])
 
 
 def choose(
@@ -114,11 +116,13 @@ def choose(
         trust: See `FewShotClassifier`.
         progress: Called with how many of all splits of all bases are done.
     """
-    if isinstance(among, str | Path):
+    if isinstance(among, str | Path | Mapping) or not isinstance(among, Iterable):
         raise InputError(
-            f"`among` is {str(among)!r} alone: give a list of two or more bases, such as ['photos', None]."
+            f"`among` is {among!r}, which is no list: give two or more bases, such as ['photos', None]. A pair (name, "
+            "base) gives one a name."
         )
-    items, labels = _read_data(data)
+    seed = as_integer("seed", seed, least=0)
+    items, labels, notes = _read_data(data)
     classes = check_classes(labels)
     y = torch.from_numpy(number_labels(labels, classes))
     named = [_name(one) for one in among]
@@ -134,23 +138,23 @@ def choose(
     found: list[_Tried] = []
     for number, (name, given) in enumerate(named):
         base = open_base(given, norms=norms, trust=trust)
+        notes += [f"{name}: {note}" for note in base.notes]
         step = None if progress is None else _shifted(progress, number * splits, len(named) * splits)
         found.append(_try(name, base, items, y, len(classes), every, step))
-    if not judged:
-        return _unjudged(found, len(classes))
-    return _judge(found, every)
+    choice = _judge(found, every) if judged else _unjudged(found, len(classes))
+    return replace(choice, notes=tuple(notes))
 
 
-def _read_data(data: Any) -> tuple[Any, list[Any]]:
+def _read_data(data: Any) -> tuple[Any, list[Any], list[str]]:
     if isinstance(data, str | Path):
         taught = read_folder(data)
-        return taught.items, taught.labels
+        return taught.items, taught.labels, [*taught.notes]
     if not isinstance(data, tuple) or len(data) != 2:
         raise InputError("Give a folder with a folder of pictures for each class, or a pair (X, y).")
     items, labels = read_items(data[0]), read_labels(data[1])
     if len(items) != len(labels):
         raise InputError(f"X has {len(items)} examples, and y has {len(labels)} labels: give one for each.")
-    return items, labels
+    return items, labels, []
 
 
 def _name(one: Any) -> tuple[str, Any]:

@@ -34,6 +34,7 @@ from quickstudy.everyday.labels import (
     number_labels,
     read_labels,
 )
+from quickstudy.storage.files import as_path
 
 NEAR = 0.7
 """How far, in factors, ways and shots may be from those that calibrated before a warning: `exp(.7)` is 2."""
@@ -166,7 +167,7 @@ class FewShotClassifier(Estimator):
         """The outputs of `adapted_` for new inputs, `[n, classes]`."""
         self._check_fitted()
         outputs = run_outputs(self.adapted_, self._prepare(self._read(X, first=False), progress))
-        if outputs.isnan().any():
+        if outputs.isnan().any() or not outputs.amax(-1).isfinite().all():  # of a class it may be minus infinity
             raise InputError("The outputs are not numbers for some of these inputs. Are they scaled as the examples?")
         return outputs
 
@@ -292,7 +293,7 @@ class FewShotClassifier(Estimator):
             "notes": self.notes_,
         }
         examples = {"examples.x": self._x, "examples.y": torch.from_numpy(numbers)}
-        save_taught(Path(path), self._base, config, examples)
+        save_taught(as_path(path), self._base, config, examples)
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
         """Write the model as one file, of ONNX (.onnx) or of `torch.export` (.pt2), and compare it with PyTorch.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from quickstudy.errors import InputError, suggest_nearest
 from quickstudy.evaluation.calibration import EPISODES
+from quickstudy.everyday.bases import Base
 from quickstudy.everyday.items import Items, check_ordered, read_items
 from quickstudy.everyday.labels import NO_Y
 from quickstudy.tasks.arrays import as_array
@@ -50,6 +51,7 @@ def as_weights(weights: Any, count: int) -> NDArray[np.float64]:
 class Estimator:
     """What is taught by examples: it reads a user's X as its base wants it."""
 
+    _base: Base
     n_features_in_: int
     feature_names_in_: NDArray[Any]
     estimator_type: str
@@ -153,6 +155,8 @@ class Estimator:
                 )
         if not first and not (self.base is None and has_sklearn()):  # which checks it in its own words
             self._check_names(names)
+        if isinstance(values, str) and not first and self._base.takes == "texts":
+            values = [values]  # also where there is a file or a folder of that name
         return read_items(values), names
 
     def _check_names(self, names: NDArray[Any] | None) -> None:

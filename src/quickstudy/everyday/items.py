@@ -1,5 +1,6 @@
 """A user's X: rows of numbers, pictures (paths, images, bytes) or texts; and folders with a folder for each class."""
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from quickstudy.errors import InputError
+from quickstudy.storage.files import as_path
 from quickstudy.tasks.arrays import as_array
 from quickstudy.tasks.images.limits import check_pixels
 from quickstudy.tasks.images.listing import FilePictures, open_picture
@@ -35,19 +37,21 @@ class Taught(NamedTuple):
 
 def is_folder(values: Any) -> bool:
     """Whether a user's X is the path of a folder."""
-    return isinstance(values, str | Path) and Path(values).expanduser().is_dir()
+    return isinstance(values, str | Path) and os.path.isdir(os.path.expanduser(values))
 
 
 def read_folder(path: str | Path) -> Taught:
     """The pictures of a folder that has a folder for each class. Of train, val and test folders, train is taken."""
-    place = Path(path).expanduser()
-    if not place.exists():
+    place = as_path(path)
+    if not os.path.exists(place):
         raise InputError(
             f"There is no folder {str(path)!r}. Give a folder that has one folder of pictures for each class, or X and "
             "y."
         )
     listing = recognise(place)
     notes = [f"{name} was left out: {why}" for name, why in listing.skipped]
+    if listing.unlisted:
+        notes.append(f"{listing.unlisted} pictures in {place} are in no list of it, and were left out")
     numbers = np.arange(len(listing.labels))
     if listing.splits:
         split = next(name for name in ("train", "val", "test") if name in listing.splits)
@@ -109,7 +113,7 @@ def read_taught(values: Any, y: Any) -> tuple[Any, Any, list[str]]:
 
 def pictures_in(folder: str | Path) -> list[Path]:
     """All pictures in a folder and the folders below it, in the order of their names; hidden ones are left out."""
-    place = Path(folder).expanduser()
+    place = as_path(folder)
     found = sorted(
         path
         for path in place.rglob("*")
@@ -219,7 +223,7 @@ def _bytes_refused() -> InputError:
     )
 
 
-_KEPT = {"bool": np.float32, "float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64}
+_KEPT = {"float16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.float64}
 """What numbers become that torch cannot compute with; the others are kept as they are."""
 
 
@@ -235,7 +239,7 @@ def refuse_single_picture(items: Tensor) -> None:
 def as_pictures(items: Items) -> Sequence[Any] | None:
     """The pictures among items; None for floating-point numbers, which are inputs as they are.
 
-    Bytes and other integers are pictures, with values from 0 to 255.
+    Bytes and other integers are pictures, with values from 0 to 255; truth values are black and white.
     """
     if not isinstance(items, Tensor):
         return items
@@ -265,6 +269,8 @@ def as_inputs(
             f"X has the shape {list(items.shape)}, and {what} takes inputs of the shape {list(shape)}: give "
             f"[n, {', '.join(map(str, shape))}]."
         )
+    if items.dtype == torch.bool:
+        items = items.float()
     x = items if dtype is None else items.to(dtype)
     finite = x.isfinite().reshape(len(x), -1).all(1)
     if not finite.all():

@@ -150,7 +150,11 @@ def _kind_of(label: Hashable) -> str:
 def _text_of(label: Hashable) -> tuple[float, str]:
     if isinstance(label, frozenset):
         return 0.0, repr(sorted(map(repr, label)))
-    return (float(label), "") if isinstance(label, int | float) else (0.0, repr(label))
+    if isinstance(label, int | float):
+        with suppress(OverflowError):
+            return float(label), ""
+        return math.inf if label > 0 else -math.inf, repr(label)  # a whole number beyond the floats
+    return 0.0, repr(label)
 
 
 def number_labels(labels: Sequence[Hashable], classes: Sequence[Hashable]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Opening what was saved: a classifier, a regressor, a learner or a run, whichever a directory holds."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from quickstudy.everyday.regressor import FewShotRegressor
 from quickstudy.methods.learner import Learner
 from quickstudy.rules.params import with_prefix
 from quickstudy.storage.checkpoints import describe_misfit
+from quickstudy.storage.files import as_path
 from quickstudy.storage.model_files import CONFIG_FILE, TENSORS_FILE, is_model, read_model
 from quickstudy.storage.records import first_fault
 from quickstudy.training.restore import load, load_learner, make_learner
@@ -60,9 +62,9 @@ def open(path: str | Path, *, base: Any = None, trust: bool = False) -> Opened: 
         trust: Whether to run code that the directory names as `package.module:factory`, although you did not make it
             here.
     """
-    path = Path(path)
+    path = as_path(path)
     if not is_model(path):
-        if path.is_dir() and (path / "config.yaml").is_file():
+        if os.path.isfile(path / "config.yaml"):
             return load(path, trust=trust)
         read_model(path)  # says what is wrong
     values, tensors = read_model(path)

@@ -13,6 +13,7 @@ from quickstudy.errors import InputError
 from quickstudy.everyday.bases import Base, LearnerBase, canonical_order, open_base, run_outputs, save_taught
 from quickstudy.everyday.estimator import Estimator, as_values, as_weights
 from quickstudy.everyday.heads import PerOutput
+from quickstudy.storage.files import as_path
 
 
 class FewShotRegressor(Estimator):
@@ -83,6 +84,8 @@ class FewShotRegressor(Estimator):
         """The values `[n]`, or `[n, outputs]` as y was given; with `std` also how far each is usually off."""
         self._check_fitted()
         values: NDArray[np.float64] = run_outputs(self.adapted_, self._prepare(X)).double().numpy()
+        if not np.isfinite(values).all():
+            raise InputError("The values are not finite for some of these inputs. Are they scaled as the examples?")
         shown = values[:, 0] if self._flat else values
         if std and np.isnan(self.deviation_).any():
             raise InputError(
@@ -92,6 +95,8 @@ class FewShotRegressor(Estimator):
                 else "`std` needs the error on an example that is left out, and all examples are the same. Give two or "
                 "more that differ."
             )
+        if std and not np.isfinite(self.deviation_).all():
+            raise InputError("`std` is beyond the largest number: the values of y are too large. Scale them.")
         return (shown, np.broadcast_to(self.deviation_, shown.shape).copy()) if std else shown
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
@@ -117,7 +122,7 @@ class FewShotRegressor(Estimator):
         config = {"kind": "regressor", "norms": self.norms, "flat": self._flat, **self._dump_columns()}
         if np.isfinite(self.deviation_).all():
             config["deviation"] = self.deviation_ if isinstance(self.deviation_, float) else self.deviation_.tolist()
-        save_taught(Path(path), self._base, config, {"examples.x": self._x, "examples.y": self._y})
+        save_taught(as_path(path), self._base, config, {"examples.x": self._x, "examples.y": self._y})
 
     def export(self, path: str | Path, inputs: Any = None, *, learns: bool = False, ways: int | None = None) -> float:
         """Write the model as one file; see `FewShotClassifier.export`. A regressor cannot be one that learns."""

@@ -62,6 +62,18 @@ def open_file(path: Path, mode: str = "rb") -> IO[bytes]:
     return os.fdopen(descriptor, mode)
 
 
+def as_path(given: str | Path) -> Path:
+    """A path as a user wrote it: `~` is the home folder. That of nobody stays as it is, as in a shell.
+
+    >>> as_path("")
+    Traceback (most recent call last):
+    quickstudy.errors.InputError: A path is empty. Is a variable of your shell unset? The folder you are in is `.`.
+    """
+    if given == "":
+        raise InputError("A path is empty. Is a variable of your shell unset? The folder you are in is `.`.")
+    return Path(os.path.expanduser(given))
+
+
 def read_file(path: Path, limit: int | None = None) -> bytes:
     """The contents of a file that is not longer than the limit, by default `max_bytes()`."""
     with open_file(path) as file:

@@ -46,7 +46,7 @@ READS = 5
 
 def is_model(path: Path) -> bool:
     """Whether there is a model directory at a path; it may be damaged."""
-    return (path / CONFIG_FILE).is_file() or (path / TENSORS_FILE).is_file()
+    return os.path.isfile(path / CONFIG_FILE) or os.path.isfile(path / TENSORS_FILE)  # a name may be too long
 
 
 @contextmanager
@@ -119,9 +119,9 @@ def _to_json(about: Mapping[str, Any]) -> bytes:
 
 def check_place(path: Path) -> None:
     """Refuse to write a model over something else."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise InputError(f"{path} is a file, and a model is a directory. Give another path.")
-    if path.is_dir() and not is_model(path):
+    if os.path.isdir(path) and not is_model(path):
         others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         if others and not is_model(path):  # another process may have saved one meanwhile
             raise InputError(
@@ -144,8 +144,8 @@ def _settle(path: Path) -> None:
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The values and the tensors of a model directory, which are those that were saved together."""
-    if not path.is_dir():
-        kind = "a file" if path.exists() else "nothing"
+    if not os.path.isdir(path):
+        kind = "a file" if os.path.exists(path) else "nothing"
         raise InputError(f"There is {kind} at {path}, and a model is a directory. Give the path that it was saved to.")
     refuse_link(path / CONFIG_FILE, path)
     for _ in range(READS):

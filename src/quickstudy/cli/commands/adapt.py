@@ -14,6 +14,7 @@ from quickstudy.cli.command import Folder, TrustingCommand
 from quickstudy.cli.taught import describe_model, tell_taught
 from quickstudy.cli.terminal import Console, describe_pairs
 from quickstudy.errors import InputError, printable
+from quickstudy.storage.files import as_path
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Adapt(TrustingCommand):
 
         if self.folder is None or self.base is None:
             raise InputError("Give a folder and what is taught by it: quickstudy adapt FOLDER --from BASE.")
-        out = Path(self.out or f"{Path(self.folder).expanduser().resolve().name}.model")
+        out = Path(self.out or f"{as_path(self.folder).resolve().name}.model")
         self._refuse_model(out)
         taught = read_folder(self.folder)
 

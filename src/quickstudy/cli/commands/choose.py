@@ -43,6 +43,8 @@ class Choose(TrustingCommand):
                 console,
                 partial(choose, self.folder, bases, splits=self.splits, seed=self.seed, progress=progress),
             )
+        for note in found.notes:
+            console.note(note)
         if console.json:
             rows = [vars(row) for row in found.candidates]
             console.print_json({**vars(found), "candidates": rows})

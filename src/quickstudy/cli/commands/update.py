@@ -55,7 +55,7 @@ class Update(TrustingCommand):
         # In place, two updates at once would lose one of them; elsewhere the old model need not be writable.
         with model_lock(path) if out.resolve() == path.resolve() else nullcontext():
             classifier = self.with_trust(console, partial(open_classifier, self.model))
-            before, distinct = classifier.shots_, count_distinct_examples(classifier)
+            before, distinct, notes = classifier.shots_, count_distinct_examples(classifier), [*classifier.notes_]
             labels = name_by_known_classes(taught.labels, classifier.classes_)
             with console.progress("reading") as progress:
                 classifier.update(taught.items, labels, progress=progress)
@@ -63,7 +63,7 @@ class Update(TrustingCommand):
         again = len(taught.items) - (count_distinct_examples(classifier) - distinct)
         if again:
             console.note(f"{again} of the {len(taught.items)} new pictures are there already, and are counted again")
-        tell_taught(console, classifier, taught, self.report)
+        tell_taught(console, classifier, taught, self.report, notes)
         if console.json:
             console.print_json({"model": str(out), **describe_model(classifier)})
             return

@@ -19,7 +19,7 @@ from quickstudy.models.encoders.cache import hash_content
 from quickstudy.models.encoders.encoder import Encoder, digest_module
 from quickstudy.models.encoders.libraries import count_features, make_preparation, require_library, square_side
 from quickstudy.models.encoders.pictures import PictureEncoder, PicturePreparation
-from quickstudy.storage.files import read_json
+from quickstudy.storage.files import as_path, read_json
 
 HF_INSTALL = "pip install 'quickstudy[hf]'"
 RESAMPLES = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
@@ -31,7 +31,7 @@ def open_hf(place: str) -> Encoder:
     """A model of transformers by its name on the Hub, or from a folder: of pictures or of texts."""
     name = f"hf:{place}"
     transformers = require_library("transformers", f"The encoder {name!r}", HF_INSTALL)
-    folder = Path(place).expanduser()
+    folder = as_path(place)
     source = str(folder) if folder.is_dir() else place
     options = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
     try:
@@ -155,7 +155,8 @@ class TextEncoder(Encoder):
 
     def key(self, item: Any) -> bytes:
         if not isinstance(item, str):
-            raise ValueError(f"a {type(item).__name__} is no text")
+            what = "the path of a file" if isinstance(item, Path) else f"a {type(item).__name__}"
+            raise ValueError(f"{what} is no text")
         return hash_content(b"text", item.encode("utf-8", "surrogatepass"))
 
     def encode_one(self, item: Any) -> Float[Tensor, " features"]:

@@ -21,6 +21,7 @@ from quickstudy.storage.files import max_bytes
 from quickstudy.tasks.images.decode import Decoding, RangedPictures, decode, standard_range
 from quickstudy.tasks.images.inputs import OnePicture, as_pixels
 from quickstudy.tasks.images.limits import check_pixels
+from quickstudy.tasks.images.listing import check_regular
 
 Colours = tuple[float, float, float]
 
@@ -89,6 +90,7 @@ def picture_key(item: Any) -> bytes:
     """A hash of what a picture is: of its file, of a PIL image with all that says how it is shown, or of an array."""
     if isinstance(item, str | PathLike):
         path = Path(item)
+        check_regular(path)
         if path.stat().st_size > max_bytes():
             raise ValueError(f"{path} has more than {max_bytes()} bytes, which QUICKSTUDY_MAX_BYTES allows")
         return hash_content(b"file", path.read_bytes())

@@ -1,5 +1,6 @@
 """Listings: the pictures that a reader found, their classes, and how to open each. Nothing is decoded here."""
 
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -40,6 +41,7 @@ class Listing:
         classes: Names of the classes, each once.
         splits: The indices of "train", "val" and "test", if the layout divides the pictures.
         skipped: What the reader left out, as (name, reason).
+        unlisted: How many pictures lie beside the lists and are in none of them.
     """
 
     layout: str
@@ -49,6 +51,7 @@ class Listing:
     classes: Sequence[str]
     splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     skipped: Sequence[tuple[str, str]] = ()
+    unlisted: int = 0
 
     def __post_init__(self) -> None:
         counts = (len(self.pictures), len(self.names), len(self.labels))
@@ -79,8 +82,16 @@ Reader = Callable[[Path], Listing | None]
 """Reads a folder or file. It returns None for another layout, and raises InputError if its own layout is broken."""
 
 
+def check_regular(file: Path) -> None:
+    """Refuse what would not end when it is read, such as a named pipe without a writer."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file} is no regular file")
+
+
 def open_picture(file: Path | BytesIO) -> Image.Image:
     """Open a picture. Only its header is read."""
+    if isinstance(file, Path):
+        check_regular(file)
     return Image.open(file, formats=PICTURE_FORMATS)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.storage.files import as_path
 from quickstudy.tasks.draws import as_integer
 from quickstudy.tasks.images.family import COPIES, ImageEpisodes
 from quickstudy.tasks.images.listing import Listing
@@ -43,7 +44,7 @@ class LeftOutWarning(UserWarning):
 def data_root() -> Path:
     """`QUICKSTUDY_DATA`, or else the user's data folder of this operating system."""
     given = os.environ.get("QUICKSTUDY_DATA")
-    return Path(given).expanduser() if given else user_data_path("quickstudy", appauthor=False)
+    return as_path(given) if given else user_data_path("quickstudy", appauthor=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ImageSet:
             path: The folder of the files; by default a folder under the data root.
             progress: Called while pictures are decoded, which is done once.
         """
-        place = Path(path).expanduser().absolute() if path else self.require_folder()
+        place = as_path(path).absolute() if path else self.require_folder()
         found = self.read(place, size or self.size, recipe or self.recipe, progress)
         splits, rule, missing = divide(found, split or self.split, self.name, seed, class_names(only))
         return ImageEpisodes(
@@ -319,8 +320,8 @@ def image_folder(
 
 def require_place(path: str) -> Path:
     """The folder or file of your own pictures; an error if there is none."""
-    place = Path(path).expanduser()
-    if not place.exists():
+    place = as_path(path)
+    if not os.path.exists(place):
         raise InputError(
             f"There is no folder or file {path!r}. Give a folder that has one folder of pictures per class: "
             "--tasks.path DIRECTORY."

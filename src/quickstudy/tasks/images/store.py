@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 
 from quickstudy.errors import InputError, RunError
 from quickstudy.storage.files import (
+    as_path,
     dumps,
     explain_disk_errors,
     open_file,
@@ -78,7 +79,7 @@ class StoredPictures:
 def cache_root() -> Path:
     """`QUICKSTUDY_CACHE`, or else the user's cache folder of this operating system."""
     given = os.environ.get("QUICKSTUDY_CACHE")
-    return Path(given).expanduser() if given else user_cache_path("quickstudy", appauthor=False)
+    return as_path(given) if given else user_cache_path("quickstudy", appauthor=False)
 
 
 def locate_source(source: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from quickstudy.cli.command import Flag, ImageCommand
 from quickstudy.cli.commands.data.list import describe_published
 from quickstudy.cli.terminal import Console, describe_values
 from quickstudy.errors import InputError, RunError, printable, suggest_nearest
+from quickstudy.storage.files import as_path
 
 if TYPE_CHECKING:
     from quickstudy.tasks.images.checkup import Identical
@@ -42,8 +44,8 @@ class DataCheck(ImageCommand):
         if self.source is None:
             raise InputError("Say what to look through: a set by name (see `quickstudy data list`), or a folder.")
         one = IMAGE_SETS.get(self.source)
-        place = one.require_folder() if one else Path(self.source).expanduser()
-        if not place.exists():
+        place = one.require_folder() if one else as_path(self.source)
+        if not os.path.exists(place):
             raise InputError(f"There is no set and no path {self.source!r}. {suggest_nearest(self.source, IMAGE_SETS)}")
         try:
             listing, found = _read_pictures(one, place, console)

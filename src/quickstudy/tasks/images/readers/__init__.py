@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.errors import InputError
+from quickstudy.storage.files import as_path
 from quickstudy.tasks.images.listing import Listing, Reader, picture_files
 from quickstudy.tasks.images.readers.filelists import read_class_lists, read_file_lists
 from quickstudy.tasks.images.readers.folders import read_class_folders, read_zipped_folders
@@ -54,8 +55,8 @@ def recognise(path: Path) -> Listing:
     Raises:
         InputError: There is nothing at the path, its layout is unknown, or its layout is known but broken.
     """
-    path = path.expanduser()
-    if not path.exists():
+    path = as_path(path)
+    if not os.path.exists(path):
         raise InputError(f"There is nothing at {path}: check the path, or get the data with `quickstudy data prepare`.")
     for name, reader in READERS.items():
         try:
@@ -83,7 +84,8 @@ def _name_unread(path: Path, layout: str, listing: Listing) -> Listing:
             unread.setdefault(parts[0], []).append(nfc(name))
     if layout in LISTS:
         count = sum(map(len, unread.values()))
-        return replace(listing, layout=listing.layout + f"; {count} pictures are in no list") if count else listing
+        told = f"; {count} pictures are in no list" if count else ""
+        return replace(listing, layout=listing.layout + told, unlisted=count)
     left = [
         (names[0], NO_PLACE)
         if len(names) == 1
