@@ -92,13 +92,13 @@ class Method:
         build: The method.
         exact: Options under which the outer gradient is the derivative of the outer loss; None where a stopped gradient
             is the method (it is then compared with its closed form).
-        still: Options under which zeroing the rule's own numbers leaves the parameters as they were.
+        still: Options under which zeroing the rule's own numbers leaves the parameters as they were; None: none does.
     """
 
     name: str
     build: Callable[..., Learner]
     exact: dict[str, Any] | None = field(default_factory=dict)
-    still: dict[str, Any] = field(default_factory=dict)
+    still: dict[str, Any] | None = field(default_factory=dict)
 
 
 EXACT: dict[str, dict[str, Any] | None] = {
@@ -120,11 +120,11 @@ EXACT: dict[str, dict[str, Any] | None] = {
     "warpgrad": {"inner_steps": 1},
     "bayes_hypermaml": {"enhance": False},
 }
-STILL: dict[str, dict[str, Any]] = {
+STILL: dict[str, dict[str, Any] | None] = {
     "wormhole": {"chart": "scalar"},
     "amortised_gain": {"chart": "scalar"},
     "sampled_sign": {"start": 100.0},
-    "r2d2": {"prior": "learned"},
+    "r2d2": None,  # alpha 0 fits outputs of 0; a strong ridge stays at its prior
     "bayes_hypermaml": {"log_variance": -float("inf")},
 }
 """What the laws need to know about single recipes: see `Method`. The others obey them without options."""

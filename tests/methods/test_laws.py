@@ -68,6 +68,8 @@ def test_outer_gradient_is_the_central_difference(method: Method, net: Net) -> N
 @each_method_and_net(MLP)
 def test_a_rule_of_zeros_changes_nothing(method: Method, net: Net) -> None:
     """With zeros in all of the rule's own parameters (step sizes, emission), the parameters do not change."""
+    if method.still is None:
+        pytest.skip("no numbers of this rule leave the parameters as they were")
     model, task = learner(method, net, **method.still), pick(tasks(net), 0)
     assert isinstance(model, RuleLearner)
     own = [*model.rule.parameters(), *(b for n, b in model.rule.named_buffers() if n.endswith("value"))]

@@ -258,8 +258,8 @@ class Learned(Rate):
             low = high = nan
         if not 0 <= low <= high < inf:
             raise InputError(
-                f"A learned rate starts at a finite number that is 0 or more, or between two, the lower first, not at "
-                f"{init!r}."
+                f"A learned rate starts at a finite number or between two, the lower first, not at {init!r}; below 0 a "
+                "step would raise the support loss."
             )
         self.per = per
         # Real numbers, also of a complex parameter.

@@ -1,12 +1,13 @@
 """An emitted distribution of the update instead of the update itself."""
 
 from collections.abc import Mapping
+from math import inf
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quickstudy.errors import InputError, check_finite
+from quickstudy.errors import InputError
 from quickstudy.rules.base import Rule, check_built_for
 from quickstudy.rules.objective import Objective
 from quickstudy.types import Params, Shape
@@ -38,7 +39,9 @@ class GaussianEmit(Rule):
             raise InputError(f"`draws` was {draws}; training needs 1 or more draws of the parameters of a task.")
         self.mean = mean
         self.spread = spread
-        self.log_variance = check_finite("log_variance", log_variance)
+        if not log_variance < inf:  # minus infinity is no spread at all
+            raise InputError(f"`log_variance` was {log_variance}; give a number that is finite, or minus infinity.")
+        self.log_variance = float(log_variance)
         self.draws = draws
 
     def posterior(self, params: Params, objective: Objective) -> tuple[Params, Params]:
