@@ -23,6 +23,8 @@ from quickstudy.errors import InputError, RunError
 from quickstudy.storage import files
 from quickstudy.storage.checkpoints import check_matches, read_checkpoint
 from quickstudy.storage.run import Run
+from quickstudy.training import config
+from quickstudy.training.train import check_training
 
 
 @pytest.fixture
@@ -321,6 +323,23 @@ def test_a_missing_checkpoint_names_those_there_are(saved):
         saved.load("bset")
     with pytest.raises(InputError, match="cannot name a file"):
         saved.load("../best")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor"),
+    [("complex128", torch.zeros(2, dtype=torch.complex128)), ("sparse_coo", torch.eye(3).to_sparse())],
+)
+def test_what_no_file_can_hold_is_named_before_a_training(run, kind, tensor):
+    with (
+        run.writing(),
+        pytest.raises(InputError, match=f"w is {kind}, which no checkpoint and no saved model can hold"),
+    ):
+        run.save("last", {"w": tensor}, {"step": 1})
+    digits = {"tasks": {"name": "digits", "ways": 3}, "model": {"name": "linear"}, "method": {"name": "maml"}}
+    setup = config.build(config.parse_config(digits))
+    setup.learner.register_buffer("own", tensor)
+    with pytest.raises(InputError, match=f"own is {kind}, which no checkpoint"):
+        check_training(setup)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])

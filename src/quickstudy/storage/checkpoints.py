@@ -48,9 +48,29 @@ def describe_misfit(given: Tensor, replaced: Tensor) -> str:
         return f"has shape {list(given.shape)}, not {list(replaced.shape)}"
     if given.dtype != replaced.dtype:
         return f"has type {given.dtype}, not {replaced.dtype}".replace("torch.", "")
-    if replaced.isfinite().all() and not given.isfinite().all():
+    if _is_finite(replaced) and not _is_finite(given):
         return "has numbers that are not finite"
     return ""
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; of numbers of eight bits torch does not say."""
+    wide = tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+    return bool(wide.isfinite().all())
+
+
+def check_storable(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that the format of the files cannot hold, by name."""
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+        elif not (tensor.is_quantized or tensor.dtype in (torch.complex128, torch.complex32)):
+            continue
+        raise InputError(
+            f"{name} is {kind}, which no checkpoint and no saved model can hold. Keep it as complex64, or as dense "
+            "real numbers, or make it in the forward."
+        )
 
 
 def hash_tensors(tensors: Mapping[str, Tensor], state: str) -> str:

@@ -21,7 +21,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from quickstudy.errors import InputError, RunError
-from quickstudy.storage.checkpoints import hash_tensors, read_safetensors
+from quickstudy.storage.checkpoints import check_storable, hash_tensors, read_safetensors
 from quickstudy.storage.files import (
     MAX_DIGITS,
     check_lock,
@@ -86,6 +86,7 @@ def read_kind(path: Path) -> str:
 def write_model(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a model, in place of an older one at the same path. It has the old contents or the new ones at any time."""
     check_place(path)
+    check_storable(tensors)
     # Copied, because safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     digest = hash_tensors(copies, "")

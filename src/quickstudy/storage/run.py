@@ -24,7 +24,14 @@ from torch import Tensor
 
 from quickstudy.errors import InputError, RunError, suggest_nearest
 from quickstudy.storage.arrays import pack_arrays
-from quickstudy.storage.checkpoints import Checkpoint, describe_step, describe_survivor, hash_tensors, read_checkpoint
+from quickstudy.storage.checkpoints import (
+    Checkpoint,
+    check_storable,
+    describe_step,
+    describe_survivor,
+    hash_tensors,
+    read_checkpoint,
+)
 from quickstudy.storage.files import (
     FILE_FORMAT,
     MAX_DIGITS,
@@ -201,6 +208,7 @@ class Run:
         """Replace checkpoint `name`, or fail and leave it unchanged. Tensors may be on any device and share memory."""
         self._check_writing()
         text = _dump_readable(state, dump_line, check_state, "state of a checkpoint")
+        check_storable(tensors)
         # Copied, because safetensors refuses tensors that share memory, as tied or expanded ones do.
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         header = {"format": str(FILE_FORMAT), "state": text, "sha256": hash_tensors(copies, text)}

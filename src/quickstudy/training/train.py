@@ -30,7 +30,7 @@ from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.leakage import describe_split
 from quickstudy.rules.params import matches
 from quickstudy.rules.torch_private import tree_leaves
-from quickstudy.storage.checkpoints import MODEL
+from quickstudy.storage.checkpoints import MODEL, check_storable
 from quickstudy.storage.files import to_plain_or_text
 from quickstudy.storage.run import Run, resume_command
 from quickstudy.training.compile_ahead import CompileAhead
@@ -77,6 +77,7 @@ class DivergedError(RunError):
 def check_training(setup: Setup) -> None:
     """Refuse a setup that cannot be trained. This takes seconds, and nothing is written."""
     config = setup.config.train
+    check_storable(setup.learner.state_dict())  # before hours of training
     schedule.check_schedules(setup.learner, config.schedules)
     tasks = draw_first_tasks(setup.family, "train", seed=setup.config.seed, size=config.meta_batch_size)
     if config.steps:
