@@ -98,6 +98,10 @@ pytestmark = pytest.mark.usefixtures("double")
         (lambda: conv_net((1, 8, 8), 3, blocks=2, norm="bath"), "no norm 'bath'"),
         (lambda: Engine("jit"), "no backend 'jit'"),
         (lambda: Engine("vmap", chunk=0), "1 or more"),
+        (lambda: Engine("vmap", chunk=1.5), "`chunk` was 1.5; it counts tasks"),  # type: ignore[arg-type]
+        (lambda: Engine(compile="yes"), "`compile` was 'yes'"),  # type: ignore[arg-type]
+        (lambda: Engine(recompute="no"), "`recompute` 'no': give True or False"),  # type: ignore[arg-type]
+        (lambda: Engine(memory="1GB"), "`memory` was '1GB'; it is a number of bytes"),  # type: ignore[arg-type]
         (lambda: Mix([Descend(Constant(0.1), 1)], [0.5, 0.5]), "one weight per rule"),
         (lambda: Mix([], []), "no rules"),
         (lambda: Learned({"w": torch.zeros(2)}, 0.1, per="epoch"), "per 'parameter', 'layer' or 'layer_step'"),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from operator import index
+from typing import Any, Literal, SupportsIndex, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,8 @@ class Engine:
         return engine
 
     def _begin(self, settings: EngineSettings, memory: int | None) -> None:
+        if memory is not None and not (isinstance(memory, SupportsIndex) and index(memory) >= 1):
+            raise InputError(f"`memory` was {memory!r}; it is a number of bytes, such as {1 << 30}.")
         self.settings = settings
         self.backend, self.compile = settings.backend, settings.compile is True
         self.memory = memory

@@ -1,7 +1,8 @@
 """What can be set about how tasks are run."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 from quickstudy.engine.precision import AUTOCAST_KINDS
 from quickstudy.errors import InputError
@@ -40,8 +41,11 @@ class EngineSettings:
         """Refuse unknown values and settings that exclude each other."""
         if self.backend not in BACKENDS:
             raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
-        if self.chunk is not None and self.chunk < 1:
-            raise InputError(f"`chunk` was {self.chunk}; it counts tasks, so 1 or more, or None for all at once.")
+        if self.chunk is not None and not (isinstance(self.chunk, SupportsIndex) and index(self.chunk) >= 1):
+            raise InputError(f"`chunk` was {self.chunk!r}; it counts tasks, so 1 or more, or None for all at once.")
+        if self.compile not in (False, True, "auto") or self.recompute not in (False, True):
+            both = f"`compile` was {self.compile!r} and `recompute` {self.recompute!r}"
+            raise InputError(f"{both}: give True or False; `compile` also takes 'auto'.")
         if self.autocast not in (None, *AUTOCAST_KINDS):
             raise InputError(
                 f"There is no autocast {self.autocast!r}. Give one of {', '.join(AUTOCAST_KINDS)}, or None."
