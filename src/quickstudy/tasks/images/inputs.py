@@ -136,7 +136,11 @@ def as_pixels(values: Any) -> NDArray[np.uint8]:
         raise ValueError(f"an array of {array.dtype} is no picture: give bytes, or numbers from 0 to 1")
     low, high, most = float(array.min()), float(array.max()), 1 if floating or array.dtype.kind == "b" else 255
     if not (low >= 0 and high <= most):
-        raise ValueError(f"the values of a picture of {array.dtype} are 0 to {most}; here they are {low:g} to {high:g}")
+        kind = "floating-point" if floating else "whole"
+        advice = "; of 16 bits, give them divided by 65535.0" if not floating and low >= 0 and high < 65536 else ""
+        raise ValueError(
+            f"the values of a picture of {kind} numbers are 0 to {most}; here they are {low:g} to {high:g}{advice}"
+        )
     return np.ascontiguousarray((array * (255.0 if most == 1 else 1.0)).round().astype(np.uint8))
 
 
