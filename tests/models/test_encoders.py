@@ -103,7 +103,10 @@ def test_pictures_that_are_turned_by_xmp_alone_have_keys_of_their_own(tmp_path):
         (np.zeros((5, 4, 7)), r"an array of shape \[5, 4, 7\] is no picture"),
         (np.zeros((4, 0, 3)), r"shape \[4, 0, 3\]"),
         (np.zeros((2, 4, 4, 3)), r"shape \[2, 4, 4, 3\]"),
-        (np.full((4, 4), np.nan), "the values of a picture of floating-point numbers are 0 to 1; here they are nan to nan"),
+        (
+            np.full((4, 4), np.nan),
+            "the values of a picture of floating-point numbers are 0 to 1; here they are nan to nan",
+        ),
         (np.full((4, 4), 255.0), "are 0 to 1; here they are 255 to 255"),
         (np.full((4, 4), 256), "a picture of whole numbers are 0 to 255"),
         (np.full((4, 4), "a"), "an array of <U1 is no picture"),
