@@ -61,7 +61,7 @@ def check_finite(name: str, value: float) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = nan
     if not isfinite(number):
         raise InputError(f"`{name}` was {value!r}; give a finite number.")

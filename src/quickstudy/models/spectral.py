@@ -17,6 +17,8 @@ Changes = dict[str, tuple[int, ...]]
 
 def advance_power_iterations(module: nn.Module, seen: Changes) -> None:
     """Take a step of the power iteration of every weight that was changed since; `seen` is updated."""
+    if not _may_be_constrained(module):
+        return
     for place, part in module.named_modules():
         if not part.training:
             continue
@@ -32,3 +34,15 @@ def advance_power_iterations(module: nn.Module, seen: Changes) -> None:
                 if seen.get(f"{place}.{hook.name}") != changes:
                     seen[f"{place}.{hook.name}"] = changes
                     hook.compute_weight(part, do_power_iteration=True)
+
+
+def _may_be_constrained(module: nn.Module) -> bool:
+    """Whether a module has parametrizations or hooks. It is asked at every step, so it takes microseconds."""
+    waiting: list[nn.Module | None] = [module]
+    while waiting:
+        part = waiting.pop()
+        if part is not None:
+            if part._forward_pre_hooks or "parametrizations" in part._modules:
+                return True
+            waiting.extend(part._modules.values())
+    return False

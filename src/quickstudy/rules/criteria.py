@@ -83,9 +83,10 @@ MODULES_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 OF_NUMBERS = (mse, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.poisson_nll_loss, F.gaussian_nll_loss)
 MODULES_OF_NUMBERS = (
     *(nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.GaussianNLLLoss),
-    *(nn.BCELoss, nn.SoftMarginLoss, nn.MultiLabelSoftMarginLoss),  # of answers yes and no
+    *(nn.BCELoss, nn.SoftMarginLoss),  # of answers yes and no
 )
-OF_LOGITS = (binary_cross_entropy, F.binary_cross_entropy_with_logits)
+OF_LOGITS = (binary_cross_entropy, F.binary_cross_entropy_with_logits, F.multilabel_soft_margin_loss)
+MODULES_OF_LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 
 def compares_classes(loss: str | Criterion) -> bool | None:
@@ -100,7 +101,7 @@ def compares_classes(loss: str | Criterion) -> bool | None:
 def reads_logits(loss: str | Criterion) -> bool:
     """Whether a loss reads each output as the logit of a yes, as binary cross entropy does, torch's too."""
     criterion = _without_options(get_criterion(loss))
-    return criterion in OF_LOGITS or isinstance(criterion, nn.BCEWithLogitsLoss)
+    return criterion in OF_LOGITS or isinstance(criterion, MODULES_OF_LOGITS)
 
 
 def is_squared_error(loss: str | Criterion) -> bool:

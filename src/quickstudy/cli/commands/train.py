@@ -115,13 +115,15 @@ class Train(SharedCommand):
 
     def _check_test(self, setup: Setup, console: Console, world: World) -> None:
         """Before hours of training: refuse tasks of `--test` that cannot be drawn; without `--test`, say so."""
+        from quickstudy.evaluation.dry_run import draw_first_tasks
         from quickstudy.training.evaluate_run import check_evaluation
 
         if self.test:
             world.agree(partial(check_evaluation, setup))
         elif world.first:
+            on = setup.config.evaluate
             try:
-                check_evaluation(setup)
+                draw_first_tasks(setup.eval_family, on.split, seed=on.seed)
             except InputError as error:  # some train where the test pictures are not
                 console.note(f"this run cannot be evaluated as it is set: {error}")
 
