@@ -172,11 +172,14 @@ Members = list[list[list[int]]]
 
 
 def _group_copies(items: Any, y: Tensor) -> Members:
-    """The examples of each class. Copies are together, as a split that divided them would test what it has taught."""
+    """The examples of each class. Copies are together, as a split that divided them would test what it has taught.
+
+    Their order is that of what they are, so the splits do not depend on the order in which they were given.
+    """
     groups: list[dict[bytes, list[int]]] = [{} for _ in range(int(y.max()) + 1)]
     for number, label in enumerate(y.tolist()):
         groups[label].setdefault(_content(items[number]), []).append(number)
-    return [list(own.values()) for own in groups]
+    return [[own[content] for content in sorted(own)] for own in groups]
 
 
 def _content(item: Any) -> bytes:
