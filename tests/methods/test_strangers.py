@@ -41,6 +41,7 @@ from quickstudy.methods.registry import METHODS
 from quickstudy.methods.reptile import reptile
 from quickstudy.methods.warpgrad import warpgrad
 from quickstudy.methods.wormhole import wormhole
+from quickstudy.models.split import last_linear
 from quickstudy.rules.torch_private import outside_transforms
 from quickstudy.types import pick
 
@@ -487,6 +488,20 @@ def test_the_head_is_the_linear_that_the_output_comes_from() -> None:
     with pytest.raises(InputError, match="`head` is 'unused', but the model does not call it by itself"):
         anil(net, head="unused")
     assert list(wormhole(TwoOutputs()).rule.rules[0].scope) == ["head.weight", "head.bias"]  # type: ignore[union-attr]
+
+
+class EndsInAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.first = nn.TransformerEncoderLayer(4, 1, 8, batch_first=True), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(self.first(x)[:, None])[:, 0]
+
+
+def test_a_layer_inside_of_a_module_of_torch_is_called_where_the_module_is() -> None:
+    assert last_linear(EndsInAttention()) == "encoder.linear2.*"
+    assert last_linear(nn.Sequential(EndsInAttention(), nn.Linear(4, 3), nn.Tanh())) == "1.*"
 
 
 class TwoOutputs(HeadFirst):

@@ -38,8 +38,9 @@ def trace_calls(model: nn.Module, whole: str | None = None) -> fx.Graph | None:
 def last_called(model: nn.Module, layers: Iterable[str]) -> str | None:
     """Which of the named layers is called last on the way to the output.
 
-    None if the model's calls cannot be traced, or if no such layer is called by itself. A layer that the output does
-    not depend on, such as an auxiliary head, is not on the way.
+    None if the model's calls cannot be traced. A layer that the output does not depend on, such as an auxiliary head,
+    is not on the way. Of a module whose calls are not traced, such as torch's transformer layers, it is the layer
+    defined last.
     """
     graph = trace_calls(model)
     if graph is None:
@@ -49,9 +50,12 @@ def last_called(model: nn.Module, layers: Iterable[str]) -> str | None:
     for node in reversed(graph.nodes):
         if node in before:
             before.update(node.all_input_nodes)
-    names = set(layers)
-    called = [str(n.target) for n in graph.nodes if n in before and n.op == "call_module" and n.target in names]
-    return called[-1] if called else None
+    names, found = list(layers), None
+    for node in graph.nodes:
+        if node in before and node.op == "call_module":
+            inside = [name for name in names if name == node.target or name.startswith(f"{node.target}.")]
+            found = inside[-1] if inside else found
+    return found
 
 
 def layers_before_norm(model: nn.Module, layers: Iterable[str], statistics: str = "batch") -> list[str]:
