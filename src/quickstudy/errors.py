@@ -68,6 +68,11 @@ def check_finite(name: str, value: float) -> float:
     return number
 
 
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of at least 1."""
+    return isinstance(value, SupportsIndex) and index(value) >= 1
+
+
 def check_count(name: str, value: SupportsIndex) -> int:
     """A number of things, of which there is one or more.
 
@@ -75,7 +80,7 @@ def check_count(name: str, value: SupportsIndex) -> int:
     Traceback (most recent call last):
     quickstudy.errors.InputError: `width` was 2.5; give a whole number of at least 1.
     """
-    if not isinstance(value, SupportsIndex) or index(value) < 1:
+    if not is_count(value):
         raise InputError(f"`{name}` was {value!r}; give a whole number of at least 1.")
     return index(value)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quickstudy.errors import InputError
+from quickstudy.storage.files import as_path
 
 if TYPE_CHECKING:
     from quickstudy.cli.terminal import Console
@@ -96,7 +97,6 @@ def find_inputs(given: Sequence[str], takes: str) -> list[Any]:
     it is one that cannot be read.
     """
     from quickstudy.everyday.items import pictures_in
-    from quickstudy.storage.files import as_path
 
     words: list[str] = []
     for word in given:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from operator import index
-from typing import Any, Literal, SupportsIndex, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from quickstudy.engine.precision import autocast_products, scaled_gradient
 from quickstudy.engine.second_derivatives import calls_tabled_kernels, is_strange, twice_differentiable
 from quickstudy.engine.settings import EngineSettings
 from quickstudy.engine.threads import draws_random_numbers, map_on_threads
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, is_count
 from quickstudy.rules.base import Rate, Rule
 from quickstudy.rules.objective import Autodiff, identity
 from quickstudy.rules.params import detach_params
@@ -116,7 +115,7 @@ class Engine:
         return engine
 
     def _begin(self, settings: EngineSettings, memory: int | None) -> None:
-        if memory is not None and not (isinstance(memory, SupportsIndex) and index(memory) >= 1):
+        if memory is not None and not is_count(memory):
             raise InputError(f"`memory` was {memory!r}; it is a number of bytes, such as {1 << 30}.")
         self.settings = settings
         self.backend, self.compile = settings.backend, settings.compile is True

@@ -1,11 +1,10 @@
 """What can be set about how tasks are run."""
 
 from dataclasses import dataclass, fields
-from operator import index
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 from quickstudy.engine.precision import AUTOCAST_KINDS
-from quickstudy.errors import InputError
+from quickstudy.errors import InputError, is_count
 
 BACKENDS = ("auto", "vmap", "loop")
 
@@ -41,7 +40,7 @@ class EngineSettings:
         """Refuse unknown values and settings that exclude each other."""
         if self.backend not in BACKENDS:
             raise InputError(f"There is no backend {self.backend!r}. Backends are: {', '.join(BACKENDS)}.")
-        if self.chunk is not None and not (isinstance(self.chunk, SupportsIndex) and index(self.chunk) >= 1):
+        if self.chunk is not None and not is_count(self.chunk):
             raise InputError(f"`chunk` was {self.chunk!r}; it counts tasks, so 1 or more, or None for all at once.")
         if self.compile not in (False, True, "auto") or self.recompute not in (False, True):
             both = f"`compile` was {self.compile!r} and `recompute` {self.recompute!r}"

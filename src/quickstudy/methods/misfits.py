@@ -7,7 +7,6 @@ error: examples without numbers, negative class numbers (which cross-entropy ign
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from math import isfinite
 from traceback import extract_tb
 from typing import Any
@@ -59,8 +58,7 @@ def as_class_numbers(examples: Examples, axes: int, losses: Sequence[Criterion])
 
 def _takes_class_numbers(criterion: Criterion) -> bool:
     """Whether a criterion is torch's or this library's, and so takes truth values as class numbers."""
-    while isinstance(criterion, partial):
-        criterion = criterion.func
+    criterion = criteria.without_options(criterion)
     owner = type(criterion) if isinstance(criterion, nn.Module) else criterion
     return owner.__module__.startswith(("torch.", "quickstudy."))
 

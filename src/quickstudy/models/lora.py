@@ -9,13 +9,13 @@ Reference: Hu et al., 2021 (https://arxiv.org/abs/2106.09685).
 
 import math
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.engine.twin import copy_module
-from quickstudy.errors import InputError, suggest_nearest
+from quickstudy.errors import InputError, is_count, suggest_nearest
 from quickstudy.models.split import last_linear
 from quickstudy.models.surgery import change_class, leave_fast_paths
 from quickstudy.rules.params import Selection, is_name, matches, select
@@ -68,7 +68,7 @@ class LoRA(nn.Module):
         trains: Selection | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(r, SupportsIndex) or r < 1:
+        if not is_count(r):
             raise InputError(f"`r` was {r!r}; a rank is a whole number of at least 1.")
         if alpha is not None and not math.isfinite(alpha):
             raise InputError(f"`alpha` was {alpha}; it is a finite number, such as {r}.")

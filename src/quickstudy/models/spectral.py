@@ -6,6 +6,9 @@ so what its forwards write there is dropped. So the iteration goes on here, on t
 each change of W, as often as a training loop in plain torch takes one.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -19,21 +22,26 @@ def advance_power_iterations(module: nn.Module, seen: Changes) -> None:
     """Take a step of the power iteration of every weight that was changed since; `seen` is updated."""
     if not _may_be_constrained(module):
         return
+    for name, weights, step in _power_iterations(module):
+        changes = tuple(map(count_changes, weights))
+        if seen.get(name) != changes:
+            seen[name] = changes
+            with torch.no_grad():
+                step()
+
+
+def _power_iterations(module: nn.Module) -> Iterator[tuple[str, list[nn.Parameter], Callable[[], object]]]:
+    """Each constrained weight in training: its name, what it is made of, and a step of its iteration."""
     for place, part in module.named_modules():
         if not part.training:
             continue
         for name, chain in getattr(part, "parametrizations", {}).items():
-            changes = tuple(count_changes(p) for p in chain.parameters())
-            if any(isinstance(one, SpectralNorm) for one in chain) and seen.get(f"{place}.{name}") != changes:
-                seen[f"{place}.{name}"] = changes
-                with torch.no_grad():
-                    chain()
+            if any(isinstance(one, SpectralNorm) for one in chain):
+                yield f"{place}.{name}", [*chain.parameters()], chain
         for hook in part._forward_pre_hooks.values():
             if isinstance(hook, SpectralNormHook):
-                changes = (count_changes(getattr(part, f"{hook.name}_orig")),)
-                if seen.get(f"{place}.{hook.name}") != changes:
-                    seen[f"{place}.{hook.name}"] = changes
-                    hook.compute_weight(part, do_power_iteration=True)
+                step = partial(hook.compute_weight, part, do_power_iteration=True)
+                yield f"{place}.{hook.name}", [getattr(part, f"{hook.name}_orig")], step
 
 
 def _may_be_constrained(module: nn.Module) -> bool:

@@ -91,7 +91,7 @@ MODULES_OF_LOGITS = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss)
 
 def compares_classes(loss: str | Criterion) -> bool | None:
     """Whether a loss compares classes: one of ours or of torch's, by name or as it is; None for one from elsewhere."""
-    criterion = _without_options(get_criterion(loss))
+    criterion = without_options(get_criterion(loss))
     if criterion in OF_CLASSES or isinstance(criterion, MODULES_OF_CLASSES):
         return True
     numbers = criterion in OF_NUMBERS or isinstance(criterion, MODULES_OF_NUMBERS) or reads_logits(criterion)
@@ -100,19 +100,20 @@ def compares_classes(loss: str | Criterion) -> bool | None:
 
 def reads_logits(loss: str | Criterion) -> bool:
     """Whether a loss reads each output as the logit of a yes, as binary cross entropy does, torch's too."""
-    criterion = _without_options(get_criterion(loss))
+    criterion = without_options(get_criterion(loss))
     return criterion in OF_LOGITS or isinstance(criterion, MODULES_OF_LOGITS)
 
 
 def is_squared_error(loss: str | Criterion) -> bool:
     """Whether a loss is the mean squared error over examples and outputs, torch's too."""
     given = get_criterion(loss)
-    criterion, options = _without_options(given), given.keywords if isinstance(given, partial) else {}
+    criterion, options = without_options(given), given.keywords if isinstance(given, partial) else {}
     is_mean = getattr(criterion, "reduction", options.get("reduction", "mean")) == "mean"
     return is_mean and (criterion in (mse, F.mse_loss) or isinstance(criterion, nn.MSELoss))
 
 
-def _without_options(criterion: Criterion) -> Criterion:
+def without_options(criterion: Criterion) -> Criterion:
+    """The function or module of which a criterion is a `functools.partial`."""
     while isinstance(criterion, partial):
         criterion = criterion.func
     return criterion
@@ -137,7 +138,7 @@ def describe_loss(loss: str | Criterion) -> str:
     """The name of a loss in quotes, also where it was given as a function or a module."""
     if isinstance(loss, str):
         return repr(loss)
-    criterion = _without_options(loss)
+    criterion = without_options(loss)
     return repr(getattr(criterion, "__name__", type(criterion).__name__))
 
 

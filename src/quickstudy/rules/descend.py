@@ -251,9 +251,7 @@ class Learned(Rate):
         else:
             shapes = {layer_of(name): (p, (steps if per == "layer_step" else 1,)) for name, p in params.items()}
         try:
-            low, high = (
-                map(float, init) if isinstance(init, Sequence) and not isinstance(init, str) else 2 * [float(init)]
-            )
+            low, high = map(float, init if isinstance(init, tuple | list) else (init, init))
         except (TypeError, ValueError):
             low = high = nan
         if not 0 <= low <= high < inf:
