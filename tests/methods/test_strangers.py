@@ -504,6 +504,22 @@ def test_a_layer_inside_of_a_module_of_torch_is_called_where_the_module_is() -> 
     assert last_linear(nn.Sequential(EndsInAttention(), nn.Linear(4, 3), nn.Tanh())) == "1.*"
 
 
+class Dropping(nn.Linear):
+    """A Linear that has a module of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.drop = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.drop(x), self.weight, self.bias)
+
+
+def test_a_linear_with_modules_inside_is_the_head_that_it_is() -> None:
+    assert last_linear(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Dropping(5, WAYS))) == "2.*"
+    assert list(anil(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), Dropping(5, WAYS))).params()) == ["weight", "bias"]
+
+
 class TwoOutputs(HeadFirst):
     def forward(self, x: Tensor) -> Any:
         h = self.body(x).tanh()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from quickstudy.engine.twin import copy_module, logits_of
 from quickstudy.errors import InputError, suggest_nearest
@@ -16,13 +16,17 @@ def last_linear(model: nn.Module) -> str:
 
     It is the one that is called last on the way to the output; where calls cannot be traced, the one defined last.
     """
+    return f"{_name_last_linear(model, trace_calls(model))}.*".lstrip(".")
+
+
+def _name_last_linear(model: nn.Module, graph: fx.Graph | None) -> str:
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise InputError(
             "The model has no Linear layer, so there is no default head or scope. "
             f"Name one; modules are: {', '.join(name for name, _ in model.named_modules() if name)}."
         )
-    return f"{last_called(model, linears) or linears[-1]}.*".lstrip(".")
+    return (last_called(graph, linears) if graph else None) or linears[-1]
 
 
 class HeadPlaceholder(nn.Module):
@@ -98,7 +102,8 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
         head: The name of the head, such as "fc"; by default the last Linear of the model.
     """
     refuse_parameter_hooks(model)
-    name = head if head is not None else last_linear(model).removesuffix("*").removesuffix(".")
+    graph = trace_calls(model) if head is None else None
+    name = _name_last_linear(model, graph) if head is None else head
     modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules:
         raise InputError(f"The model has no module {name!r} to use as `head`. {suggest_nearest(name, modules)}")
@@ -106,7 +111,8 @@ def split_head(model: nn.Module, head: str | None = None) -> tuple[nn.Module, nn
         return nn.Identity(), copy_module(model)
     names = [other for other, module in modules.items() if module is modules[name]]
     name = names[0]  # by which a trace knows it
-    graph = trace_calls(model, name)
+    if head is not None:
+        graph = trace_calls(model, name)
     if graph is not None:
         heads = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
         if [user.op for node in heads for user in node.users] != ["output"]:

@@ -10,14 +10,17 @@ from quickstudy.rules.torch_private import AnyBatchNorm, AnyInstanceNorm
 
 
 class _LeafTracer(fx.Tracer):
-    """Traces the calls between modules; a module without children is not traced itself, nor is that of a given name."""
+    """Traces the calls between modules.
+
+    A module without children is not traced itself, nor is a Linear, nor the module of a given name.
+    """
 
     def __init__(self, whole: str | None) -> None:
         super().__init__()
         self.whole = whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_whole = module_qualified_name == self.whole or not list(m.children())
+        is_whole = module_qualified_name == self.whole or isinstance(m, nn.Linear) or not list(m.children())
         return is_whole or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -35,16 +38,13 @@ def trace_calls(model: nn.Module, whole: str | None = None) -> fx.Graph | None:
         return None
 
 
-def last_called(model: nn.Module, layers: Iterable[str]) -> str | None:
-    """Which of the named layers is called last on the way to the output.
+def last_called(graph: fx.Graph, layers: Iterable[str]) -> str | None:
+    """Which of the named layers is called last on the way to the output; None if none is.
 
-    None if the model's calls cannot be traced. A layer that the output does not depend on, such as an auxiliary head,
+    A layer that the output does not depend on, such as an auxiliary head,
     is not on the way. Of a module whose calls are not traced, such as torch's transformer layers, it is the layer
     defined last.
     """
-    graph = trace_calls(model)
-    if graph is None:
-        return None
     before: set[fx.Node] = set()
     fx.node.map_arg(logits_of(graph.output_node().args[0]), before.add)
     for node in reversed(graph.nodes):
